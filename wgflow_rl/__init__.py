@@ -1,0 +1,1 @@
+"""Drifting Field Policy and its baselines, offline and online, on `wgflow`'s public names."""

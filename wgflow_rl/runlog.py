@@ -1,0 +1,257 @@
+"""A run's folder: who writes there, what was run, and the rows that come out of it.
+
+    config.json   settings, versions, commit, command line         train.csv   one row per log interval
+    tensorboard/  the same rows as scalars                         eval.csv    one row per evaluation
+    curve.png     success and episode length against steps        .lock       held while a process writes here
+
+A killed and resumed run ends with the CSV rows of one that was never killed (the clock column apart), provided that
+the rows of a step are written before its checkpoint.
+"""
+
+import csv
+import fcntl
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from wgflow_rl.checkpoint import write_whole
+from wgflow_rl.curve import draw_curve
+
+EVAL_COLUMNS = ("step", "phase", "success", "success_low", "success_high", "return", "length", "wall_s")
+TRAIN_COLUMNS = ("step", "phase", "wall_s")  # the first ones; the values of the first row follow
+PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
+
+
+def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a success rate, 95 % for the default z (E. B. Wilson, 1927, JASA 22).
+
+    Unlike k/n +- z sigma it stays in [0, 1] and keeps a width at 0 of n and n of n. Raises ValueError unless
+    0 <= successes <= episodes and episodes > 0.
+    """
+    if not 0 <= successes <= episodes or episodes == 0:
+        raise ValueError(f"got {successes} successes of {episodes} episodes; wanted 0 <= successes <= episodes > 0.")
+    centre = (successes + z * z / 2) / (episodes + z * z)
+    half = z / (episodes + z * z) * math.sqrt(successes * (episodes - successes) / episodes + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class RunLog:
+    """The one writer of a run folder.
+
+    Args:
+        folder: made if missing.
+        resume_step: None starts a new run. A step continues the run that is there: rows of later steps are dropped
+            (-1 drops every row), and the clock goes on from the last row kept.
+        tensorboard: mirror the rows as TensorBoard events (imported only then).
+    Raises: FileExistsError if a new run would write into the folder of another, FileNotFoundError if there is no run
+        to resume, RuntimeError if another process is writing there.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None, tensorboard: bool = True):
+        self.folder = Path(folder)
+        holds_run = any((self.folder / name).exists() for name in ("config.json", "train.csv", "eval.csv"))
+        if resume_step is None and holds_run:
+            raise FileExistsError(
+                f"{self.folder} already holds a run. Continue it with --resume {self.folder}, "
+                "or choose another folder with --run-dir."
+            )
+        if resume_step is not None and not holds_run:
+            raise FileNotFoundError(f"no run to resume in {self.folder}: config.json, train.csv, eval.csv are missing.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.folder / ".lock")
+        self.resume_step = resume_step
+        self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
+        self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, resume_step)
+        self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
+        self._events = _events(self.folder / "tensorboard", resume_step) if tensorboard else None
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds this run has taken, those before a resume included."""
+        return time.monotonic() - self._start
+
+    def config(self, settings: Mapping[str, Any]) -> None:
+        """Write config.json: settings (JSON-able) with versions, commit and command line, whole.
+
+        A resumed run keeps the settings it began with and adds an entry to "resumed". Raises TypeError for settings
+        that are no JSON.
+        """
+        path = self.folder / "config.json"
+        here = provenance()
+        if self.resume_step is None or not path.exists():
+            contents = {"settings": dict(settings), **here, "resumed": []}
+        else:
+            contents = json.loads(path.read_text(encoding="utf-8"))
+            contents["resumed"].append({"step": self.resume_step, **here})
+        write_whole(path, json.dumps(contents, indent=2) + "\n")
+
+    def train(self, step: int, phase: str, values: Mapping[str, Any]) -> None:
+        """Add a row to train.csv. Values are numbers (or one-element tensors); NaN is written as nan.
+
+        A key not seen before becomes a new last column, empty in earlier rows; a missing one leaves its cell empty.
+        """
+        numbers = {name: float(value) for name, value in values.items()}
+        self._train.add({"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers})
+        if self._events is not None:
+            for name, number in numbers.items():
+                self._events.add_scalar(f"train/{name}", number, step)
+
+    def evaluation(
+        self, step: int, phase: str, *, successes: int, episodes: int, episode_return: float, length: float
+    ) -> dict[str, Any]:
+        """Add a row to eval.csv: the success rate with its Wilson 95 % interval, mean return, mean length in steps.
+
+        Returns: the row. Raises ValueError if successes and episodes are no proportion.
+        """
+        low, high = wilson(successes, episodes)
+        row = dict(
+            zip(
+                EVAL_COLUMNS,
+                (step, phase, successes / episodes, low, high, float(episode_return), float(length), self.wall_s),
+                strict=True,
+            )
+        )
+        row["wall_s"] = round(row["wall_s"], 1)
+        self._eval.add(row, durable=True)
+        if self._events is not None:
+            for name in EVAL_COLUMNS[2:]:
+                self._events.add_scalar(f"eval/{name}", row[name], step)
+            self._events.flush()
+        return row
+
+    def curve(self, title: str = "") -> Path:
+        """Draw curve.png from the rows of eval.csv and return its path."""
+        return draw_curve(self._eval.rows, self.folder / "curve.png", title=title)
+
+    def close(self) -> None:
+        """Flush everything and let go of the folder; done by `with`, and harmless twice."""
+        self._train.close()
+        self._eval.close()
+        if self._events is not None:
+            self._events.close()
+        self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Table:
+    """A CSV file that grows by whole rows and can be cut back to a step.
+
+    On resume the file is read up to the first incomplete row (a crash in the middle of a line), cut after
+    `resume_step`, and written again whole.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None):
+        self.path = path
+        self.columns = list(columns)
+        self.rows: list[dict[str, Any]] = []
+        if resume_step is not None and path.exists():
+            header, self.rows = read_rows(path)
+            self.columns = header or self.columns
+            self.rows = [row for row in self.rows if int(row["step"]) <= resume_step]
+        self._rewrite()
+
+    def add(self, row: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Append a row and hand it to the system; `durable` also waits for the disk."""
+        self.rows.append({name: _cell(value) for name, value in row.items()})
+        new = [name for name in row if name not in self.columns]
+        if new:
+            self.columns += new
+            self._rewrite()
+        else:
+            self._file.write(self._line(self.rows[-1]))
+            self._file.flush()
+        if durable:
+            os.fsync(self._file.fileno())
+
+    def last(self, column: str) -> float:
+        """The column's value in the last row, 0 if there is none."""
+        return float(self.rows[-1][column]) if self.rows else 0.0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rewrite(self) -> None:
+        header = self._line({name: name for name in self.columns})
+        write_whole(self.path, header + "".join(map(self._line, self.rows)))
+        if hasattr(self, "_file"):
+            self._file.close()
+        self._file = self.path.open("a", encoding="utf-8", newline="")
+
+    def _line(self, row: Mapping[str, str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([row.get(name, "") for name in self.columns])
+        return text.getvalue()
+
+
+def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Read (columns, rows) of a run's CSV file, up to the first incomplete row."""
+    whole = Path(path).read_text(encoding="utf-8").rpartition("\n")[0]  # what follows the last newline is half a row
+    lines = list(csv.reader(io.StringIO(whole)))
+    columns, rows = (lines[0], lines[1:]) if lines else ([], [])
+    cut = next((i for i, row in enumerate(rows) if len(row) != len(columns)), len(rows))
+    return columns, [dict(zip(columns, row, strict=True)) for row in rows[:cut]]
+
+
+def provenance() -> dict[str, Any]:
+    """What made this run: package versions, the checkout's commit ("-dirty" with changes) or None, argv, machine."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count()}
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"versions": versions, "commit": _commit(), "argv": sys.argv, "machine": machine, "started": started}
+
+
+def _commit() -> str | None:
+    package = Path(__file__).resolve().parent
+    try:
+        ask = {"cwd": package, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        # A package installed inside somebody else's checkout must not be given that project's commit.
+        if Path(subprocess.run(["git", "rev-parse", "--show-toplevel"], **ask).stdout.strip()) != package.parent:
+            return None
+        return subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], **ask).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+def _lock(path: Path) -> io.TextIOWrapper:
+    # flock, not a file with a process id in it: the kernel lets go of it however the process ends.
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RuntimeError(f"another process is writing to {path.parent}; wait for it, or use --run-dir.") from error
+    return file
+
+
+def _events(folder: Path, resume_step: int | None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside tensorboard, of no use to someone who trains
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False.") from error
+        return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
