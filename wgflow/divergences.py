@@ -1,0 +1,94 @@
+r"""f-divergences D_f(q || p) = ∫ p f(q / p), and the gate each of them puts on a drifting field.
+
+The W2 gradient flow of D_f moves q with v = -∇f'(r) = r f''(r) (∇log p - ∇log q), r = q / p. So every f-divergence flow is
+the reverse-KL field times gate(log r) = r f''(r), and log r is already known from the two sums. a = p / (p + q) below.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+__all__ = ["ChiSquare", "Divergence", "ForwardKL", "Hellinger", "JensenShannon", "ReverseKL", "SkewKL"]
+
+
+class Divergence(Protocol):
+    def f(self, log_ratio: Tensor) -> Tensor:
+        """f(r) at log r = log q - log p, elementwise."""
+        ...
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        """r f''(r), dimensionless and positive, elementwise."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReverseKL:
+    """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not reach."""
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.exp() * log_ratio
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return torch.ones_like(log_ratio)
+
+
+@dataclass(frozen=True)
+class ForwardKL:
+    """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the step."""
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        return -log_ratio
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return (-log_ratio).exp()
+
+
+@dataclass(frozen=True)
+class JensenShannon:
+    """f = r log r - (1 + r) log((1 + r) / 2). Gate a: bounded, switches off where only q lives."""
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        r = log_ratio.exp()
+        return r * log_ratio - (1 + r) * (softplus(log_ratio) - math.log(2))
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return (-log_ratio).sigmoid()
+
+
+@dataclass(frozen=True)
+class SkewKL:
+    """KL(p || (p + q) / 2), f = -log((1 + r) / 2). Gate a (1 - a): what the joint softmax of the released code computes."""
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        return math.log(2) - softplus(log_ratio)
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.sigmoid() * (-log_ratio).sigmoid()
+
+
+@dataclass(frozen=True)
+class ChiSquare:
+    """Pearson's ∫ (q - p)² / p, f = (r - 1)². Gate 2r: strongest where q overshoots, unbounded there."""
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.expm1().square()
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return 2 * log_ratio.exp()
+
+
+@dataclass(frozen=True)
+class Hellinger:
+    """Squared Hellinger, f = (sqrt r - 1)². Gate 1 / (2 sqrt r): halfway between reverse and forward KL."""
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        return (0.5 * log_ratio).expm1().square()
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return 0.5 * (-0.5 * log_ratio).exp()

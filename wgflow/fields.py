@@ -1,0 +1,267 @@
+r"""Velocity fields that move generated points towards data, every one of them algebra on the one reduction.
+
+Which to use when: `drifting_field` is the paper's Eq. 3 and needs several positives per group (with one it collapses to the
+mean); `likelihood_field` and `energy_field` are linear in the positives, so one per state is enough; `balanced_field` is
+the normalisation of the released drifting code. All return a displacement in the units of `x`; none of them detaches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wgflow.divergences import Divergence, ReverseKL
+from wgflow.kernels import Kernel, Riesz
+from wgflow.sums import check_clouds, kernel_shift
+
+__all__ = [
+    "balanced_field",
+    "balanced_scale",
+    "drifting_field",
+    "energy_field",
+    "likelihood_field",
+    "mean_shift",
+    "spread_ratio",
+]
+
+
+def mean_shift(
+    x: Tensor, y: Tensor, *, kernel: Kernel, weights: Tensor | None = None, skip_self: bool = False
+) -> Tensor:
+    r"""Step from `x` to the kernel-weighted mean of the samples: Σ_j W_j y_j - x (DFP Eq. 4; Cheng 1995).
+
+    With `Gaussian(h)` it is h² times the KDE score (DFP Eq. 7); with other kernels it climbs the density of the shadow.
+
+    Args:
+        x: [..., N, D]; y: [..., M, D]; weights: [..., M], w >= 0, or None. Only ratios of weights matter.
+        skip_self: leave y[i] out for x[i]. Only meaningful when y *is* x.
+    Returns: [..., N, D], a length. Differentiable in every tensor.
+    Raises: ValueError as `kernel_average`; weights negative or all zero.
+    """
+    return kernel_shift(x, y, kernel=kernel, log_weights=_log(weights), skip_self=skip_self)[1]
+
+
+def drifting_field(
+    x: Tensor,
+    pos: Tensor,
+    neg: Tensor,
+    *,
+    kernel: Kernel,
+    divergence: Divergence | None = None,
+    pos_weights: Tensor | None = None,
+    neg_weights: Tensor | None = None,
+    skip_self: bool = False,
+) -> Tensor:
+    r"""Velocity pulling `x` towards `pos` and away from `neg`: V = gate(log q_h/p_h) (V⁺ - V⁻) (DFP Eq. 3, gate 1).
+
+    With `Gaussian(h)`, V = h² gate (∇log p_h - ∇log q_h) for the KDEs p_h, q_h of `pos`, `neg`: h² times the W2 gradient
+    flow of the divergence D(q_h || p_h). Other kernels have no such identity: see `kernel.shadow`.
+
+    Args:
+        x: [..., N, D] points where the field is read; pos: [..., P, D]; neg: [..., M, D]; weights [..., P] and [..., M].
+        kernel: its lengths are in the units of `x`; so is the result.
+        divergence: whose flow; None is `ReverseKL()`. Densities are normalised: weights and set sizes leave the gate alone.
+        skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`; such groups of
+            particles expand without bound in a simulation, so the default keeps the plain KDE.
+    Returns: [..., N, D]. Differentiable in every tensor; losses detach it, this function does not.
+    Raises: ValueError if a last dimension differs, a set is empty, weights are negative or all zero.
+    """
+    check_clouds(x, pos, None, False, ("x", "pos"))
+    check_clouds(x, neg, None, skip_self, ("x", "neg"))
+    log_wp, log_wn = _log(pos_weights), _log(neg_weights)
+    log_p, towards = kernel_shift(x, pos, kernel=kernel, log_weights=log_wp)
+    log_q, away = kernel_shift(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
+    V = towards - away
+    if divergence is None or isinstance(divergence, ReverseKL):
+        return V
+    log_ratio = (log_q - _log_total(neg, log_wn, skip_self)) - (log_p - _log_total(pos, log_wp, False))
+    return divergence.gate(log_ratio).unsqueeze(-1) * V
+
+
+def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Tensor | None = None) -> Tensor:
+    r"""Each positive distributes itself over the points: V_i = Σ_k R_ik (y_k - x_i), R_ik = k(x_i, y_k) / Σ_j k(x_j, y_k).
+
+    With `Gaussian(h)`, V_i = -h² ∇_i of Σ_k -log q_h(y_k), q_h the KDE of the points: maximum likelihood. Linear in the
+    positives, so it is unbiased with one of them; the log of a mean over few points still over-weights rare modes.
+
+    Args: x: [..., N, D] generated points; pos: [..., P, D]; pos_weights: [..., P], w >= 0, multiplies each positive's pull.
+    Returns: [..., N, D], a length; it grows with P: it is a sum over positives. Differentiable in every tensor.
+    Raises: ValueError as `kernel_average`.
+    """
+    check_clouds(x, pos, None, False, ("x", "pos"))
+    log_q, _ = kernel_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
+    log_weights = -log_q if pos_weights is None else _log(pos_weights) - log_q  # type: ignore[operator]
+    log_pull, shift = kernel_shift(x, pos, kernel=kernel, log_weights=log_weights)
+    return log_pull.exp().unsqueeze(-1) * shift
+
+
+def energy_field(
+    x: Tensor,
+    pos: Tensor,
+    neg: Tensor | None = None,
+    *,
+    pos_weights: Tensor | None = None,
+    neg_weights: Tensor | None = None,
+) -> Tensor:
+    r"""Unit pulls, unit pushes: V_i = mean_k unit(y_k - x_i) - mean_{j≠i} unit(x_j - x_i), the flow of the energy distance.
+
+    V_i = -N ∇_i of the energy score's U-statistic mean|x-y| - mean_{i≠j}|x-x'| / 2. No bandwidth, strictly proper, linear
+    in the positives: unbiased with one positive and any N >= 2. The direction between coincident points is zero.
+
+    Args:
+        x: [..., N, D] generated points; pos: [..., P, D]; weights [..., P], [..., M]: w >= 0, only their ratios matter.
+        neg: [..., M, D] what pushes. None: the points themselves, each leaving itself out (needs N >= 2).
+    Returns: [..., N, D], |V_i| <= 2 whatever the units of x (scale it by a length for a displacement). Differentiable.
+    Raises: ValueError as `kernel_average`; one lone point without `neg`; neg_weights without `neg`.
+    """
+    check_clouds(x, pos, None, False, ("x", "pos"))
+    if neg is None:
+        if x.shape[-2] < 2:
+            raise ValueError(
+                f"x is {list(x.shape)}: one point has nothing to keep away from, and the field collapses to the median. "
+                "Generate at least 2 per group, or pass neg."
+            )
+        if neg_weights is not None:
+            raise ValueError(
+                "neg_weights came without neg; the points themselves count equally. Pass neg=x with weights."
+            )
+        return _pull(x, pos, Riesz(1), pos_weights) - _pull(x, x, Riesz(1), None, skip_self=True)
+    check_clouds(x, neg, None, False, ("x", "neg"))
+    return _pull(x, pos, Riesz(1), pos_weights) - _pull(x, neg, Riesz(1), neg_weights)
+
+
+def balanced_field(
+    gen: Tensor,
+    pos: Tensor,
+    *,
+    neg: Tensor | None = None,
+    temperatures: tuple[float, ...] = (0.02, 0.05, 0.2),
+    gen_weights: Tensor | None = None,
+    pos_weights: Tensor | None = None,
+    neg_weights: Tensor | None = None,
+    self_distance: float = 100.0,
+    clip: float = 1e-6,
+    rms_floor: float = 1e-4,
+    scale_floor: float = 1e-3,
+) -> Tensor:
+    r"""The published normalisation of drifting models, as a displacement in the units of `gen`. Collapses silently: see below.
+
+    Distances d are divided by their mean s over the whole batch (zero self distances included), `self_distance` is added to
+    a point's own, and the joint logits over [gen | neg | pos] are -d/(s R). A = sqrt(max(row softmax · column softmax,
+    clip)) times the weights; S⁺, S⁻ are its sums over pos and over [gen | neg]; on coordinates divided by s/sqrt(D)
+    V_R = S⁺S⁻(barycentre⁺ - barycentre⁻); each V_R is divided by its rms over the whole batch and these are summed over R.
+    The rms hides the size of the field (one R: the loss is 1 at any distance from the data), and once points are much closer
+    to each other than to the data every affinity meets the clip and the group never opens again: watch `spread_ratio`.
+
+    Args:
+        gen: [..., G, D]; pos: [..., P, D]; neg: [..., M, D] extra negatives or None; weights [..., G], [..., P], [..., M].
+        temperatures: R, fractions of the mean distance (the "h" of DFP's Table 5 is this R, not the h of Eq. 3).
+    Returns: [..., G, D], a length. Differentiable, through s and the rms too. Holds all pairs: this is not the waist's sum.
+    Raises: ValueError on shapes, dtypes, empty sets, temperatures that are not positive.
+    """
+    check_clouds(gen, pos, None, False, ("gen", "pos"))
+    if neg is not None:
+        check_clouds(gen, neg, None, False, ("gen", "neg"))
+    if not temperatures or not all(0 < R < math.inf for R in temperatures):
+        raise ValueError(
+            f"temperatures = {temperatures!r}; wanted positive numbers such as (0.02, 0.05, 0.2)."
+        )
+    targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
+    d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
+    s = _mean_distance(d, weights).clamp_min(scale_floor)
+    unit = s / math.sqrt(gen.shape[-1])
+    G, negatives = gen.shape[-2], targets.shape[-2] - pos.shape[-2]
+    own = torch.zeros(d.shape[-2:], dtype=d.dtype, device=d.device)
+    own.diagonal().fill_(self_distance)
+    d = d / s + own
+    # The difference of barycentres does not see where the origin is; near it, coordinates keep their digits.
+    y = (targets - gen.detach().mean(-2, keepdim=True)) / unit
+
+    V = torch.zeros_like(gen)
+    for R in temperatures:
+        logits = d / -R
+        A = (logits.softmax(-1) * logits.softmax(-2)).clamp_min(clip).sqrt()
+        if weights is not None:
+            A = A * weights.unsqueeze(-2)
+        away, towards = A[..., :negatives], A[..., negatives:]
+        V_R = away.sum(-1, keepdim=True) * (towards @ y[..., negatives:, :]) - towards.sum(
+            -1, keepdim=True
+        ) * (away @ y[..., :negatives, :])
+        V = V + V_R / V_R.square().mean().sqrt().clamp_min(rms_floor)
+    return V * unit
+
+
+def balanced_scale(
+    gen: Tensor,
+    pos: Tensor,
+    *,
+    neg: Tensor | None = None,
+    gen_weights: Tensor | None = None,
+    pos_weights: Tensor | None = None,
+    neg_weights: Tensor | None = None,
+) -> Tensor:
+    """s / sqrt(D) of `balanced_field`: the length one unit of its normalised coordinates has. Scalar, differentiable."""
+    targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
+    d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
+    return _mean_distance(d, weights) / math.sqrt(gen.shape[-1])
+
+
+def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
+    """E|x - x'| / E|x - y| over the whole batch: below about .2 a generator has collapsed. x [..., N, D], pos [..., P, D].
+
+    Returns: a scalar without gradient; a matched cloud has 1 or somewhat less. Raises: ValueError when N < 2.
+    """
+    check_clouds(x, pos, None, False, ("x", "pos"))
+    check_clouds(x, x, None, True, ("x", "x"))
+    x, pos, n = x.detach(), pos.detach(), x.shape[-2]
+    spread = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").mean() * (n / (n - 1))
+    reach = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist").mean()
+    return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
+    """mean_j s(x, y_j) (y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
+    log_weights = _log(weights)
+    log_mass, shift = kernel_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
+    return (log_mass - _log_total(y, log_weights, skip_self)).exp().unsqueeze(-1) * shift
+
+
+def _log(weights: Tensor | None) -> Tensor | None:
+    if weights is None:
+        return None
+    if not bool((weights.detach() >= 0).all()):
+        raise ValueError(
+            "weights hold a negative number or NaN; they are masses, w >= 0. From logits, use logits.softmax(-1)."
+        )
+    return weights.log()
+
+
+def _log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool) -> Tensor | float:
+    """log Σ w over the samples that the average of `kernel_shift` ran over: a float, [..., 1], or [..., N] when leaving out."""
+    if log_weights is None:
+        return math.log(y.shape[-2] - skip_self)
+    total = log_weights.logsumexp(-1, keepdim=True)
+    if not skip_self:
+        return total
+    return total + torch.log1p(-(log_weights - total).exp())
+
+
+def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor, Tensor | None]:
+    """[gen | neg | pos] with one common batch, and their weights (None when all are 1)."""
+    clouds = [gen, pos] if neg is None else [gen, neg, pos]
+    weights = [gen_weights, pos_weights] if neg is None else [gen_weights, neg_weights, pos_weights]
+    batch = gen.shape[:-2]
+    targets = torch.cat([c.expand(batch + c.shape[-2:]) for c in clouds], -2)
+    if all(w is None for w in weights):
+        return targets, None
+    full = [
+        c.new_ones(batch + c.shape[-2:-1]) if w is None else w.expand(batch + c.shape[-2:-1])
+        for w, c in zip(weights, clouds, strict=True)
+    ]
+    return targets, torch.cat(full, -1)
+
+
+def _mean_distance(d: Tensor, weights: Tensor | None) -> Tensor:
+    return d.mean() if weights is None else (d * weights.unsqueeze(-2)).mean() / weights.mean()
