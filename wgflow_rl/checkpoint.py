@@ -66,9 +66,12 @@ def save(
         save_file(arrays, temporary, metadata=meta)
         publish(temporary, path)
     except SafetensorError as error:  # the Rust writer wraps the system's error (usually: no space left)
-        raise OSError(f"checkpoint {path} could not be written: {error}. The earlier ones are intact.") from error
+        raise OSError(
+            f"checkpoint {path} could not be written: {error}. The earlier ones are intact."
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for left in folder.glob(".step-*.tmp"):  # ours, or of a save that was killed
+            left.unlink()
     found = _found(folder)
     kept = [s for s in sorted(found) if s <= step][-keep:]
     for old in found.keys() - set(kept):
@@ -96,7 +99,9 @@ def load(folder: str | os.PathLike[str]) -> Checkpoint:
             return read(found[step])
         except DamagedCheckpoint as error:
             warnings.warn(f"{error} Falling back to the checkpoint before it.", RuntimeWarning, stacklevel=2)
-    raise DamagedCheckpoint(f"none of the {len(found)} checkpoints in {folder} is intact; the run must start again.")
+    raise DamagedCheckpoint(
+        f"none of the {len(found)} checkpoints in {folder} is intact; the run must start again."
+    )
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -111,9 +116,13 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         version, step, text, sha256 = int(meta["format"]), int(meta["step"]), meta["state"], meta["sha256"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({type(error).__name__}: {error}).") from error
+        raise DamagedCheckpoint(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error})."
+        ) from error
     if version > FORMAT:
-        raise ValueError(f"checkpoint {path} has format {version}, this version reads up to {FORMAT}; update wgflow.")
+        raise ValueError(
+            f"checkpoint {path} has format {version}, this version reads up to {FORMAT}; update wgflow."
+        )
     if sha256 != _digest(step, tensors, text):
         raise DamagedCheckpoint(f"checkpoint {path} does not match its SHA-256: its contents have changed.")
     return step, tensors, json.loads(text)
@@ -145,7 +154,10 @@ def _flush(path: Path) -> None:
 
 
 def _found(folder: Path) -> dict[int, Path]:
-    names = {path: re.fullmatch(r"step-(\d+)\.safetensors", path.name) for path in folder.glob("step-*.safetensors")}
+    names = {
+        path: re.fullmatch(r"step-(\d+)\.safetensors", path.name)
+        for path in folder.glob("step-*.safetensors")
+    }
     return {int(match[1]): path for path, match in names.items() if match}
 
 

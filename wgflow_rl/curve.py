@@ -27,7 +27,9 @@ def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = ""
     FigureCanvasAgg(figure)
     success, length = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     marker = "o" if len(steps) <= 40 else ""
-    success.fill_between(steps, column("success_low"), column("success_high"), color=BLUE, alpha=0.18, linewidth=0)
+    success.fill_between(
+        steps, column("success_low"), column("success_high"), color=BLUE, alpha=0.18, linewidth=0
+    )
     success.plot(steps, column("success"), color=BLUE, marker=marker, markersize=3.5, linewidth=1.8)
     success.set_ylim(-0.03, 1.03)
     success.yaxis.set_major_formatter(PercentFormatter(1.0))

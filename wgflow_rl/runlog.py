@@ -8,10 +8,8 @@ A killed and resumed run ends with the CSV rows of one that was never killed (th
 the rows of a step are written before its checkpoint.
 """
 
-import csv
 import fcntl
 import importlib.metadata
-import io
 import json
 import math
 import os
@@ -22,10 +20,11 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from wgflow_rl.checkpoint import write_whole
 from wgflow_rl.curve import draw_curve
+from wgflow_rl.table import Table
 
 EVAL_COLUMNS = ("step", "phase", "success", "success_low", "success_high", "return", "length", "wall_s")
 TRAIN_COLUMNS = ("step", "phase", "wall_s")  # the first ones; the values of the first row follow
@@ -39,7 +38,9 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
     0 <= successes <= episodes and episodes > 0.
     """
     if not 0 <= successes <= episodes or episodes == 0:
-        raise ValueError(f"got {successes} successes of {episodes} episodes; wanted 0 <= successes <= episodes > 0.")
+        raise ValueError(
+            f"got {successes} successes of {episodes} episodes; wanted 0 <= successes <= episodes > 0."
+        )
     centre = (successes + z * z / 2) / (episodes + z * z)
     half = z / (episodes + z * z) * math.sqrt(successes * (episodes - successes) / episodes + z * z / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -57,7 +58,9 @@ class RunLog:
         to resume, RuntimeError if another process is writing there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, resume_step: int | None = None, tensorboard: bool = True):
+    def __init__(
+        self, folder: str | os.PathLike[str], *, resume_step: int | None = None, tensorboard: bool = True
+    ):
         self.folder = Path(folder)
         holds_run = any((self.folder / name).exists() for name in ("config.json", "train.csv", "eval.csv"))
         if resume_step is None and holds_run:
@@ -66,7 +69,9 @@ class RunLog:
                 "or choose another folder with --run-dir."
             )
         if resume_step is not None and not holds_run:
-            raise FileNotFoundError(f"no run to resume in {self.folder}: config.json, train.csv, eval.csv are missing.")
+            raise FileNotFoundError(
+                f"no run to resume in {self.folder}: config.json, train.csv, eval.csv are missing."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder / ".lock")
         self.resume_step = resume_step
@@ -117,7 +122,16 @@ class RunLog:
         row = dict(
             zip(
                 EVAL_COLUMNS,
-                (step, phase, successes / episodes, low, high, float(episode_return), float(length), self.wall_s),
+                (
+                    step,
+                    phase,
+                    successes / episodes,
+                    low,
+                    high,
+                    float(episode_return),
+                    float(length),
+                    self.wall_s,
+                ),
                 strict=True,
             )
         )
@@ -148,65 +162,6 @@ class RunLog:
         self.close()
 
 
-class Table:
-    """A CSV file that grows by whole rows and can be cut back to a step.
-
-    On resume the file is read up to the first incomplete row (a crash in the middle of a line), cut after
-    `resume_step`, and written again whole.
-    """
-
-    def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None):
-        self.path = path
-        self.columns = list(columns)
-        self.rows: list[dict[str, Any]] = []
-        if resume_step is not None and path.exists():
-            header, self.rows = read_rows(path)
-            self.columns = header or self.columns
-            self.rows = [row for row in self.rows if int(row["step"]) <= resume_step]
-        self._rewrite()
-
-    def add(self, row: Mapping[str, Any], *, durable: bool = False) -> None:
-        """Append a row and hand it to the system; `durable` also waits for the disk."""
-        self.rows.append({name: _cell(value) for name, value in row.items()})
-        new = [name for name in row if name not in self.columns]
-        if new:
-            self.columns += new
-            self._rewrite()
-        else:
-            self._file.write(self._line(self.rows[-1]))
-            self._file.flush()
-        if durable:
-            os.fsync(self._file.fileno())
-
-    def last(self, column: str) -> float:
-        """The column's value in the last row, 0 if there is none."""
-        return float(self.rows[-1][column]) if self.rows else 0.0
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _rewrite(self) -> None:
-        header = self._line({name: name for name in self.columns})
-        write_whole(self.path, header + "".join(map(self._line, self.rows)))
-        if hasattr(self, "_file"):
-            self._file.close()
-        self._file = self.path.open("a", encoding="utf-8", newline="")
-
-    def _line(self, row: Mapping[str, str]) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow([row.get(name, "") for name in self.columns])
-        return text.getvalue()
-
-
-def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """Read (columns, rows) of a run's CSV file, up to the first incomplete row."""
-    whole = Path(path).read_text(encoding="utf-8").rpartition("\n")[0]  # what follows the last newline is half a row
-    lines = list(csv.reader(io.StringIO(whole)))
-    columns, rows = (lines[0], lines[1:]) if lines else ([], [])
-    cut = next((i for i, row in enumerate(rows) if len(row) != len(columns)), len(rows))
-    return columns, [dict(zip(columns, row, strict=True)) for row in rows[:cut]]
-
-
 def provenance() -> dict[str, Any]:
     """What made this run: package versions, the checkout's commit ("-dirty" with changes) or None, argv, machine."""
     versions = {"python": platform.python_version()}
@@ -217,7 +172,13 @@ def provenance() -> dict[str, Any]:
             continue
     machine = {"platform": platform.platform(), "cpus": os.cpu_count()}
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"versions": versions, "commit": _commit(), "argv": sys.argv, "machine": machine, "started": started}
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "argv": sys.argv,
+        "machine": machine,
+        "started": started,
+    }
 
 
 def _commit() -> str | None:
@@ -225,25 +186,28 @@ def _commit() -> str | None:
     try:
         ask = {"cwd": package, "capture_output": True, "text": True, "timeout": 10, "check": True}
         # A package installed inside somebody else's checkout must not be given that project's commit.
-        if Path(subprocess.run(["git", "rev-parse", "--show-toplevel"], **ask).stdout.strip()) != package.parent:
+        if (
+            Path(subprocess.run(["git", "rev-parse", "--show-toplevel"], **ask).stdout.strip())
+            != package.parent
+        ):
             return None
-        return subprocess.run(["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], **ask).stdout.strip()
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], **ask
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
-
-
-def _lock(path: Path) -> io.TextIOWrapper:
+def _lock(path: Path) -> TextIO:
     # flock, not a file with a process id in it: the kernel lets go of it however the process ends.
     file = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise RuntimeError(f"another process is writing to {path.parent}; wait for it, or use --run-dir.") from error
+        raise RuntimeError(
+            f"another process is writing to {path.parent}; wait for it, or use --run-dir."
+        ) from error
     return file
 
 
@@ -253,5 +217,7 @@ def _events(folder: Path, resume_step: int | None):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError("TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False.") from error
+            raise ImportError(
+                "TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False."
+            ) from error
         return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)

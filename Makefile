@@ -1,0 +1,40 @@
+# make train | train-arm | test | lint | clean. The first three set everything up in .venv when needed.
+#   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
+#   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv
+#   make test EXTRAS=rl,dev,robomimic                     choose the optional parts
+
+EXTRAS ?= rl,dev
+PYTHON ?=
+ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+comma := ,
+SET_UP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+
+.PHONY: train train-arm test lint format clean
+
+train: $(SET_UP)
+	$(RUN) -m wgflow_rl.train $(ARGS)
+
+train-arm: $(SET_UP)
+	$(RUN) -m wgflow_rl.train --env cube-single-play-singletask-task2-v0 $(ARGS)
+
+test: $(SET_UP)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(SET_UP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/basedpyright
+
+format: $(SET_UP)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+$(SET_UP): pyproject.toml constraints.txt
+	PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" VENV="$(VENV)" sh .ci/setup
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

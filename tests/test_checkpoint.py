@@ -1,0 +1,259 @@
+"""A checkpoint is whole or absent, whatever stops the process; what is damaged is noticed; nothing is unpickled."""
+
+import errno
+import json
+import math
+import os
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from wgflow_rl import checkpoint
+
+
+def tensors_of(step):
+    g = torch.Generator().manual_seed(step)
+    return {
+        "policy.weight": torch.randn(4, 3, generator=g),
+        "adam.step": torch.tensor(float(step)),
+        "ring.terminals": torch.rand(7, generator=g) < 0.5,
+        "ring.empty": torch.zeros(0, 5),
+        "generator": g.get_state(),
+        "half": torch.randn(5, generator=g).bfloat16(),
+        "transposed": torch.randn(2, 6, generator=g).T,
+        "count": torch.arange(3),
+    }
+
+
+def state_of(step):
+    return {"phase": "online", "best": [0.5, None], "numpy": {"pos": 2**127, "name": "PCG64"}, "at": step}
+
+
+def save(folder, step, **kwargs):
+    return checkpoint.save(folder, step=step, tensors=tensors_of(step), state=state_of(step), **kwargs)
+
+
+def assert_is(loaded, step):
+    at, tensors, state = loaded
+    assert (at, state) == (step, state_of(step))
+    assert tensors.keys() == tensors_of(step).keys()
+    for name, expected in tensors_of(step).items():
+        assert tensors[name].dtype == expected.dtype
+        assert torch.equal(tensors[name], expected)
+
+
+def test_load_gives_back_what_save_was_given(tmp_path):
+    save(tmp_path, 12)
+    assert_is(checkpoint.load(tmp_path), 12)
+
+
+@given(
+    st.dictionaries(st.text(), st.floats() | st.integers() | st.text() | st.none() | st.lists(st.booleans()))
+)
+def test_any_json_state_survives(tmp_path_factory, state):
+    folder = tmp_path_factory.mktemp("state")
+    checkpoint.save(folder, step=0, tensors={}, state=state)
+    assert json.dumps(checkpoint.load(folder)[2]) == json.dumps(state)  # as text: NaN differs from itself
+
+
+def test_a_saved_tensor_may_be_a_view_or_need_gradients(tmp_path):
+    ring = torch.arange(20.0).reshape(10, 2)
+    weight = torch.ones(3, requires_grad=True)
+    checkpoint.save(tmp_path, step=1, tensors={"filled": ring[:4], "next": ring[4:6], "w": weight}, state={})
+    _, tensors, _ = checkpoint.load(tmp_path)
+    assert torch.equal(tensors["filled"], ring[:4])
+    assert torch.equal(tensors["next"], ring[4:6])
+    assert not tensors["w"].requires_grad
+
+
+def test_the_last_ones_are_kept_and_the_newest_is_loaded(tmp_path):
+    for step in (0, 10, 200, 3000):
+        save(tmp_path, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "step-000000000200.safetensors",
+        "step-000000003000.safetensors",
+    ]
+    assert_is(checkpoint.load(tmp_path), 3000)
+
+
+def test_a_resumed_run_replaces_the_future_it_left(tmp_path):
+    for step in (10, 20, 30):
+        save(tmp_path, step, keep=3)
+    save(tmp_path, 20, keep=3)
+    assert_is(checkpoint.load(tmp_path), 20)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+class Killed(BaseException):
+    """Stands for a kill: no `except Exception` may swallow it."""
+
+
+def failing_at(monkeypatch, call, error):
+    """Make the call-th of the writes of a save (file, fsync, rename, fsync of the folder) raise; count them."""
+    calls = []
+
+    def wrapped(function):
+        def inner(*args, **kwargs):
+            calls.append(function)
+            if len(calls) == call + 1:
+                raise error
+            return function(*args, **kwargs)
+
+        return inner
+
+    monkeypatch.setattr(checkpoint, "save_file", wrapped(save_file))
+    monkeypatch.setattr(os, "fsync", wrapped(os.fsync))
+    monkeypatch.setattr(os, "replace", wrapped(os.replace))
+    return calls
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["next step", "same step again"])
+@pytest.mark.parametrize("call", range(4))
+@pytest.mark.parametrize(
+    "error", [Killed(), OSError(errno.ENOSPC, "No space left on device")], ids=["kill", "disk full"]
+)
+def test_a_stop_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path, monkeypatch, call, error, again):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    step = 2 if again else 3
+    with monkeypatch.context() as patch:
+        failing_at(patch, call, error)
+        with pytest.raises(type(error)):
+            save(tmp_path, step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        at = checkpoint.load(tmp_path)[0]
+    assert at == (step if call == 3 else 2)
+    assert_is(checkpoint.load(tmp_path), at)
+    save(tmp_path, 4)
+    assert_is(checkpoint.load(tmp_path), 4)
+    assert len(list(tmp_path.iterdir())) == 2  # no temporary file stays
+
+
+def test_what_a_killed_save_left_is_swept(tmp_path):
+    (tmp_path / ".step-000000000001.safetensors.tmp").write_bytes(b"half")
+    save(tmp_path, 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000000002.safetensors"]
+
+
+def test_a_save_makes_four_writes(tmp_path, monkeypatch):
+    calls = failing_at(monkeypatch, 99, Killed())
+    save(tmp_path, 1)
+    assert len(calls) == 4  # or the test above misses one
+
+
+def test_a_disk_that_fills_inside_the_writer_is_an_os_error(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def cut(arrays, path, metadata):
+        path.write_bytes(b"\x00" * 100)
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", cut)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2)
+    assert_is(checkpoint.load(tmp_path), 1)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@given(st.data())
+def test_one_changed_byte_is_noticed_wherever_it_is(tmp_path_factory, data):
+    path = save(tmp_path_factory.mktemp("flip"), 3)
+    contents = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(contents) - 1))
+    contents[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(contents)
+    try:
+        step, tensors, state = checkpoint.read(path)
+    except ValueError:
+        return  # noticed: DamagedCheckpoint, or a format number that became a later one
+    # Not noticed means harmless: a byte of padding, or of the header's spelling.
+    assert_is((step, tensors, state), 3)
+
+
+@given(st.integers(0, 10**6))
+def test_a_cut_file_is_noticed(tmp_path_factory, length):
+    path = save(tmp_path_factory.mktemp("cut"), 3)
+    contents = path.read_bytes()
+    path.write_bytes(contents[: length % len(contents)])
+    with pytest.raises(checkpoint.DamagedCheckpoint):
+        checkpoint.read(path)
+
+
+def test_a_damaged_newest_one_falls_back_with_a_warning(tmp_path):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(RuntimeWarning, match="step-000000000002.*Falling back"):
+        loaded = checkpoint.load(tmp_path)
+    assert_is(loaded, 1)
+
+
+def test_nothing_intact_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"step-\*"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        checkpoint.load(tmp_path / "missing")
+    save(tmp_path, 1).write_bytes(b"")
+    with pytest.warns(RuntimeWarning), pytest.raises(checkpoint.DamagedCheckpoint, match="none of the 1"):
+        checkpoint.load(tmp_path)
+
+
+def test_no_pickle_is_read(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "harm"),))
+
+    torch.save({"x": Harm()}, tmp_path / "step-000000000007.safetensors")
+    with pytest.warns(RuntimeWarning), pytest.raises(checkpoint.DamagedCheckpoint):
+        checkpoint.load(tmp_path)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_foreign_safetensors_file_is_no_checkpoint(tmp_path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "step-000000000001.safetensors")
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="KeyError"):
+        checkpoint.read(tmp_path / "step-000000000001.safetensors")
+
+
+def test_a_later_format_is_refused_not_skipped(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+        save(tmp_path, 2)
+    with pytest.raises(ValueError, match="update wgflow"):
+        checkpoint.load(tmp_path)
+
+
+def test_the_header_is_readable_by_anyone(tmp_path):
+    with safe_open(save(tmp_path, 5), framework="pt") as file:
+        assert json.loads(file.metadata()["state"]) == state_of(5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error"),
+    [
+        ({"step": -1, "state": {}}, ValueError),
+        ({"step": 1, "state": {}, "keep": 0}, ValueError),
+        ({"step": 1, "state": {"x": torch.zeros(2)}}, TypeError),
+    ],
+)
+def test_wrong_arguments_touch_nothing(tmp_path, kwargs, error):
+    save(tmp_path, 1)
+    with pytest.raises(error):
+        checkpoint.save(tmp_path, tensors={}, **kwargs)
+    assert_is(checkpoint.load(tmp_path), 1)
+
+
+def test_infinities_survive(tmp_path):
+    checkpoint.save(
+        tmp_path, step=0, tensors={"x": torch.tensor([math.inf, math.nan])}, state={"y": -math.inf}
+    )
+    _, tensors, state = checkpoint.load(tmp_path)
+    assert state["y"] == -math.inf
+    assert tensors["x"].isnan().tolist() == [False, True]

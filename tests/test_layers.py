@@ -1,0 +1,114 @@
+"""The house of two packages and one waist: imports go down the list, and `wgflow` knows no reinforcement learning."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A module may import the modules above it, not those below. A new file gets a line here, which is the moment to ask
+# where it belongs. A folder is one line: its files may import each other, agents excepted (see below).
+LIBRARY = [
+    "kernels", "sums", "kde", "divergences", "fields", "functionals", "flows", "losses", "targets", "bounds",
+    "metrics", "gaussians", "toy", "plots", "distributed",
+]  # fmt: skip
+LEARNING = [
+    "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "replay", "networks", "ops", "drift", "agents", "methods",
+    "rollout", "train", "evaluate", "report", "export", "sweep",
+]  # fmt: skip
+HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}
+LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")
+
+LIBRARY_FILES = sorted((ROOT / "wgflow").rglob("*.py"))
+LEARNING_FILES = sorted((ROOT / "wgflow_rl").rglob("*.py"))
+AGENT_FILES = sorted((ROOT / "wgflow_rl" / "agents").glob("[!_]*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names a file imports, wherever in the file; `from a import b` gives a.b, relative ones are resolved."""
+    package = list(path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{prefix}.{alias.name}" for alias in node.names)
+
+
+def room(path: Path) -> str:
+    """The line of the list a file belongs to: its folder inside the package, or its own name."""
+    inside = path.relative_to(ROOT).parts[1:]
+    return inside[0].removesuffix(".py")
+
+
+def is_door(path: Path) -> bool:
+    return path.name == "__init__.py" and path.parent.parent == ROOT
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES + LEARNING_FILES, ids=name_of)
+def test_imports_go_down_the_list(path):
+    package = path.relative_to(ROOT).parts[0]
+    order = LIBRARY if package == "wgflow" else LEARNING
+    if is_door(path) or path.name == "__main__.py":
+        return
+    assert room(path) in order, f"{name_of(path)} has no place in the list of tests/test_layers.py"
+    below = set(order[order.index(room(path)) + 1 :])
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == package and len(parts) > 1:
+            assert parts[1] not in below, f"{name_of(path)} imports {name}, which lies below it"
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=name_of)
+def test_the_library_knows_nothing_of_learning(path):
+    above = {
+        name
+        for name in imports(path)
+        if name.split(".")[0] in {"wgflow_rl", "gymnasium", "mujoco", "ogbench"}
+    }
+    assert not above
+
+
+@pytest.mark.parametrize("path", LEARNING_FILES, ids=name_of)
+def test_learning_uses_public_names_only(path):
+    import wgflow
+
+    used = [name.split(".") for name in imports(path) if name.split(".")[0] == "wgflow"]
+    for parts in used:
+        assert len(parts) <= 2, f"{name_of(path)} reaches into {'.'.join(parts[:-1])}"
+        if len(parts) == 2:
+            assert parts[1] in wgflow.__all__, f"{name_of(path)} imports {parts[1]}, no public name of wgflow"
+
+
+@pytest.mark.parametrize("path", AGENT_FILES, ids=name_of)
+def test_an_agent_stands_alone(path):
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "wgflow_rl" and len(parts) > 1:
+            assert parts[1] not in HIDDEN_FROM_AGENTS, f"{name_of(path)} imports {name}"
+            assert parts[1] != "agents", f"{name_of(path)} imports another agent: {name}"
+
+
+def test_public_names_exist_and_are_documented():
+    import wgflow
+
+    assert len(set(wgflow.__all__)) == len(wgflow.__all__)
+    for name in wgflow.__all__:
+        thing = getattr(wgflow, name)
+        assert not callable(thing) or thing.__doc__, f"wgflow.{name} has no docstring"
+
+
+def test_importing_the_library_is_light():
+    code = f"import sys, wgflow; print([m for m in {LAZY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""

@@ -1,0 +1,203 @@
+"""A run folder has one writer, loses nothing to a kill, and resumed reads as if it had never been stopped."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from wgflow_rl import runlog
+from wgflow_rl.curve import draw_curve
+from wgflow_rl.runlog import RunLog, wilson
+from wgflow_rl.table import read_rows
+
+
+def write(log, steps):
+    """The rows a run of this seed writes at these steps; from step 30 on it is online and logs one more number."""
+    for step in steps:
+        phase = "offline" if step < 30 else "online"
+        log.train(
+            step, phase, {"loss/bc": 1 / (step + 1), "q": -step} | ({"loss/top_k": 0.5} if step >= 30 else {})
+        )
+        if step % 20 == 0:
+            log.evaluation(
+                step, phase, successes=step // 20, episodes=20, episode_return=-step, length=500.0 - step
+            )
+
+
+def without_clock(path):
+    columns, rows = read_rows(path)
+    return columns, [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_is_wilsons(counts):
+    expected = binomtest(*counts).proportion_ci(method="wilson")
+    assert wilson(*counts) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
+def test_no_proportion_has_no_interval(counts):
+    with pytest.raises(ValueError, match="successes"):
+        wilson(*counts)
+
+
+def test_eval_csv_has_exactly_its_columns(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, range(0, 50, 10))
+    columns, rows = read_rows(tmp_path / "eval.csv")
+    assert ",".join(columns) == "step,phase,success,success_low,success_high,return,length,wall_s"
+    assert [row["step"] for row in rows] == ["0", "20", "40"]
+    assert float(rows[2]["success"]) == 0.1
+
+
+def test_a_late_key_becomes_a_column_and_a_missing_one_an_empty_cell(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        log.train(0, "offline", {"a": 1})
+        log.train(1, "online", {"b": 2.5})
+    assert (tmp_path / "train.csv").read_text().splitlines()[0] == "step,phase,wall_s,a,b"
+    _, rows = read_rows(tmp_path / "train.csv")
+    assert [(row["a"], row["b"]) for row in rows] == [("1", ""), ("", "2.5")]
+
+
+@pytest.mark.parametrize("killed_at", [0, 10, 30, 40, 60])
+def test_killed_and_resumed_ends_like_never_killed(tmp_path, killed_at):
+    with RunLog(tmp_path / "whole", tensorboard=False) as log:
+        write(log, range(0, 80, 10))
+    with RunLog(tmp_path / "killed", tensorboard=False) as log:
+        write(log, range(0, killed_at + 20, 10))  # ran on after its last checkpoint
+    with RunLog(tmp_path / "killed", resume_step=killed_at, tensorboard=False) as log:
+        write(log, range(killed_at + 10, 80, 10))
+    for name in ("train.csv", "eval.csv"):
+        assert without_clock(tmp_path / "killed" / name) == without_clock(tmp_path / "whole" / name)
+
+
+@given(st.integers(1, 400))
+def test_a_row_cut_anywhere_costs_that_row_only(tmp_path_factory, length):
+    folder = tmp_path_factory.mktemp("cut")
+    with RunLog(folder, tensorboard=False) as log:
+        write(log, range(0, 30, 10))
+    whole = (folder / "train.csv").read_bytes()
+    kept = whole[: min(length, len(whole))]
+    (folder / "train.csv").write_bytes(kept)
+    with RunLog(folder, resume_step=100, tensorboard=False):
+        pass
+    left = (folder / "train.csv").read_bytes()
+    complete = kept.count(b"\n")
+    header = b"step,phase,wall_s\n"  # when even the header was cut the table starts again
+    assert left == (b"".join(whole.splitlines(keepends=True)[:complete]) or header)
+
+
+def test_the_rows_are_in_the_file_at_once(tmp_path):
+    log = RunLog(tmp_path, tensorboard=False)
+    write(log, [0])
+    assert len(read_rows(tmp_path / "train.csv")[1]) == len(read_rows(tmp_path / "eval.csv")[1]) == 1
+    log.close()
+
+
+def test_the_clock_goes_on(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(runlog.time, "monotonic", lambda: now[0])
+    with RunLog(tmp_path, tensorboard=False) as log:
+        for step in (0, 1, 2):
+            now[0] += 50
+            log.train(step, "offline", {"x": 0})
+    now[0] = 7.0
+    with RunLog(tmp_path, resume_step=1, tensorboard=False) as log:
+        assert log.wall_s == 100.0
+        now[0] += 5
+        log.train(2, "offline", {"x": 0})
+    assert [row["wall_s"] for row in read_rows(tmp_path / "train.csv")[1]] == ["50", "100", "105"]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, [0])
+    before = (tmp_path / "train.csv").read_bytes()
+    with pytest.raises(FileExistsError, match=r"--resume.*--run-dir"):
+        RunLog(tmp_path, tensorboard=False)
+    assert (tmp_path / "train.csv").read_bytes() == before
+
+
+def test_there_must_be_a_run_to_resume(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        RunLog(tmp_path / "missing", resume_step=5)
+    assert not (tmp_path / "missing").exists()
+
+
+HOLD = """
+    import sys
+    from wgflow_rl.runlog import RunLog
+    log = RunLog(sys.argv[1], tensorboard=False)
+    log.train(3, "offline", {"x": 1})
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_cannot_write_and_a_killed_one_lets_go(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(HOLD), str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match="another process"):
+            RunLog(tmp_path / "run", resume_step=3, tensorboard=False)
+        other.kill()
+        other.wait()
+    with RunLog(tmp_path / "run", resume_step=3, tensorboard=False) as log:
+        log.train(4, "offline", {"x": 2})
+    assert [row["x"] for row in read_rows(tmp_path / "run" / "train.csv")[1]] == ["1", "2"]
+
+
+def test_config_says_what_ran_and_what_resumed_it(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        log.config({"env": "pointmaze", "seed": 3})
+        log.train(0, "offline", {"x": 1})
+    with RunLog(tmp_path, resume_step=0, tensorboard=False) as log:
+        log.config({"env": "another"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["settings"] == {"env": "pointmaze", "seed": 3}
+    assert config["versions"].keys() >= {"python", "torch", "numpy"}
+    assert [entry["step"] for entry in config["resumed"]] == [0]
+
+
+def test_the_commit_is_this_projects_or_none():
+    commit = runlog.provenance()["commit"]
+    assert commit is None or len(commit.removesuffix("-dirty")) == 40
+
+
+def test_a_package_inside_another_checkout_has_no_commit(tmp_path, monkeypatch):
+    package = tmp_path / "lib" / "site-packages" / "wgflow_rl"
+    package.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.setattr(runlog, "__file__", str(package / "runlog.py"))
+    assert runlog.provenance()["commit"] is None
+
+
+def test_rows_are_mirrored_to_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path) as log:
+        write(log, (0, 20))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/success")] == [0, 20]
+    assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("steps", [[0], range(0, 30, 10), range(0, 90, 10), range(40, 90, 10)], ids=str)
+def test_a_curve_can_be_drawn_at_any_time(tmp_path, steps):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, steps)
+        path = log.curve("title")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".curve*"))
+
+
+def test_no_row_no_curve(tmp_path):
+    with pytest.raises(ValueError, match="no evaluation"):
+        draw_curve([], tmp_path / "curve.png")
