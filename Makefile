@@ -25,7 +25,7 @@ test: $(SET_UP)
 lint: $(SET_UP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(VENV)/bin/basedpyright
+	$(VENV)/bin/basedpyright --pythonpath $(RUN)
 
 format: $(SET_UP)
 	$(RUN) -m ruff check --fix .

@@ -119,23 +119,16 @@ class RunLog:
         Returns: the row. Raises ValueError if successes and episodes are no proportion.
         """
         low, high = wilson(successes, episodes)
-        row = dict(
-            zip(
-                EVAL_COLUMNS,
-                (
-                    step,
-                    phase,
-                    successes / episodes,
-                    low,
-                    high,
-                    float(episode_return),
-                    float(length),
-                    self.wall_s,
-                ),
-                strict=True,
-            )
-        )
-        row["wall_s"] = round(row["wall_s"], 1)
+        row: dict[str, Any] = {
+            "step": step,
+            "phase": phase,
+            "success": successes / episodes,
+            "success_low": low,
+            "success_high": high,
+            "return": float(episode_return),
+            "length": float(length),
+            "wall_s": round(self.wall_s, 1),
+        }
         self._eval.add(row, durable=True)
         if self._events is not None:
             for name in EVAL_COLUMNS[2:]:
