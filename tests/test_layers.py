@@ -17,8 +17,8 @@ LIBRARY = [
     "metrics", "gaussians", "toy", "plots", "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "replay", "networks", "ops", "drift", "agents", "methods",
-    "rollout", "train", "evaluate", "report", "export", "sweep",
+    "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "replay", "networks", "ops", "drift",
+    "agents", "methods", "settings", "rollout", "train", "evaluate", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}
 LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")
@@ -82,11 +82,18 @@ def test_the_library_knows_nothing_of_learning(path):
 def test_learning_uses_public_names_only(path):
     import wgflow
 
-    used = [name.split(".") for name in imports(path) if name.split(".")[0] == "wgflow"]
-    for parts in used:
-        assert len(parts) <= 2, f"{name_of(path)} reaches into {'.'.join(parts[:-1])}"
-        if len(parts) == 2:
-            assert parts[1] in wgflow.__all__, f"{name_of(path)} imports {parts[1]}, no public name of wgflow"
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "wgflow":
+            assert len(parts) <= 2, f"{name_of(path)} reaches into {'.'.join(parts[:-1])}"
+            assert len(parts) == 1 or parts[1] in wgflow.__all__, f"{name_of(path)}: {name} is not public"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in {"wg", "wgflow"}
+        ):
+            assert node.attr in wgflow.__all__, f"{name_of(path)}: wgflow.{node.attr} is not public"
 
 
 @pytest.mark.parametrize("path", AGENT_FILES, ids=name_of)
