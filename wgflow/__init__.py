@@ -1,4 +1,6 @@
-"""Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein gradient flows: one algebra over one reduction."""
+"""Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein gradient flows: one algebra over one
+reduction.
+"""
 
 from wgflow.divergences import ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
 from wgflow.fields import (

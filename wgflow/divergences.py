@@ -1,7 +1,8 @@
 r"""f-divergences D_f(q || p) = ∫ p f(q / p), and the gate each of them puts on a drifting field.
 
-The W2 gradient flow of D_f moves q with v = -∇f'(r) = r f''(r) (∇log p - ∇log q), r = q / p. So every f-divergence flow is
-the reverse-KL field times gate(log r) = r f''(r), and log r is already known from the two sums. a = p / (p + q) below.
+The W2 gradient flow of D_f moves q with v = -∇f'(r) = r f''(r) (∇log p - ∇log q), r = q / p. So every
+f-divergence flow is the reverse-KL field times gate(log r) = r f''(r), and log r is already known from the
+two sums. a = p / (p + q) below.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Divergence(Protocol):
 
 @dataclass(frozen=True)
 class ReverseKL:
-    """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not reach."""
+    """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not
+    reach.
+    """
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.exp() * log_ratio
@@ -40,7 +43,9 @@ class ReverseKL:
 
 @dataclass(frozen=True)
 class ForwardKL:
-    """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the step."""
+    """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the
+    step.
+    """
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return -log_ratio
@@ -63,7 +68,9 @@ class JensenShannon:
 
 @dataclass(frozen=True)
 class SkewKL:
-    """KL(p || (p + q) / 2), f = -log((1 + r) / 2). Gate a (1 - a): what the joint softmax of the released code computes."""
+    """KL(p || (p + q) / 2), f = -log((1 + r) / 2). Gate a (1 - a): what the joint softmax of the released
+    code computes.
+    """
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return math.log(2) - softplus(log_ratio)

@@ -1,8 +1,9 @@
 r"""Velocity fields that move generated points towards data, every one of them algebra on the one reduction.
 
-Which to use when: `drifting_field` is the paper's Eq. 3 and needs several positives per group (with one it collapses to the
-mean); `likelihood_field` and `energy_field` are linear in the positives, so one per state is enough; `balanced_field` is
-the normalisation of the released drifting code. All return a displacement in the units of `x`; none of them detaches.
+Which to use when: `drifting_field` is the paper's Eq. 3 and needs several positives per group (with one it
+collapses to the mean); `likelihood_field` and `energy_field` are linear in the positives, so one per state is
+enough; `balanced_field` is the normalisation of the released drifting code. All return a displacement in the
+units of `x`; none of them detaches.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def mean_shift(
 ) -> Tensor:
     r"""Step from `x` to the kernel-weighted mean of the samples: Σ_j W_j y_j - x (DFP Eq. 4; Cheng 1995).
 
-    With `Gaussian(h)` it is h² times the KDE score (DFP Eq. 7); with other kernels it climbs the density of the shadow.
+    With `Gaussian(h)` it is h² times the KDE score (DFP Eq. 7); with other kernels it climbs the density of
+    the shadow.
 
     Args:
         x: [..., N, D]; y: [..., M, D]; weights: [..., M], w >= 0, or None. Only ratios of weights matter.
@@ -54,17 +56,21 @@ def drifting_field(
     neg_weights: Tensor | None = None,
     skip_self: bool = False,
 ) -> Tensor:
-    r"""Velocity pulling `x` towards `pos` and away from `neg`: V = gate(log q_h/p_h) (V⁺ - V⁻) (DFP Eq. 3, gate 1).
+    r"""Velocity pulling `x` towards `pos` and away from `neg`: V = gate(log q_h/p_h) (V⁺ - V⁻) (DFP Eq. 3,
+    gate 1).
 
-    With `Gaussian(h)`, V = h² gate (∇log p_h - ∇log q_h) for the KDEs p_h, q_h of `pos`, `neg`: h² times the W2 gradient
-    flow of the divergence D(q_h || p_h). Other kernels have no such identity: see `kernel.shadow`.
+    With `Gaussian(h)`, V = h² gate (∇log p_h - ∇log q_h) for the KDEs p_h, q_h of `pos`, `neg`: h² times the
+    W2 gradient flow of the divergence D(q_h || p_h). Other kernels have no such identity: see
+    `kernel.shadow`.
 
     Args:
-        x: [..., N, D] points where the field is read; pos: [..., P, D]; neg: [..., M, D]; weights [..., P] and [..., M].
+        x: [..., N, D] points where the field is read; pos: [..., P, D]; neg: [..., M, D]; weights [..., P]
+            and [..., M].
         kernel: its lengths are in the units of `x`; so is the result.
-        divergence: whose flow; None is `ReverseKL()`. Densities are normalised: weights and set sizes leave the gate alone.
-        skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`; such groups of
-            particles expand without bound in a simulation, so the default keeps the plain KDE.
+        divergence: whose flow; None is `ReverseKL()`. Densities are normalised: weights and set sizes leave
+            the gate alone.
+        skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`; such
+            groups of particles expand without bound in a simulation, so the default keeps the plain KDE.
     Returns: [..., N, D]. Differentiable in every tensor; losses detach it, this function does not.
     Raises: ValueError if a last dimension differs, a set is empty, weights are negative or all zero.
     """
@@ -81,13 +87,17 @@ def drifting_field(
 
 
 def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Tensor | None = None) -> Tensor:
-    r"""Each positive distributes itself over the points: V_i = Σ_k R_ik (y_k - x_i), R_ik = k(x_i, y_k) / Σ_j k(x_j, y_k).
+    r"""Each positive distributes itself over the points: V_i = Σ_k R_ik (y_k - x_i), R_ik = k(x_i, y_k) / Σ_j
+    k(x_j, y_k).
 
-    With `Gaussian(h)`, V_i = -h² ∇_i of Σ_k -log q_h(y_k), q_h the KDE of the points: maximum likelihood. Linear in the
-    positives, so it is unbiased with one of them; the log of a mean over few points still over-weights rare modes.
+    With `Gaussian(h)`, V_i = -h² ∇_i of Σ_k -log q_h(y_k), q_h the KDE of the points: maximum likelihood.
+    Linear in the positives, so it is unbiased with one of them; the log of a mean over few points still
+    over-weights rare modes.
 
-    Args: x: [..., N, D] generated points; pos: [..., P, D]; pos_weights: [..., P], w >= 0, multiplies each positive's pull.
-    Returns: [..., N, D], a length; it grows with P: it is a sum over positives. Differentiable in every tensor.
+    Args: x: [..., N, D] generated points; pos: [..., P, D]; pos_weights: [..., P], w >= 0, multiplies each
+        positive's pull.
+    Returns: [..., N, D], a length; it grows with P: it is a sum over positives. Differentiable in every
+        tensor.
     Raises: ValueError as `kernel_average`.
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
@@ -105,15 +115,19 @@ def energy_field(
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Unit pulls, unit pushes: V_i = mean_k unit(y_k - x_i) - mean_{j≠i} unit(x_j - x_i), the flow of the energy distance.
+    r"""Unit pulls, unit pushes: V_i = mean_k unit(y_k - x_i) - mean_{j≠i} unit(x_j - x_i), the flow of the
+    energy distance.
 
-    V_i = -N ∇_i of the energy score's U-statistic mean|x-y| - mean_{i≠j}|x-x'| / 2. No bandwidth, strictly proper, linear
-    in the positives: unbiased with one positive and any N >= 2. The direction between coincident points is zero.
+    V_i = -N ∇_i of the energy score's U-statistic mean|x-y| - mean_{i≠j}|x-x'| / 2. No bandwidth, strictly
+    proper, linear in the positives: unbiased with one positive and any N >= 2. The direction between
+    coincident points is zero.
 
     Args:
-        x: [..., N, D] generated points; pos: [..., P, D]; weights [..., P], [..., M]: w >= 0, only their ratios matter.
+        x: [..., N, D] generated points; pos: [..., P, D]; weights [..., P], [..., M]: w >= 0, only their
+            ratios matter.
         neg: [..., M, D] what pushes. None: the points themselves, each leaving itself out (needs N >= 2).
-    Returns: [..., N, D], |V_i| <= 2 whatever the units of x (scale it by a length for a displacement). Differentiable.
+    Returns: [..., N, D], |V_i| <= 2 whatever the units of x (scale it by a length for a displacement).
+        Differentiable.
     Raises: ValueError as `kernel_average`; one lone point without `neg`; neg_weights without `neg`.
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
@@ -146,19 +160,24 @@ def balanced_field(
     rms_floor: float = 1e-4,
     scale_floor: float = 1e-3,
 ) -> Tensor:
-    r"""The published normalisation of drifting models, as a displacement in the units of `gen`. Collapses silently: see below.
+    r"""The published normalisation of drifting models, as a displacement in the units of `gen`. Collapses
+    silently: see below.
 
-    Distances d are divided by their mean s over the whole batch (zero self distances included), `self_distance` is added to
-    a point's own, and the joint logits over [gen | neg | pos] are -d/(s R). A = sqrt(max(row softmax · column softmax,
-    clip)) times the weights; S⁺, S⁻ are its sums over pos and over [gen | neg]; on coordinates divided by s/sqrt(D)
-    V_R = S⁺S⁻(barycentre⁺ - barycentre⁻); each V_R is divided by its rms over the whole batch and these are summed over R.
-    The rms hides the size of the field (one R: the loss is 1 at any distance from the data), and once points are much closer
-    to each other than to the data every affinity meets the clip and the group never opens again: watch `spread_ratio`.
+    Distances d are divided by their mean s over the whole batch (zero self distances included),
+    `self_distance` is added to a point's own, and the joint logits over [gen | neg | pos] are -d/(s R). A =
+    sqrt(max(row softmax · column softmax, clip)) times the weights; S⁺, S⁻ are its sums over pos and over
+    [gen | neg]; on coordinates divided by s/sqrt(D) V_R = S⁺S⁻(barycentre⁺ - barycentre⁻); each V_R is
+    divided by its rms over the whole batch and these are summed over R. The rms hides the size of the field
+    (one R: the loss is 1 at any distance from the data), and once points are much closer to each other than
+    to the data every affinity meets the clip and the group never opens again: watch `spread_ratio`.
 
     Args:
-        gen: [..., G, D]; pos: [..., P, D]; neg: [..., M, D] extra negatives or None; weights [..., G], [..., P], [..., M].
-        temperatures: R, fractions of the mean distance (the "h" of DFP's Table 5 is this R, not the h of Eq. 3).
-    Returns: [..., G, D], a length. Differentiable, through s and the rms too. Holds all pairs: this is not the waist's sum.
+        gen: [..., G, D]; pos: [..., P, D]; neg: [..., M, D] extra negatives or None; weights [..., G], [...,
+            P], [..., M].
+        temperatures: R, fractions of the mean distance (the "h" of DFP's Table 5 is this R, not the h of Eq.
+            3).
+    Returns: [..., G, D], a length. Differentiable, through s and the rms too. Holds all pairs: this is not
+        the waist's sum.
     Raises: ValueError on shapes, dtypes, empty sets, temperatures that are not positive.
     """
     check_clouds(gen, pos, None, False, ("gen", "pos"))
@@ -172,7 +191,7 @@ def balanced_field(
     d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
     s = _mean_distance(d, weights).clamp_min(scale_floor)
     unit = s / math.sqrt(gen.shape[-1])
-    G, negatives = gen.shape[-2], targets.shape[-2] - pos.shape[-2]
+    negatives = targets.shape[-2] - pos.shape[-2]
     own = torch.zeros(d.shape[-2:], dtype=d.dtype, device=d.device)
     own.diagonal().fill_(self_distance)
     d = d / s + own
@@ -202,14 +221,17 @@ def balanced_scale(
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
 ) -> Tensor:
-    """s / sqrt(D) of `balanced_field`: the length one unit of its normalised coordinates has. Scalar, differentiable."""
+    """s / sqrt(D) of `balanced_field`: the length one unit of its normalised coordinates has. Scalar,
+    differentiable.
+    """
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
     d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
     return _mean_distance(d, weights) / math.sqrt(gen.shape[-1])
 
 
 def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
-    """E|x - x'| / E|x - y| over the whole batch: below about .2 a generator has collapsed. x [..., N, D], pos [..., P, D].
+    """E|x - x'| / E|x - y| over the whole batch: below about .2 a generator has collapsed. x [..., N, D], pos
+    [..., P, D].
 
     Returns: a scalar without gradient; a matched cloud has 1 or somewhat less. Raises: ValueError when N < 2.
     """
@@ -239,7 +261,9 @@ def _log(weights: Tensor | None) -> Tensor | None:
 
 
 def _log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool) -> Tensor | float:
-    """log Σ w over the samples that the average of `kernel_shift` ran over: a float, [..., 1], or [..., N] when leaving out."""
+    """log Σ w over the samples that the average of `kernel_shift` ran over: a float, [..., 1], or [..., N]
+    when leaving out.
+    """
     if log_weights is None:
         return math.log(y.shape[-2] - skip_self)
     total = log_weights.logsumexp(-1, keepdim=True)

@@ -1,8 +1,9 @@
 r"""Kernels as frozen values: k(x, y) = k(|x - y|²), each knowing its mass, its slope and its shadow.
 
-Two relations carry the whole library. The *slope* of k is s = -2 dk/d|x-y|², so that ∇_x k(x, y) = s (y - x): scores are
-averages under the slope. The *shadow* of k is the kernel H whose slope is k / c (Cheng 1995), so that the mean shift under
-k is c (f_H / f_k) ∇log f_H. Only the Gaussian is its own shadow, hence "drift = h² times the score gap" is Gaussian alone.
+Two relations carry the whole library. The *slope* of k is s = -2 dk/d|x-y|², so that ∇_x k(x, y) = s (y - x):
+scores are averages under the slope. The *shadow* of k is the kernel H whose slope is k / c (Cheng 1995), so
+that the mean shift under k is c (f_H / f_k) ∇log f_H. Only the Gaussian is its own shadow, hence "drift = h²
+times the score gap" is Gaussian alone.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def sphere_area(dim: int) -> float:
 
 
 class Kernel(ABC):
-    """A radial kernel. Values are compared, hashed and printed as the numbers they hold; none of them takes a gradient."""
+    """A radial kernel. Values are compared, hashed and printed as the numbers they hold; none of them takes a
+    gradient.
+    """
 
     @abstractmethod
     def log(self, sq: Tensor) -> Tensor:
@@ -50,12 +53,16 @@ class Kernel(ABC):
 
     @property
     def shadow(self) -> Kernel | None:
-        """H with slope(H) = k / shadow_scale: the kernel whose density the mean shift under k climbs. None: no such H."""
+        """H with slope(H) = k / shadow_scale: the kernel whose density the mean shift under k climbs. None:
+        no such H.
+        """
         return None
 
     @property
     def shadow_scale(self) -> float:
-        """c, a length²: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums. Raises: ValueError without H."""
+        """c, a length²: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums. Raises: ValueError
+        without H.
+        """
         raise ValueError(
             f"{self!r} has no shadow, so its mean shift climbs no density of this form; a Gaussian's does."
         )
@@ -91,10 +98,12 @@ class Gaussian(Kernel):
 
 @dataclass(frozen=True)
 class Matern(Kernel):
-    """k = exp(-u) (1 + u + ...), u = r / tau: the Matérn kernel of half-integer smoothness `nu` = 1.5, 2.5, ...
+    """k = exp(-u) (1 + u + ...), u = r / tau: the Matérn kernel of half-integer smoothness `nu` = 1.5, 2.5,
+    ...
 
-    The polynomial is the reverse Bessel polynomial scaled to start at 1, so nu = 1.5 reads (1 + u) exp(-u), without the
-    factor sqrt(2 nu) some texts put into u. Slopes go down the ladder of nu, shadows go up. nu = 1/2 is `Laplace`.
+    The polynomial is the reverse Bessel polynomial scaled to start at 1, so nu = 1.5 reads (1 + u) exp(-u),
+    without the factor sqrt(2 nu) some texts put into u. Slopes go down the ladder of nu, shadows go up. nu =
+    1/2 is `Laplace`.
     """
 
     tau: float  # decay length
@@ -144,7 +153,9 @@ class Matern(Kernel):
 
 @dataclass(frozen=True)
 class Laplace(Kernel):
-    """k = exp(-r / tau), the kernel of the released drifting code. Its shadow is Matérn-3/2: it climbs that density."""
+    """k = exp(-r / tau), the kernel of the released drifting code. Its shadow is Matérn-3/2: it climbs that
+    density.
+    """
 
     tau: float  # decay length
 
@@ -172,7 +183,9 @@ class Laplace(Kernel):
 
 @dataclass(frozen=True)
 class Yukawa(Kernel):
-    """k = exp(-u) / u, u = r / tau: the slope of `Laplace`. A coincident sample has weight 0, so that it pulls nowhere."""
+    """k = exp(-u) / u, u = r / tau: the slope of `Laplace`. A coincident sample has weight 0, so that it
+    pulls nowhere.
+    """
 
     tau: float  # decay length
 
@@ -181,7 +194,7 @@ class Yukawa(Kernel):
 
     def log(self, sq: Tensor) -> Tensor:
         u = safe_sqrt(sq) / self.tau
-        return torch.where(sq > 0, -u - u.log(), -math.inf)
+        return (-u - u.log()).masked_fill_(sq == 0, -math.inf)
 
     def log_norm(self, dim: int) -> float | None:
         if dim == 1:
@@ -206,7 +219,8 @@ class Yukawa(Kernel):
 
 @dataclass(frozen=True)
 class Riesz(Kernel):
-    """k = r^-s, s > 0: no bandwidth. s = 1 is the slope of -|x - y|, hence sums of unit vectors (the energy distance).
+    """k = r^-s, s > 0: no bandwidth. s = 1 is the slope of -|x - y|, hence sums of unit vectors (the energy
+    distance).
 
     A coincident sample has weight 0: the direction to a point one stands on is the zero vector.
     """

@@ -1,4 +1,6 @@
-r"""Losses for any generator: a field says where points should go, a regression with a stopped gradient takes them there."""
+r"""Losses for any generator: a field says where points should go, a regression with a stopped gradient takes
+them there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ __all__ = ["drifting_loss", "regress_onto"]
 
 
 def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
-    r"""mean |x - sg(x + v)|² over all elements (DFP Eq. 9): its gradient at x is -2 v / numel, its value mean v².
+    r"""mean |x - sg(x + v)|² over all elements (DFP Eq. 9): its gradient at x is -2 v / numel, its value mean
+    v².
 
     Args: x: any shape, the generator's output, with gradient; velocity: the same shape, detached here.
     Returns: a scalar, length². Gradient to x only. Raises: ValueError when the shapes differ.
@@ -34,12 +37,14 @@ def drifting_loss(
 ) -> Tensor:
     r"""The loss of drifting models: regress the generated points onto themselves moved by a field.
 
-    Without `field` it is the released objective, `balanced_field` in its own coordinates x / (s / sqrt(D)): constant (1 with
-    one temperature), so watch the field's size and `spread_ratio`, not this value.
+    Without `field` it is the released objective, `balanced_field` in its own coordinates x / (s / sqrt(D)):
+    constant (1 with one temperature), so watch the field's size and `spread_ratio`, not this value.
 
     Args:
-        gen: [..., G, D] generated points, with gradient; pos: [..., P, D] data; neg: [..., M, D] extra negatives or None.
-        field: (gen, pos) -> [..., G, D], for instance `energy_field`; takes its own negatives, so not together with `neg`.
+        gen: [..., G, D] generated points, with gradient; pos: [..., P, D] data; neg: [..., M, D] extra
+            negatives or None.
+        field: (gen, pos) -> [..., G, D], for instance `energy_field`; takes its own negatives, so not
+            together with `neg`.
     Returns: a scalar: dimensionless without `field`, length² with one. Gradient to gen only, by regression.
     Raises: ValueError as the field does; neg together with field.
     """

@@ -1,8 +1,9 @@
 r"""The waist: the only place where samples are summed.
 
-`kernel_shift` returns (log Σ_j w_j k_ij, Σ_j W_ij (y_j - x_i)) with W the weights normalised over j. Everything above it is
-algebra. One forward tile, one backward tile and one merge rule serve the dense and the streaming backend; the merge of
-(max, sum, weighted sum) is associative, so blocks, processes and machines are the same algorithm.
+`kernel_shift` returns (log Σ_j w_j k_ij, Σ_j W_ij (y_j - x_i)) with W the weights normalised over j.
+Everything above it is algebra. One forward tile, one backward tile and one merge rule serve the dense and the
+streaming backend; the merge of (max, sum, weighted sum) is associative, so blocks, processes and machines are
+the same algorithm.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def kernel_average(
     skip_self: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    r"""The reduction of the library: log_mass = log Σ_j w_j k(x, y_j) and barycentre = Σ_j w_j k y_j / Σ_j w_j k.
+    r"""The reduction of the library: log_mass = log Σ_j w_j k(x, y_j) and barycentre = Σ_j w_j k y_j / Σ_j
+    w_j k.
 
     Where only barycentre - x is wanted, `kernel_shift` keeps the digits that this sum rounds away.
 
@@ -39,12 +41,14 @@ def kernel_average(
         kernel: its lengths are in the units of `x`.
         log_weights: [..., M] or None for w = 1; -inf removes a sample. Not normalised here.
         skip_self: leave y[i] out for x[i]. Needs N = M; only meaningful when y *is* x.
-        backend: "dense" (one matrix of pairs), "streaming" (blocks, memory linear in N + M), "auto" (by size).
-    Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x; computed in float64 whatever that dtype is.
-        Where no sample has weight (compact kernels), log_mass is -inf and the barycentre is x itself.
+        backend: "dense" (one matrix of pairs), "streaming" (blocks, memory linear in N + M), "auto" (by
+            size).
+    Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x; computed in float64 whatever that
+        dtype is. Where no sample has weight (compact kernels), log_mass is -inf and the barycentre is x
+        itself.
     Gradients: flow to x, y and log_weights; a second derivative exists for "dense" only.
-    Raises: ValueError on shapes, dtypes, devices, empty sets, weights that are all zero, NaN (checked on the CPU only: on a
-        GPU the check would make every call wait).
+    Raises: ValueError on shapes, dtypes, devices, empty sets, weights that are all zero, NaN (checked on the
+        CPU only: on a GPU the check would make every call wait).
     """
     log_mass, shift = kernel_shift(
         x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
@@ -61,9 +65,11 @@ def kernel_shift(
     skip_self: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    r"""(log_mass, barycentre - x): `kernel_average` read from where one stands, exact also when the step is tiny.
+    r"""(log_mass, barycentre - x): `kernel_average` read from where one stands, exact also when the step is
+    tiny.
 
-    Arguments, gradients and errors as `kernel_average`. Returns: log_mass [..., N], shift [..., N, D], a length.
+    Arguments, gradients and errors as `kernel_average`. Returns: log_mass [..., N], shift [..., N, D], a
+    length.
     """
     check_clouds(x, y, log_weights, skip_self)
     if backend == "auto":
@@ -72,10 +78,13 @@ def kernel_shift(
     if backend not in ("dense", "streaming"):
         raise ValueError(f'backend = {backend!r} is unknown; wanted "auto", "dense" or "streaming".')
 
-    # All of it in float64: at these sizes the cast costs less than one launch, and it is what keeps small h, large offsets
-    # and far points right in float32. The losing side: float32 throughout, off by .1 h at h = 1e-3 on unit data.
+    # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
+    # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     dtype = x.dtype
-    if dtype != torch.float64:
+    if dtype == torch.float64:
+        origin = y.detach().mean(-2, keepdim=True)  # float32 input has digits to spare without centring
+        x, y = x - origin, y - origin
+    else:
         x, y = x.double(), y.double()
         log_weights = None if log_weights is None else log_weights.double()
     tensors = (x, y) if log_weights is None else (x, y, log_weights)
@@ -139,11 +148,12 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
             )
 
 
-# -- tiles ------------------------------------------------------------------------------------------------------------
+# -- tiles ---------------------------------------------------------------------------------------------------
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    # Direct differences. |x|² - 2xy + |y|² is one matrix product and faster, but cancels: eps |x|²/h² in the logit.
+    # Direct differences. |x|² - 2xy + |y|² is one matrix product and faster, but cancels: eps |x|²/h² in the
+    # logit.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
@@ -153,16 +163,15 @@ def _logits(sq: Tensor, log_weights: Tensor | None, kernel: Kernel, diagonal: in
     if log_weights is not None:
         logits = logits + log_weights.unsqueeze(-2)
     if diagonal is not None:
-        own = torch.ones(sq.shape[-2:], dtype=torch.bool, device=sq.device).triu(diagonal).tril(diagonal)
-        logits = logits.masked_fill(own, -math.inf)
+        logits.diagonal(diagonal, -2, -1).fill_(-math.inf)  # kernel.log returns a fresh tensor
     return logits
 
 
 def _sum_tile(x, y, log_weights, kernel, diagonal) -> tuple[Tensor, Tensor, Tensor]:
     """(row maximum, Σ e, Σ e y) of one tile, e = exp(logit - maximum)."""
     logits = _logits(_squared_distances(x, y), log_weights, kernel, diagonal)
-    # Subtract the row maximum before exp: at |x - y| = 100 h every weight underflows, and 0/0 is a NaN drift. Rows without
-    # any weight have maximum -inf; the lowest finite number in its place leaves their e at 0.
+    # Subtract the row maximum before exp: at |x - y| = 100 h every weight underflows, and 0/0 is a NaN drift.
+    # Rows without any weight have maximum -inf; the lowest finite number in its place leaves their e at 0.
     top = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
     e = (logits - top).exp_()
     return top, e.sum(-1, keepdim=True), e @ y
@@ -171,7 +180,9 @@ def _sum_tile(x, y, log_weights, kernel, diagonal) -> tuple[Tensor, Tensor, Tens
 def _merge(
     a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over two disjoint sets of samples -> the sums over their union. Associative: blocks, ranks and machines alike."""
+    """Sums over two disjoint sets of samples -> the sums over their union. Associative: blocks, ranks and
+    machines alike.
+    """
     top = torch.maximum(a[0], b[0])
     scale_a, scale_b = (a[0] - top).exp_(), (b[0] - top).exp_()
     return top, a[1] * scale_a + b[1] * scale_b, a[2] * scale_a + b[2] * scale_b
@@ -179,15 +190,17 @@ def _merge(
 
 def _finish(x: Tensor, sums: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     top, total, moment = sums
-    shift = torch.where(total > 0, moment / total - x, 0)
-    return (top + total.log()).squeeze(-1), shift
+    shift = (moment / total).sub_(x).masked_fill_(total == 0, 0.0)
+    return (total.log() + top).squeeze(-1), shift
 
 
 def _grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, kernel, diagonal):
-    r"""Gradients of one tile, from W = w k / mass and S = w slope / mass alone (nothing of size N x M was kept).
+    r"""Gradients of one tile, from W = w k / mass and S = w slope / mass alone (nothing of size N x M was
+    kept).
 
     With u_ij = g_mass_i + g_shift_i · (y_j - x_i - shift_i): d log w_j = Σ_i W u;
-    dx_i = Σ_j S u (y_j - x_i); dy_j = Σ_i W g_shift_i - Σ_i S u (y_j - x_i). (The -g_shift of shift = b - x: by the caller.)
+    dx_i = Σ_j S u (y_j - x_i); dy_j = Σ_i W g_shift_i - Σ_i S u (y_j - x_i). (The -g_shift of shift = b - x:
+    by the caller.)
     """
     sq = _squared_distances(x, y)
     norm = log_mass.clamp_min(torch.finfo(log_mass.dtype).min).unsqueeze(-1)
@@ -200,21 +213,17 @@ def _grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, kernel, diag
     return dx, dy, (W * u).sum(-2)
 
 
-def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    c = y.detach().mean(-2, keepdim=True)
-    return x - c, y - c
-
-
-# -- backends ---------------------------------------------------------------------------------------------------------
+# -- backends ------------------------------------------------------------------------------------------------
 
 
 def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
-    x, y = _centred(x, y)
     return _finish(x, _sum_tile(x, y, log_weights, kernel, 0 if skip_self else None))
 
 
 def _blocks(x: Tensor, y: Tensor) -> tuple[range, range, int, int]:
-    """Starts and widths of row and column blocks, so that a tile holds about TILE_PAIRS pairs over the whole batch."""
+    """Starts and widths of row and column blocks, so that a tile holds about TILE_PAIRS pairs over the whole
+    batch.
+    """
     batch = max(1, math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])))
     side = max(1, math.isqrt(TILE_PAIRS // batch)) if batch < TILE_PAIRS else 1
     n, m = x.shape[-2], y.shape[-2]
@@ -225,7 +234,9 @@ def _blocks(x: Tensor, y: Tensor) -> tuple[range, range, int, int]:
 
 
 def _tiles(x, y, log_weights, skip_self):
-    """(rows, columns, log weights of these columns, diagonal) of every tile, column by column within a row of tiles."""
+    """(rows, columns, log weights of these columns, diagonal) of every tile, column by column within a row of
+    tiles.
+    """
     rows, columns, tall, wide = _blocks(x, y)
     for i in rows:
         for j in columns:
@@ -235,7 +246,6 @@ def _tiles(x, y, log_weights, skip_self):
 
 
 def _stream(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
-    x, y = _centred(x, y)
     done: list[tuple[Tensor, Tensor]] = []
     sums, rows = None, None
     for r, c, part, own in _tiles(x, y, log_weights, skip_self):
@@ -267,9 +277,8 @@ class _DenseAverage(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
         x, y, log_weights, log_mass, shift = ctx.saved_tensors
-        xc, yc = _centred(x, y)
         own = 0 if ctx.skip_self else None
-        dx, dy, dw = _grad_tile(xc, yc, log_weights, log_mass, shift, g_mass, g_shift, ctx.kernel, own)
+        dx, dy, dw = _grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, ctx.kernel, own)
         dw = None if log_weights is None else dw.sum_to_size(log_weights.shape)
         return (dx - g_shift).sum_to_size(x.shape), dy.sum_to_size(y.shape), dw, None, None
 
@@ -285,14 +294,13 @@ class _StreamingAverage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
         x, y, log_weights, log_mass, shift = ctx.saved_tensors
-        xc, yc = _centred(x, y)
         batch = log_mass.shape[:-1]
         dx = -g_shift
         dy = torch.zeros(batch + y.shape[-2:], dtype=y.dtype, device=y.device)
         dw = torch.zeros(batch + y.shape[-2:-1], dtype=y.dtype, device=y.device)
-        for r, c, part, own in _tiles(xc, yc, log_weights, ctx.skip_self):
+        for r, c, part, own in _tiles(x, y, log_weights, ctx.skip_self):
             at = (log_mass[..., r], shift[..., r, :], g_mass[..., r], g_shift[..., r, :])
-            dx_tile, dy_tile, dw_tile = _grad_tile(xc[..., r, :], yc[..., c, :], part, *at, ctx.kernel, own)
+            dx_tile, dy_tile, dw_tile = _grad_tile(x[..., r, :], y[..., c, :], part, *at, ctx.kernel, own)
             dx[..., r, :] += dx_tile
             dy[..., c, :] += dy_tile
             dw[..., c] += dw_tile
