@@ -12,13 +12,17 @@ from wgflow.fields import (
     mean_shift,
     spread_ratio,
 )
+from wgflow.flows import Trajectory, flow
+from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
 from wgflow.losses import drifting_loss, regress_onto
+from wgflow.metrics import energy_distance, mmd2, mode_proportions, sliced_w2
 from wgflow.sums import kernel_average, kernel_shift
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "KDE",
     "ChiSquare",
     "ForwardKL",
     "Gaussian",
@@ -29,15 +33,21 @@ __all__ = [
     "Matern",
     "ReverseKL",
     "SkewKL",
+    "Trajectory",
     "balanced_field",
     "balanced_scale",
     "drifting_field",
     "drifting_loss",
+    "energy_distance",
     "energy_field",
+    "flow",
     "kernel_average",
     "kernel_shift",
     "likelihood_field",
     "mean_shift",
+    "mmd2",
+    "mode_proportions",
     "regress_onto",
+    "sliced_w2",
     "spread_ratio",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz
-from wgflow.sums import check_clouds, kernel_shift
+from wgflow.sums import check_clouds, kernel_shift, log_of_weights
 
 __all__ = [
     "balanced_field",
@@ -42,7 +42,7 @@ def mean_shift(
     Returns: [..., N, D], a length. Differentiable in every tensor.
     Raises: ValueError as `kernel_average`; weights negative or all zero.
     """
-    return kernel_shift(x, y, kernel=kernel, log_weights=_log(weights), skip_self=skip_self)[1]
+    return kernel_shift(x, y, kernel=kernel, log_weights=log_of_weights(weights), skip_self=skip_self)[1]
 
 
 def drifting_field(
@@ -76,7 +76,7 @@ def drifting_field(
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, neg, None, skip_self, ("x", "neg"))
-    log_wp, log_wn = _log(pos_weights), _log(neg_weights)
+    log_wp, log_wn = log_of_weights(pos_weights), log_of_weights(neg_weights)
     log_p, towards = kernel_shift(x, pos, kernel=kernel, log_weights=log_wp)
     log_q, away = kernel_shift(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
     V = towards - away
@@ -102,7 +102,7 @@ def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Ten
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
     log_q, _ = kernel_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
-    log_weights = -log_q if pos_weights is None else _log(pos_weights) - log_q  # type: ignore[operator]
+    log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
     log_pull, shift = kernel_shift(x, pos, kernel=kernel, log_weights=log_weights)
     return log_pull.exp().unsqueeze(-1) * shift
 
@@ -245,19 +245,9 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
 
 def _pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
     """mean_j s(x, y_j) (y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
-    log_weights = _log(weights)
+    log_weights = log_of_weights(weights)
     log_mass, shift = kernel_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
     return (log_mass - _log_total(y, log_weights, skip_self)).exp().unsqueeze(-1) * shift
-
-
-def _log(weights: Tensor | None) -> Tensor | None:
-    if weights is None:
-        return None
-    if not bool((weights.detach() >= 0).all()):
-        raise ValueError(
-            "weights hold a negative number or NaN; they are masses, w >= 0. From logits, use logits.softmax(-1)."
-        )
-    return weights.log()
 
 
 def _log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool) -> Tensor | float:

@@ -51,6 +51,12 @@ class Kernel(ABC):
     def slope(self) -> Kernel:
         """The kernel s = -2 dk/d|x-y|² (units 1/length² times those of k): ∇_x k(x, y) = s (y - x)."""
 
+    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Independent draws from k / ∫k, shaped as `like` [..., D]. Raises: ValueError where none is known."""
+        raise ValueError(
+            f"{self!r} cannot be drawn from; use a Gaussian, Laplace or Matern kernel to sample a KDE."
+        )
+
     @property
     def shadow(self) -> Kernel | None:
         """H with slope(H) = k / shadow_scale: the kernel whose density the mean shift under k climbs. None:
@@ -82,6 +88,9 @@ class Gaussian(Kernel):
 
     def log_norm(self, dim: int) -> float:
         return -0.5 * dim * math.log(2 * math.pi * self.h**2)
+
+    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.h * _normal(like, generator)
 
     @cached_property
     def slope(self) -> Kernel:  # type: ignore[override]
@@ -137,6 +146,22 @@ class Matern(Kernel):
         )
         return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim) + math.log(radial))
 
+    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        # The radius is a mixture of Gamma(D + k) over the terms u^k of the polynomial.
+        dim = like.shape[-1]
+        masses = [
+            c * math.exp(math.lgamma(dim + k) - math.lgamma(dim)) for k, c in enumerate(self._coefficients)
+        ]
+        term = torch.multinomial(
+            torch.tensor(masses, device=like.device),
+            like[..., 0].numel(),
+            replacement=True,
+            generator=generator,
+        ).view(like.shape[:-1])
+        waits = _exponential(like, dim + self.order, generator)
+        counted = torch.arange(dim + self.order, device=like.device) < dim + term.unsqueeze(-1)
+        return self.tau * (waits * counted).sum(-1, keepdim=True) * _direction(like, generator)
+
     @cached_property
     def slope(self) -> Kernel:  # type: ignore[override]
         below = Laplace(self.tau) if self.order == 1 else Matern(self.tau, self.nu - 1)
@@ -167,6 +192,10 @@ class Laplace(Kernel):
 
     def log_norm(self, dim: int) -> float:
         return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim))
+
+    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        radius = _exponential(like, like.shape[-1], generator).sum(-1, keepdim=True)  # Gamma(D)
+        return self.tau * radius * _direction(like, generator)
 
     @cached_property
     def slope(self) -> Kernel:  # type: ignore[override]
@@ -284,3 +313,17 @@ class Scaled(Kernel):
 def safe_sqrt(sq: Tensor) -> Tensor:
     """sqrt whose derivative at 0 is 0 rather than infinite, for kernels of r under autograd."""
     return sq.sqrt() if not sq.requires_grad else torch.where(sq > 0, sq, 1).sqrt() * (sq > 0)
+
+
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _direction(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.nn.functional.normalize(_normal(like, generator), dim=-1)
+
+
+def _exponential(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """[..., count] unit exponentials: a sum of k of them is Gamma(k)."""
+    shape = (*like.shape[:-1], count)
+    return -torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).neg().log1p()

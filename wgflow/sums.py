@@ -100,6 +100,19 @@ def kernel_shift(
     return (log_mass, shift) if dtype == torch.float64 else (log_mass.to(dtype), shift.to(dtype))
 
 
+def log_of_weights(weights: Tensor | None) -> Tensor | None:
+    """Masses w >= 0 -> the log weights of the sums; None stays None. Raises: ValueError on a negative mass or
+    NaN.
+    """
+    if weights is None:
+        return None
+    if not bool((weights.detach() >= 0).all()):
+        raise ValueError(
+            "weights hold a negative number or NaN; they are masses, w >= 0. From logits, use logits.softmax(-1)."
+        )
+    return weights.log()
+
+
 def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")) -> None:
     """Refuse clouds that cannot be averaged, naming the argument and a way out. Raises: ValueError."""
     a, b = names

@@ -1,0 +1,88 @@
+r"""How far apart two clouds are: x [N, D] from one law, y [M, D] from another. None of these needs a density."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wgflow.kernels import Kernel
+from wgflow.sums import check_clouds, kernel_shift
+
+__all__ = ["energy_distance", "mmd2", "mode_proportions", "sliced_w2"]
+
+
+def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+    r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs: unbiased, so around 0 (of either sign) for equal
+    laws.
+
+    Args: x: [N, D], y: [M, D], N, M >= 2. Returns: a scalar, a length. Differentiable; memory of one block of
+        rows.
+    Raises: ValueError on clouds that do not match or hold one point.
+    """
+    check_clouds(x, x, None, True, ("x", "x"))
+    check_clouds(y, y, None, True, ("y", "y"))
+    check_clouds(x, y, None, False)
+    n, m = x.shape[-2], y.shape[-2]
+    within = _mean_distance(x, x) * (n / (n - 1)) + _mean_distance(y, y) * (m / (m - 1))
+    return 2 * _mean_distance(x, y) - within
+
+
+def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
+    r"""E k(x,x') + E k(y,y') - 2 E k(x,y) without self pairs: the unbiased squared MMD.
+
+    Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], in the units of k. Differentiable,
+        streams.
+    """
+    n, m = x.shape[-2], y.shape[-2]
+
+    def mean(a: Tensor, b: Tensor, pairs_per_row: int, skip: bool) -> Tensor:
+        log_mass, _ = kernel_shift(a, b, kernel=kernel, skip_self=skip)
+        return log_mass.exp().mean(-1) / pairs_per_row
+
+    return mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)
+
+
+def sliced_w2(
+    x: Tensor, y: Tensor, *, projections: int = 256, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""sqrt of the mean over random directions of W2² of the projections, a length: exact 1-D transport, any
+    N and M.
+
+    Args: x: [N, D], y: [M, D]; projections: how many directions, drawn from `generator`. Differentiable.
+    Raises: ValueError on clouds that do not match, projections < 1.
+    """
+    check_clouds(x, y, None, False)
+    if projections < 1:
+        raise ValueError(
+            f"projections = {projections}; wanted at least 1, and some hundreds for a steady number."
+        )
+    directions = torch.randn(x.shape[-1], projections, generator=generator, dtype=torch.float64)
+    directions = (directions / directions.norm(dim=0)).to(x)
+    a, b = (x @ directions).sort(dim=0).values, (y @ directions).sort(dim=0).values
+    n, m = len(a), len(b)
+    if n == m:
+        return (a - b).square().mean().sqrt()
+    # Both quantile functions are steps: on the union of their jumps (in units of 1/nm) each piece is one pair
+    # of points.
+    edges = torch.cat([torch.arange(n) * m, torch.arange(1, m) * n]).unique()
+    width = torch.diff(edges, append=torch.tensor([n * m])).to(x) / (n * m)
+    cost = (a[edges // m] - b[edges // n]).square()
+    return (width @ cost).mean().sqrt()
+
+
+def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
+    """The fraction of points x [N, D] nearest to each of the centres [K, D]. Returns: [K], summing to 1."""
+    check_clouds(x, centres, None, False, ("x", "centres"))
+    nearest = torch.cdist(x, centres).argmin(-1)
+    return torch.bincount(nearest, minlength=len(centres)).to(x.dtype) / len(x)
+
+
+def _mean_distance(x: Tensor, y: Tensor) -> Tensor:
+    rows = max(1, (1 << 22) // y.shape[-2])
+    blocks = [
+        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64)
+        for part in x.split(rows)
+    ]
+    return (torch.stack(blocks).sum() / (math.prod(x.shape[:-1]) * y.shape[-2])).to(x.dtype)
