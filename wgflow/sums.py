@@ -12,7 +12,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wgflow.kernels import Kernel
 
@@ -304,8 +303,12 @@ class _StreamingAverage(torch.autograd.Function):
         return _forward(ctx, x, y, log_weights, kernel, skip_self, _stream)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph=True through the streaming backend: its second derivative would hold every pair of "
+                'points. Pass backend="dense", or fewer points (dense is automatic up to 4 million pairs).'
+            )
         x, y, log_weights, log_mass, shift = ctx.saved_tensors
         batch = log_mass.shape[:-1]
         dx = -g_shift

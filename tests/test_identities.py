@@ -1,0 +1,156 @@
+"""Scores, shadows and densities: the identities of one reduction, each stated as both of its sides."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import integrate
+
+from tests.strategies import KERNELS, SMOOTH, assert_close, clouds, kernels
+from wgflow import KDE, Gaussian, Laplace, Matern, drifting_field, kernel_shift, mean_shift
+
+
+@given(clouds())
+def test_drift_is_h2_times_the_score_difference(c):
+    """DFP Eq. 8."""
+    k = Gaussian(c.h)
+    drift = drifting_field(c.x, c.pos, c.neg, kernel=k, pos_weights=c.wp, neg_weights=c.wn)
+    gap = KDE(c.pos, k, c.wp).score(c.x) - KDE(c.neg, k, c.wn).score(c.x)
+    assert_close(drift, c.h**2 * gap, atol=1e-9 * c.scale)
+
+
+@given(clouds())
+def test_gaussian_score_is_the_mean_shift_over_h2(c):
+    """DFP Eq. 7, with the score taken by autograd from the log density."""
+    k, x = Gaussian(c.h), c.x.requires_grad_()
+    (score,) = torch.autograd.grad(KDE(c.pos, k, c.wp).log_density(x).sum(), x)
+    assert_close(mean_shift(x, c.pos, kernel=k, weights=c.wp).detach() / c.h**2, score, atol=1e-9 * c.scale)
+
+
+@given(clouds(degenerate=False), kernels())
+def test_the_score_of_every_kernel_is_exact(c, kernel):
+    x = c.x.requires_grad_()
+    kde = KDE(c.pos, kernel, c.wp)
+    (score,) = torch.autograd.grad(kde.log_density(x).sum(), x)
+    assert_close(kde.score(x).detach(), score)
+
+
+@given(clouds(degenerate=False), kernels())
+def test_mean_shift_climbs_the_density_of_the_shadow(c, k):
+    """Cheng 1995: mean shift under k = c (f_H / f_k) grad log f_H, f unnormalised sums."""
+    H, scale = k.shadow, k.shadow_scale
+    log_k, shift = kernel_shift(c.x, c.pos, kernel=k)
+    log_H, _ = kernel_shift(c.x, c.pos, kernel=H)
+    climbed = scale * (log_H - log_k).exp().unsqueeze(-1) * KDE(c.pos, H).score(c.x)
+    assert_close(shift, climbed)
+
+
+@given(kernels(), st.floats(0.01, 30.0))
+def test_slope_is_minus_twice_the_derivative(kernel, sq):
+    at = torch.tensor(sq, dtype=torch.float64, requires_grad=True)
+    (dk,) = torch.autograd.grad(kernel.log(at).exp(), at)
+    assert_close(kernel.slope.log(at.detach()).exp(), -2 * dk, rtol=1e-8, atol=1e-300)
+
+
+@given(kernels(), st.floats(0.0, 30.0))
+def test_the_slope_of_the_shadow_is_the_kernel(kernel, sq):
+    at = torch.tensor(sq, dtype=torch.float64)
+    assert_close(kernel.shadow.slope.log(at) + math.log(kernel.shadow_scale), kernel.log(at))
+
+
+def test_laplace_mean_shift_is_not_its_own_score():
+    """Eq. 8 is Gaussian alone: with the Laplace kernel of the released code the two sides are far apart."""
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 2, generator=g, dtype=torch.float64), torch.randn(30, 2, generator=g, dtype=torch.float64)
+    gap = mean_shift(x, y, kernel=Laplace(1.0)) - KDE(y, Laplace(1.0)).score(x)
+    assert gap.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("make", KERNELS)
+@pytest.mark.parametrize("dim", [1, 2, 3, 7])
+def test_kernels_integrate_to_their_mass(make, dim):
+    kernel = make(0.7)
+    area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
+    radial = lambda r: area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())  # noqa: E731
+    mass, _ = integrate.quad(radial, 0, 60, limit=200)
+    assert math.log(mass) == pytest.approx(-kernel.log_norm(dim), abs=1e-7)
+
+
+def test_matern_is_the_textbook_one():
+    r = torch.linspace(0, 5, 50, dtype=torch.float64)
+    u = r / 0.6
+    assert_close(Matern(0.6, 1.5).log(r**2).exp(), (1 + u) * (-u).exp())
+    assert_close(Matern(0.6, 2.5).log(r**2).exp(), (1 + u + u**2 / 3) * (-u).exp())
+    with pytest.raises(ValueError, match="nu"):
+        Matern(0.6, 2.0)
+
+
+@given(clouds(degenerate=False))
+def test_gaussian_hessian_is_the_local_covariance(c):
+    """grad^2 log p_h = (Cov_W - h^2 I) / h^4."""
+    kde = KDE(c.pos, Gaussian(c.h), c.wp)
+    W = kde.responsibilities(c.x)
+    gap = c.pos.unsqueeze(-3) - (c.x + mean_shift(c.x, c.pos, kernel=kde.kernel, weights=c.wp)).unsqueeze(-2)
+    cov = torch.einsum("...nm,...nmd,...nme->...nde", W, gap, gap)
+    eye = torch.eye(c.x.shape[-1], dtype=torch.float64)
+    assert_close(kde.hessian(c.x), (cov - c.h**2 * eye) / c.h**4, atol=1e-8 * c.scale**2)
+
+
+@given(clouds(degenerate=False), kernels(SMOOTH))
+def test_the_hessian_is_the_derivative_of_the_score(c, kernel):
+    kde, v = KDE(c.pos, kernel), c.rand(*c.x.shape)
+    eps = 1e-5
+    along = (kde.score(c.x + eps * v) - kde.score(c.x - eps * v)) / (2 * eps)
+    assert_close((kde.hessian(c.x) @ v.unsqueeze(-1)).squeeze(-1), along, rtol=1e-4, atol=1e-6)
+
+
+@given(clouds(), kernels())
+def test_effective_sample_size_counts_samples(c, kernel):
+    ess = KDE(c.pos, kernel, c.wp).effective_sample_size(c.x)
+    assert bool(((ess > 1 - 1e-9) & (ess < c.pos.shape[-2] + 1e-9)).all())
+    everywhere = KDE(c.pos, Gaussian(1e6)).effective_sample_size(c.x)
+    assert_close(everywhere, torch.full_like(everywhere, c.pos.shape[-2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", KERNELS)
+def test_kde_samples_follow_its_density(make):
+    """One sample point: |draw| has the radial law of the kernel, here by its mean and its mean square."""
+    g = torch.Generator().manual_seed(0)
+    kernel, dim = make(0.5), 3
+    r = KDE(torch.zeros(1, dim, dtype=torch.float64), kernel).sample(200_000, generator=g).norm(dim=-1)
+    area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
+
+    def moment(n):
+        return integrate.quad(
+            lambda r: r**n * area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r)).item()), 0, 30
+        )[0] * math.exp(kernel.log_norm(dim))
+
+    assert r.mean().item() == pytest.approx(moment(1), rel=0.01)
+    assert r.square().mean().item() == pytest.approx(moment(2), rel=0.02)
+
+
+def test_kde_samples_pick_by_weight():
+    g = torch.Generator().manual_seed(0)
+    y = torch.tensor([[0.0], [10.0]])
+    draws = KDE(y, Gaussian(0.1), torch.tensor([1.0, 3.0])).sample(40_000, generator=g)
+    assert (draws > 5).double().mean().item() == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_kde_refuses_bad_samples_at_once():
+    with pytest.raises(ValueError, match="is empty"):
+        KDE(torch.zeros(0, 2), Gaussian(1.0))
+    with pytest.raises(ValueError, match="negative"):
+        KDE(torch.zeros(2, 2), Gaussian(1.0), torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match="not differentiable|no gradient"):
+        KDE(torch.zeros(2, 2), Laplace(1.0)).hessian(torch.ones(1, 2))
+
+
+@given(clouds(degenerate=False), st.floats(0.001, 0.01))
+def test_small_h_reads_the_score_of_a_smooth_density(c, h):
+    """V / h^2 -> score_p - score_q: with p a KDE itself (bandwidth 1), smoothing by h moves its score by O(h^2)."""
+    assume(c.pos.shape[-2] > 1)
+    wide = KDE(c.pos, Gaussian(1.0)).score(c.x)
+    wider = KDE(c.pos, Gaussian(math.sqrt(1 + h**2))).score(c.x)
+    assert bool(((wider - wide).abs() <= 20 * h**2 * c.scale**3).all())
