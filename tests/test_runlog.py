@@ -200,4 +200,29 @@ def test_a_curve_can_be_drawn_at_any_time(tmp_path, steps):
 
 def test_no_row_no_curve(tmp_path):
     with pytest.raises(ValueError, match="no evaluation"):
-        draw_curve([], tmp_path / "curve.png")
+        draw_curve([], path=tmp_path / "curve.png")
+
+
+def test_seeds_are_drawn_together(tmp_path):
+    runs = []
+    for seed in range(3):
+        with RunLog(tmp_path / str(seed), tensorboard=False) as log:
+            write(
+                log, range(0, 80 + 20 * seed, 10)
+            )  # of different lengths: the mean takes the steps they share
+        runs.append(tmp_path / str(seed))
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "wgflow_rl.curve",
+        *map(str, runs),
+        "--out",
+        str(tmp_path / "all.png"),
+    ]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    done = subprocess.run([*command[:5], str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "no eval.csv" in done.stderr

@@ -1,65 +1,113 @@
-"""The picture of a run: success with its interval and episode length against steps, offline phase shaded."""
+"""The picture of a run, or of several seeds: success and episode length against steps, offline phase shaded.
+
+python -m wgflow_rl.curve runs/maze-0 runs/maze-1 runs/maze-2 --out maze.png --title "pointmaze, 3 seeds"
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BLUE, GREY, INK = "#2563a8", "#eef0f3", "#333a44"
+import numpy as np
+
+from wgflow_rl.table import read_rows
+
+BLUE, INK, SHADE, RULE = "#2563a8", "#333a44", "#eef0f3", "#d9dde3"
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-def draw_curve(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str = "") -> Path:
-    """Draw the rows of an eval.csv (numbers or their text) into a PNG and return its path.
+def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
+    """Draw the rows of one or several eval.csv (numbers or their text) into a PNG and return its path.
 
-    Upper panel: success rate, band = its 95 % interval. Lower panel: mean episode length in environment steps.
-    Steps count updates offline and environment steps online. Raises ValueError when there is no row.
+    Upper panel: success rate. Lower panel: mean episode length in environment steps. One run: the band is its 95 %
+    interval. Several: thin lines are the runs, the thick one is their mean over the steps that all of them share.
+    Steps count updates while offline and environment steps after that. Raises ValueError when a run has no row.
     """
-    if not rows:
+    if not runs or not all(runs):
         raise ValueError("no evaluation to draw: eval.csv has no row yet.")
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state, no window
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, PercentFormatter
 
-    def column(name: str) -> list[float]:
-        return [float(row[name]) for row in rows]
-
-    steps = column("step")
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     success, length = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    marker = "o" if len(steps) <= 40 else ""
-    success.fill_between(
-        steps, column("success_low"), column("success_high"), color=BLUE, alpha=0.18, linewidth=0
-    )
-    success.plot(steps, column("success"), color=BLUE, marker=marker, markersize=3.5, linewidth=1.8)
+    for axes, name, colour in ((success, "success", BLUE), (length, "length", INK)):
+        lines = [(_column(rows, "step"), _column(rows, name)) for rows in runs]
+        if len(runs) > 1:
+            for steps, values in lines:
+                axes.plot(steps, values, color=colour, linewidth=0.9, alpha=0.35)
+            steps, values = _mean(lines)
+        else:
+            steps, values = lines[0]
+        marker = "o" if len(steps) <= 40 else ""
+        axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.8)
+    if len(runs) == 1:
+        low, high = _column(runs[0], "success_low"), _column(runs[0], "success_high")
+        success.fill_between(_column(runs[0], "step"), low, high, color=BLUE, alpha=0.18, linewidth=0)
     success.set_ylim(-0.03, 1.03)
     success.yaxis.set_major_formatter(PercentFormatter(1.0))
     success.set_ylabel("success")
-    length.plot(steps, column("length"), color=INK, marker=marker, markersize=3.5, linewidth=1.5)
     length.set_ylim(bottom=0)
     length.set_ylabel("episode length\n(steps)")
     length.set_xlabel("step")
     length.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-    offline = [float(row["step"]) for row in rows if row["phase"] == "offline"]
     for axes in (success, length):
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color("#9aa3ae")
-        axes.grid(axis="y", color="#d9dde3", linewidth=0.6)
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.tick_params(colors=INK, labelsize=9)
         axes.margins(x=0.02)
-        if offline:
-            axes.axvspan(min(steps), max(offline), color=GREY, zorder=-2, linewidth=0)
-    if offline:
-        names = [("offline", min(steps), max(offline))]
-        names += [("online", max(offline), max(steps))] if max(steps) > max(offline) else []
-        for name, left, right in names:
-            success.annotate(
-                name, ((left + right) / 2, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                textcoords="offset points", ha="center", fontsize=9, color="#6b7480",
-            )  # fmt: skip
+    _shade_offline(runs, success, length)
     if title:
         figure.suptitle(title, fontsize=11, color=INK)
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png")
     temporary.replace(path)
     return path
+
+
+def _column(rows: Rows, name: str) -> np.ndarray:
+    return np.array([float(row[name]) for row in rows])
+
+
+def _mean(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    shared = sorted(set.intersection(*(set(steps) for steps, _ in lines)))
+    return np.array(shared), np.array([np.mean([v[list(s).index(at)] for s, v in lines]) for at in shared])
+
+
+def _shade_offline(runs: Sequence[Rows], success: Any, length: Any) -> None:
+    offline = [float(row["step"]) for rows in runs for row in rows if row["phase"] == "offline"]
+    if not offline:
+        return
+    first, last = (end(float(row["step"]) for rows in runs for row in rows) for end in (min, max))
+    switch = max(offline)
+    for axes in (success, length):
+        axes.axvspan(first, switch, color=SHADE, zorder=-2, linewidth=0)
+    for name, left, right in (("offline", first, switch), ("online", switch, last)):
+        if right > left:
+            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (0, 3)}
+            success.annotate(
+                name, ((left + right) / 2, 1.0), **place, ha="center", fontsize=9, color="#6b7480"
+            )
+
+
+def main() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="python -m wgflow_rl.curve", description="Draw one or several runs."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that hold an eval.csv")
+    parser.add_argument("--out", type=Path, default=Path("curve.png"))
+    parser.add_argument("--title", default="")
+    args = parser.parse_args()
+    for run in args.runs:
+        if not (run / "eval.csv").exists():
+            parser.error(f"{run} holds no eval.csv; a run's folder was expected.")
+    print(draw_curve(*(read_rows(run / "eval.csv")[1] for run in args.runs), path=args.out, title=args.title))
+
+
+if __name__ == "__main__":
+    main()

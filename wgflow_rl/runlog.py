@@ -46,6 +46,23 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
+    """Raise FileExistsError if a new run would write over another, FileNotFoundError if there is none to resume.
+
+    `RunLog` asks this too; asked before the data are made, it saves the user that wait.
+    """
+    holds_run = any((Path(folder) / name).exists() for name in ("config.json", "train.csv", "eval.csv"))
+    if holds_run and not resume:
+        raise FileExistsError(
+            f"{folder} already holds a run. Continue it with --resume {folder}, "
+            "or choose another folder with --run-dir."
+        )
+    if resume and not holds_run:
+        raise FileNotFoundError(
+            f"no run to resume in {folder}: config.json, train.csv, eval.csv are missing."
+        )
+
+
 class RunLog:
     """The one writer of a run folder.
 
@@ -62,16 +79,7 @@ class RunLog:
         self, folder: str | os.PathLike[str], *, resume_step: int | None = None, tensorboard: bool = True
     ):
         self.folder = Path(folder)
-        holds_run = any((self.folder / name).exists() for name in ("config.json", "train.csv", "eval.csv"))
-        if resume_step is None and holds_run:
-            raise FileExistsError(
-                f"{self.folder} already holds a run. Continue it with --resume {self.folder}, "
-                "or choose another folder with --run-dir."
-            )
-        if resume_step is not None and not holds_run:
-            raise FileNotFoundError(
-                f"no run to resume in {self.folder}: config.json, train.csv, eval.csv are missing."
-            )
+        check_folder(self.folder, resume=resume_step is not None)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self.folder / ".lock")
         self.resume_step = resume_step
@@ -138,7 +146,7 @@ class RunLog:
 
     def curve(self, title: str = "") -> Path:
         """Draw curve.png from the rows of eval.csv and return its path."""
-        return draw_curve(self._eval.rows, self.folder / "curve.png", title=title)
+        return draw_curve(self._eval.rows, path=self.folder / "curve.png", title=title)
 
     def close(self) -> None:
         """Flush everything and let go of the folder; done by `with`, and harmless twice."""
