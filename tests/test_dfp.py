@@ -1,0 +1,212 @@
+"""Laws of the agent: where gradients go, which critic ranks, what a mask hides; bandits with known answers."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from wgflow_rl import drift, ops
+from wgflow_rl.agents.dfp import DFP, DFPConfig
+from wgflow_rl.replay import Batch
+
+SMALL = DFPConfig(
+    chunk=2, generated=4, candidates=6, top_k=2, target_samples=3, act_samples=5, hidden=(16, 16), batch=8
+)
+
+
+def make_batch(b=8, s=3, h=2, a=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return Batch(
+        obs=torch.randn(b, s, generator=g),
+        actions=torch.rand(b, h, a, generator=g) * 2 - 1,
+        valid=torch.ones(b, h),
+        returns=torch.randn(b, generator=g),
+        discount=torch.full((b,), 0.9**h),
+        next_obs=torch.randn(b, s, generator=g),
+        complete=torch.ones(b),
+    )
+
+
+@pytest.fixture
+def agent():
+    return DFP(SMALL, obs_dim=3, action_dim=2, seed=1)
+
+
+def noise_for(agent, seed=0, b=8):
+    return agent.draw_noise(b, torch.Generator().manual_seed(seed))
+
+
+def grads(module):
+    return [p.grad for p in module.parameters() if p.grad is not None]
+
+
+def test_the_actor_loss_reaches_the_policy_and_nothing_else(agent):
+    loss, _ = agent.actor_loss(make_batch(), make_batch().obs, noise_for(agent), lam=0.5)
+    loss.backward()
+    assert grads(agent.policy)
+    assert all(g.abs().sum() > 0 for g in grads(agent.policy))
+    assert not grads(agent.critic) + grads(agent.old_policy) + grads(agent.target_critic)
+
+
+def test_the_critic_loss_reaches_the_critic_and_nothing_else(agent):
+    batch = make_batch()
+    loss, _ = agent.critic_loss(batch, batch.obs, batch.next_obs, noise_for(agent))
+    loss.backward()
+    assert grads(agent.critic)
+    assert not grads(agent.policy) + grads(agent.target_critic)
+
+
+def test_the_target_is_best_of_n_by_the_online_critic_valued_by_the_slow_one(agent):
+    batch, noise = make_batch(), noise_for(agent)
+    with torch.no_grad():
+        for p in agent.target_critic.parameters():
+            p.add_(0.1)
+        proposals = agent.policy(batch.next_obs, noise.target).clamp(-1, 1)
+        pick = agent.critic.mean(batch.next_obs, proposals).argmax(-1)
+        values = agent.target_critic.mean(batch.next_obs, proposals)
+        y = batch.returns + batch.discount * values[torch.arange(8), pick]
+        q = agent.critic(batch.obs, batch.actions.flatten(1)[:, None])[..., 0]
+    loss, _ = agent.critic_loss(batch, batch.obs, batch.next_obs, noise)
+    torch.testing.assert_close(loss, ((q - y) ** 2).mean())
+
+
+def test_no_bootstrap_where_the_task_ended(agent):
+    batch = make_batch()._replace(discount=torch.zeros(8))
+    elsewhere = batch._replace(next_obs=batch.next_obs + 5)
+    losses = [agent.critic_loss(b, b.obs, b.next_obs, noise_for(agent))[0] for b in (batch, elsewhere)]
+    torch.testing.assert_close(*losses)
+
+
+def test_chunks_with_unknown_targets_and_invalid_steps_teach_nothing(agent):
+    batch = make_batch()
+    batch.valid[3, 1] = 0
+    batch.complete[3] = 0
+    other = batch._replace(actions=batch.actions.clone(), returns=batch.returns.clone())
+    other.actions[3, 1] = 0.77  # beyond the end of its trajectory
+    noise = noise_for(agent)
+    torch.testing.assert_close(
+        agent.actor_loss(batch, batch.obs, noise, lam=0.0)[0],
+        agent.actor_loss(other, other.obs, noise, lam=0.0)[0],
+    )
+    other.returns[3] = 100
+    torch.testing.assert_close(
+        agent.critic_loss(batch, batch.obs, batch.next_obs, noise)[0],
+        agent.critic_loss(other, other.obs, other.next_obs, noise)[0],
+    )
+
+
+def test_saturated_coordinates_are_pulled_back(agent):
+    """The released code clips before the loss, so a coordinate outside [-1, 1] gets no gradient; ours gets one."""
+    with torch.no_grad():
+        agent.policy.net.rest[-1].bias.fill_(3.0)
+    batch = make_batch()
+    loss, log = agent.actor_loss(batch, batch.obs, noise_for(agent), lam=0.0)
+    loss.backward()
+    assert log["clipped"] > 0.9
+    assert (agent.policy.net.rest[-1].bias.grad > 0).all()  # descent lowers every coordinate
+
+
+def test_the_old_policy_moves_slowly_and_starts_again_at_the_switch(agent):
+    batch = make_batch()
+    before = [p.clone() for p in agent.old_policy.parameters()]
+    agent.update(batch, noise_for(agent), online=False)
+    for old, new, slow in zip(before, agent.policy.parameters(), agent.old_policy.parameters(), strict=True):
+        torch.testing.assert_close(slow, old + SMALL.old_rate * (new - old))
+    agent.start_online()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(agent.policy.parameters(), agent.old_policy.parameters(), strict=True)
+    )
+
+
+def test_an_update_is_a_function_of_parameters_batch_and_noise():
+    runs = []
+    for _ in range(2):
+        agent = DFP(SMALL, obs_dim=3, action_dim=2, seed=1)
+        for i in range(3):
+            agent.update(make_batch(seed=i), noise_for(agent, seed=i), online=i > 0)
+        runs.append([p.detach().clone() for p in agent.policy.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_executed_chunks_are_the_best_of_n_and_inside_the_box(agent):
+    obs = torch.randn(4, 3)
+    chunk = agent.act(obs, torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        pool = agent.policy(obs, torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(5))).clamp(
+            -1, 1
+        )
+        value = agent.critic.mean(obs, pool)
+    expected = pool[torch.arange(4), value.argmax(1)].reshape(4, 2, 2)
+    torch.testing.assert_close(chunk, expected)
+    assert chunk.abs().max() <= 1
+
+
+def bandit(field, *, lam=0.0, steps=600):
+    """One state, one-step chunks, behaviour +-(.5, .5) half and half, reward 1 at +, 0 at -."""
+    cfg = replace(
+        SMALL, chunk=1, generated=8, candidates=16, top_k=4, hidden=(64, 64), lr=2e-3, field=field, improve_field=field,
+        lam=lam, old_rate=0.02,
+    )  # fmt: skip
+    agent, g = DFP(cfg, obs_dim=1, action_dim=2, seed=0), torch.Generator().manual_seed(0)
+    ones = torch.ones(64)
+    for _ in range(steps):
+        sign = torch.randint(0, 2, (64, 1, 1), generator=g) * 2.0 - 1
+        actions = sign * 0.5 + 0.05 * torch.randn(64, 1, 2, generator=g)
+        batch = Batch(
+            ones[:, None], actions, ones[:, None], (sign[:, 0, 0] > 0).float(), 0 * ones, ones[:, None], ones
+        )
+        agent.update(batch, agent.draw_noise(64, g), online=True)
+    with torch.no_grad():
+        return agent.policy(torch.ones(1, 1), torch.randn(1, 512, 2, generator=g))[0]
+
+
+@pytest.mark.parametrize("field", ["energy", "likelihood", "likelihood+energy"])
+def test_one_positive_per_state_clones_both_modes(field):
+    samples = bandit(field)
+    right = (samples.sum(-1) > 0).float().mean()
+    near = torch.minimum((samples - 0.5).norm(dim=-1), (samples + 0.5).norm(dim=-1))
+    assert 0.35 < right < 0.65
+    assert near.median() < 0.2
+
+
+def test_eq3_with_one_positive_collapses_to_the_conditional_mean():
+    samples = bandit("eq3:0.1")
+    assert samples.std(0).max() < 0.25
+    assert samples.mean(0).norm() < 0.25  # near the mean of the two modes, where no action was ever taken
+
+
+def test_top_k_improvement_moves_the_mass_to_the_better_mode():
+    assert (bandit("likelihood+energy", lam=2.0).sum(-1) > 0).float().mean() > 0.7
+
+
+def test_energy_score_is_least_for_the_true_distribution():
+    g = torch.Generator().manual_seed(0)
+    y = torch.randn(4000, 3, generator=g)
+    score = lambda scale, shift: ops.energy_score(  # noqa: E731
+        torch.randn(4000, 6, 3, generator=g) * scale + shift, y
+    ).mean()
+    true = score(1.0, 0.0)
+    assert true < min(score(0.5, 0.0), score(1.6, 0.0), score(1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("enrgy", "not one of eq3, released, likelihood, energy"),
+        ("likelihood:0", "cannot be used"),
+        ("likelihood:-1", "cannot be used"),
+        ("energy:0.1", "wanted no positive number"),
+        ("eq3:0.1,0.2", "wanted 1 positive number"),
+        ("released:nan", "cannot be used"),
+        ("energy+", "not one of"),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_refused_with_the_known_names(text, message):
+    with pytest.raises(ValueError, match=message):
+        drift.parse(text)
+
+
+def test_drifts_print_as_values():
+    assert drift.parse("likelihood:0.3+energy") == drift.Mixture((drift.Likelihood(0.3), drift.Energy()))
+    assert drift.parse("released:0.02,0.05") == drift.Released((0.02, 0.05))

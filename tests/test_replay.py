@@ -1,0 +1,130 @@
+"""The ring against a plain list of rows: chunk borders, returns, bootstrapping, the write head, save and restore."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgflow_rl.data import Episodes
+from wgflow_rl.replay import Replay
+
+GAMMA = 0.9
+
+
+def make_row(t, *, ended=False, done=False):
+    return {
+        "obs": np.float32([t, 0]),
+        "actions": np.float32([t / 1000]),
+        "rewards": np.float32(-(t % 7)),
+        "masks": np.float32(not done),
+        "terminals": ended or done,
+        "next_obs": np.float32([t, 1]),
+    }
+
+
+def as_episodes(rows):
+    stack = lambda name: np.stack([r[name] for r in rows])  # noqa: E731
+    return Episodes(
+        observations=stack("obs"),
+        actions=stack("actions"),
+        next_observations=stack("next_obs"),
+        rewards=stack("rewards"),
+        masks=stack("masks"),
+        terminals=stack("terminals").astype(bool),
+        env="test",
+    )
+
+
+@st.composite
+def histories(draw):
+    """Offline rows (the last one ends a trajectory), a capacity, and online rows that may wrap around."""
+    offline = draw(st.integers(1, 12))
+    online = draw(st.integers(0, 30))
+    kinds = draw(
+        st.lists(
+            st.sampled_from(["on", "on", "on", "ended", "done", "mid"]),
+            min_size=offline + online,
+            max_size=offline + online,
+        )
+    )
+    rows = [
+        make_row(t, ended=k == "ended" or t == offline - 1, done=k == "done") for t, k in enumerate(kinds)
+    ]
+    for row, kind in zip(rows, kinds, strict=True):
+        if kind == "mid":  # play data: the task ended here, the trajectory did not
+            row["masks"] = np.float32(0)
+    return rows, offline, offline + draw(st.integers(0, 15))
+
+
+def model_chunk(rows, first, chunk):
+    """The chunk that starts at rows[first], by the plain reading of the definition."""
+    taken, valid, ret, alive = [], [], 0.0, 1.0
+    t = first
+    for i in range(chunk):
+        valid.append(1.0)
+        taken.append(rows[t])
+        ret += alive * GAMMA**i * float(rows[t]["rewards"])
+        alive *= float(rows[t]["masks"])
+        if rows[t]["terminals"] or t == len(rows) - 1:
+            break
+        t += 1
+    short = chunk - len(taken)
+    taken += [taken[-1]] * short
+    valid += [0.0] * short
+    return {
+        "obs": taken[0]["obs"],
+        "actions": np.stack([r["actions"] for r in taken]),
+        "valid": np.array(valid),
+        "returns": ret,
+        "discount": GAMMA**chunk * alive,
+        "next_obs": taken[-1]["next_obs"],
+        "complete": max(valid[-1], 1 - alive),
+    }
+
+
+@given(histories(), st.integers(1, 6))
+def test_every_chunk_is_the_one_of_a_plain_list(history, chunk):
+    rows, offline, capacity = history
+    replay = Replay(as_episodes(rows[:offline]), capacity=capacity)
+    for row in rows[offline:]:
+        replay.add(**row)
+    held = rows[-capacity:]
+    assert len(replay) == len(held)
+    starts = torch.arange(len(held))
+    batch = replay.chunks((replay.head - len(held) + starts) % capacity, chunk=chunk, gamma=GAMMA)
+    for i in range(len(held)):
+        expected = model_chunk(held, i, chunk)
+        for name, value in expected.items():
+            np.testing.assert_allclose(
+                getattr(batch, name)[i].numpy(), value, rtol=1e-5, err_msg=f"row {i}: {name}"
+            )
+
+
+@given(histories())
+def test_a_restored_ring_is_the_ring_that_was_saved(history):
+    rows, offline, capacity = history
+    replay = Replay(as_episodes(rows[:offline]), capacity=capacity)
+    for row in rows[offline:]:
+        replay.add(**row)
+    again = Replay(as_episodes(rows[:offline]), capacity=capacity)
+    again.load_state(replay.state(), replay.added)
+    assert (again.head, len(again)) == (replay.head, len(replay))
+    for name in Replay.FIELDS:
+        assert torch.equal(again.rows[name][: len(again)], replay.rows[name][: len(replay)])
+
+
+def test_first_rows_are_drawn_uniformly_newest_row_included():
+    replay = Replay(as_episodes([make_row(t, ended=t == 9) for t in range(10)]), capacity=20)
+    for t in range(10, 16):
+        replay.add(**make_row(t))
+    batch = replay.sample(16_000, chunk=1, gamma=GAMMA, generator=torch.Generator().manual_seed(0))
+    counts = np.bincount(batch.obs[:, 0].int().numpy(), minlength=16)
+    assert len(counts) == 16
+    chi2 = ((counts - 1000) ** 2 / 1000).sum()
+    assert chi2 < 37.7  # 99.9 % quantile of chi^2 with 15 degrees of freedom
+
+
+def test_a_ring_smaller_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="capacity is 3 but the offline data has 4 rows"):
+        Replay(as_episodes([make_row(t, ended=t == 3) for t in range(4)]), capacity=3)

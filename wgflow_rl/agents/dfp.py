@@ -1,0 +1,194 @@
+"""Drifting Field Policy (Koo et al. 2026, Algorithm 1): a one-step policy that regresses on its own drift."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+import wgflow as wg
+from wgflow_rl import drift, ops
+from wgflow_rl.networks import Policy, Standardise, TwinCritic
+
+
+@dataclass(frozen=True)
+class DFPConfig:
+    """Every number of the method. Defaults are the paper's (Table 5); `methods.py` holds the presets."""
+
+    chunk: int = 5  # h, actions per chunk, executed open loop
+    generated: int = 8  # G, samples per state that drift
+    candidates: int = 16  # N, samples of the old policy per state (Eq. 15)
+    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (Sec. 5.1)
+    lam: float = 0.5  # weight of the top-K term online (Table 3); 0 removes it
+    lam_offline: float = 0.0  # the same in the offline phase: the released code improves online only
+    target_samples: int = 1  # a' is the best of these by the critic; 1: a' ~ pi (paper); 16: released code
+    act_samples: int = 16  # the executed chunk is the best of these by the critic
+    field: str = "likelihood+energy"  # drift of the behaviour-cloning term, one positive per state
+    improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
+    gamma: float = 0.99
+    lr: float = 3e-4  # Adam, actor and critic
+    target_rate: float = 5e-3  # Polyak rate of the target critic
+    old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    batch: int = 256
+    standardise: bool = False  # observations to zero mean and unit variance over the offline data
+
+
+class Noise(NamedTuple):
+    """All the randomness of one update: standard normal, [B, n, C]."""
+
+    generated: Tensor
+    candidates: Tensor
+    target: Tensor
+
+
+class DFP:
+    """Policy, twin critics, their slow copies, and one update of all of them.
+
+    Args:
+        cfg: the numbers of the method.
+        obs_dim, action_dim: sizes of one observation and one action (actions in [-1, 1]).
+        seed: of the initial weights.
+        obs_mean, obs_std: [S], used when cfg.standardise.
+    """
+
+    def __init__(
+        self,
+        cfg: DFPConfig,
+        *,
+        obs_dim: int,
+        action_dim: int,
+        seed: int = 0,
+        obs_mean: Tensor | None = None,
+        obs_std: Tensor | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        self.cfg = cfg
+        self.device = torch.device(device)
+        self.chunk_dim = cfg.chunk * action_dim
+        self.data_drift = drift.parse(cfg.field)
+        self.improve_drift = drift.parse(cfg.improve_field)
+        generator = torch.Generator().manual_seed(seed)
+        self.policy = Policy(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.old_policy = copy.deepcopy(self.policy).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.optimiser = torch.optim.Adam(
+            [*self.policy.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
+        )
+        use = cfg.standardise and obs_mean is not None and obs_std is not None
+        self.normalise = Standardise(
+            obs_mean if use else torch.zeros(obs_dim), obs_std if use else torch.ones(obs_dim)
+        ).to(device)
+
+    def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
+        cfg = self.cfg
+        return Noise(
+            *(self._normal(batch, n, generator) for n in (cfg.generated, cfg.candidates, cfg.target_samples))
+        )
+
+    def _normal(self, batch: int, n: int, generator: torch.Generator) -> Tensor:
+        shape = (batch, n, self.chunk_dim)
+        return torch.randn(shape, generator=generator, device=generator.device).to(self.device)
+
+    # ---- Algorithm 1 --------------------------------------------------------------------------------------------
+
+    def update(self, batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
+        """One gradient step on critic and actor; returns scalars to log."""
+        obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
+        critic_loss, critic_log = self.critic_loss(batch, obs, next_obs, noise)
+        actor_loss, actor_log = self.actor_loss(
+            batch, obs, noise, self.cfg.lam if online else self.cfg.lam_offline
+        )
+        self.optimiser.zero_grad()
+        (critic_loss + actor_loss).backward()
+        self.optimiser.step()
+        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
+        ops.polyak_(self.old_policy, self.policy, self.cfg.old_rate)
+        return {
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+            **critic_log,
+            **actor_log,
+        }
+
+    def critic_loss(self, batch, obs, next_obs, noise: Noise):
+        """Chunked TD: (Q(s_t, a_{t:t+h}) - R_h - gamma^h Q_target(s_{t+h}, a'))^2 over chunks whose target is known."""
+        with torch.no_grad():
+            proposals = self.policy(next_obs, noise.target).clamp(-1, 1)
+            best = self.best(self.critic, next_obs, proposals)
+            target = ops.td_target(
+                batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
+            )
+        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
+        loss = ((q - target).square() * batch.complete).mean()
+        return loss, {"q": q.detach().mean(), "td_target": target.mean()}
+
+    def actor_loss(self, batch, obs, noise: Noise, lam: float):
+        """L = L_BC + lam L_topK, both regressions of the same generated chunks onto their own drift (Eq. 16)."""
+        steps = batch.valid.repeat_interleave(self.chunk_dim // self.cfg.chunk, dim=1)[:, None]  # [B, 1, C]
+        a_hat = self.policy(obs, noise.generated)  # [B, G, C], not clipped: the data draw it back
+        data = batch.actions.flatten(1)[:, None] * steps
+        with torch.no_grad():
+            bc_velocity = self.data_drift(a_hat * steps, data)
+        loss = wg.regress_onto(a_hat * steps, bc_velocity)
+        log = {"bc_loss": loss.detach(), "clipped": (a_hat.detach().abs() > 1).float().mean()}
+        if lam > 0:
+            with torch.no_grad():
+                pool = self.old_policy(obs, noise.candidates)  # [B, N, C]
+                score = self.critic.mean(obs, pool.clamp(-1, 1))
+                best = ops.top_k(pool, score, self.cfg.top_k)  # Eq. 15
+                velocity = self.improve_drift(a_hat, best)
+            improve = wg.regress_onto(a_hat, velocity)
+            loss = loss + lam * improve
+            log |= {
+                "topk_loss": improve.detach(),
+                "q_candidates": score.mean(),
+                "q_positives": score.topk(self.cfg.top_k, dim=-1).values.mean(),
+            }
+        return loss, log
+
+    def start_online(self) -> None:
+        """The offline-to-online switch: the old policy starts again from the present one."""
+        self.old_policy.load_state_dict(self.policy.state_dict())
+
+    # ---- acting -------------------------------------------------------------------------------------------------
+
+    def best(self, critic: TwinCritic, obs: Tensor, chunks: Tensor) -> Tensor:
+        """The chunk of highest mean value per state, [B, n, C] -> [B, 1, C]."""
+        return chunks if chunks.shape[1] == 1 else ops.top_k(chunks, critic.mean(obs, chunks), 1)
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by the critic."""
+        obs = self.normalise(obs.to(self.device))
+        noise = self._normal(len(obs), self.cfg.act_samples, generator)
+        chunk = self.best(self.critic, obs, self.policy(obs, noise).clamp(-1, 1))
+        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+
+    @torch.no_grad()
+    def diagnose(self, batch, noise: Noise) -> dict[str, Tensor]:
+        """Held-out measures the normalised losses hide: energy score, spread, raw field, clipped share."""
+        obs = self.normalise(batch.obs)
+        a_hat, data = self.policy(obs, noise.generated), batch.actions.flatten(1)
+        whole = batch.valid[:, -1] > 0
+        a_hat, data = a_hat[whole], data[whole]
+        return {
+            "energy_score": ops.energy_score(a_hat, data).mean(),
+            "spread_ratio": wg.spread_ratio(a_hat, data[:, None]),
+            "raw_field": wg.energy_field(a_hat, data[:, None]).square().mean().sqrt(),
+        }
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """What a checkpoint holds, beside the optimiser."""
+        return {
+            "normalise": self.normalise,
+            "policy": self.policy,
+            "critic": self.critic,
+            "old_policy": self.old_policy,
+            "target_critic": self.target_critic,
+        }

@@ -1,0 +1,111 @@
+"""The drifts an agent can regress on, as printable values: `parse("likelihood:0.2+energy")`.
+
+Each maps generated chunks x [B, G, C] and positives pos [B, P, C] to a displacement [B, G, C]. Bandwidths are fractions
+of the mean distance between generated and positive chunks, E|x - y|, so one number serves a 2-D and a 50-D chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+import wgflow as wg
+
+
+class Drift(Protocol):
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor: ...
+
+
+def unit_rms(v: Tensor) -> Tensor:
+    """v / rms(v), one scalar for the whole batch, as the released code scales its drift."""
+    return v / v.square().mean().sqrt().clamp_min(1e-8)
+
+
+def mean_distance(x: Tensor, pos: Tensor) -> Tensor:
+    """E|x - y| over the batch, a scalar length."""
+    return torch.cdist(x, pos).mean().clamp_min(1e-8)
+
+
+@dataclass(frozen=True)
+class Eq3:
+    """The paper's field, V = mean_shift(pos) - mean_shift(x) with a Gaussian kernel (DFP Eq. 3), not normalised."""
+
+    h: float = 0.2
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        s = mean_distance(x, pos)
+        return s * wg.drifting_field(x / s, pos / s, x / s, kernel=wg.Gaussian(self.h))
+
+
+@dataclass(frozen=True)
+class Released:
+    """The released code's row-and-column-normalised field (`wgflow.balanced_field`)."""
+
+    temperatures: tuple[float, ...] = (0.1,)
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        v = wg.balanced_field(x, pos, temperatures=self.temperatures)
+        return unit_rms(v) * len(self.temperatures)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The maximum-likelihood drift (`wgflow.likelihood_field`, Gaussian), scaled to unit rms."""
+
+    h: float = 0.2
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        s = mean_distance(x, pos)
+        return unit_rms(wg.likelihood_field(x / s, pos / s, kernel=wg.Gaussian(self.h)))
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy-distance drift (`wgflow.energy_field`), scaled to unit rms. No bandwidth."""
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        return unit_rms(wg.energy_field(x, pos))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The mean of several drifts, each as it comes."""
+
+    parts: tuple[Drift, ...]
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        return torch.stack([part(x, pos) for part in self.parts]).mean(0)
+
+
+KINDS: dict[str, type] = {"eq3": Eq3, "released": Released, "likelihood": Likelihood, "energy": Energy}
+
+
+def parse(text: str) -> Drift:
+    """Read a drift: names joined by '+', each with its number after ':', e.g. 'released:0.02,0.05,0.2'.
+
+    Raises: ValueError naming the part that could not be read and the known names.
+    """
+    parts = tuple(_parse_one(part.strip(), text) for part in text.split("+"))
+    return parts[0] if len(parts) == 1 else Mixture(parts)
+
+
+def _parse_one(part: str, text: str) -> Drift:
+    name, _, number = part.partition(":")
+    if name not in KINDS:
+        raise ValueError(f"field {text!r}: {name!r} is not one of {', '.join(KINDS)}; join several with '+'")
+    if not number:
+        return KINDS[name]()
+    try:
+        values = tuple(float(v) for v in number.split(","))
+    except ValueError:
+        values = ()
+    wanted = {"eq3": 1, "likelihood": 1, "energy": 0}.get(name, len(values))
+    if len(values) != wanted or not all(0 < v < float("inf") for v in values) or not values:
+        raise ValueError(
+            f"field {text!r}: {number!r} after {name!r} cannot be used; wanted {wanted or 'no'} positive number(s), "
+            "for example likelihood:0.2 or released:0.02,0.05,0.2"
+        )
+    return Released(values) if name == "released" else KINDS[name](*values)

@@ -1,0 +1,121 @@
+"""Success of a trained run on fresh episodes: `python -m wgflow_rl.evaluate RUN --episodes 50 [--video out.mp4]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from wgflow_rl import checkpoint, envs
+from wgflow_rl.agents.dfp import DFP
+from wgflow_rl.rollout import Evaluation, evaluate
+from wgflow_rl.runlog import wilson
+from wgflow_rl.settings import Settings
+from wgflow_rl.snapshot import restore
+
+FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Evaluate the last checkpoint of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    episodes: int = 50
+    act_samples: int | None = None
+    """Execute the best of this many chunks (default: as trained)."""
+    video: Path | None = None
+    """Write the first episodes as an MP4 (needs a GL library: MUJOCO_GL=egl or osmesa on a machine without a screen)."""
+    video_episodes: int = 4
+
+
+def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[DFP, Settings, int]:
+    """The agent of a run's newest intact checkpoint, its settings and its step.
+
+    Raises: FileNotFoundError, ValueError when the folder holds no run or no intact checkpoint.
+    """
+    settings = Settings.read(run)
+    step, tensors, _ = checkpoint.load(run / "checkpoints")
+    cfg = (
+        settings.agent
+        if act_samples is None
+        else dataclasses.replace(settings.agent, act_samples=act_samples)
+    )
+    env = envs.make(settings.env)
+    assert env.observation_space.shape and env.action_space.shape
+    agent = DFP(cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0])
+    own = {k.removeprefix("agent."): v for k, v in tensors.items() if k.startswith("agent.")}
+    restore(agent.modules, agent.optimiser, own)
+    return agent, settings, step
+
+
+def run_episodes(
+    agent: DFP, settings: Settings, episodes: int, video: Path | None = None, shown: int = 4
+) -> Evaluation:
+    """`episodes` fresh episodes in groups of at most 50; the first `shown` become a video."""
+    parts, first = [], 0
+    while first < episodes:
+        size = min(50, episodes - first) if first or video is None else min(shown, episodes)
+        frames: list[np.ndarray] = []
+        options = {"render_mode": "rgb_array"} if video is not None and first == 0 else {}
+        group = [envs.make(settings.env, **options) for _ in range(size)]
+        film = (lambda e, _: frames.append(_side_by_side(e))) if options else None
+        parts.append(
+            evaluate(agent.act, group, seed=settings.seed, first_episode=FIRST_EPISODE + first, frame=film)
+        )
+        if video is not None and first == 0:
+            _write_video(video, frames)
+        for env in group:
+            env.close()
+        first += size
+    return Evaluation(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def _side_by_side(group) -> np.ndarray:
+    return np.concatenate([env.render() for env in group], axis=1)
+
+
+def _write_video(path: Path, frames: list[np.ndarray]) -> None:
+    import imageio.v2 as imageio
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with imageio.get_writer(path, fps=30, macro_block_size=2) as writer:
+        for frame in frames:
+            writer.append_data(frame)
+
+
+def main(args: list[str] | None = None) -> None:
+    ask = tyro.cli(Ask, args=args)
+    if ask.episodes < 1:
+        raise SystemExit(f"--episodes is {ask.episodes}; wanted at least 1")
+    agent, settings, step = load_agent(ask.run, act_samples=ask.act_samples)
+    result = run_episodes(agent, settings, ask.episodes, ask.video, ask.video_episodes)
+    successes = int(result.success.sum())
+    low, high = wilson(successes, ask.episodes)
+    print(
+        json.dumps(
+            {
+                "run": str(ask.run),
+                "step": step,
+                "episodes": ask.episodes,
+                "success": successes / ask.episodes,
+                "interval_95": [round(low, 3), round(high, 3)],
+                "return": float(result.returns.mean()),
+                "length": float(result.lengths.mean()),
+                **({"video": str(ask.video)} if ask.video else {}),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

@@ -1,0 +1,114 @@
+"""One uniform ring of transitions, offline rows first, and the action chunks drawn from it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wgflow_rl.data import Episodes
+
+
+class Batch(NamedTuple):
+    """A batch of h-step chunks; B states, chunk length h, action size A."""
+
+    obs: Tensor  # [B, S] s_t
+    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; after the end of its trajectory, the last action repeated
+    valid: Tensor  # [B, h] 1 while the trajectory goes on
+    returns: Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and with the step that ends the task
+    discount: Tensor  # [B] gamma^h, 0 where the task ended inside the chunk
+    next_obs: Tensor  # [B, S] s_{t+h}
+    complete: (
+        Tensor  # [B] 1 where R_h and the bootstrap are known: the chunk is whole, or the task ended inside it
+    )
+
+
+class Replay:
+    """A ring of `capacity` rows. Chunks never cross the end of a trajectory nor the write head.
+
+    Args:
+        episodes: offline data, copied in first.
+        capacity: rows held; the oldest row is overwritten first. At least the offline data.
+    Raises: ValueError if capacity is smaller than the offline data.
+    """
+
+    FIELDS = ("obs", "actions", "rewards", "masks", "terminals", "next_obs")
+
+    def __init__(self, episodes: Episodes, *, capacity: int, device: torch.device | str = "cpu"):
+        n = len(episodes.rewards)
+        if capacity < n:
+            raise ValueError(f"capacity is {capacity} but the offline data has {n} rows; give at least {n}")
+        self.offline = n
+        self.capacity = capacity
+        self.added = 0  # online rows written since the start
+        source = {
+            "obs": episodes.observations,
+            "actions": episodes.actions,
+            "rewards": episodes.rewards,
+            "masks": episodes.masks,
+            "terminals": episodes.terminals,
+            "next_obs": episodes.next_observations,
+        }
+        self.rows: dict[str, Tensor] = {}
+        for name, array in source.items():
+            data = torch.as_tensor(array)
+            self.rows[name] = torch.empty((capacity, *data.shape[1:]), dtype=data.dtype, device=device)
+            self.rows[name][:n] = data
+
+    def __len__(self) -> int:
+        return min(self.offline + self.added, self.capacity)
+
+    @property
+    def head(self) -> int:
+        """The row that is written next."""
+        return (self.offline + self.added) % self.capacity
+
+    def add(self, **row) -> None:
+        """Append one transition: obs, actions, rewards, masks, terminals, next_obs."""
+        for name in self.FIELDS:
+            self.rows[name][self.head] = torch.as_tensor(row[name])
+        self.added += 1
+
+    def sample(self, batch: int, *, chunk: int, gamma: float, generator: torch.Generator) -> Batch:
+        """`batch` chunks with uniformly drawn first rows (with replacement)."""
+        start = torch.randint(len(self), (batch,), generator=generator, device=self.rows["obs"].device)
+        return self.chunks(start, chunk=chunk, gamma=gamma)
+
+    def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
+        """The chunks whose first rows are `start` [B]."""
+        rows, steps = self.rows, torch.arange(chunk, device=start.device)
+        index = (start[:, None] + steps) % self.capacity
+        newest = (self.head - 1) % self.capacity
+        ends = rows["terminals"][index] | (index == newest)
+        valid = torch.cat([ends.new_ones(len(start), 1), ~ends[:, :-1]], 1).cumprod(1)
+        index = index.gather(
+            1, torch.minimum(steps, valid.sum(1, keepdim=True) - 1)
+        )  # stay on the last valid row
+        valid = valid.to(rows["rewards"].dtype)
+        alive = rows["masks"][index].cumprod(1)  # 1 while the task has not ended, this step included
+        counted = valid * torch.cat([alive.new_ones(len(start), 1), alive[:, :-1]], 1)
+        powers = gamma**steps
+        return Batch(
+            obs=rows["obs"][start],
+            actions=rows["actions"][index],
+            valid=valid,
+            returns=(rows["rewards"][index] * counted * powers).sum(1),
+            discount=gamma**chunk * alive[:, -1],
+            next_obs=rows["next_obs"][index[:, -1]],
+            complete=torch.maximum(valid[:, -1], 1 - alive[:, -1]),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """The online rows that are still held, oldest first: with the offline data, all that a resumed run needs."""
+        kept = min(self.added, self.capacity)
+        index = (self.head - kept + torch.arange(kept)) % self.capacity
+        return {name: rows[index].cpu() for name, rows in self.rows.items()}
+
+    def load_state(self, state: dict[str, Tensor], added: int) -> None:
+        """Undo of `state`: put the online rows back where they stood. `added` counts every row ever written."""
+        kept = len(state["rewards"])
+        self.added = added
+        index = (self.head - kept + torch.arange(kept)) % self.capacity
+        for name, rows in self.rows.items():
+            rows[index] = state[name].to(rows.device)

@@ -1,0 +1,130 @@
+"""The settings of a run: typed, printable, written to config.json and read back from it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from wgflow_rl import drift, envs, methods
+from wgflow_rl.agents.dfp import DFPConfig
+from wgflow_rl.methods import Schedule
+
+DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Train one policy offline, then online. Numbers left alone are those of the preset for the environment."""
+
+    agent: Annotated[DFPConfig, tyro.conf.arg(name="")]
+    schedule: Annotated[Schedule, tyro.conf.arg(name="")]
+    method: str = "dfp"
+    env: str = DEFAULT_ENV
+    preset: str = "laptop"
+    """laptop (2 cores, minutes) or paper (every number of the paper's Table 5)."""
+    seed: int = 0
+    data: str | None = None
+    """Folder holding OGBench files (X.npz and X-val.npz). Without it, data is generated once and cached."""
+    run_dir: str | None = None
+    """Folder of this run. Without it: runs/METHOD-ENV-sSEED."""
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads of torch. Without it, torch's own choice."""
+
+    @staticmethod
+    def resumed(args: Sequence[str]) -> Settings:
+        """Settings of `--resume DIR`: those the run began with; only --threads and --device may be given anew."""
+        parser = argparse.ArgumentParser(prog="python -m wgflow_rl.train", allow_abbrev=False)
+        parser.add_argument(
+            "--resume", metavar="DIR", required=True, help="the folder of the run to continue"
+        )
+        parser.add_argument("--threads", type=int)
+        parser.add_argument("--device")
+        given = parser.parse_args(args)
+        changes = {k: v for k, v in vars(given).items() if k != "resume" and v is not None}
+        return dataclasses.replace(Settings.read(Path(given.resume)), run_dir=given.resume, **changes)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run_dir or f"runs/{self.method}-{self.env}-s{self.seed}")
+
+    def check(self) -> Settings:
+        """Raises: ValueError naming the first setting that cannot be used, what came and what was wanted."""
+        envs.check_name(self.env)
+        drift.parse(self.agent.field)
+        drift.parse(self.agent.improve_field)
+        cfg, schedule = self.agent, self.schedule
+        for name, value, least in (
+            ("chunk", cfg.chunk, 1),
+            ("generated", cfg.generated, 2),
+            ("top_k", cfg.top_k, 1),
+            ("candidates", cfg.candidates, cfg.top_k),
+            ("target_samples", cfg.target_samples, 1),
+            ("act_samples", cfg.act_samples, 1),
+            ("batch", cfg.batch, 1),
+            ("offline_steps", schedule.offline_steps, 0),
+            ("online_steps", schedule.online_steps, 0),
+            ("eval_every", schedule.eval_every, 1),
+            ("eval_episodes", schedule.eval_episodes, 1),
+            ("checkpoint_every", schedule.checkpoint_every, 1),
+            ("log_every", schedule.log_every, 1),
+        ):
+            if value < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least {least}")
+        if not 0 < cfg.gamma < 1:
+            raise ValueError(f"--gamma is {cfg.gamma}; wanted a discount in (0, 1)")
+        if not cfg.lr > 0:
+            raise ValueError(f"--lr is {cfg.lr}; wanted a positive learning rate")
+        return self
+
+    @staticmethod
+    def read(folder: Path) -> Settings:
+        """The settings a run began with. Raises: FileNotFoundError, ValueError when config.json is not one of ours."""
+        path = folder / "config.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it")
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            return Settings(
+                **{
+                    **stored,
+                    "agent": _rebuild(DFPConfig, stored["agent"]),
+                    "schedule": _rebuild(Schedule, stored["schedule"]),
+                }
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} is not the config.json of a run ({type(error).__name__}: {error})"
+            ) from error
+
+
+def from_command_line(args: Sequence[str]) -> Settings:
+    """Read the flags of `python -m wgflow_rl.train`. The preset, method and environment choose every other default."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default="laptop")
+    first.add_argument("--method", default="dfp")
+    first.add_argument("--env", default=DEFAULT_ENV)
+    chosen, _ = first.parse_known_args(args)
+    envs.check_name(chosen.env)
+    agent, schedule = methods.preset(chosen.preset, chosen.method, chosen.env)
+    default = Settings(agent, schedule, method=chosen.method, env=chosen.env, preset=chosen.preset)
+    return tyro.cli(Settings, args=list(args), default=default, prog="python -m wgflow_rl.train").check()
+
+
+def _rebuild(kind: type, stored: Mapping[str, Any]) -> Any:
+    """A frozen dataclass from its JSON form: lists become tuples again, unknown names are refused."""
+    known = get_type_hints(kind)
+    if unknown := stored.keys() - known.keys():
+        raise KeyError(f"unknown setting(s) {', '.join(sorted(unknown))}")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()})
+
+
+def as_json(settings: Settings) -> dict[str, Any]:
+    return dataclasses.asdict(settings)

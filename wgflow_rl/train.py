@@ -1,0 +1,214 @@
+"""Offline, then online training of one agent: `python -m wgflow_rl.train [--env ...]`, continued by `--resume DIR`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from wgflow_rl import checkpoint, data, envs
+from wgflow_rl.agents.dfp import DFP
+from wgflow_rl.replay import Replay
+from wgflow_rl.rollout import Collector, evaluate
+from wgflow_rl.runlog import RunLog, check_folder
+from wgflow_rl.settings import Settings, as_json, from_command_line
+from wgflow_rl.snapshot import restore, snapshot
+
+COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
+HELD_OUT = 256  # validation chunks the diagnostics are read on
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss stopped being finite."""
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM asks; the loop answers after the step in progress, so that no half step is ever saved.
+
+    A second Ctrl-C stops at once.
+    """
+
+    def __enter__(self) -> StopRequest:
+        self.asked = False
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, number, frame) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """The whole state of a run. `advance` is a function of that state alone, so a resumed run repeats exactly."""
+
+    def __init__(self, settings: Settings, *, progress: bool = True):
+        self.settings = settings
+        cfg, schedule = settings.agent, settings.schedule
+        train, validation = data.load(
+            settings.env, folder=settings.data, rows=schedule.data_rows, progress=progress
+        )
+        self.replay = Replay(
+            train, capacity=len(train.rewards) + schedule.online_steps, device=settings.device
+        )
+        self.held_out = Replay(validation, capacity=len(validation.rewards), device=settings.device)
+        obs = torch.as_tensor(train.observations)
+        self.agent = DFP(
+            cfg,
+            obs_dim=obs.shape[1],
+            action_dim=train.actions.shape[1],
+            seed=settings.seed,
+            obs_mean=obs.mean(0),
+            obs_std=obs.std(0).clamp_min(1e-3),
+            device=settings.device,
+        )
+        self.generator = torch.Generator(settings.device).manual_seed(settings.seed)
+        self.acting = torch.Generator().manual_seed(settings.seed)
+        self.collector = Collector(envs.make(settings.env), seed=settings.seed)
+        self.eval_envs = [envs.make(settings.env) for _ in range(schedule.eval_episodes)]
+        self.step = 0
+
+    @property
+    def total(self) -> int:
+        return self.settings.schedule.offline_steps + self.settings.schedule.online_steps
+
+    @property
+    def phase(self) -> str:
+        return "online" if self.step > self.settings.schedule.offline_steps else "offline"
+
+    def advance(self) -> dict[str, torch.Tensor]:
+        """One step: offline an update; online an environment step, then an update. Returns scalars to log.
+
+        Raises: TrainingDiverged naming the loss and the step.
+        """
+        self.step += 1
+        cfg, schedule = self.settings.agent, self.settings.schedule
+        collected = self.step - schedule.offline_steps
+        if collected == 1:
+            self.agent.start_online()
+        if collected >= 1:
+            self.replay.add(**self.collector.step(self.agent.act, self.acting))
+            if collected <= schedule.online_start:
+                return {}
+        batch = self.replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=self.generator)
+        log = self.agent.update(
+            batch, self.agent.draw_noise(cfg.batch, self.generator), online=collected >= 1
+        )
+        for name in ("critic_loss", "actor_loss"):
+            if not torch.isfinite(log[name]):
+                raise TrainingDiverged(
+                    f"{name} is {log[name].item()} at step {self.step} ({self.phase}). The last checkpoint is from "
+                    "before it; a smaller --lr usually helps."
+                )
+        return log
+
+    def evaluate(self) -> dict:
+        """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
+        result = evaluate(self.agent.act, self.eval_envs, seed=self.settings.seed, first_episode=self.step)
+        return {
+            "successes": int(result.success.sum()),
+            "episodes": len(result.success),
+            "episode_return": float(result.returns.mean()),
+            "length": float(result.lengths.mean()),
+        }
+
+    def diagnose(self) -> dict[str, torch.Tensor]:
+        """The agent's held-out measures, on the same validation chunks and noise each time."""
+        generator = torch.Generator(self.settings.device).manual_seed(0)
+        cfg = self.settings.agent
+        batch = self.held_out.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
+        return self.agent.diagnose(batch, self.agent.draw_noise(HELD_OUT, generator))
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of everything that `load` needs to go on as if nothing had happened."""
+        taken, state = self.collector.state()
+        groups = {
+            "agent": snapshot(self.agent.modules, self.agent.optimiser),
+            "replay": self.replay.state(),
+            "collector": taken,
+            "random": {"training": self.generator.get_state(), "acting": self.acting.get_state()},
+        }
+        tensors = {f"{group}.{name}": t for group, content in groups.items() for name, t in content.items()}
+        checkpoint.save(folder, step=self.step, tensors=tensors, state={**state, "added": self.replay.added})
+
+    def load(self, folder: Path) -> None:
+        """Continue from the newest intact checkpoint. Raises: as `checkpoint.load`; ValueError if it does not fit."""
+        self.step, tensors, state = checkpoint.load(folder)
+
+        def group(name: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
+
+        restore(self.agent.modules, self.agent.optimiser, group("agent"))
+        self.replay.load_state(group("replay"), state["added"])
+        self.collector.load_state(group("collector"), state)
+        self.generator.set_state(tensors["random.training"])
+        self.acting.set_state(tensors["random.acting"])
+
+
+def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train to the end of the schedule and return the run's folder.
+
+    Rows of a step are written before its checkpoint, so a run killed anywhere and resumed ends with the rows of one
+    that was not. Ctrl-C writes a checkpoint first.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    schedule, folder = settings.schedule, settings.folder
+    check_folder(folder, resume=resume)  # before data is generated
+    trainer = Trainer(settings, progress=progress)
+    if resume:
+        trainer.load(folder / "checkpoints")
+    with (
+        RunLog(folder, resume_step=trainer.step if resume else None) as log,
+        tqdm(
+            total=trainer.total, initial=trainer.step, disable=not progress, unit="step", mininterval=1
+        ) as bar,
+        StopRequest() as stop,
+    ):
+        log.config(as_json(settings))
+        warned = False
+        while trainer.step < trainer.total:
+            metrics = trainer.advance()
+            step, last = trainer.step, trainer.step == trainer.total
+            bar.update()
+            if metrics and (step % schedule.log_every == 0 or last):
+                metrics |= trainer.diagnose()
+                log.train(step, trainer.phase, metrics)
+                if metrics["spread_ratio"] < COLLAPSED and not warned:
+                    warned = True
+                    bar.write(
+                        f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
+                        f"(about 1 when it covers its data). --field {settings.agent.field} cannot clone data with "
+                        "one action per state here; try --field energy."
+                    )
+            if step % schedule.eval_every == 0 or last:
+                row = log.evaluation(step, trainer.phase, **trainer.evaluate())
+                log.curve(settings.env)
+                bar.set_postfix_str(
+                    f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}"
+                )
+            if step % schedule.checkpoint_every == 0 or last or stop.asked:
+                trainer.save(folder / "checkpoints")
+            if stop.asked and not last:
+                bar.write(f"stopped after step {step}; continue with --resume {folder}")
+                raise SystemExit(130)
+    return folder
+
+
+def main(args: list[str] | None = None) -> None:
+    args = sys.argv[1:] if args is None else args
+    if "--resume" in args:
+        run(Settings.resumed(args), resume=True)
+    else:
+        run(from_command_line(args))
+
+
+if __name__ == "__main__":
+    main()
