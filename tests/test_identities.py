@@ -63,7 +63,10 @@ def test_the_slope_of_the_shadow_is_the_kernel(kernel, sq):
 def test_laplace_mean_shift_is_not_its_own_score():
     """Eq. 8 is Gaussian alone: with the Laplace kernel of the released code the two sides are far apart."""
     g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(20, 2, generator=g, dtype=torch.float64), torch.randn(30, 2, generator=g, dtype=torch.float64)
+    x, y = (
+        torch.randn(20, 2, generator=g, dtype=torch.float64),
+        torch.randn(30, 2, generator=g, dtype=torch.float64),
+    )
     gap = mean_shift(x, y, kernel=Laplace(1.0)) - KDE(y, Laplace(1.0)).score(x)
     assert gap.abs().max() > 0.1
 
@@ -73,7 +76,9 @@ def test_laplace_mean_shift_is_not_its_own_score():
 def test_kernels_integrate_to_their_mass(make, dim):
     kernel = make(0.7)
     area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
-    radial = lambda r: area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())  # noqa: E731
+    radial = lambda r: (
+        area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())
+    )  # noqa: E731
     mass, _ = integrate.quad(radial, 0, 60, limit=200)
     assert math.log(mass) == pytest.approx(-kernel.log_norm(dim), abs=1e-7)
 

@@ -49,7 +49,9 @@ def test_streaming_equals_dense_in_value_and_gradient(small_tiles, make, skip_se
     results = []
     for backend in ("dense", "streaming"):
         args = [t.clone().requires_grad_() for t in (x, y, log_w)]
-        out = kernel_shift(*args[:2], kernel=kernel, log_weights=args[2], skip_self=skip_self, backend=backend)
+        out = kernel_shift(
+            *args[:2], kernel=kernel, log_weights=args[2], skip_self=skip_self, backend=backend
+        )
         up = [torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype) for o in out]
         results.append([*out, *torch.autograd.grad(out, args, up)])
     for dense, streamed in zip(*results, strict=True):
@@ -60,7 +62,9 @@ def test_streaming_equals_dense_in_value_and_gradient(small_tiles, make, skip_se
 @pytest.mark.parametrize("backend", ["dense", "streaming"])
 def test_gradients_are_those_of_finite_differences(small_tiles, make, backend):
     g = torch.Generator().manual_seed(3)
-    x, y = (torch.randn(*s, 2, generator=g, dtype=torch.float64, requires_grad=True) for s in ((2, 4), (1, 4)))
+    x, y = (
+        torch.randn(*s, 2, generator=g, dtype=torch.float64, requires_grad=True) for s in ((2, 4), (1, 4))
+    )
     w = torch.randn(2, 4, generator=g, dtype=torch.float64, requires_grad=True)
     for skip_self in (False, True):
         run = lambda *a, s=skip_self: kernel_shift(  # noqa: E731
@@ -184,7 +188,9 @@ def test_streaming_keeps_memory_linear():
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            seen.extend(t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor))
+            seen.extend(
+                t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor)
+            )
             return out
 
     x = torch.randn(n, 2, requires_grad=True)

@@ -30,9 +30,7 @@ class Divergence(Protocol):
 
 @dataclass(frozen=True)
 class ReverseKL:
-    """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not
-    reach.
-    """
+    """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not reach."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.exp() * log_ratio
@@ -43,9 +41,7 @@ class ReverseKL:
 
 @dataclass(frozen=True)
 class ForwardKL:
-    """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the
-    step.
-    """
+    """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the step."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return -log_ratio

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz
-from wgflow.sums import check_clouds, kernel_shift, log_of_weights
+from wgflow.sums import check_clouds, kernel_shift, log_of_weights, refuse_nan
 
 __all__ = [
     "balanced_field",
@@ -56,8 +56,7 @@ def drifting_field(
     neg_weights: Tensor | None = None,
     skip_self: bool = False,
 ) -> Tensor:
-    r"""Velocity pulling `x` towards `pos` and away from `neg`: V = gate(log q_h/p_h) (V⁺ - V⁻) (DFP Eq. 3,
-    gate 1).
+    r"""Velocity pulling `x` towards `pos` and away from `neg`: V = gate(log q_h/p_h) (V⁺ - V⁻) (DFP Eq. 3, gate 1).
 
     With `Gaussian(h)`, V = h² gate (∇log p_h - ∇log q_h) for the KDEs p_h, q_h of `pos`, `neg`: h² times the
     W2 gradient flow of the divergence D(q_h || p_h). Other kernels have no such identity: see
@@ -134,7 +133,7 @@ def energy_field(
     if neg is None:
         if x.shape[-2] < 2:
             raise ValueError(
-                f"x is {list(x.shape)}: one point has nothing to keep away from, and the field collapses to the median. "
+                f"x is {list(x.shape)}: a lone point has nothing to keep away from and collapses to the median. "
                 "Generate at least 2 per group, or pass neg."
             )
         if neg_weights is not None:
@@ -190,6 +189,7 @@ def balanced_field(
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
     d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
     s = _mean_distance(d, weights).clamp_min(scale_floor)
+    refuse_nan(s, "gen, pos, neg or a weight")
     unit = s / math.sqrt(gen.shape[-1])
     negatives = targets.shape[-2] - pos.shape[-2]
     own = torch.zeros(d.shape[-2:], dtype=d.dtype, device=d.device)

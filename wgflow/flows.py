@@ -14,9 +14,7 @@ __all__ = ["Trajectory", "flow"]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Snapshots of a flow: `points` [K, ..., N, D] at `times` [K], and the rms speed at each of them, `speed`
-    [K].
-    """
+    """Snapshots of a flow: `points` [K, ..., N, D] at `times` [K], and the rms speed at each of them, `speed` [K]."""
 
     points: Tensor
     times: Tensor
@@ -75,7 +73,7 @@ def flow(
             speed = v.square().mean().sqrt() * math.sqrt(x.shape[-1])  # rms of |v| over points
             if not bool(speed.isfinite()):
                 raise FloatingPointError(
-                    f"the velocity is not finite at step {i} (t = {i * dt:g}); a smaller dt, or a bounded gate, keeps it so."
+                    f"the velocity is not finite at step {i} (t = {i * dt:g}); take a smaller dt or a bounded gate."
                 )
             if bool(speed <= tolerance):
                 stopped = "at rest"

@@ -46,8 +46,7 @@ def moment_flow(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: float)
 
 
 def variance_clock(s: float, target: float, *, h: float) -> float:
-    r"""Φ(s) of the 1-D flow with equal means: Φ(s_t) = Φ(s_0) + 2 h² t / (P + h²), P the target variance, s_t
-    not P.
+    r"""Φ(s) of the 1-D flow with equal means: Φ(s_t) = Φ(s_0) + 2 h² t / (P + h²), P the target variance, s_t not P.
 
     Φ(s) = (h²/P) ln s - ((P + h²)/P) ln|P - s|. Dimensionless up to the units of s inside the logarithms.
     """

@@ -20,8 +20,7 @@ __all__ = ["KDE"]
 
 @dataclass(frozen=True, eq=False)
 class KDE:
-    r"""p_h(x) = Σ_j w_j k(x, y_j) / (Σ_j w_j ∫ k): a density estimate that can be read, differentiated and
-    sampled.
+    r"""p_h(x) = Σ_j w_j k(x, y_j) / (Σ_j w_j ∫ k): a density estimate that can be read, differentiated and sampled.
 
     Args: samples: [..., M, D]; kernel: its lengths are in the units of the samples; weights: [..., M], w >=
         0, or None.
@@ -45,8 +44,7 @@ class KDE:
         return math.log(self.samples.shape[-2]) if w is None else w.logsumexp(-1, keepdim=True)
 
     def log_density(self, x: Tensor) -> Tensor:
-        r"""log p_h(x) = log_mass - log Σ w + log_norm(D). x: [..., N, D] -> [..., N]. Differentiable in all
-        tensors.
+        r"""log p_h(x) = log_mass - log Σ w + log_norm(D). x: [..., N, D] -> [..., N]. Differentiable in all tensors.
 
         Raises: ValueError when the kernel has infinite mass in this dimension.
         """

@@ -23,7 +23,7 @@ def check_bandwidth(name: str, value: float) -> None:
     """Refuse a bandwidth that is not a positive finite number. Raises: ValueError."""
     if isinstance(value, Tensor) or not (isinstance(value, (int, float)) and 0 < value < math.inf):
         raise ValueError(
-            f"{name} = {value!r} is not a bandwidth; wanted one positive finite Python number, a length in the units of x. "
+            f"{name} = {value!r} is not a bandwidth; wanted one positive finite number, a length in the units of x. "
             "A fraction (say .2) of the mean distance between points is a usual start: torch.cdist(x, y).mean().item()."
         )
 
@@ -107,8 +107,7 @@ class Gaussian(Kernel):
 
 @dataclass(frozen=True)
 class Matern(Kernel):
-    """k = exp(-u) (1 + u + ...), u = r / tau: the Matérn kernel of half-integer smoothness `nu` = 1.5, 2.5,
-    ...
+    """k = exp(-u) (1 + u + ...), u = r / tau: the Matérn kernel of half-integer smoothness `nu` = 1.5, 2.5, ...
 
     The polynomial is the reverse Bessel polynomial scaled to start at 1, so nu = 1.5 reads (1 + u) exp(-u),
     without the factor sqrt(2 nu) some texts put into u. Slopes go down the ladder of nu, shadows go up. nu =
@@ -178,9 +177,7 @@ class Matern(Kernel):
 
 @dataclass(frozen=True)
 class Laplace(Kernel):
-    """k = exp(-r / tau), the kernel of the released drifting code. Its shadow is Matérn-3/2: it climbs that
-    density.
-    """
+    """k = exp(-r / tau), the kernel of the released drifting code. Its shadow is Matérn-3/2: it climbs that density."""
 
     tau: float  # decay length
 
@@ -222,7 +219,7 @@ class Yukawa(Kernel):
         check_bandwidth("tau", self.tau)
 
     def log(self, sq: Tensor) -> Tensor:
-        u = safe_sqrt(sq) / self.tau
+        u = _safe(sq).sqrt() / self.tau
         return (-u - u.log()).masked_fill_(sq == 0, -math.inf)
 
     def log_norm(self, dim: int) -> float | None:
@@ -248,8 +245,7 @@ class Yukawa(Kernel):
 
 @dataclass(frozen=True)
 class Riesz(Kernel):
-    """k = r^-s, s > 0: no bandwidth. s = 1 is the slope of -|x - y|, hence sums of unit vectors (the energy
-    distance).
+    """k = r^-s, s > 0: no bandwidth. s = 1 is the slope of -|x - y|, hence sums of unit vectors (the energy distance).
 
     A coincident sample has weight 0: the direction to a point one stands on is the zero vector.
     """
@@ -261,9 +257,7 @@ class Riesz(Kernel):
             raise ValueError(f"s = {self.s!r}; wanted a positive exponent, 1 for the energy distance.")
 
     def log(self, sq: Tensor) -> Tensor:
-        return torch.where(
-            sq > 0, sq.clamp_min(torch.finfo(sq.dtype).tiny).log() * (-0.5 * self.s), -math.inf
-        )
+        return (_safe(sq).log() * (-0.5 * self.s)).masked_fill_(sq == 0, -math.inf)
 
     def log_norm(self, dim: int) -> None:
         return None
@@ -312,7 +306,12 @@ class Scaled(Kernel):
 
 def safe_sqrt(sq: Tensor) -> Tensor:
     """sqrt whose derivative at 0 is 0 rather than infinite, for kernels of r under autograd."""
-    return sq.sqrt() if not sq.requires_grad else torch.where(sq > 0, sq, 1).sqrt() * (sq > 0)
+    return sq.sqrt() if not sq.requires_grad else _safe(sq).sqrt() * (sq != 0)
+
+
+def _safe(sq: Tensor) -> Tensor:
+    # Under autograd a masked infinity still gives 0 * inf = NaN, so zeros are replaced before the function, not after.
+    return torch.where(sq == 0, 1.0, sq) if sq.requires_grad else sq
 
 
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:

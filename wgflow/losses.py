@@ -14,8 +14,7 @@ __all__ = ["drifting_loss", "regress_onto"]
 
 
 def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
-    r"""mean |x - sg(x + v)|² over all elements (DFP Eq. 9): its gradient at x is -2 v / numel, its value mean
-    v².
+    r"""mean |x - sg(x + v)|² over all elements (DFP Eq. 9): its gradient at x is -2 v / numel, its value mean v².
 
     Args: x: any shape, the generator's output, with gradient; velocity: the same shape, detached here.
     Returns: a scalar, length². Gradient to x only. Raises: ValueError when the shapes differ.
@@ -52,7 +51,7 @@ def drifting_loss(
     if field is not None:
         if neg is not None:
             raise ValueError(
-                "neg came together with field; a field takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
+                "neg came together with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
             )
         return regress_onto(gen, field(x, y))
     unit = balanced_scale(x, y, neg=neg).clamp_min(1e-30)

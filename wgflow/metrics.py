@@ -14,8 +14,7 @@ __all__ = ["energy_distance", "mmd2", "mode_proportions", "sliced_w2"]
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs: unbiased, so around 0 (of either sign) for equal
-    laws.
+    r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs: unbiased, so around 0 (of either sign) for equal laws.
 
     Args: x: [N, D], y: [M, D], N, M >= 2. Returns: a scalar, a length. Differentiable; memory of one block of
         rows.
@@ -47,8 +46,7 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
 def sliced_w2(
     x: Tensor, y: Tensor, *, projections: int = 256, generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""sqrt of the mean over random directions of W2² of the projections, a length: exact 1-D transport, any
-    N and M.
+    r"""sqrt of the mean over random directions of W2² of the projections, a length: exact 1-D transport, any N and M.
 
     Args: x: [N, D], y: [M, D]; projections: how many directions, drawn from `generator`. Differentiable.
     Raises: ValueError on clouds that do not match, projections < 1.

@@ -52,8 +52,7 @@ def samples(
 def field(
     ax: Axes, velocity: Callable[[Tensor], Tensor], *, box: tuple[float, float, float, float], grid: int = 24
 ) -> Axes:
-    """Arrows of velocity([G, 2]) on a grid over box = (left, right, bottom, top). Equal lengths, colour shows
-    speed.
+    """Arrows of velocity([G, 2]) on a grid over box = (left, right, bottom, top). Equal lengths, colour shows speed.
 
     Lengths would hide the far field, which may be a thousand times the near one; speed is on a logarithmic
     colour scale.

@@ -30,8 +30,7 @@ def kernel_average(
     skip_self: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    r"""The reduction of the library: log_mass = log Σ_j w_j k(x, y_j) and barycentre = Σ_j w_j k y_j / Σ_j
-    w_j k.
+    r"""The reduction of the library: log_mass = log Σ_j w_j k(x, y_j) and barycentre = Σ_j w_j k y_j / Σ_j w_j k.
 
     Where only barycentre - x is wanted, `kernel_shift` keeps the digits that this sum rounds away.
 
@@ -64,8 +63,7 @@ def kernel_shift(
     skip_self: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    r"""(log_mass, barycentre - x): `kernel_average` read from where one stands, exact also when the step is
-    tiny.
+    r"""(log_mass, barycentre - x): `kernel_average` read from where one stands, exact also when the step is tiny.
 
     Arguments, gradients and errors as `kernel_average`. Returns: log_mass [..., N], shift [..., N, D], a
     length.
@@ -92,17 +90,12 @@ def kernel_shift(
         log_mass, shift = average.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
     else:
         log_mass, shift = (_dense if backend == "dense" else _stream)(x, y, log_weights, kernel, skip_self)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and bool(log_mass.isnan().any()):
-        raise ValueError(
-            "x, y or log_weights holds NaN (or infinity), so the average is not a number; find the batch with torch.isfinite(t).all()."
-        )
+    refuse_nan(log_mass, "x, y or log_weights")
     return (log_mass, shift) if dtype == torch.float64 else (log_mass.to(dtype), shift.to(dtype))
 
 
 def log_of_weights(weights: Tensor | None) -> Tensor | None:
-    """Masses w >= 0 -> the log weights of the sums; None stays None. Raises: ValueError on a negative mass or
-    NaN.
-    """
+    """Masses w >= 0 -> the log weights of the sums; None stays None. Raises: ValueError on a negative mass or NaN."""
     if weights is None:
         return None
     if not bool((weights.detach() >= 0).all()):
@@ -151,16 +144,25 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
             or log_weights.device != y.device
         ):
             raise ValueError(
-                f"the weights are {list(log_weights.shape)} {log_weights.dtype} on {log_weights.device}; wanted [..., {y.shape[-2]}] "
-                f"{y.dtype} on {y.device}, one for each point of {b}."
+                f"the weights are {list(log_weights.shape)} {log_weights.dtype} on {log_weights.device}; "
+                f"wanted [..., {y.shape[-2]}] {y.dtype} on {y.device}, one for each point of {b}."
             )
         if not bool((log_weights.detach().amax(-1) > -math.inf).all()):
             raise ValueError(
-                f"all weights of {b} are zero (or NaN) in some batch element; give one of them a weight, or leave the term out."
+                f"all weights of {b} are zero (or NaN) in some batch element; weigh one of them, or leave the term out."
             )
 
 
-# -- tiles ---------------------------------------------------------------------------------------------------
+def refuse_nan(result: Tensor, names: str) -> None:
+    """Refuse a result that holds NaN, on the CPU: on a GPU this would make every call wait. Raises: ValueError."""
+    if result.device.type == "cpu" and not torch.compiler.is_compiling() and bool(result.isnan().any()):
+        raise ValueError(
+            f"{names} holds NaN (or infinity), so the average is not a number; "
+            "find the batch with torch.isfinite(t).all()."
+        )
+
+
+# -- tiles --------------------------------------------------------------------------------------------------
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
@@ -207,8 +209,7 @@ def _finish(x: Tensor, sums: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Ten
 
 
 def _grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, kernel, diagonal):
-    r"""Gradients of one tile, from W = w k / mass and S = w slope / mass alone (nothing of size N x M was
-    kept).
+    r"""Gradients of one tile, from W = w k / mass and S = w slope / mass alone (nothing of size N x M was kept).
 
     With u_ij = g_mass_i + g_shift_i · (y_j - x_i - shift_i): d log w_j = Σ_i W u;
     dx_i = Σ_j S u (y_j - x_i); dy_j = Σ_i W g_shift_i - Σ_i S u (y_j - x_i). (The -g_shift of shift = b - x:
@@ -225,7 +226,7 @@ def _grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, kernel, diag
     return dx, dy, (W * u).sum(-2)
 
 
-# -- backends ------------------------------------------------------------------------------------------------
+# -- backends -----------------------------------------------------------------------------------------------
 
 
 def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
@@ -233,9 +234,7 @@ def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(x: Tensor, y: Tensor) -> tuple[range, range, int, int]:
-    """Starts and widths of row and column blocks, so that a tile holds about TILE_PAIRS pairs over the whole
-    batch.
-    """
+    """Starts and widths of row and column blocks, so that a tile holds about TILE_PAIRS pairs over the whole batch."""
     batch = max(1, math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])))
     side = max(1, math.isqrt(TILE_PAIRS // batch)) if batch < TILE_PAIRS else 1
     n, m = x.shape[-2], y.shape[-2]
@@ -246,9 +245,7 @@ def _blocks(x: Tensor, y: Tensor) -> tuple[range, range, int, int]:
 
 
 def _tiles(x, y, log_weights, skip_self):
-    """(rows, columns, log weights of these columns, diagonal) of every tile, column by column within a row of
-    tiles.
-    """
+    """(rows, columns, log weights of these columns, diagonal) of every tile, column by column within a row of tiles."""
     rows, columns, tall, wide = _blocks(x, y)
     for i in rows:
         for j in columns:

@@ -1,5 +1,4 @@
-r"""Two-dimensional targets that know themselves: exact samples, and log density and score where these are
-exact.
+r"""Two-dimensional targets that know themselves: exact samples, and log density and score where these are exact.
 
 Everything that samples takes `generator=`; nothing touches the process-wide seed.
 """
@@ -17,9 +16,7 @@ __all__ = ["GaussianMixture", "SwissRoll", "TwoMoons", "eight_gaussians", "unbal
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """Σ_k weights_k N(means_k, std_k² I), any dimension: means [K, D], std [K], weights [K] (normalised
-    here).
-    """
+    """Σ_k weights_k N(means_k, std_k² I), any dimension: means [K, D], std [K], weights [K] (normalised here)."""
 
     means: Tensor
     std: Tensor

@@ -1,0 +1,192 @@
+"""Flows: the order of the integrators, the Gaussian closed forms, and what descends and what does not."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.closed_forms import draw, quantiles, random_gaussian
+from tests.strategies import assert_close
+from wgflow import Gaussian, drifting_field, energy_field, flow, gaussians, mean_shift, mmd2, sliced_w2
+
+
+def pair(seed: int, dim: int):
+    g = torch.Generator().manual_seed(seed)
+    return random_gaussian(dim, g), random_gaussian(dim, g), g
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0.2, 2.0))
+def test_gaussian_drift_is_the_score_gap_of_the_smoothed_gaussians(seed, dim, h):
+    p, q, g = pair(seed, dim)
+    x = torch.randn(5, dim, generator=g, dtype=torch.float64, requires_grad=True)
+    eye = torch.eye(dim, dtype=torch.float64)
+    smooth = [torch.distributions.MultivariateNormal(m, cov + h**2 * eye) for m, cov in (p, q)]
+    (gap,) = torch.autograd.grad((smooth[0].log_prob(x) - smooth[1].log_prob(x)).sum(), x)
+    assert_close(gaussians.drift(x.detach(), p, q, h=h), h**2 * gap)
+
+
+def test_drifting_field_of_large_clouds_is_the_gaussian_drift():
+    p, q = ((torch.tensor([m]), torch.tensor([[v]])) for m, v in ((0.5, 1.0), (-1.0, 2.0)))
+    p, q = ((m.double(), v.double()) for m, v in (p, q))
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(-1)
+    V = drifting_field(x, quantiles(p, 4000), quantiles(q, 4000), kernel=Gaussian(0.7))
+    assert_close(V, gaussians.drift(x, p, q, h=0.7), rtol=1e-3, atol=1e-3)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0.2, 2.0))
+def test_moments_move_as_the_drift_carries_them(seed, dim, h):
+    """dm = E V and dS = Cov(V, x) + Cov(x, V), both exact for a field linear in x."""
+    p, (m, S), _ = pair(seed, dim)
+    dm, dS = gaussians.moment_flow(p, (m, S), h=h)
+    assert_close(dm, gaussians.drift(m, p, (m, S), h=h))
+    eye = torch.eye(dim, dtype=torch.float64)
+    slope = gaussians.drift(m + eye, p, (m, S), h=h) - gaussians.drift(
+        m, p, (m, S), h=h
+    )  # rows: dV along each axis
+    assert_close(dS, slope.mT @ S + S @ slope)
+
+
+def test_the_variance_clock_runs_with_the_flow():
+    """1-D, equal means: the moments integrated step by step agree with the closed form Phi."""
+    p, h, s0 = (torch.zeros(1).double(), torch.tensor([[0.8]]).double()), 0.5, 2.5
+
+    def velocity(s):
+        return gaussians.moment_flow(p, (p[0], s), h=h)[1]
+
+    s_t = flow(velocity, torch.tensor([[s0]]).double(), dt=0.002, steps=1000, method="heun").end.item()
+    expected = gaussians.variance_clock(s0, 0.8, h=h) + 2 * h**2 * 2.0 / (0.8 + h**2)
+    assert gaussians.variance_clock(s_t, 0.8, h=h) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
+def test_the_integrator_has_its_order(method, order):
+    """Linear field of two frozen Gaussians: the exact flow is an exponential; dt / 2 divides the error by 2^order."""
+    p, q, g = pair(3, 2)
+    x0 = torch.randn(6, 2, generator=g, dtype=torch.float64)
+    origin = gaussians.drift(torch.zeros(2).double(), p, q, h=0.8)
+    A = torch.stack(
+        [gaussians.drift(e, p, q, h=0.8) - origin for e in torch.eye(2).double()]
+    )  # row form: V = x A + b
+    affine = torch.zeros(3, 3, dtype=torch.float64)
+    affine[:2, :2], affine[2, :2] = A, origin
+    exact = (torch.cat([x0, torch.ones(6, 1)], -1).double() @ torch.linalg.matrix_exp(affine))[:, :2]
+    errors = [
+        (
+            flow(lambda x: gaussians.drift(x, p, q, h=0.8), x0, dt=1 / n, steps=n, method=method).end - exact
+        ).norm()
+        for n in (20, 40, 80)
+    ]
+    for coarse, fine in itertools.pairwise(errors):
+        assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3))
+def test_transport_closed_forms_are_distances(seed, dim):
+    p, q, _ = pair(seed, dim)
+    for distance in (
+        gaussians.w2,
+        gaussians.kl,
+        lambda a, b: gaussians.mmd2(a, b, h=0.7),
+        lambda a, b: gaussians.sinkhorn_divergence(a, b, sigma2=0.3),
+    ):
+        assert distance(p, p).abs() < 1e-6
+        assert distance(p, q) > 1e-4
+    assert_close(gaussians.w2(p, q), gaussians.w2(q, p))
+    # Without regularisation the entropic cost is W2 squared, up to the entropy term it adds.
+    assert_close(gaussians.sinkhorn_divergence(p, q, sigma2=1e-6).sqrt(), gaussians.w2(p, q), rtol=1e-3)
+
+
+def test_the_plug_in_drift_can_raise_its_own_divergence():
+    """h = 1, q = delta_0, p = .9975 delta_-4 + .0025 delta_1: V(0) > 0 is the wrong way, KL(q_h || p_h) rises."""
+    p = torch.tensor([[-4.0], [1.0]], dtype=torch.float64)
+    w = torch.tensor([0.9975, 0.0025], dtype=torch.float64)
+    grid = torch.linspace(-14, 14, 28001, dtype=torch.float64).unsqueeze(-1)
+
+    def kl(q):
+        log_q = -((grid[:, 0] - q) ** 2) / 2 - 0.5 * math.log(2 * math.pi)
+        log_p = (-((grid - p.mT) ** 2) / 2 + w.log()).logsumexp(-1) - 0.5 * math.log(2 * math.pi)
+        return torch.trapezoid(log_q.exp() * (log_q - log_p), grid[:, 0]).item()
+
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    V = drifting_field(zero, p, zero, kernel=Gaussian(1.0), pos_weights=w).item()
+    assert pytest.approx(0.09608, abs=1e-5) == V
+    assert kl(0.0) == pytest.approx(5.041226, abs=1e-6)
+    assert kl(0.01 * V) > kl(0.0)
+
+
+def test_self_excluding_groups_expand_without_bound():
+    """One positive, particles leaving themselves out: V_i = y - (the others), gaps grow as exp(t); else they do not."""
+    x0 = torch.tensor([[0.5], [0.6]], dtype=torch.float64)
+    y = torch.zeros(1, 1, dtype=torch.float64)
+    runs = [
+        flow(
+            lambda x, s=s: drifting_field(x, y, x, kernel=Gaussian(0.3), skip_self=s), x0, dt=0.01, steps=1000
+        ).end
+        for s in (True, False)
+    ]
+    assert (runs[0][1] - runs[0][0]).item() == pytest.approx(0.1 * math.exp(10), rel=0.1)
+    assert runs[1].abs().max() < 1
+
+
+def test_mean_shift_flow_ends_at_rest_on_a_mode():
+    y = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    path = flow(
+        lambda x: mean_shift(x, y, kernel=Gaussian(0.5)), y[:1] + 0.3, dt=1.0, steps=500, tolerance=1e-10
+    )
+    assert path.stopped == "at rest"
+    assert len(path) < 100
+    assert_close(path.end, torch.tensor([[0.05, 0.0]], dtype=torch.float64), atol=1e-6)
+
+
+def test_a_trajectory_is_thinned_and_keeps_both_ends():
+    x0 = torch.zeros(3, 2)
+    path = flow(torch.ones_like, x0, dt=0.1, steps=1000, keep=11)
+    assert len(path) == 11
+    assert path.times[0] == 0
+    assert path.times[-1] == pytest.approx(100.0)
+    assert_close(path.points[0], x0)
+    assert_close(path.end, torch.full((3, 2), 100.0), rtol=1e-4)
+    assert_close(path.speed, torch.full((11,), math.sqrt(2)), rtol=1e-6)
+
+
+def test_a_flow_stops_when_asked_to():
+    path = flow(
+        torch.ones_like, torch.zeros(1, 1), dt=0.1, steps=100, stop=lambda x, t: x.max().item() > 0.45
+    )
+    assert path.stopped == "asked to"
+    assert path.end.item() == pytest.approx(0.5)
+
+
+def test_a_flow_runs_over_batches():
+    g = torch.Generator().manual_seed(0)
+    x0, data = torch.randn(4, 6, 2, generator=g), torch.randn(4, 3, 2, generator=g)
+    together = flow(lambda x: energy_field(x, data), x0, dt=0.1, steps=20).end
+    alone = flow(lambda x: energy_field(x, data[2]), x0[2], dt=0.1, steps=20).end
+    assert_close(together[2], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "call"),
+    [
+        (ValueError, "dt", lambda x: flow(torch.ones_like, x, dt=0.0, steps=3)),
+        (ValueError, "dt", lambda x: flow(torch.ones_like, x, dt=math.nan, steps=3)),
+        (ValueError, "steps", lambda x: flow(torch.ones_like, x, dt=0.1, steps=0)),
+        (ValueError, "heun", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, method="magic")),
+        (FloatingPointError, "step 0", lambda x: flow(lambda x: x / 0, x, dt=0.1, steps=3)),
+    ],
+)  # fmt: skip
+def test_bad_flows_are_named(error, says, call):
+    with pytest.raises(error, match=says):
+        call(torch.zeros(2, 2))
+
+
+def test_closed_forms_agree_with_samples():
+    p, q, g = pair(5, 2)
+    x, y = draw(p, 4000, g), draw(q, 4000, g)
+    assert mmd2(x, y, kernel=Gaussian(0.7)).item() == pytest.approx(
+        gaussians.mmd2(p, q, h=0.7).item(), abs=0.01
+    )
+    assert sliced_w2(x, y, generator=g) <= gaussians.w2(p, q) + 0.05

@@ -1,0 +1,126 @@
+"""Metrics against closed forms and against their definitions; toy targets against themselves."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tests.closed_forms import quantiles
+from tests.strategies import assert_close, clouds
+from wgflow import KDE, Gaussian, energy_distance, gaussians, mmd2, mode_proportions, sliced_w2, toy
+
+TARGETS = {
+    "eight": toy.eight_gaussians(),
+    "unbalanced": toy.unbalanced_mixture(),
+    "moons": toy.TwoMoons(),
+    "roll": toy.SwissRoll(),
+}
+
+
+@given(clouds(batch=False, degenerate=False))
+def test_energy_distance_is_its_u_statistic(c):
+    pairs = lambda a: torch.pdist(a).mean()  # noqa: E731
+    expected = 2 * torch.cdist(c.x, c.pos).mean() - pairs(c.x) - pairs(c.pos)
+    assert_close(energy_distance(c.x, c.pos), expected)
+
+
+@given(clouds(degenerate=False))
+def test_mmd_is_its_u_statistic(c):
+    k = Gaussian(c.h)
+    off = lambda a: (  # noqa: E731
+        (k.log(torch.cdist(a, a).square()).exp().sum((-2, -1)) - a.shape[-2])
+        / (a.shape[-2] * (a.shape[-2] - 1))
+    )
+    cross = k.log(torch.cdist(c.x, c.pos).square()).exp().mean((-2, -1))
+    assert_close(mmd2(c.x, c.pos, kernel=k), off(c.x) + off(c.pos) - 2 * cross)
+
+
+def test_energy_distance_has_its_gaussian_closed_form():
+    p, q = ((torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((0.0, 1.0), (0.8, 2.0)))
+    measured = energy_distance(quantiles(p, 2000), quantiles(q, 2000)).item()
+    assert measured == pytest.approx(gaussians.energy_distance_1d((0.0, 1.0), (0.8, 2.0)), abs=5e-3)
+
+
+@given(clouds(dim=1, batch=False))
+def test_sliced_w2_is_exact_on_the_line(c):
+    """One dimension, sizes that differ: scipy's transport between the same two step functions (by refinement)."""
+    a, b = c.x.repeat_interleave(len(c.pos), 0), c.pos.repeat_interleave(len(c.x), 0)
+    expected = (a.sort(0).values - b.sort(0).values).square().mean().sqrt()
+    assert_close(sliced_w2(c.x, c.pos, projections=3, generator=c.generator), expected)
+
+
+@given(clouds(batch=False), st.floats(0.1, 10.0))
+def test_sliced_w2_of_a_translation_is_its_mean_projection(c, distance):
+    step = torch.zeros(c.x.shape[-1], dtype=torch.float64)
+    step[0] = distance
+    measured = sliced_w2(c.x, c.x + step, projections=4000, generator=c.generator)
+    assert measured.item() == pytest.approx(distance / math.sqrt(c.x.shape[-1]), rel=0.1)
+
+
+def test_mode_proportions_count_the_nearest():
+    centres = torch.tensor([[0.0], [1.0], [9.0]])
+    x = torch.tensor([[0.1], [0.2], [0.9], [-5.0]])
+    assert_close(mode_proportions(x, centres), torch.tensor([0.75, 0.25, 0.0]))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_repeats_itself_and_leaves_the_global_seed_alone(name):
+    before = torch.get_rng_state()
+    draws = [TARGETS[name].sample(100, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert draws[0].shape == (100, 2)
+    assert draws[0].dtype == torch.float32
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["eight", "unbalanced"])
+def test_a_mixture_knows_its_density_and_score(name):
+    target, g = TARGETS[name], torch.Generator().manual_seed(0)
+    x = target.sample(50, generator=g).requires_grad_()
+    (score,) = torch.autograd.grad(target.log_density(x).sum(), x)
+    assert_close(target.score(x).detach(), score, rtol=1e-3, atol=1e-3)
+    side = torch.linspace(-2, 2, 401)
+    mass = target.log_density(torch.cartesian_prod(side, side)).exp().sum() * 0.01**2
+    assert mass.item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_smoothed_mixture_is_the_population_kde():
+    """KDE of many samples -> the mixture convolved with the kernel: exact p_h for any Gaussian mixture."""
+    target, g = toy.unbalanced_mixture(std=0.2), torch.Generator().manual_seed(0)
+    x = target.sample(20, generator=g)
+    estimate = KDE(target.sample(40_000, generator=g), Gaussian(0.3)).log_density(x)
+    assert_close(estimate, target.smoothed(0.3).log_density(x), rtol=0, atol=0.05)
+
+
+def test_mixture_samples_have_their_proportions():
+    target, g = toy.unbalanced_mixture(), torch.Generator().manual_seed(0)
+    found = mode_proportions(target.sample(20_000, generator=g), target.means)
+    assert_close(found, target.weights, rtol=0, atol=0.015)
+    radius = (target.sample(5000, generator=g) - target.means[:1]).norm(dim=-1)
+    near = radius[radius < 0.5].numpy()  # the first component alone: Rayleigh distances
+    assert stats.kstest(near, stats.rayleigh(scale=0.1).cdf).pvalue > 1e-3
+
+
+def test_the_moons_are_two_and_alike():
+    x = toy.TwoMoons(noise=0.0).sample(4000, generator=torch.Generator().manual_seed(0))
+    distances = torch.stack([(x - torch.tensor(c)).norm(dim=-1) for c in ([-0.5, -0.25], [0.5, 0.25])])
+    assert_close((distances - 1).abs().amin(0), torch.zeros(4000), atol=1e-5)
+    assert ((distances[0] - 1).abs() < 1e-5).float().mean().item() == pytest.approx(0.5, abs=0.04)
+
+
+def test_the_swiss_roll_is_a_spiral_in_the_unit_disc():
+    x = toy.SwissRoll(noise=0.0).sample(2000, generator=torch.Generator().manual_seed(0))
+    turns = x.norm(dim=-1) * 4.5 * math.pi
+    spiral = torch.stack([turns.cos(), turns.sin()], -1) * x.norm(dim=-1, keepdim=True)
+    assert_close(x, spiral, atol=1e-4, rtol=0)
+    assert x.norm(dim=-1).max() <= 1 + 1e-6
+
+
+def test_bad_mixtures_are_named():
+    with pytest.raises(ValueError, match="wanted"):
+        toy.GaussianMixture(torch.zeros(3, 2), torch.ones(2), torch.ones(3))
+    with pytest.raises(ValueError, match="positive"):
+        toy.GaussianMixture(torch.zeros(3, 2), torch.zeros(3), torch.ones(3))
