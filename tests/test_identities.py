@@ -76,9 +76,10 @@ def test_laplace_mean_shift_is_not_its_own_score():
 def test_kernels_integrate_to_their_mass(make, dim):
     kernel = make(0.7)
     area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
-    radial = lambda r: (
-        area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())
-    )  # noqa: E731
+
+    def radial(r):
+        return area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())
+
     mass, _ = integrate.quad(radial, 0, 60, limit=200)
     assert math.log(mass) == pytest.approx(-kernel.log_norm(dim), abs=1e-7)
 

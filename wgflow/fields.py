@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz
-from wgflow.sums import check_clouds, kernel_shift, log_of_weights, refuse_nan
+from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights, refuse_nan
 
 __all__ = [
     "balanced_field",
@@ -51,7 +51,7 @@ def drifting_field(
     neg: Tensor,
     *,
     kernel: Kernel,
-    divergence: Divergence | None = None,
+    divergence: Divergence = ReverseKL(),  # noqa: B008 - a frozen value
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
     skip_self: bool = False,
@@ -66,7 +66,7 @@ def drifting_field(
         x: [..., N, D] points where the field is read; pos: [..., P, D]; neg: [..., M, D]; weights [..., P]
             and [..., M].
         kernel: its lengths are in the units of `x`; so is the result.
-        divergence: whose flow; None is `ReverseKL()`. Densities are normalised: weights and set sizes leave
+        divergence: whose flow. Densities are normalised: weights and set sizes leave
             the gate alone.
         skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`; such
             groups of particles expand without bound in a simulation, so the default keeps the plain KDE.
@@ -76,34 +76,33 @@ def drifting_field(
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, neg, None, skip_self, ("x", "neg"))
     log_wp, log_wn = log_of_weights(pos_weights), log_of_weights(neg_weights)
-    log_p, towards = kernel_shift(x, pos, kernel=kernel, log_weights=log_wp)
-    log_q, away = kernel_shift(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
+    log_p, towards = double_shift(x, pos, kernel=kernel, log_weights=log_wp)
+    log_q, away = double_shift(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
     V = towards - away
-    if divergence is None or isinstance(divergence, ReverseKL):
-        return V
+    if isinstance(divergence, ReverseKL):
+        return V.to(x.dtype)
     log_ratio = (log_q - _log_total(neg, log_wn, skip_self)) - (log_p - _log_total(pos, log_wp, False))
-    return divergence.gate(log_ratio).unsqueeze(-1) * V
+    return (divergence.gate(log_ratio).unsqueeze(-1) * V).to(x.dtype)
 
 
 def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Tensor | None = None) -> Tensor:
-    r"""Each positive distributes itself over the points: V_i = Σ_k R_ik (y_k - x_i), R_ik = k(x_i, y_k) / Σ_j
-    k(x_j, y_k).
+    r"""Each positive shares itself among the points: V_i = Σ_k R_ik (y_k - x_i), R_ik = k(x_i, y_k) / Σ_j k(x_j, y_k).
 
     With `Gaussian(h)`, V_i = -h² ∇_i of Σ_k -log q_h(y_k), q_h the KDE of the points: maximum likelihood.
     Linear in the positives, so it is unbiased with one of them; the log of a mean over few points still
     over-weights rare modes.
 
-    Args: x: [..., N, D] generated points; pos: [..., P, D]; pos_weights: [..., P], w >= 0, multiplies each
-        positive's pull.
-    Returns: [..., N, D], a length; it grows with P: it is a sum over positives. Differentiable in every
-        tensor.
+    Args:
+        x: [..., N, D] generated points; pos: [..., P, D].
+        pos_weights: [..., P], w >= 0, multiplies each positive's pull.
+    Returns: [..., N, D], a length; a sum over positives, so it grows with P. Differentiable in every tensor.
     Raises: ValueError as `kernel_average`.
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
-    log_q, _ = kernel_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
+    log_q, _ = double_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
     log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
-    log_pull, shift = kernel_shift(x, pos, kernel=kernel, log_weights=log_weights)
-    return log_pull.exp().unsqueeze(-1) * shift
+    log_pull, shift = double_shift(x, pos, kernel=kernel, log_weights=log_weights)
+    return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)
 
 
 def energy_field(
@@ -114,8 +113,7 @@ def energy_field(
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Unit pulls, unit pushes: V_i = mean_k unit(y_k - x_i) - mean_{j≠i} unit(x_j - x_i), the flow of the
-    energy distance.
+    r"""Unit pulls, unit pushes, the energy distance's flow: V_i = mean_k unit(y_k - x_i) - mean_{j≠i} unit(x_j - x_i).
 
     V_i = -N ∇_i of the energy score's U-statistic mean|x-y| - mean_{i≠j}|x-x'| / 2. No bandwidth, strictly
     proper, linear in the positives: unbiased with one positive and any N >= 2. The direction between
@@ -140,9 +138,10 @@ def energy_field(
             raise ValueError(
                 "neg_weights came without neg; the points themselves count equally. Pass neg=x with weights."
             )
-        return _pull(x, pos, Riesz(1), pos_weights) - _pull(x, x, Riesz(1), None, skip_self=True)
+        V = _pull(x, pos, Riesz(1), pos_weights) - _pull(x, x, Riesz(1), None, skip_self=True)
+        return V.to(x.dtype)
     check_clouds(x, neg, None, False, ("x", "neg"))
-    return _pull(x, pos, Riesz(1), pos_weights) - _pull(x, neg, Riesz(1), neg_weights)
+    return (_pull(x, pos, Riesz(1), pos_weights) - _pull(x, neg, Riesz(1), neg_weights)).to(x.dtype)
 
 
 def balanced_field(
@@ -246,7 +245,7 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
 def _pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
     """mean_j s(x, y_j) (y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
     log_weights = log_of_weights(weights)
-    log_mass, shift = kernel_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
+    log_mass, shift = double_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
     return (log_mass - _log_total(y, log_weights, skip_self)).exp().unsqueeze(-1) * shift
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel
-from wgflow.sums import check_clouds, kernel_shift, log_of_weights
+from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights
 
 __all__ = ["KDE"]
 
@@ -63,11 +63,11 @@ class KDE:
         Differentiable in all tensors where the kernel's slope has a slope (Laplace: it jumps at the samples).
         """
         w = self._log_weights
-        log_mass, _ = kernel_shift(x, self.samples, kernel=self.kernel, log_weights=w)
-        log_slope, shift = kernel_shift(x, self.samples, kernel=self.kernel.slope, log_weights=w)
+        log_mass, _ = double_shift(x, self.samples, kernel=self.kernel, log_weights=w)
+        log_slope, shift = double_shift(x, self.samples, kernel=self.kernel.slope, log_weights=w)
         # Outside a compact kernel's support both masses are 0: no density, no direction.
         ratio = (log_slope - log_mass.clamp_min(torch.finfo(log_mass.dtype).min)).exp()
-        return ratio.unsqueeze(-1) * shift
+        return (ratio.unsqueeze(-1) * shift).to(x.dtype)
 
     def hessian(self, x: Tensor) -> Tensor:
         r"""∇²log p_h(x), units 1/length²; Gaussian: (Cov_W(x) - h² I) / h⁴. x: [..., N, D] -> [..., N, D, D].

@@ -51,7 +51,7 @@ def drifting_loss(
     if field is not None:
         if neg is not None:
             raise ValueError(
-                "neg came together with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
+                "neg came with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
             )
         return regress_onto(gen, field(x, y))
     unit = balanced_scale(x, y, neg=neg).clamp_min(1e-30)

@@ -68,6 +68,25 @@ def kernel_shift(
     Arguments, gradients and errors as `kernel_average`. Returns: log_mass [..., N], shift [..., N, D], a
     length.
     """
+    log_mass, shift = double_shift(
+        x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
+    )
+    return (log_mass, shift) if x.dtype == torch.float64 else (log_mass.to(x.dtype), shift.to(x.dtype))
+
+
+def double_shift(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""`kernel_shift` before it is rounded to the dtype of x: fields subtract and exponentiate masses, then round once.
+
+    The weights may already be float64 whatever x is. Arguments, gradients and errors otherwise as `kernel_average`.
+    """
     check_clouds(x, y, log_weights, skip_self)
     if backend == "auto":
         pairs = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
@@ -77,8 +96,7 @@ def kernel_shift(
 
     # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
-    dtype = x.dtype
-    if dtype == torch.float64:
+    if x.dtype == torch.float64:
         origin = y.detach().mean(-2, keepdim=True)  # float32 input has digits to spare without centring
         x, y = x - origin, y - origin
     else:
@@ -91,7 +109,7 @@ def kernel_shift(
     else:
         log_mass, shift = (_dense if backend == "dense" else _stream)(x, y, log_weights, kernel, skip_self)
     refuse_nan(log_mass, "x, y or log_weights")
-    return (log_mass, shift) if dtype == torch.float64 else (log_mass.to(dtype), shift.to(dtype))
+    return log_mass, shift
 
 
 def log_of_weights(weights: Tensor | None) -> Tensor | None:
@@ -140,7 +158,7 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
     if log_weights is not None:
         if (
             log_weights.shape[-1:] != y.shape[-2:-1]
-            or log_weights.dtype != y.dtype
+            or log_weights.dtype not in (y.dtype, torch.float64)
             or log_weights.device != y.device
         ):
             raise ValueError(
