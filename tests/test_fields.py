@@ -85,7 +85,7 @@ def test_the_order_of_points_does_not_matter(name, c):
 
 @given(c=clouds(), k=kernels())
 def test_drift_is_antisymmetric(c, k):
-    """V_{p,q} = -V_{q,p}, so the field is zero when both clouds are one (DFP Eq. 5)."""
+    """V_{p,q} = -V_{q,p}, so the field is zero when both clouds are one."""
     assert_close(drifting_field(c.x, c.pos, c.neg, kernel=k), -drifting_field(c.x, c.neg, c.pos, kernel=k))
     assert_close(drifting_field(c.x, c.pos, c.pos, kernel=k), torch.zeros_like(c.x))
 

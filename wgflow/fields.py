@@ -31,7 +31,7 @@ __all__ = [
 def mean_shift(
     x: Tensor, y: Tensor, *, kernel: Kernel, weights: Tensor | None = None, skip_self: bool = False
 ) -> Tensor:
-    r"""Step from `x` to the kernel-weighted mean of the samples: Σ_j W_j y_j - x (DFP Eq. 4; Cheng 1995).
+    r"""Step from `x` to the kernel-weighted mean of the samples: Σ_j W_j y_j - x (Cheng 1995).
 
     With `Gaussian(h)` it is h² times the KDE score (DFP Eq. 7); with other kernels it climbs the density of
     the shadow.

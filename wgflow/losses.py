@@ -14,7 +14,7 @@ __all__ = ["drifting_loss", "regress_onto"]
 
 
 def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
-    r"""mean |x - sg(x + v)|² over all elements (DFP Eq. 9): its gradient at x is -2 v / numel, its value mean v².
+    r"""mean |x - sg(x + v)|² over all elements: its gradient at x is -2 v / numel, its value mean v².
 
     Args: x: any shape, the generator's output, with gradient; velocity: the same shape, detached here.
     Returns: a scalar, length². Gradient to x only. Raises: ValueError when the shapes differ.
