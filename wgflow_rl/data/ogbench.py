@@ -1,0 +1,116 @@
+"""OGBench's files (X.npz and X-val.npz): reading, task labels, and the official download."""
+
+from __future__ import annotations
+
+import urllib.error
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wgflow_rl import envs
+from wgflow_rl.data.episodes import Episodes
+
+NEEDED = ("observations", "actions", "terminals", "qpos")
+
+
+def read(path: Path, env: str, inner: Any = None) -> Episodes:
+    """Read one file and label it for the task of `env`.
+
+    The last row of each trajectory has no successor in the file, so it is dropped. Reward and mask of a row are those
+    OGBench's loader gives: read from the state *before* the action (`qpos`), exactly as the environment does online.
+
+    Args:
+        inner: an environment made by `envs.make(env)`, to save making another.
+    Raises: FileNotFoundError; ValueError naming the file when it is cut, holds objects (a pickle), lacks an array, has
+        NaN, or belongs to another environment.
+    """
+    from ogbench.relabel_utils import relabel_dataset
+
+    arrays = _arrays(path)
+    inner = envs.make(env) if inner is None else inner
+    wanted = {
+        "observations": inner.observation_space.shape[0],
+        "actions": inner.action_space.shape[0],
+        "qpos": inner.unwrapped.model.nq,
+    }
+    rows = len(arrays["observations"])
+    for name, size in wanted.items():
+        if arrays[name].ndim != 2 or arrays[name].shape != (rows, size):
+            raise ValueError(
+                f"{path}: {name} is {arrays[name].shape} but {env} needs ({rows}, {size}): this is data of another "
+                "environment. Give --data the folder of the right files."
+            )
+    ends = arrays["terminals"].astype(bool)
+    if not ends[-1]:
+        raise ValueError(f"{path}: the last row does not end a trajectory; the file looks cut")
+    keep = ~ends
+    if not keep.any():
+        raise ValueError(f"{path}: every row ends a trajectory, so there is not one transition in it")
+    following = np.roll(keep, 1)
+    following[0] = False
+    labels = {name: arrays[name][keep] for name in arrays if name in ("qpos", "button_states")}
+    inner.reset(seed=0)
+    relabel_dataset(env, inner, labels)
+    return Episodes(
+        observations=arrays["observations"][keep].astype(np.float32),
+        actions=arrays["actions"][keep].astype(np.float32),
+        next_observations=arrays["observations"][following].astype(np.float32),
+        rewards=labels["rewards"].astype(np.float32),
+        masks=labels["masks"].astype(np.float32),
+        terminals=np.roll(ends, -1)[keep],
+        env=env,
+        source=str(path),
+    )
+
+
+def pair(folder: Path, env: str) -> tuple[Path, Path]:
+    """The two files of an environment in a folder. Raises: FileNotFoundError naming what is there instead."""
+    stem = envs.parse(env).dataset
+    train, validation = folder / f"{stem}.npz", folder / f"{stem}-val.npz"
+    missing = [p.name for p in (train, validation) if not p.exists()]
+    if missing:
+        found = sorted(p.name for p in folder.glob("*.npz")) if folder.is_dir() else []
+        raise FileNotFoundError(
+            f"{folder} has no {' and no '.join(missing)}; found {', '.join(found) or 'no .npz file'}. "
+            "Leave --data out to generate the data, or download the official files with "
+            f"'python -m wgflow_rl.data download {env} --folder {folder}'."
+        )
+    return train, validation
+
+
+def download(env: str, folder: Path) -> tuple[Path, Path]:
+    """Fetch the official files through OGBench. Raises: ConnectionError saying what to do when it cannot be reached."""
+    import ogbench
+
+    stem = envs.parse(env).dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        ogbench.download_datasets([stem], str(folder))
+    except (urllib.error.URLError, OSError) as error:
+        raise ConnectionError(
+            f"OGBench's server did not give {stem}.npz ({error}). Put {stem}.npz and {stem}-val.npz into {folder} by "
+            f"hand, or generate data of the same kind: python -m wgflow_rl.data generate {env}"
+        ) from error
+    return pair(folder, env)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read as an OGBench file ({type(error).__name__}: {error}); it may be cut. Delete it and "
+            "download or generate it again."
+        ) from error
+    missing = [name for name in NEEDED if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or not lengths["observations"]:
+        raise ValueError(f"{path}: its arrays have different lengths or none: {lengths}")
+    return arrays
