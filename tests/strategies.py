@@ -6,10 +6,18 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wgflow import Gaussian, Laplace, Matern
+from wgflow import Gaussian, Laplace, Matern, RationalQuadratic, biweight, epanechnikov, flat, student_t
 
-SMOOTH = (Gaussian, lambda h: Matern(h, 1.5), lambda h: Matern(h, 2.5))
-KERNELS = (*SMOOTH, Laplace)
+GAUSSIAN_LIKE = (Gaussian, lambda h: Matern(h, 1.5), lambda h: Matern(h, 2.5))
+HEAVY = (lambda h: RationalQuadratic(h, 4.5), lambda h: student_t(h, nu=3.0, dim=2))
+LIGHT = (*GAUSSIAN_LIKE, Laplace)
+SMOOTH = (*GAUSSIAN_LIKE, *HEAVY)
+KERNELS = (*LIGHT, *HEAVY)  # positive everywhere
+COMPACT = (
+    lambda h: flat(40 * h),
+    lambda h: epanechnikov(40 * h),
+    lambda h: biweight(40 * h),
+)  # wide enough for a cloud
 
 
 @dataclass

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.strategies import assert_close, clouds, kernels, rotation
 from wgflow import (
     KDE,
+    Alpha,
     ChiSquare,
     ForwardKL,
     Gaussian,
@@ -30,13 +31,16 @@ from wgflow import (
     spread_ratio,
 )
 
-DIVERGENCES = [ReverseKL(), ForwardKL(), JensenShannon(), SkewKL(), ChiSquare(), Hellinger()]
+DIVERGENCES = [
+    ReverseKL(), ForwardKL(), JensenShannon(), SkewKL(), ChiSquare(), Hellinger(),
+    Alpha(0.3), Alpha(1.0), Alpha(0.0),
+]  # fmt: skip
 
 # Every field as a function of (x, pos, neg) and of the unit of length, for the laws that all of them obey.
 FIELDS = {
     "mean_shift": lambda x, pos, neg, unit: mean_shift(x, pos, kernel=Gaussian(unit)),
     **{
-        f"drifting-{type(d).__name__}": lambda x, pos, neg, unit, d=d: drifting_field(
+        f"drifting-{d}": lambda x, pos, neg, unit, d=d: drifting_field(
             x, pos, neg, kernel=Laplace(unit), divergence=d
         )
         for d in DIVERGENCES
@@ -113,7 +117,7 @@ def test_narrow_kernels_give_the_nearest_sample(c):
 # -- divergences ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 @given(log_ratio=st.floats(-3.0, 3.0))
 def test_the_gate_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
     t = torch.tensor(log_ratio, dtype=torch.float64)
@@ -123,12 +127,12 @@ def test_the_gate_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
     assert_close(divergence.gate(t), r * second, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 def test_f_vanishes_between_equals(divergence):
     assert divergence.f(torch.zeros((), dtype=torch.float64)).abs() < 1e-15
 
 
-@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 @given(c=clouds())
 def test_the_gated_drift_is_the_gradient_flow_of_its_divergence(divergence, c):
     """h^2 times -grad f'(q_h / p_h), f' and its gradient by autograd from the normalised log densities."""

@@ -2,10 +2,11 @@
 reduction.
 """
 
-from wgflow.divergences import ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
+from wgflow.balanced import balanced_field, balanced_scale
+from wgflow.bandwidths import leave_one_out, median_heuristic, scott, silverman
+from wgflow.divergences import Alpha, ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
+from wgflow.families import Compact, RationalQuadratic, biweight, epanechnikov, flat, student_t
 from wgflow.fields import (
-    balanced_field,
-    balanced_scale,
     drifting_field,
     energy_field,
     likelihood_field,
@@ -23,7 +24,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KDE",
+    "Alpha",
     "ChiSquare",
+    "Compact",
     "ForwardKL",
     "Gaussian",
     "Hellinger",
@@ -31,23 +34,32 @@ __all__ = [
     "Kernel",
     "Laplace",
     "Matern",
+    "RationalQuadratic",
     "ReverseKL",
     "SkewKL",
     "Trajectory",
     "balanced_field",
     "balanced_scale",
+    "biweight",
     "drifting_field",
     "drifting_loss",
     "energy_distance",
     "energy_field",
+    "epanechnikov",
+    "flat",
     "flow",
     "kernel_average",
     "kernel_shift",
+    "leave_one_out",
     "likelihood_field",
     "mean_shift",
+    "median_heuristic",
     "mmd2",
     "mode_proportions",
     "regress_onto",
+    "scott",
+    "silverman",
     "sliced_w2",
     "spread_ratio",
+    "student_t",
 ]

@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["ChiSquare", "Divergence", "ForwardKL", "Hellinger", "JensenShannon", "ReverseKL", "SkewKL"]
+__all__ = [
+    "Alpha",
+    "ChiSquare",
+    "Divergence",
+    "ForwardKL",
+    "Hellinger",
+    "JensenShannon",
+    "ReverseKL",
+    "SkewKL",
+]
 
 
 class Divergence(Protocol):
@@ -95,3 +104,30 @@ class Hellinger:
 
     def gate(self, log_ratio: Tensor) -> Tensor:
         return 0.5 * (-0.5 * log_ratio).exp()
+
+
+@dataclass(frozen=True)
+class Alpha:
+    """f = (r^alpha - 1 - alpha (r - 1)) / (alpha (alpha - 1)). Gate r^(alpha - 1): from covering to seeking.
+
+    alpha = 0 is forward KL, 1 reverse KL, 1/2 twice Hellinger, 2 half of chi-square (each up to a term linear in r).
+    """
+
+    alpha: float
+
+    def __post_init__(self):
+        if not math.isfinite(self.alpha):
+            raise ValueError(
+                f"alpha = {self.alpha!r}; wanted a finite number: 0 is forward KL, 1 reverse KL."
+            )
+
+    def f(self, log_ratio: Tensor) -> Tensor:
+        r, linear = log_ratio.exp(), log_ratio.expm1()
+        if self.alpha == 1:
+            return r * log_ratio - linear
+        if self.alpha == 0:
+            return linear - log_ratio
+        return ((self.alpha * log_ratio).expm1() - self.alpha * linear) / (self.alpha * (self.alpha - 1))
+
+    def gate(self, log_ratio: Tensor) -> Tensor:
+        return ((self.alpha - 1) * log_ratio).exp()

@@ -90,7 +90,7 @@ class Gaussian(Kernel):
         return -0.5 * dim * math.log(2 * math.pi * self.h**2)
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self.h * _normal(like, generator)
+        return self.h * normal_noise(like, generator)
 
     @cached_property
     def slope(self) -> Kernel:  # type: ignore[override]
@@ -157,7 +157,7 @@ class Matern(Kernel):
             replacement=True,
             generator=generator,
         ).view(like.shape[:-1])
-        waits = _exponential(like, dim + self.order, generator)
+        waits = exponential_noise(like, dim + self.order, generator)
         counted = torch.arange(dim + self.order, device=like.device) < dim + term.unsqueeze(-1)
         return self.tau * (waits * counted).sum(-1, keepdim=True) * _direction(like, generator)
 
@@ -191,7 +191,7 @@ class Laplace(Kernel):
         return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim))
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        radius = _exponential(like, like.shape[-1], generator).sum(-1, keepdim=True)  # Gamma(D)
+        radius = exponential_noise(like, like.shape[-1], generator).sum(-1, keepdim=True)  # Gamma(D)
         return self.tau * radius * _direction(like, generator)
 
     @cached_property
@@ -314,15 +314,16 @@ def _safe(sq: Tensor) -> Tensor:
     return torch.where(sq == 0, 1.0, sq) if sq.requires_grad else sq
 
 
-def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+def normal_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normals shaped as `like`."""
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def _direction(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.nn.functional.normalize(_normal(like, generator), dim=-1)
+    return torch.nn.functional.normalize(normal_noise(like, generator), dim=-1)
 
 
-def _exponential(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+def exponential_noise(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """[..., count] unit exponentials: a sum of k of them is Gamma(k)."""
     shape = (*like.shape[:-1], count)
     return -torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).neg().log1p()

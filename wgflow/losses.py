@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from wgflow.fields import balanced_field, balanced_scale
+from wgflow.balanced import balanced_field, balanced_scale
 
 __all__ = ["drifting_loss", "regress_onto"]
 
