@@ -18,6 +18,7 @@ from wgflow_rl.rollout import Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
 from wgflow_rl.snapshot import restore
+from wgflow_rl.train import EVAL_ENVS
 
 FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
 
@@ -32,7 +33,7 @@ class Ask:
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
-    """Write the first episodes as an MP4 (needs a GL library: MUJOCO_GL=egl or osmesa on a machine without a screen)."""
+    """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library."""
     video_episodes: int = 4
 
 
@@ -57,29 +58,36 @@ def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[DFP, Setti
 
 
 def run_episodes(
-    agent: DFP, settings: Settings, episodes: int, video: Path | None = None, shown: int = 4
+    agent: DFP, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
 ) -> Evaluation:
-    """`episodes` fresh episodes in groups of at most 50; the first `shown` become a video."""
-    parts, first = [], 0
-    while first < episodes:
-        size = min(50, episodes - first) if first or video is None else min(shown, episodes)
-        frames: list[np.ndarray] = []
-        options = {"render_mode": "rgb_array"} if video is not None and first == 0 else {}
-        group = [envs.make(settings.env, **options) for _ in range(size)]
-        film = (lambda e, _: frames.append(_side_by_side(e))) if options else None
+    """Play `episodes` fresh episodes; the first `shown` side by side into `video`."""
+    frames: list[np.ndarray] = []
+
+    def film(pool) -> None:
+        frames.append(np.concatenate([env.render() for env in pool], axis=1))
+
+    parts = []
+    shown = min(shown, episodes) if video else 0
+    for count, first, filmed in ((shown, 0, True), (episodes - shown, shown, False)):
+        if not count:
+            continue
+        options = {"render_mode": "rgb_array", "width": 320, "height": 320} if filmed else {}
+        pool = [envs.make(settings.env, **options) for _ in range(count if filmed else min(EVAL_ENVS, count))]
         parts.append(
-            evaluate(agent.act, group, seed=settings.seed, first_episode=FIRST_EPISODE + first, frame=film)
+            evaluate(
+                agent.act,
+                pool,
+                episodes=count,
+                seed=settings.seed,
+                first_episode=FIRST_EPISODE + first,
+                frame=film if filmed else None,
+            )
         )
-        if video is not None and first == 0:
-            _write_video(video, frames)
-        for env in group:
+        for env in pool:
             env.close()
-        first += size
-    return Evaluation(*(np.concatenate(field) for field in zip(*parts, strict=True)))
-
-
-def _side_by_side(group) -> np.ndarray:
-    return np.concatenate([env.render() for env in group], axis=1)
+    if video:
+        _write_video(video, frames)
+    return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
 def _write_video(path: Path, frames: list[np.ndarray]) -> None:
@@ -96,7 +104,7 @@ def main(args: list[str] | None = None) -> None:
     if ask.episodes < 1:
         raise SystemExit(f"--episodes is {ask.episodes}; wanted at least 1")
     agent, settings, step = load_agent(ask.run, act_samples=ask.act_samples)
-    result = run_episodes(agent, settings, ask.episodes, ask.video, ask.video_episodes)
+    result = run_episodes(agent, settings, ask.episodes, shown=ask.video_episodes, video=ask.video)
     successes = int(result.success.sum())
     low, high = wilson(successes, ask.episodes)
     print(

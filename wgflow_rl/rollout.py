@@ -78,33 +78,50 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    act: Act, envs: list[gymnasium.Env], *, seed: int, first_episode: int, frame: Callable | None = None
+    act: Act,
+    envs: list[gymnasium.Env],
+    *,
+    episodes: int,
+    seed: int,
+    first_episode: int,
+    frame: Callable[[list[gymnasium.Env]], None] | None = None,
 ) -> Evaluation:
-    """One episode in each of `envs`, in lockstep so that the policy acts on all of them at once.
+    """Play `episodes` episodes on a pool of environments that step together, so the policy acts on several at once.
 
     Args:
-        seed, first_episode: the start states are those of episodes first_episode, first_episode + 1, ... of this seed.
-        frame: called with the list of environments still running after each step (videos).
+        envs: the pool; each takes the next episode when its own ends.
+        seed, first_episode: start states are those of episodes first_episode, first_episode + 1, ... of this seed.
+        frame: called with the pool after each round of steps (videos).
     """
-    n = len(envs)
     generator = torch.Generator().manual_seed(reset_seed(seed, EVAL_SEEDS, first_episode))
-    obs = np.stack(
-        [e.reset(seed=reset_seed(seed, EVAL_SEEDS, first_episode + i))[0] for i, e in enumerate(envs)]
-    )
-    running = np.ones(n, bool)
-    result = Evaluation(np.zeros(n, bool), np.zeros(n), np.zeros(n, int))
-    while running.any():
-        alive = np.flatnonzero(running)
-        chunks = act(torch.as_tensor(obs[alive]), generator).cpu().numpy()
-        for j in range(chunks.shape[1]):
-            for k, i in enumerate(alive):
-                if not running[i]:
-                    continue
-                obs[i], reward, terminated, truncated, info = envs[i].step(chunks[k, j])
-                result.returns[i] += reward
-                result.lengths[i] += 1
-                if terminated or truncated:
-                    result.success[i], running[i] = bool(info["success"]), False
-            if frame is not None:
-                frame(envs, running)
+    result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))
+    obs: list[np.ndarray] = [np.empty(0)] * len(envs)
+    queues: list[list[np.ndarray]] = [[] for _ in envs]
+    playing: dict[int, int] = {}  # environment -> episode
+    started = 0
+
+    def start(i: int) -> None:
+        nonlocal started
+        obs[i], _ = envs[i].reset(seed=reset_seed(seed, EVAL_SEEDS, first_episode + started))
+        queues[i], playing[i], started = [], started, started + 1
+
+    for i in range(min(len(envs), episodes)):
+        start(i)
+    while playing:
+        idle = [i for i in playing if not queues[i]]
+        if idle:
+            chunks = act(torch.as_tensor(np.stack([obs[i] for i in idle])), generator).cpu().numpy()
+            for i, chunk in zip(idle, chunks, strict=True):
+                queues[i] = list(chunk)
+        for i, episode in list(playing.items()):
+            obs[i], reward, terminated, truncated, info = envs[i].step(queues[i].pop(0))
+            result.returns[episode] += reward
+            result.lengths[episode] += 1
+            if terminated or truncated:
+                result.success[episode] = bool(info["success"])
+                del playing[i]
+                if started < episodes:
+                    start(i)
+        if frame is not None:
+            frame(envs)
     return result

@@ -18,6 +18,7 @@ from wgflow_rl.settings import Settings, as_json, from_command_line
 from wgflow_rl.snapshot import restore, snapshot
 
 COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
+EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
 HELD_OUT = 256  # validation chunks the diagnostics are read on
 
 
@@ -72,7 +73,7 @@ class Trainer:
         self.generator = torch.Generator(settings.device).manual_seed(settings.seed)
         self.acting = torch.Generator().manual_seed(settings.seed)
         self.collector = Collector(envs.make(settings.env), seed=settings.seed)
-        self.eval_envs = [envs.make(settings.env) for _ in range(schedule.eval_episodes)]
+        self.eval_envs = [envs.make(settings.env) for _ in range(min(EVAL_ENVS, schedule.eval_episodes))]
         self.step = 0
 
     @property
@@ -111,7 +112,13 @@ class Trainer:
 
     def evaluate(self) -> dict:
         """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
-        result = evaluate(self.agent.act, self.eval_envs, seed=self.settings.seed, first_episode=self.step)
+        result = evaluate(
+            self.agent.act,
+            self.eval_envs,
+            episodes=self.settings.schedule.eval_episodes,
+            seed=self.settings.seed,
+            first_episode=self.step,
+        )
         return {
             "successes": int(result.success.sum()),
             "episodes": len(result.success),
