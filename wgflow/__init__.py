@@ -1,6 +1,4 @@
-"""Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein gradient flows: one algebra over one
-reduction.
-"""
+"""Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein flows: one algebra over one reduction."""
 
 from wgflow.balanced import balanced_field, balanced_scale
 from wgflow.bandwidths import leave_one_out, median_heuristic, scott, silverman
@@ -19,6 +17,15 @@ from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
 from wgflow.losses import drifting_loss, regress_onto
 from wgflow.metrics import energy_distance, mmd2, mode_proportions, sliced_w2
 from wgflow.sums import kernel_average, kernel_shift
+from wgflow.targets import (
+    boltzmann_weights,
+    effective_sample_size,
+    importance_weights,
+    level_set_weights,
+    matched_temperature,
+    top_k_weights,
+    total_variation,
+)
 
 __version__ = "0.1.0"
 
@@ -41,17 +48,22 @@ __all__ = [
     "balanced_field",
     "balanced_scale",
     "biweight",
+    "boltzmann_weights",
     "drifting_field",
     "drifting_loss",
+    "effective_sample_size",
     "energy_distance",
     "energy_field",
     "epanechnikov",
     "flat",
     "flow",
+    "importance_weights",
     "kernel_average",
     "kernel_shift",
     "leave_one_out",
+    "level_set_weights",
     "likelihood_field",
+    "matched_temperature",
     "mean_shift",
     "median_heuristic",
     "mmd2",
@@ -62,4 +74,6 @@ __all__ = [
     "sliced_w2",
     "spread_ratio",
     "student_t",
+    "top_k_weights",
+    "total_variation",
 ]

@@ -1,0 +1,95 @@
+"""Weights over candidates: tilts, top-K and the temperature that matches them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import assert_close
+from wgflow import targets as tg
+
+
+@st.composite
+def candidates(draw):
+    g = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    lead = draw(st.sampled_from([(), (3,), (2, 2)]))
+    return torch.randn(*lead, draw(st.integers(2, 20)), generator=g, dtype=torch.float64)
+
+
+@given(candidates(), st.floats(0.01, 100.0), st.floats(-100.0, 100.0))
+def test_a_tilt_is_a_distribution_that_ignores_a_baseline(values, alpha, baseline):
+    w = tg.boltzmann_weights(values, alpha=alpha)
+    assert_close(w.sum(-1), torch.ones_like(w[..., 0]))
+    assert_close(tg.boltzmann_weights(values + baseline, alpha=alpha), w)
+    assert_close(tg.boltzmann_weights(values * 3, alpha=alpha * 3), w)
+
+
+@given(candidates())
+def test_a_tilt_ends_in_the_best_and_in_all(values):
+    assert_close(tg.boltzmann_weights(values, alpha=1e-9), tg.top_k_weights(values, k=1), atol=1e-6)
+    n = values.shape[-1]
+    assert_close(tg.boltzmann_weights(values, alpha=1e9), tg.top_k_weights(values, k=n), atol=1e-6)
+
+
+@given(candidates(), st.data())
+def test_top_k_is_the_level_set_at_the_kth_value(values, data):
+    k = data.draw(st.integers(1, values.shape[-1]))
+    kth = values.sort(-1, descending=True).values[..., k - 1]
+    assert_close(tg.top_k_weights(values, k=k), tg.level_set_weights(values, threshold=kth))
+    assert_close(tg.effective_sample_size(tg.top_k_weights(values, k=k)), torch.full_like(kth, k))
+
+
+@given(candidates(), st.data())
+def test_total_variation_is_a_distance(values, data):
+    a, b, c = (tg.boltzmann_weights(values, alpha=data.draw(st.floats(0.05, 10.0))) for _ in range(3))
+    tv = tg.total_variation
+    assert bool(((tv(a, b) >= 0) & (tv(a, b) <= 1)).all())
+    assert_close(tv(a, b), tv(b, a))
+    assert bool((tv(a, c) <= tv(a, b) + tv(b, c) + 1e-12).all())
+    assert_close(tv(a, b), (a - b).clamp_min(0).sum(-1))  # the largest gap over events
+
+
+@given(candidates(), st.data())
+def test_no_temperature_is_nearer_to_the_top_k_than_the_matched_one(values, data):
+    k = data.draw(st.integers(1, values.shape[-1]))
+    alpha, tv = tg.matched_temperature(values, k=k)
+    target = tg.top_k_weights(values, k=k)
+    assert_close(tg.total_variation(tg.boltzmann_weights(values, alpha=alpha), target), tv)
+    for factor in (1e-2, 0.1, 0.5, 0.9, 1.1, 2.0, 10.0, 100.0):
+        other = tg.total_variation(tg.boltzmann_weights(values, alpha=factor * alpha), target)
+        assert bool((other >= tv - 1e-4).all())
+
+
+@given(candidates(), st.floats(0.01, 100.0))
+def test_the_matched_temperature_has_the_units_of_the_values(values, unit):
+    alpha, tv = tg.matched_temperature(values, k=1 + values.shape[-1] // 2)
+    scaled, same = tg.matched_temperature(unit * values, k=1 + values.shape[-1] // 2)
+    assert_close(same, tv, atol=1e-4)
+    assert_close(scaled / unit, alpha, rtol=0.05)
+
+
+def test_importance_weights_find_a_mean_under_another_law():
+    g = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(40_000, generator=g, dtype=torch.float64)
+    w = tg.importance_weights(-0.5 * (x - 1) ** 2, -0.5 * (x / 2) ** 2 + 7.0)  # any constant: self-normalised
+    assert (w @ x).item() == pytest.approx(1.0, abs=0.03)
+    assert (w @ (x - 1) ** 2).item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("alpha", lambda v: tg.boltzmann_weights(v, alpha=0.0)),
+        ("k = 6", lambda v: tg.top_k_weights(v, k=6)),
+        ("k = 0", lambda v: tg.matched_temperature(v, k=0)),
+        ("threshold", lambda v: tg.level_set_weights(v, threshold=1e9)),
+        ("NaN", lambda v: tg.boltzmann_weights(v * math.nan, alpha=1.0)),
+        ("N >= 1", lambda v: tg.top_k_weights(v[:0], k=1)),
+        ("same draws", lambda v: tg.importance_weights(v, v[:2])),
+    ],
+)  # fmt: skip
+def test_bad_values_are_named(says, call):
+    with pytest.raises(ValueError, match=says):
+        call(torch.randn(5))

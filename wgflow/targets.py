@@ -1,0 +1,123 @@
+r"""What to drift towards when candidates have values: weights over N candidates, [..., N], each row summing to 1.
+
+A field takes them as `pos_weights`. The tilt and the hard choice of the best K are two ends of one idea; the *matched
+temperature* says which tilt a top-K is closest to.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "boltzmann_weights",
+    "effective_sample_size",
+    "importance_weights",
+    "level_set_weights",
+    "matched_temperature",
+    "top_k_weights",
+    "total_variation",
+]
+
+
+def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
+    r"""softmax(Q / alpha): candidates of a policy reweighted to the policy tilted by exp(Q / alpha).
+
+    Args: values: [..., N], Q; alpha: temperature > 0 in the units of Q, a number or [...]. Returns: [..., N].
+    Differentiable in Q. Raises: ValueError on an alpha that is not positive, on no candidates or NaN values.
+    """
+    _check(values)
+    if not bool((torch.as_tensor(alpha) > 0).all()):
+        raise ValueError(
+            f"alpha = {alpha!r}; wanted a positive temperature in the units of the values."
+        )
+    scale = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.dim() else alpha
+    return (values / scale).softmax(-1)
+
+
+def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
+    r"""Self-normalised importance weights softmax(log target - log proposal): neither density need be normalised.
+
+    Args: both [..., N], read at draws from the proposal. Returns: [..., N]. Raises: ValueError on shapes or NaN.
+    """
+    if log_target.shape != log_proposal.shape:
+        raise ValueError(
+            f"log_target is {list(log_target.shape)}, log_proposal {list(log_proposal.shape)}; wanted the same draws."
+        )
+    _check(log_target)
+    _check(log_proposal)
+    return (log_target - log_proposal).softmax(-1)
+
+
+def top_k_weights(values: Tensor, *, k: int) -> Tensor:
+    """1/K on the K best candidates (DFP Eq. 15), 0 elsewhere; of equals any. values, result [..., N]. No gradient.
+
+    Raises: ValueError unless 1 <= k <= N.
+    """
+    _check(values)
+    if not 1 <= k <= values.shape[-1]:
+        raise ValueError(f"k = {k} of {values.shape[-1]} candidates; wanted between 1 and all of them.")
+    best = values.topk(k, dim=-1).indices
+    return torch.zeros_like(values).scatter(-1, best, 1.0 / k).detach()
+
+
+def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
+    """Uniform on {Q >= threshold}, the limit of top-K. values [..., N], threshold a number or [...]. No gradient.
+
+    Raises: ValueError when no candidate of some row reaches its threshold.
+    """
+    _check(values)
+    level = threshold.unsqueeze(-1) if isinstance(threshold, Tensor) and threshold.dim() else threshold
+    inside = (values >= level).to(values.dtype)
+    count = inside.sum(-1, keepdim=True)
+    if not bool((count > 0).all()):
+        raise ValueError(
+            "no candidate reaches the threshold in some row; lower it, say to a quantile of the values."
+        )
+    return inside / count
+
+
+def total_variation(a: Tensor, b: Tensor) -> Tensor:
+    """TV = Σ|a - b| / 2 in [0, 1] between two weightings of the same points, [..., N] -> [...]. Differentiable."""
+    return 0.5 * (a - b).abs().sum(-1)
+
+
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """(Σw)² / Σw² in [1, N]: how many equal candidates these weights are worth, [..., N] -> [...]."""
+    return weights.sum(-1).square() / weights.square().sum(-1)
+
+
+def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Tensor, Tensor]:
+    r"""The alpha whose tilt is nearest to the top-K: argmin TV(uniform top-K, softmax(Q / alpha)), and that TV.
+
+    An exact finite sum over the candidates, minimised over log alpha on a grid refined `rounds` times, between 1e-6 and
+    1e6 times the range of the values. A tilt is never flat on the best K and zero elsewhere, so the TV left over says
+    how different the two targets are.
+
+    Args: values: [..., N]; k as `top_k_weights`. Returns: (alpha [...], tv [...]), alpha in the units of Q.
+    Raises: ValueError as `top_k_weights`.
+    """
+    values = values.detach()
+    target = top_k_weights(values, k=k)
+    spread = (values.amax(-1) - values.amin(-1)).clamp_min(torch.finfo(values.dtype).tiny)
+    log_alpha, width = spread.log(), math.log(1e6)
+    steps = torch.linspace(-1, 1, 81, dtype=values.dtype, device=values.device)
+    for _ in range(rounds):
+        grid = log_alpha.unsqueeze(-1) + width * steps
+        tilts = (values.unsqueeze(-2) / grid.exp().unsqueeze(-1)).softmax(-1)
+        tv = total_variation(tilts, target.unsqueeze(-2))
+        best = tv.min(-1)
+        log_alpha = grid.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
+        width /= 20
+    return log_alpha.exp(), best.values
+
+
+def _check(values: Tensor) -> None:
+    if values.dim() < 1 or values.shape[-1] == 0:
+        raise ValueError(f"values are {list(values.shape)}; wanted [..., N] with N >= 1 candidates.")
+    if bool(values.isnan().any()):
+        raise ValueError(
+            "values hold NaN: a candidate without a value cannot be ranked; find it with values.isnan()."
+        )
