@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import the modules above it, not those below. A new file gets a line here, which is the moment to ask
 # where it belongs. A folder is one line: its files may import each other, agents excepted (see below).
 LIBRARY = [
-    "kernels", "families", "sums", "kde", "bandwidths", "divergences", "fields", "balanced", "functionals", "flows", "losses", "targets", "bounds",
+    "kernels", "families", "sums", "kde", "bandwidths", "divergences", "fields", "balanced", "particles", "functionals", "flows", "losses", "targets", "bounds",
     "metrics", "gaussians", "toy", "plots", "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "replay", "networks", "ops", "drift",
+    "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "replay", "networks", "ops", "drift",
     "agents", "methods", "settings", "rollout", "train", "evaluate", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}

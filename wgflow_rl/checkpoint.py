@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from wgflow_rl.files import publish
+
 FORMAT = 1  # raised when a reader of the previous version would misread the file
 
 Checkpoint = tuple[int, dict[str, torch.Tensor], dict[str, Any]]
@@ -126,31 +128,6 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     if sha256 != _digest(step, tensors, text):
         raise DamagedCheckpoint(f"checkpoint {path} does not match its SHA-256: its contents have changed.")
     return step, tensors, json.loads(text)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Give a finished file its name: flush it to the disk, rename it over `path`, flush the folder's entry."""
-    _flush(temporary)
-    os.replace(temporary, path)
-    _flush(path.parent)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old contents or the new ones, never a part of either."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _found(folder: Path) -> dict[int, Path]:

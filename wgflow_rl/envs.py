@@ -17,6 +17,7 @@ import contextlib
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -115,10 +116,11 @@ def build(gym_id: str, **options: Any) -> tuple[gymnasium.Env, int]:
     import ogbench  # noqa: F401  (registers its environments)
 
     spec = gymnasium.spec(gym_id)
-    assert spec.entry_point is not None and spec.max_episode_steps is not None
-    creator: Any = (
-        load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    )
+    assert isinstance(spec.entry_point, str) and spec.max_episode_steps is not None
+    with warnings.catch_warnings():
+        # Imported without a screen, dm_control tries a window first and says so, before it takes another way.
+        warnings.filterwarnings("ignore", message=".*DISPLAY", category=UserWarning)
+        creator: Any = load_env_creator(spec.entry_point)
     if isinstance(creator, type):
         space = Box(-1.0, 1.0, shape=(5,), dtype=np.float32)
         creator = type(creator.__name__, (creator,), {"action_space": space})

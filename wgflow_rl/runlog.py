@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from wgflow_rl.checkpoint import write_whole
 from wgflow_rl.curve import draw_curve
+from wgflow_rl.files import write_whole
 from wgflow_rl.table import Table
 
 EVAL_COLUMNS = ("step", "phase", "success", "success_low", "success_high", "return", "length", "wall_s")

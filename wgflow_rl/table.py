@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wgflow_rl.checkpoint import write_whole
+from wgflow_rl.files import write_whole
 
 
 class Table:

@@ -39,7 +39,9 @@ def load(
     """
     envs.check_name(env)
     if folder is None:
-        folder = generated.generate(env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress)
+        folder = generated.generate(
+            env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
+        )
     train, validation = ogbench.pair(Path(folder), env)
     inner = envs.make(env)
     return ogbench.read(train, env, inner), ogbench.read(validation, env, inner)

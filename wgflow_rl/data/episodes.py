@@ -29,13 +29,22 @@ class Episodes:
 
     def __post_init__(self) -> None:
         rows = len(self.observations)
-        shapes = {"observations": 2, "actions": 2, "next_observations": 2, "rewards": 1, "masks": 1, "terminals": 1}
+        shapes = {
+            "observations": 2,
+            "actions": 2,
+            "next_observations": 2,
+            "rewards": 1,
+            "masks": 1,
+            "terminals": 1,
+        }
         if rows == 0:
             raise ValueError(f"{self.source}: no transitions; wanted at least one")
         for name, dims in shapes.items():
             array = getattr(self, name)
             if array.ndim != dims or len(array) != rows:
-                raise ValueError(f"{self.source}: {name} is {array.shape}; wanted {dims} axes and {rows} rows")
+                raise ValueError(
+                    f"{self.source}: {name} is {array.shape}; wanted {dims} axes and {rows} rows"
+                )
             if not np.isfinite(array).all():
                 row = int(np.argmin(np.isfinite(array.reshape(rows, -1)).all(1)))
                 raise ValueError(
