@@ -38,15 +38,16 @@ LAPTOP = DFPConfig(
     top_k=2,
     batch=128,
     lr=1e-3,
-    target_rate=1e-2,
+    target_rate=3e-2,
     old_rate=1e-3,
     target_samples=4,
+    act_samples=32,
     standardise=True,
 )
 
 LAPTOP_SCHEDULES = {
     "pointmaze": Schedule(
-        offline_steps=4_000,
+        offline_steps=3_000,
         online_steps=2_000,
         online_start=0,
         eval_every=500,
@@ -56,14 +57,14 @@ LAPTOP_SCHEDULES = {
         data_rows=100_000,
     ),
     "cube": Schedule(
-        offline_steps=15_000,
-        online_steps=15_000,
+        offline_steps=8_000,
+        online_steps=6_000,
         online_start=0,
-        eval_every=3_000,
+        eval_every=2_000,
         eval_episodes=25,
-        checkpoint_every=5_000,
-        log_every=500,
-        data_rows=200_000,
+        checkpoint_every=2_000,
+        log_every=250,
+        data_rows=100_000,
     ),
 }
 
