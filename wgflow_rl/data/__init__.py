@@ -30,11 +30,13 @@ def load(
 
     Args:
         env: a name of `envs.names()`.
-        folder: holds X.npz and X-val.npz (official or generated). None: generate once into the cache, then read it.
+        folder: holds X.npz and X-val.npz (official or generated), read whole: the next three arguments are then not
+            used. None: generate once into the cache, then read it.
         rows: transitions to generate (rounded up to whole trajectories); None: as many as the official set. A tenth as
             many are added for validation.
         seed: of the generated data; the result is the same bit for bit whatever the number of workers.
-        workers: processes that generate; None: one a core.
+        workers: processes that generate; None: one a core. They are spawned: a script that calls this needs its
+            `if __name__ == "__main__"`.
     Raises: ValueError, FileNotFoundError: see `ogbench.read` and `ogbench.pair`.
     """
     envs.check_name(env)

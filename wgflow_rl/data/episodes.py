@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+LAYOUT = {
+    "observations": (2, np.float32),
+    "actions": (2, np.float32),
+    "next_observations": (2, np.float32),
+    "rewards": (1, np.float32),
+    "masks": (1, np.float32),
+    "terminals": (1, np.bool_),
+}  # axes and type of every array
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -29,26 +38,19 @@ class Episodes:
 
     def __post_init__(self) -> None:
         rows = len(self.observations)
-        shapes = {
-            "observations": 2,
-            "actions": 2,
-            "next_observations": 2,
-            "rewards": 1,
-            "masks": 1,
-            "terminals": 1,
-        }
         if rows == 0:
             raise ValueError(f"{self.source}: no transitions; wanted at least one")
-        for name, dims in shapes.items():
+        for name, (dims, dtype) in LAYOUT.items():
             array = getattr(self, name)
-            if array.ndim != dims or len(array) != rows:
+            if array.ndim != dims or len(array) != rows or array.dtype != dtype:
                 raise ValueError(
-                    f"{self.source}: {name} is {array.shape}; wanted {dims} axes and {rows} rows"
+                    f"{self.source}: {name} is {array.dtype} {array.shape}; wanted {np.dtype(dtype)} with {dims} axes "
+                    f"and {rows} rows"
                 )
-            if not np.isfinite(array).all():
-                row = int(np.argmin(np.isfinite(array.reshape(rows, -1)).all(1)))
+            finite = np.isfinite(array.reshape(rows, -1)).all(1)
+            if not finite.all():
                 raise ValueError(
-                    f"{self.source}: {name} is not finite in row {row}; remove the trajectory, or make the file again"
+                    f"{self.source}: {name} is not finite in transition {np.argmin(finite)}; remove its trajectory"
                 )
         if self.next_observations.shape != self.observations.shape:
             raise ValueError(
@@ -59,11 +61,15 @@ class Episodes:
         if outside.any():
             row = int(np.argmax(outside))
             raise ValueError(
-                f"{self.source}: actions leave [-1, 1] in row {row} ({self.actions[row]}); rescale them to the "
+                f"{self.source}: actions leave [-1, 1] in transition {row} ({self.actions[row]}); rescale them to the "
                 "environment's action space"
             )
+        if not np.isin(self.masks, (0, 1)).all():
+            raise ValueError(
+                f"{self.source}: masks holds {np.unique(self.masks)[:5]}; wanted 0 (task ended) and 1"
+            )
         if not self.terminals[-1]:
-            raise ValueError(f"{self.source}: the last row does not end a trajectory; the file looks cut")
+            raise ValueError(f"{self.source}: terminals is False in the last row; a trajectory looks cut")
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -77,6 +83,17 @@ class Episodes:
     def successes(self) -> int:
         """Number of rows on which the task ends."""
         return int((self.masks == 0).sum())
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Transitions of each trajectory, [trajectories] int."""
+        return np.diff(np.flatnonzero(self.terminals), prepend=-1)
+
+    @property
+    def returns(self) -> np.ndarray:
+        """Undiscounted sum of rewards of each trajectory, [trajectories] float64."""
+        starts = np.flatnonzero(self.terminals) + 1 - self.lengths
+        return np.add.reduceat(self.rewards, starts, dtype=np.float64)
 
     def summary(self) -> str:
         """One line for people: sizes, returns, successes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,14 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
     Args:
         inner: an environment made by `envs.make(env)`, to save making another.
     Raises: FileNotFoundError; ValueError naming the file when it is cut, holds objects (a pickle), lacks an array, has
-        NaN, or belongs to another environment.
+        NaN, or belongs to another environment. Rows in messages count from 0, as in the file.
     """
     from ogbench.relabel_utils import relabel_dataset
 
     arrays = _arrays(path)
     inner = envs.make(env) if inner is None else inner
-    wanted = {
-        "observations": inner.observation_space.shape[0],
-        "actions": inner.action_space.shape[0],
-        "qpos": inner.unwrapped.model.nq,
-    }
-    rows = len(arrays["observations"])
-    for name, size in wanted.items():
-        if arrays[name].ndim != 2 or arrays[name].shape != (rows, size):
-            raise ValueError(
-                f"{path}: {name} is {arrays[name].shape} but {env} needs ({rows}, {size}): this is data of another "
-                "environment. Give --data the folder of the right files."
-            )
+    _check(path, arrays, env, inner)
     ends = arrays["terminals"].astype(bool)
-    if not ends[-1]:
-        raise ValueError(f"{path}: the last row does not end a trajectory; the file looks cut")
     keep = ~ends
     if not keep.any():
         raise ValueError(f"{path}: every row ends a trajectory, so there is not one transition in it")
@@ -63,6 +51,39 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
         env=env,
         source=str(path),
     )
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray], env: str, inner: Any) -> None:
+    """Raises: ValueError naming file, array and row if these are not whole data of this environment."""
+    rows = len(arrays["observations"])
+    wanted = {
+        "observations": inner.observation_space.shape[0],
+        "actions": inner.action_space.shape[0],
+        "qpos": inner.unwrapped.model.nq,
+    }
+    another = f"this is data of another environment than {env}. Give --data the folder of the right files."
+    for name, size in wanted.items():
+        if arrays[name].shape != (rows, size):
+            raise ValueError(f"{path}: {name} is {arrays[name].shape}, wanted ({rows}, {size}): {another}")
+        finite = np.isfinite(arrays[name]).all(1)
+        if not finite.all():
+            raise ValueError(
+                f"{path}: {name} is not finite in row {np.argmin(finite)} ({np.sum(~finite)} such rows). Remove that "
+                "trajectory, or download or generate the file again."
+            )
+    if "maze" in env:
+        # Mazes differ in their walls alone: no shape tells them apart.
+        maze = inner.unwrapped
+        corner = np.array([maze._offset_x, maze._offset_y])
+        columns, lines = np.floor((arrays["qpos"] + corner) / maze._maze_unit + 0.5).astype(int).T
+        height, width = maze.maze_map.shape
+        inside = (lines >= 0) & (lines < height) & (columns >= 0) & (columns < width)
+        free = inside & (maze.maze_map[lines.clip(0, height - 1), columns.clip(0, width - 1)] == 0)
+        if not free.all():
+            row = np.argmin(free)
+            raise ValueError(f"{path}: position {arrays['qpos'][row]} of row {row} is inside a wall: {another}")
+    if not arrays["terminals"].astype(bool)[-1]:
+        raise ValueError(f"{path}: the last row, {rows - 1}, does not end a trajectory; the file looks cut")
 
 
 def pair(folder: Path, env: str) -> tuple[Path, Path]:
@@ -102,10 +123,10 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be read as an OGBench file ({type(error).__name__}: {error}); it may be cut. Delete it and "
-            "download or generate it again."
+            f"{path} cannot be read as an OGBench file ({type(error).__name__}: {error}). It may be cut, or hold "
+            "objects, which are never loaded. Delete it, then download or generate it again."
         ) from error
     missing = [name for name in NEEDED if name not in arrays]
     if missing:
