@@ -12,10 +12,12 @@ from wgflow.fields import (
     spread_ratio,
 )
 from wgflow.flows import Trajectory, flow
+from wgflow.functionals import MMD, BlobKL, EnergyDistance, Interaction, Potential, Sinkhorn
 from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
 from wgflow.losses import drifting_loss, regress_onto
 from wgflow.metrics import energy_distance, mmd2, mode_proportions, sliced_w2
+from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.sums import kernel_average, kernel_shift
 from wgflow.targets import (
     boltzmann_weights,
@@ -31,23 +33,30 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KDE",
+    "MMD",
     "Alpha",
+    "BlobKL",
     "ChiSquare",
     "Compact",
+    "EnergyDistance",
     "ForwardKL",
     "Gaussian",
     "Hellinger",
+    "Interaction",
     "JensenShannon",
     "Kernel",
     "Laplace",
     "Matern",
+    "Potential",
     "RationalQuadratic",
     "ReverseKL",
+    "Sinkhorn",
     "SkewKL",
     "Trajectory",
     "balanced_field",
     "balanced_scale",
     "biweight",
+    "blob_field",
     "boltzmann_weights",
     "drifting_field",
     "drifting_loss",
@@ -67,12 +76,14 @@ __all__ = [
     "mean_shift",
     "median_heuristic",
     "mmd2",
+    "mmd_field",
     "mode_proportions",
     "regress_onto",
     "scott",
     "silverman",
     "sliced_w2",
     "spread_ratio",
+    "stein_field",
     "student_t",
     "top_k_weights",
     "total_variation",

@@ -136,10 +136,10 @@ def energy_field(
             raise ValueError(
                 "neg_weights came without neg; the points themselves count equally. Pass neg=x with weights."
             )
-        V = _pull(x, pos, Riesz(1), pos_weights) - _pull(x, x, Riesz(1), None, skip_self=True)
+        V = mean_pull(x, pos, Riesz(1), pos_weights) - mean_pull(x, x, Riesz(1), None, skip_self=True)
         return V.to(x.dtype)
     check_clouds(x, neg, None, False, ("x", "neg"))
-    return (_pull(x, pos, Riesz(1), pos_weights) - _pull(x, neg, Riesz(1), neg_weights)).to(x.dtype)
+    return (mean_pull(x, pos, Riesz(1), pos_weights) - mean_pull(x, neg, Riesz(1), neg_weights)).to(x.dtype)
 
 
 def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
     return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def _pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
+def mean_pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
     """mean_j s(x, y_j) (y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
     log_weights = log_of_weights(weights)
     log_mass, shift = double_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)

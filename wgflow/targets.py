@@ -30,9 +30,7 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     """
     _check(values)
     if not bool((torch.as_tensor(alpha) > 0).all()):
-        raise ValueError(
-            f"alpha = {alpha!r}; wanted a positive temperature in the units of the values."
-        )
+        raise ValueError(f"alpha = {alpha!r}; wanted a positive temperature in the units of the values.")
     scale = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.dim() else alpha
     return (values / scale).softmax(-1)
 
@@ -104,14 +102,15 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     spread = (values.amax(-1) - values.amin(-1)).clamp_min(torch.finfo(values.dtype).tiny)
     log_alpha, width = spread.log(), math.log(1e6)
     steps = torch.linspace(-1, 1, 81, dtype=values.dtype, device=values.device)
+    tv = torch.ones_like(spread)
     for _ in range(rounds):
         grid = log_alpha.unsqueeze(-1) + width * steps
         tilts = (values.unsqueeze(-2) / grid.exp().unsqueeze(-1)).softmax(-1)
-        tv = total_variation(tilts, target.unsqueeze(-2))
-        best = tv.min(-1)
+        best = total_variation(tilts, target.unsqueeze(-2)).min(-1)
+        tv = best.values
         log_alpha = grid.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
         width /= 20
-    return log_alpha.exp(), best.values
+    return log_alpha.exp(), tv
 
 
 def _check(values: Tensor) -> None:

@@ -1,0 +1,161 @@
+"""Functionals: a velocity is -N times the gradient of its value, and values fall along their own velocities."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.closed_forms import quantiles
+from tests.strategies import SMOOTH, assert_close, clouds, kernels
+from wgflow import (
+    KDE,
+    MMD,
+    BlobKL,
+    EnergyDistance,
+    Gaussian,
+    Interaction,
+    Potential,
+    Sinkhorn,
+    blob_field,
+    drifting_field,
+    energy_field,
+    flow,
+    gaussians,
+    mmd_field,
+    stein_field,
+    toy,
+)
+
+MIXTURE = toy.GaussianMixture(
+    torch.tensor([[0.0, 0.0], [2.0, 1.0]]).double(),
+    torch.tensor([0.8, 0.5]).double(),
+    torch.tensor([0.4, 0.6]).double(),
+)
+
+FUNCTIONALS = {
+    "potential": lambda y, k: Potential(lambda x: (x.square().sum(-1) - 1).square()),
+    "interaction": lambda y, k: Interaction(k),
+    "mmd": lambda y, k: MMD(y, k, torch.arange(1, y.shape[-2] + 1).double()),
+    "energy": lambda y, k: EnergyDistance(y),
+    "blob to samples": lambda y, k: BlobKL(KDE(y, k), k),
+    "blob to a density": lambda y, k: BlobKL(MIXTURE, k),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+@settings(max_examples=15)
+@given(c=clouds(dim=2, degenerate=False), k=kernels(SMOOTH))
+def test_a_velocity_is_minus_n_times_the_gradient_of_its_value(name, c, k):
+    F, x = FUNCTIONALS[name](c.pos, k), c.x.requires_grad_()
+    (grad,) = torch.autograd.grad(F.value(x).sum(), x)
+    assert F.value(x).shape == x.shape[:-2]
+    assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", FUNCTIONALS)
+def test_a_value_falls_along_its_flow(name):
+    g = torch.Generator().manual_seed(0)
+    x0, y = (
+        torch.randn(30, 2, generator=g, dtype=torch.float64),
+        1 + torch.randn(20, 2, generator=g, dtype=torch.float64),
+    )
+    F = FUNCTIONALS[name](y, Gaussian(0.7))
+    path = flow(F.velocity, x0, dt=0.01, steps=100)
+    values = torch.stack([F.value(p) for p in path.points])
+    assert bool((values.diff() <= 1e-9).all())
+    assert values[-1] < values[0]
+
+
+def test_the_dissipation_is_the_mean_squared_velocity():
+    """dF/dt = -E|v|², the defining identity of a gradient flow, to first order in dt."""
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(12, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    for F in (BlobKL(KDE(y, Gaussian(0.6)), Gaussian(0.6)), EnergyDistance(y), MMD(y, Gaussian(0.6))):
+        v, dt = F.velocity(x), 1e-6
+        rate = (F.value(x + dt * v) - F.value(x - dt * v)) / (2 * dt)
+        assert rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
+
+
+@given(clouds())
+def test_blob_is_the_drift_and_one_term_more(c):
+    """h² blob = V - Σ_j (K_ij / rho_j)(x_j - x_i), V of Eq. 3 with the particles as their own negatives."""
+    k = Gaussian(c.h)
+    K = k.log(torch.cdist(c.x, c.x).square()).exp()
+    share = K / K.sum(-1).unsqueeze(-2)
+    more = share @ c.x - share.sum(-1, keepdim=True) * c.x
+    V = drifting_field(c.x, c.pos, c.x, kernel=k)
+    assert_close(c.h**2 * blob_field(c.x, KDE(c.pos, k).score, kernel=k), V - more, atol=1e-8 * c.scale)
+
+
+@given(clouds(degenerate=False), st.lists(st.floats(0.3, 3.0), min_size=1, max_size=3))
+def test_several_scales_are_a_sum_of_fields(c, scales):
+    several = mmd_field(c.x, c.pos, kernel=[Gaussian(h) for h in scales])
+    assert_close(several, sum(mmd_field(c.x, c.pos, kernel=Gaussian(h)) for h in scales))
+
+
+@given(clouds(degenerate=False))
+def test_wide_mmd_fields_pull_the_mean_and_energy_is_their_scale_free_kin(c):
+    """At h -> infinity h² V is the difference of means; the energy field needs no scale, and is bounded."""
+    h = 1e4
+    means = c.pos.mean(-2, keepdim=True) - c.neg.mean(-2, keepdim=True)
+    wide = h**2 * mmd_field(c.x, c.pos, c.neg, kernel=Gaussian(h))
+    assert_close(wide, means.expand_as(wide), rtol=1e-5, atol=1e-5)
+    assert energy_field(c.x, c.pos).norm(dim=-1).max() <= 2 + 1e-9
+
+
+@given(clouds(dim=2, degenerate=False), kernels(SMOOTH))
+def test_stein_is_its_definition(c, kernel):
+    k = lambda a, b: kernel.log((a - b).square().sum(-1)).exp()  # noqa: E731
+    expected = torch.zeros_like(c.x)
+    n = c.x.shape[-2]
+    scores = MIXTURE.score(c.x)
+    for j in range(n):
+        other = c.x[..., j : j + 1, :].expand_as(c.x).clone().requires_grad_()
+        (grad,) = torch.autograd.grad(k(other, c.x).sum(), other)
+        expected += (k(other.detach(), c.x).unsqueeze(-1) * scores[..., j : j + 1, :] + grad) / n
+    assert_close(stein_field(c.x, MIXTURE.score, kernel=kernel), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_stein_finds_the_moments_of_its_target():
+    x0 = torch.randn(60, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = toy.GaussianMixture(
+        torch.tensor([[2.0]]).double(), torch.tensor([0.5]).double(), torch.ones(1).double()
+    )
+    x = flow(lambda x: stein_field(x, target.score, kernel=Gaussian(0.5)), x0, dt=0.1, steps=400).end
+    assert x.mean().item() == pytest.approx(2.0, abs=0.05)
+    assert x.std().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_sinkhorn_has_its_gaussian_closed_form():
+    pytest.importorskip("geomloss")
+    p, q = ((torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((0.0, 1.0), (1.0, 2.0)))
+    measured = Sinkhorn(quantiles(p, 400), blur=0.5, scaling=0.95).value(quantiles(q, 400)).item()
+    assert measured == pytest.approx(0.5 * gaussians.sinkhorn_divergence(p, q, sigma2=0.25).item(), rel=0.02)
+
+
+def test_sinkhorn_flows_to_its_samples():
+    pytest.importorskip("geomloss")
+    g = torch.Generator().manual_seed(0)
+    y = torch.randn(30, 2, generator=g, dtype=torch.float64) + 2
+    F = Sinkhorn(y, blur=0.05)
+    x0 = torch.randn(30, 2, generator=g, dtype=torch.float64)
+    path = flow(F.velocity, x0, dt=0.5, steps=15)
+    assert F.value(path.end) < 0.02 * F.value(x0)
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("kernel is empty", lambda x: mmd_field(x, x, kernel=[])),
+        ("neg_weights", lambda x: mmd_field(x, x, kernel=Gaussian(1.0), neg_weights=torch.ones(3))),
+        ("at least two", lambda x: mmd_field(x[:1], x, kernel=Gaussian(1.0))),
+        ("pos is empty", lambda x: mmd_field(x, x[:0], kernel=Gaussian(1.0))),
+        ("NaN", lambda x: blob_field(x * math.nan, lambda x: x, kernel=Gaussian(1.0))),
+        ("samples has dimension", lambda x: EnergyDistance(torch.zeros(3, 5)).value(x)),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(says, call):
+    with pytest.raises(ValueError, match=says):
+        call(torch.randn(3, 2))
