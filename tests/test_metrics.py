@@ -1,5 +1,6 @@
 """Metrics against closed forms and against their definitions; toy targets against themselves."""
 
+import itertools
 import math
 
 import pytest
@@ -10,13 +11,29 @@ from scipy import stats
 
 from tests.closed_forms import quantiles
 from tests.strategies import assert_close, clouds
-from wgflow import KDE, Gaussian, energy_distance, gaussians, mmd2, mode_proportions, sliced_w2, toy
+from wgflow import (
+    KDE,
+    Gaussian,
+    energy_distance,
+    gaussians,
+    kde_kl,
+    mmd2,
+    mode_coverage,
+    mode_proportions,
+    sliced_w2,
+    toy,
+    w2,
+)  # fmt: skip
 
 TARGETS = {
     "eight": toy.eight_gaussians(),
     "unbalanced": toy.unbalanced_mixture(),
     "moons": toy.TwoMoons(),
     "roll": toy.SwissRoll(),
+    "board": toy.Checkerboard(),
+    "rings": toy.Rings(),
+    "funnel": toy.Funnel(),
+    "pinwheel": toy.Pinwheel(),
 }
 
 
@@ -76,6 +93,35 @@ def test_a_target_repeats_itself_and_leaves_the_global_seed_alone(name):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+KNOWN = ["eight", "unbalanced", "board", "rings", "funnel"]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_samples_follow_the_density(name):
+    """The energy distance between samples and draws from the tabulated density is that of equal laws."""
+    g = torch.Generator().manual_seed(0)
+    target, n = TARGETS[name], 1500
+    side = torch.linspace(-6, 6, 1201) if name == "funnel" else torch.linspace(-1.6, 1.6, 641)
+    grid = torch.cartesian_prod(side, side)
+    p = target.log_density(grid).exp()
+    step = (side[1] - side[0]).item()
+    assert (p.sum() * step**2).item() == pytest.approx(1.0, abs=0.02)
+    tabulated = grid[torch.multinomial(p, n, replacement=True, generator=g)]
+    tabulated = tabulated + step * (torch.rand(n, 2, generator=g) - 0.5)
+    sample = target.sample(n, generator=g)
+    assert energy_distance(sample, tabulated).abs() < 5e-3 * target.sample(n, generator=g).std()
+
+
+@pytest.mark.parametrize("name", ["board", "rings", "funnel"])
+def test_a_known_target_has_the_score_of_its_density(name):
+    target, eps = TARGETS[name], 1e-5
+    x = target.sample(30, generator=torch.Generator().manual_seed(0)).double()
+    for d in range(2):
+        e = eps * torch.eye(2, dtype=torch.float64)[d]
+        along = (target.log_density(x + e) - target.log_density(x - e)) / (2 * eps)
+        assert_close(target.score(x)[:, d], along, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["eight", "unbalanced"])
 def test_a_mixture_knows_its_density_and_score(name):
     target, g = TARGETS[name], torch.Generator().manual_seed(0)
@@ -119,8 +165,44 @@ def test_the_swiss_roll_is_a_spiral_in_the_unit_disc():
     assert x.norm(dim=-1).max() <= 1 + 1e-6
 
 
+def test_w2_is_the_best_pairing():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 2, generator=g, dtype=torch.float64)
+    y = torch.randn(6, 2, generator=g, dtype=torch.float64)
+    best = min(
+        (x - y[list(p)]).square().sum(-1).mean().sqrt().item() for p in itertools.permutations(range(6))
+    )
+    assert w2(x, y).item() == pytest.approx(best)
+    assert w2(x, x[torch.randperm(6, generator=g)]).item() == 0
+    assert w2(x, x + torch.tensor([3.0, 4.0])).item() == pytest.approx(5.0)
+    assert sliced_w2(x, y, generator=g) <= w2(x, y) + 1e-9
+    with pytest.raises(ValueError, match="one size"):
+        w2(x, y[:5])
+
+
+def test_kde_kl_finds_the_smoothed_divergence():
+    """Quantile clouds of two Gaussians: KL between the Gaussians widened by h."""
+    p, q = ((torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((0.0, 1.0), (1.0, 0.5)))
+    h2 = 0.09 * torch.eye(1).double()
+    grid = quantiles(q, 3000)
+    found = kde_kl(grid, quantiles(p, 3000), kernel=Gaussian(0.3)).item()
+    # Read at the points of q rather than of q_h, so the reference is an average over q too.
+    log = [
+        torch.distributions.Normal(m.item(), (v + h2).sqrt().item()).log_prob(grid[:, 0]) for m, v in (q, p)
+    ]
+    assert found == pytest.approx((log[0] - log[1]).mean().item(), abs=5e-3)
+
+
+def test_coverage_counts_the_modes_that_were_reached():
+    centres = torch.tensor([[0.0], [1.0], [9.0]])
+    assert mode_coverage(torch.tensor([[0.1], [0.95]]), centres, radius=0.2).item() == pytest.approx(2 / 3)
+
+
 def test_bad_mixtures_are_named():
     with pytest.raises(ValueError, match="wanted"):
         toy.GaussianMixture(torch.zeros(3, 2), torch.ones(2), torch.ones(3))
     with pytest.raises(ValueError, match="positive"):
         toy.GaussianMixture(torch.zeros(3, 2), torch.zeros(3), torch.ones(3))
+    for bad in (lambda: toy.Checkerboard(noise=0.0), lambda: toy.Rings(radii=()), lambda: toy.Funnel(dim=1)):
+        with pytest.raises(ValueError, match="wanted"):
+            bad()

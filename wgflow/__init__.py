@@ -16,7 +16,7 @@ from wgflow.functionals import MMD, BlobKL, EnergyDistance, Interaction, Potenti
 from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
 from wgflow.losses import drifting_loss, regress_onto
-from wgflow.metrics import energy_distance, mmd2, mode_proportions, sliced_w2
+from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_proportions, sliced_w2, w2
 from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.sums import kernel_average, kernel_shift
 from wgflow.targets import (
@@ -67,6 +67,7 @@ __all__ = [
     "flat",
     "flow",
     "importance_weights",
+    "kde_kl",
     "kernel_average",
     "kernel_shift",
     "leave_one_out",
@@ -77,6 +78,7 @@ __all__ = [
     "median_heuristic",
     "mmd2",
     "mmd_field",
+    "mode_coverage",
     "mode_proportions",
     "regress_onto",
     "scott",
@@ -87,4 +89,5 @@ __all__ = [
     "student_t",
     "top_k_weights",
     "total_variation",
+    "w2",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from wgflow.kernels import Kernel
 from wgflow.sums import check_clouds, kernel_shift
 
-__all__ = ["energy_distance", "mmd2", "mode_proportions", "sliced_w2"]
+__all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportions", "sliced_w2", "w2"]
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -68,6 +68,45 @@ def sliced_w2(
     width = torch.diff(edges, append=torch.tensor([n * m])).to(x) / (n * m)
     cost = (a[edges // m] - b[edges // n]).square()
     return (width @ cost).mean().sqrt()
+
+
+def w2(x: Tensor, y: Tensor) -> Tensor:
+    r"""Exact Wasserstein-2 distance between equal-sized clouds, by assignment (scipy): N³ time, N to a few thousand.
+
+    Args: x, y: [N, D]. Returns: a scalar, a length. Differentiable with the assignment held fixed.
+    Raises: ValueError on clouds of unequal size.
+    """
+    check_clouds(x, y, None, False)
+    if x.shape != y.shape or x.dim() != 2:
+        raise ValueError(
+            f"x is {list(x.shape)}, y {list(y.shape)}; an assignment wants two clouds [N, D] of one size. "
+            "Thin the larger: y[torch.randperm(len(y))[: len(x)]], or use sliced_w2."
+        )
+    from scipy.optimize import (
+        linear_sum_assignment,  # scipy.optimize would double the time of `import wgflow`
+    )
+
+    cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+    rows, columns = linear_sum_assignment(cost.detach().cpu().numpy())
+    return (x[torch.from_numpy(rows)] - y[torch.from_numpy(columns)]).square().sum(-1).mean().sqrt()
+
+
+def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
+    r"""KL(q_h || p_h) read at the points: mean of log q_h - log p_h over x ~ q, each point left out of its own density.
+
+    An estimate, of either sign near equality; smoothing hides differences below the bandwidth. x [..., N, D] and
+    y [..., M, D] -> [...], in nats. Raises: ValueError on clouds that do not match, or fewer than two points in x.
+    """
+    n, m = x.shape[-2], y.shape[-2]
+    log_q, _ = kernel_shift(x, x, kernel=kernel, skip_self=True)
+    log_p, _ = kernel_shift(x, y, kernel=kernel)
+    return (log_q - log_p).mean(-1) - math.log((n - 1) / m)
+
+
+def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
+    """The fraction of centres [K, D] with a point of x [N, D] within `radius`: 1 when no mode was dropped. A scalar."""
+    check_clouds(x, centres, None, False, ("x", "centres"))
+    return (torch.cdist(centres, x).amin(-1) <= radius).to(x.dtype).mean()
 
 
 def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:

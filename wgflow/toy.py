@@ -6,12 +6,23 @@ Everything that samples takes `generator=`; nothing touches the process-wide see
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["GaussianMixture", "SwissRoll", "TwoMoons", "eight_gaussians", "unbalanced_mixture"]
+__all__ = [
+    "Checkerboard",
+    "Funnel",
+    "GaussianMixture",
+    "Pinwheel",
+    "Rings",
+    "SwissRoll",
+    "TwoMoons",
+    "eight_gaussians",
+    "unbalanced_mixture",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +114,126 @@ class SwissRoll:
         angle = math.pi * (0.5 + 4 * torch.rand(n, generator=generator))
         spiral = torch.stack([angle.cos(), angle.sin()], -1) * (angle / (4.5 * math.pi)).unsqueeze(-1)
         return spiral + self.noise * torch.randn(n, 2, generator=generator)
+
+
+class _Known(ABC):
+    """A target whose log density is a formula; its score is that formula's derivative."""
+
+    @abstractmethod
+    def log_density(self, x: Tensor) -> Tensor: ...
+
+    def score(self, x: Tensor) -> Tensor:
+        """∇log density, [..., D] -> [..., D], units 1/length. Without a graph."""
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(self.log_density(at).sum(), at)
+        return grad
+
+
+@dataclass(frozen=True)
+class Checkerboard(_Known):
+    """Uniform on the dark squares of a board of `cells` x `cells` over [-1, 1]², plus Gaussian noise."""
+
+    cells: int = 4
+    noise: float = 0.05
+
+    def __post_init__(self):
+        if self.cells < 2 or not self.noise > 0:
+            raise ValueError(
+                f"cells = {self.cells}, noise = {self.noise}; wanted 2 cells or more, positive noise."
+            )
+
+    def _corners(self) -> Tensor:
+        i, j = torch.meshgrid(torch.arange(self.cells), torch.arange(self.cells), indexing="ij")
+        dark = (i + j) % 2 == 0
+        return torch.stack([i[dark], j[dark]], -1) * (2 / self.cells) - 1
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """[n, 2] independent draws."""
+        corners = self._corners()
+        square = torch.randint(len(corners), (n,), generator=generator)
+        inside = torch.rand(n, 2, generator=generator) * (2 / self.cells)
+        return corners[square] + inside + self.noise * torch.randn(n, 2, generator=generator)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """[..., 2] -> [...]: a square convolved with the noise is a product of differences of normal integrals."""
+        low, side = self._corners().to(x), 2 / self.cells
+        gap = x.unsqueeze(-2) - low
+        along = torch.special.ndtr(gap / self.noise) - torch.special.ndtr((gap - side) / self.noise)
+        return along.prod(-1).mean(-1).clamp_min(torch.finfo(x.dtype).tiny).log() - 2 * math.log(side)
+
+
+@dataclass(frozen=True)
+class Rings(_Known):
+    """Concentric circles, equally likely, uniform in angle, plus Gaussian noise."""
+
+    radii: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    noise: float = 0.02
+
+    def __post_init__(self):
+        if not self.radii or not all(r >= 0 for r in self.radii) or not self.noise > 0:
+            raise ValueError(
+                f"radii = {self.radii}, noise = {self.noise}; wanted radii >= 0 and a positive noise."
+            )
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """[n, 2] independent draws."""
+        radius = torch.tensor(self.radii)[torch.randint(len(self.radii), (n,), generator=generator)]
+        angle = 2 * math.pi * torch.rand(n, generator=generator)
+        circle = torch.stack([angle.cos(), angle.sin()], -1) * radius.unsqueeze(-1)
+        return circle + self.noise * torch.randn(n, 2, generator=generator)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """[..., 2] -> [...]: a circle convolved with a Gaussian is a Bessel function of the radius (Rice)."""
+        s2 = self.noise**2
+        r = x.norm(dim=-1, keepdim=True)
+        R = torch.tensor(self.radii, dtype=x.dtype, device=x.device)
+        each = -((r - R) ** 2) / (2 * s2) + torch.special.i0e(r * R / s2).log() - math.log(2 * math.pi * s2)
+        return each.logsumexp(-1) - math.log(len(self.radii))
+
+
+@dataclass(frozen=True)
+class Funnel(_Known):
+    """Neal's funnel: x_1 ~ N(0, width²), the others ~ N(0, exp(x_1)): a neck no single bandwidth fits."""
+
+    dim: int = 2
+    width: float = 1.0
+
+    def __post_init__(self):
+        if self.dim < 2 or not self.width > 0:
+            raise ValueError(
+                f"dim = {self.dim}, width = {self.width}; wanted at least 2 dimensions and a positive width."
+            )
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """[n, dim] independent draws."""
+        noise = torch.randn(n, self.dim, generator=generator)
+        neck = self.width * noise[:, :1]
+        return torch.cat([neck, (0.5 * neck).exp() * noise[:, 1:]], -1)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """[..., dim] -> [...]."""
+        neck, rest = x[..., 0], x[..., 1:]
+        first = -((neck / self.width) ** 2) / 2 - math.log(self.width)
+        others = -rest.square().sum(-1) * (-neck).exp() / 2 - 0.5 * (self.dim - 1) * neck
+        return first + others - 0.5 * self.dim * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Pinwheel:
+    """Spiral arms: Gaussians at radius 1, stretched along it and turned in proportion to exp(radius)."""
+
+    arms: int = 5
+    along: float = 0.3
+    across: float = 0.1
+    twist: float = 0.25
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """[n, 2] independent draws."""
+        arm = torch.randint(self.arms, (n,), generator=generator)
+        z = torch.randn(n, 2, generator=generator) * torch.tensor([self.along, self.across]) + torch.tensor(
+            [1.0, 0.0]
+        )
+        angle = arm * (2 * math.pi / self.arms) + self.twist * z[:, 0].exp()
+        cos, sin = angle.cos(), angle.sin()
+        return torch.stack([cos * z[:, 0] - sin * z[:, 1], sin * z[:, 0] + cos * z[:, 1]], -1)
