@@ -1,0 +1,115 @@
+"""The table and the picture of `conditional_toys.py`, from its JSON rows alone."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from pathlib import Path
+
+
+def toys_of(results: dict) -> list[str]:
+    return list(dict.fromkeys(row["toy"] for row in results["floor"]))
+
+
+def chosen(results: dict, toy: str) -> dict[str, list[dict]]:
+    """The final rows of a toy, a list over seeds for each field."""
+    groups: dict[str, list[dict]] = {}
+    for row in results["final"]:
+        if row["toy"] == toy:
+            groups.setdefault(row["name"], []).append(row)
+    return groups
+
+
+def mean_sd(rows: list[dict], key: str) -> tuple[float, float]:
+    values = [row[key] for row in rows]
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def ties(groups: dict[str, list[dict]], key: str) -> set[str]:
+    """Fields that cannot be told from the best: within 2 standard errors of the difference (few seeds: coarse)."""
+    stats = {name: mean_sd(rows, key) for name, rows in groups.items()}
+    best, sd = min(stats.values())
+    n = min(len(rows) for rows in groups.values())
+    return {name for name, (m, s) in stats.items() if m - best <= 2 * math.sqrt((s * s + sd * sd) / n)}
+
+
+def table(results: dict) -> str:
+    """Markdown: one table a toy, mean ± sd over seeds, bold where no field is better by more than the noise."""
+    setup, tries = results["setup"], Counter((row["toy"], row["name"]) for row in results["search"])
+    settings = "/".join(str(n) for n in sorted(set(tries.values())))
+    lines = [
+        "# Conditional behaviour cloning with one positive per state",
+        "",
+        f"Network f(z, s), hidden {tuple(setup['hidden'])}, batch {setup['batch']}, G = {setup['generated']}, "
+        f"{setup['optimiser']}; {setup['steps']} steps, seeds {setup['seeds']}. Each field and toy: "
+        f"{settings} settings of {setup['search_steps']} steps on seed {setup['search_seed']}, "
+        f"the lowest held-out energy score wins. Metrics against the true conditional: {setup['truth'][0]} states, "
+        f"{setup['truth'][1]} samples each. Bold: within two standard errors of the best, so a tie. Milliseconds: the "
+        "least disturbed run with that field, one core, everything included.",
+    ]
+    for toy in toys_of(results):
+        floor = [row for row in results["floor"] if row["toy"] == toy]
+        groups = chosen(results, toy)
+        best = {key: ties(groups, key) for key in ("energy_distance", "sliced_w2", "weight_error")}
+        lines += [
+            "",
+            f"## {toy}",
+            "",
+            "| field | setting, learning rate | energy distance | sliced W2 | shares found | share error | sd ratio "
+            "| E\\|x-x'\\| / E\\|x-y\\| | held-out score | ms per step |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+            "| truth itself | | " + " | ".join(_cells(floor, {})) + " | | |",
+        ]
+        for name, rows in groups.items():
+            marks = {key for key, names in best.items() if name in names}
+            field, score = rows[0]["field"], _pm(rows, "held_out_score", 4)
+            runs = [row for row in results["search"] + rows if (row["toy"], row["field"]) == (toy, field)]
+            cost, setting = min(row["wall_ms_per_step"] for row in runs), f"{field}, {rows[0]['lr']:g}"
+            lines.append(
+                f"| {name} | {setting} | " + " | ".join(_cells(rows, marks)) + f" | {score} | {cost:.1f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _cells(rows: list[dict], marks) -> list[str]:
+    shares = [statistics.fmean(column) for column in zip(*(row["weights"] for row in rows), strict=True)]
+    texts = [_pm(rows, "energy_distance", 4), _pm(rows, "sliced_w2", 3), " ".join(f"{w:.2f}" for w in shares)]
+    texts += [_pm(rows, "weight_error", 3), _pm(rows, "sd_ratio", 2), _pm(rows, "spread_ratio", 2)]
+    keys = ("energy_distance", "sliced_w2", "", "weight_error", "", "")
+    return [f"**{text}**" if key in marks else text for text, key in zip(texts, keys, strict=True)]
+
+
+def _pm(rows: list[dict], key: str, digits: int) -> str:
+    mean, sd = mean_sd(rows, key)
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+
+
+def draw(results: dict, path: Path) -> None:
+    """Samples for one state: one row a toy, one column a field, titled with its mean energy distance."""
+    from matplotlib.figure import Figure
+
+    names, fields = toys_of(results), list(dict.fromkeys(row["name"] for row in results["final"]))
+    figure = Figure(figsize=(2.3 * (len(fields) + 1), 2.4 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), len(fields) + 1, squeeze=False)
+    for line, toy in zip(axes, names, strict=True):
+        groups = chosen(results, toy)
+        truth = next(row for row in results["floor"] if row["toy"] == toy and row["points"])
+        columns = [("truth", [truth])] + [(name, groups.get(name, [])) for name in fields]
+        for ax, (name, rows) in zip(line, columns, strict=True):
+            for row in rows:
+                if row["points"]:
+                    ax.scatter(*zip(*truth["points"], strict=True), s=3, color="0.85", linewidths=0)
+                    ax.scatter(
+                        *zip(*row["points"], strict=True),
+                        s=4,
+                        color="C3" if row is not truth else "0.3",
+                        linewidths=0,
+                    )
+            if rows is not columns[0][1] and rows:
+                ax.set_title(f"{name}\nED {mean_sd(rows, 'energy_distance')[0]:.3g}", fontsize=8)
+            elif rows:
+                ax.set_title(f"{toy}: truth", fontsize=8)
+            reach = 1.15 * max(abs(c) for point in truth["points"] for c in point)
+            ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+    figure.savefig(path, dpi=110)
