@@ -7,7 +7,7 @@ import torch
 
 from wgflow_rl import drift, ops
 from wgflow_rl.agents.dfp import DFP, DFPConfig
-from wgflow_rl.replay import Batch
+from wgflow_rl.batch import Batch
 
 SMALL = DFPConfig(
     chunk=2, generated=4, candidates=6, top_k=2, target_samples=3, act_samples=5, hidden=(16, 16), batch=8

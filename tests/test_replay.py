@@ -125,6 +125,21 @@ def test_first_rows_are_drawn_uniformly_newest_row_included():
     assert chi2 < 37.7  # 99.9 % quantile of chi^2 with 15 degrees of freedom
 
 
+def test_a_share_of_the_batch_is_drawn_from_the_online_rows_alone():
+    replay = Replay(as_episodes([make_row(t, ended=t == 99) for t in range(100)]), capacity=104)
+    draw = lambda: replay.sample(  # noqa: E731
+        8_000, chunk=1, gamma=GAMMA, generator=torch.Generator().manual_seed(0), online_share=0.5
+    ).obs[:, 0]
+    assert draw().max() < 100  # nothing online yet
+    for t in range(100, 108):  # wraps: rows 0 to 3 are overwritten
+        replay.add(**make_row(t))
+    first = draw()
+    assert (first[:4000] >= 100).all()
+    counts = np.bincount(first[:4000].int().numpy() - 100, minlength=8)
+    assert ((counts - 500) ** 2 / 500).sum() < 24.4  # 99.9 % quantile of chi^2 with 7 degrees of freedom
+    assert 0.05 < (first[4000:] >= 100).float().mean() < 0.11  # 8 of 104 rows
+
+
 def test_a_ring_smaller_than_the_data_is_refused():
     with pytest.raises(ValueError, match="capacity is 3 but the offline data has 4 rows"):
         Replay(as_episodes([make_row(t, ended=t == 3) for t in range(4)]), capacity=3)

@@ -16,7 +16,13 @@ import wgflow as wg
 
 
 class Drift(Protocol):
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor: ...
+    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
+        """The field itself, whose size says how far the samples still are from rest. [B, G, C]"""
+        ...
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        """What the agent regresses on: the field, scaled to rms 1 where the kind says so. [B, G, C]"""
+        ...
 
 
 def unit_rms(v: Tensor) -> Tensor:
@@ -31,43 +37,57 @@ def mean_distance(x: Tensor, pos: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Eq3:
-    """The paper's field, V = mean_shift(pos) - mean_shift(x) with a Gaussian kernel (DFP Eq. 3), not normalised."""
+    """The paper's field, V = mean_shift(pos) - mean_shift(x) with a Gaussian kernel (DFP Eq. 3), not scaled."""
 
     h: float = 0.2
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
         s = mean_distance(x, pos)
         return s * wg.drifting_field(x / s, pos / s, x / s, kernel=wg.Gaussian(self.h))
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        return self.raw(x, pos)
 
 
 @dataclass(frozen=True)
 class Released:
-    """The released code's row-and-column-normalised field (`wgflow.balanced_field`)."""
+    """The released code's row-and-column-normalised field (`wgflow.balanced_field`), whose rms is fixed by its making.
+
+    Scaled back to the released loss's own coordinates, in which each temperature has rms 1.
+    """
 
     temperatures: tuple[float, ...] = (0.1,)
 
+    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
+        return wg.balanced_field(x, pos, temperatures=self.temperatures)
+
     def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        v = wg.balanced_field(x, pos, temperatures=self.temperatures)
-        return unit_rms(v) * len(self.temperatures)
+        return unit_rms(self.raw(x, pos)) * len(self.temperatures)
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The maximum-likelihood drift (`wgflow.likelihood_field`, Gaussian), scaled to unit rms."""
+    """The maximum-likelihood drift (`wgflow.likelihood_field`, Gaussian), scaled to rms 1."""
 
     h: float = 0.2
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
         s = mean_distance(x, pos)
-        return unit_rms(wg.likelihood_field(x / s, pos / s, kernel=wg.Gaussian(self.h)))
+        return s * wg.likelihood_field(x / s, pos / s, kernel=wg.Gaussian(self.h))
+
+    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+        return unit_rms(self.raw(x, pos))
 
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy-distance drift (`wgflow.energy_field`), scaled to unit rms. No bandwidth."""
+    """The energy-distance drift (`wgflow.energy_field`: sums of unit vectors), scaled to rms 1. No bandwidth."""
+
+    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
+        return wg.energy_field(x, pos)
 
     def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return unit_rms(wg.energy_field(x, pos))
+        return unit_rms(self.raw(x, pos))
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,9 @@ class Mixture:
     """The mean of several drifts, each as it comes."""
 
     parts: tuple[Drift, ...]
+
+    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
+        return torch.stack([part.raw(x, pos) for part in self.parts]).mean(0)
 
     def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
         return torch.stack([part(x, pos) for part in self.parts]).mean(0)

@@ -14,6 +14,7 @@ class Schedule:
     offline_steps: int
     online_steps: int
     online_start: int  # environment steps before the first online update
+    online_share: float  # fraction of each online batch drawn from online data alone; 0: one uniform ring
     eval_every: int
     eval_episodes: int
     checkpoint_every: int
@@ -25,6 +26,7 @@ PAPER = Schedule(  # the protocol of Q-chunking and DFP: 1M + 1M, evaluation eve
     offline_steps=1_000_000,
     online_steps=1_000_000,
     online_start=5_000,
+    online_share=0.0,
     eval_every=100_000,
     eval_episodes=50,
     checkpoint_every=100_000,
@@ -49,7 +51,8 @@ LAPTOP_SCHEDULES = {
     "pointmaze": Schedule(
         offline_steps=3_000,
         online_steps=2_000,
-        online_start=0,
+        online_start=250,
+        online_share=0.5,
         eval_every=500,
         eval_episodes=20,
         checkpoint_every=1_000,
@@ -59,7 +62,8 @@ LAPTOP_SCHEDULES = {
     "cube": Schedule(
         offline_steps=8_000,
         online_steps=6_000,
-        online_start=0,
+        online_start=250,
+        online_share=0.5,
         eval_every=2_000,
         eval_episodes=25,
         checkpoint_every=2_000,

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from wgflow_rl.batch import Batch
 from wgflow_rl.data import Episodes
-
-
-class Batch(NamedTuple):
-    """A batch of h-step chunks; B states, chunk length h, action size A."""
-
-    obs: Tensor  # [B, S] s_t
-    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; after the end of its trajectory, the last action repeated
-    valid: Tensor  # [B, h] 1 while the trajectory goes on
-    returns: Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and with the step that ends the task
-    discount: Tensor  # [B] gamma^h, 0 where the task ended inside the chunk
-    next_obs: Tensor  # [B, S] s_{t+h}
-    complete: (
-        Tensor  # [B] 1 where R_h and the bootstrap are known: the chunk is whole, or the task ended inside it
-    )
 
 
 class Replay:
@@ -70,9 +55,22 @@ class Replay:
             self.rows[name][self.head] = torch.as_tensor(row[name])
         self.added += 1
 
-    def sample(self, batch: int, *, chunk: int, gamma: float, generator: torch.Generator) -> Batch:
-        """`batch` chunks with uniformly drawn first rows (with replacement)."""
-        start = torch.randint(len(self), (batch,), generator=generator, device=self.rows["obs"].device)
+    def sample(
+        self, batch: int, *, chunk: int, gamma: float, generator: torch.Generator, online_share: float = 0.0
+    ) -> Batch:
+        """`batch` chunks, their first rows drawn with replacement.
+
+        Args:
+            online_share: this fraction of the batch is drawn uniformly from the online rows alone, once there are any;
+                the rest, and with 0 everything, uniformly from the whole ring (the protocol of the paper).
+        """
+        device = self.rows["obs"].device
+        start = torch.randint(len(self), (batch,), generator=generator, device=device)
+        online = min(self.added, self.capacity)
+        if online and online_share > 0:
+            fresh = round(batch * online_share)
+            age = torch.randint(online, (fresh,), generator=generator, device=device)
+            start[:fresh] = (self.head - 1 - age) % self.capacity
         return self.chunks(start, chunk=chunk, gamma=gamma)
 
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:

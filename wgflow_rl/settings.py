@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
+import torch
 import tyro
 
 from wgflow_rl import drift, envs, methods
@@ -21,7 +23,10 @@ DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 
 @dataclass(frozen=True)
 class Settings:
-    """Train one policy offline, then online. Numbers left alone are those of the preset for the environment."""
+    """Train one policy offline, then online. Numbers left alone are those of the preset for the environment.
+
+    A stopped run goes on with `--resume DIR` (beside it, only --threads and --device).
+    """
 
     agent: Annotated[DFPConfig, tyro.conf.arg(name="")]
     schedule: Annotated[Schedule, tyro.conf.arg(name="")]
@@ -49,7 +54,7 @@ class Settings:
         parser.add_argument("--device")
         given = parser.parse_args(args)
         changes = {k: v for k, v in vars(given).items() if k != "resume" and v is not None}
-        return dataclasses.replace(Settings.read(Path(given.resume)), run_dir=given.resume, **changes)
+        return dataclasses.replace(Settings.read(Path(given.resume)), run_dir=given.resume, **changes).check()
 
     @property
     def folder(self) -> Path:
@@ -69,19 +74,38 @@ class Settings:
             ("target_samples", cfg.target_samples, 1),
             ("act_samples", cfg.act_samples, 1),
             ("batch", cfg.batch, 1),
+            ("hidden", min(cfg.hidden, default=0), 1),
+            ("lam", cfg.lam, 0),
+            ("lam_offline", cfg.lam_offline, 0),
             ("offline_steps", schedule.offline_steps, 0),
             ("online_steps", schedule.online_steps, 0),
+            ("online_start", schedule.online_start, 0),
             ("eval_every", schedule.eval_every, 1),
             ("eval_episodes", schedule.eval_episodes, 1),
             ("checkpoint_every", schedule.checkpoint_every, 1),
             ("log_every", schedule.log_every, 1),
+            ("data_rows", schedule.data_rows, 1),
+            ("seed", self.seed, 0),
+            ("threads", self.threads, 1),
         ):
-            if value < least:
+            if value is not None and not value >= least:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least {least}")
+        if not 0 <= schedule.online_share <= 1:
+            raise ValueError(f"--online-share is {schedule.online_share}; wanted a fraction in [0, 1]")
         if not 0 < cfg.gamma < 1:
             raise ValueError(f"--gamma is {cfg.gamma}; wanted a discount in (0, 1)")
-        if not cfg.lr > 0:
+        if not 0 < cfg.lr < math.inf:
             raise ValueError(f"--lr is {cfg.lr}; wanted a positive learning rate")
+        for name, rate in (("target_rate", cfg.target_rate), ("old_rate", cfg.old_rate)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {rate}; wanted a share in [0, 1]")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"--device is {self.device!r}, which torch cannot use here ({reason}); cpu always works"
+            ) from error
         return self
 
     @staticmethod
@@ -99,7 +123,7 @@ class Settings:
                     "schedule": _rebuild(Schedule, stored["schedule"]),
                 }
             )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} is not the config.json of a run ({type(error).__name__}: {error})"
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import zlib
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from wgflow_rl import checkpoint, data, envs
 from wgflow_rl.agents.dfp import DFP
+from wgflow_rl.cli import one_line_errors
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
@@ -23,7 +25,7 @@ HELD_OUT = 256  # validation chunks the diagnostics are read on
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss stopped being finite."""
+    """A loss or a weight stopped being finite."""
 
 
 class StopRequest:
@@ -59,6 +61,7 @@ class Trainer:
         self.replay = Replay(
             train, capacity=len(train.rewards) + schedule.online_steps, device=settings.device
         )
+        self.data = zlib.crc32(train.rewards, zlib.crc32(train.actions))  # known again on resume
         self.held_out = Replay(validation, capacity=len(validation.rewards), device=settings.device)
         obs = torch.as_tensor(train.observations)
         self.agent = DFP(
@@ -98,7 +101,13 @@ class Trainer:
             self.replay.add(**self.collector.step(self.agent.act, self.acting))
             if collected <= schedule.online_start:
                 return {}
-        batch = self.replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=self.generator)
+        batch = self.replay.sample(
+            cfg.batch,
+            chunk=cfg.chunk,
+            gamma=cfg.gamma,
+            generator=self.generator,
+            online_share=schedule.online_share,
+        )
         log = self.agent.update(
             batch, self.agent.draw_noise(cfg.batch, self.generator), online=collected >= 1
         )
@@ -134,7 +143,10 @@ class Trainer:
         return self.agent.diagnose(batch, self.agent.draw_noise(HELD_OUT, generator))
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of everything that `load` needs to go on as if nothing had happened."""
+        """Write a checkpoint of everything that `load` needs to go on as if nothing had happened.
+
+        Raises: TrainingDiverged, with nothing written, if a weight is not finite: a finite loss can have a NaN gradient.
+        """
         taken, state = self.collector.state()
         groups = {
             "agent": snapshot(self.agent.modules, self.agent.optimiser),
@@ -143,11 +155,23 @@ class Trainer:
             "random": {"training": self.generator.get_state(), "acting": self.acting.get_state()},
         }
         tensors = {f"{group}.{name}": t for group, content in groups.items() for name, t in content.items()}
-        checkpoint.save(folder, step=self.step, tensors=tensors, state={**state, "added": self.replay.added})
+        for name, tensor in groups["agent"].items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingDiverged(
+                    f"{name} is not finite at step {self.step} ({self.phase}). The last checkpoint is from before it; "
+                    "a smaller --lr usually helps."
+                )
+        state |= {"added": self.replay.added, "data": self.data}
+        checkpoint.save(folder, step=self.step, tensors=tensors, state=state)
 
     def load(self, folder: Path) -> None:
         """Continue from the newest intact checkpoint. Raises: as `checkpoint.load`; ValueError if it does not fit."""
         self.step, tensors, state = checkpoint.load(folder)
+        if state["data"] != self.data:
+            raise ValueError(
+                f"the data read now are not those the run in {folder.parent} began with, so it cannot be continued. "
+                "Put the files back, or start a new run."
+            )
 
         def group(name: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
@@ -201,9 +225,10 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
                 bar.set_postfix_str(
                     f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}"
                 )
-            if step % schedule.checkpoint_every == 0 or last or stop.asked:
+            stopping = stop.asked and not last  # read once: a signal may come between the next two lines
+            if step % schedule.checkpoint_every == 0 or last or stopping:
                 trainer.save(folder / "checkpoints")
-            if stop.asked and not last:
+            if stopping:
                 bar.write(f"stopped after step {step}; continue with --resume {folder}")
                 raise SystemExit(130)
     return folder
@@ -211,10 +236,11 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
 
 def main(args: list[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
-    if "--resume" in args:
-        run(Settings.resumed(args), resume=True)
-    else:
-        run(from_command_line(args))
+    with one_line_errors():
+        if any(arg.partition("=")[0] == "--resume" for arg in args):
+            run(Settings.resumed(args), resume=True)
+        else:
+            run(from_command_line(args))
 
 
 if __name__ == "__main__":

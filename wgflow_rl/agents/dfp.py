@@ -11,6 +11,7 @@ from torch import Tensor
 
 import wgflow as wg
 from wgflow_rl import drift, ops
+from wgflow_rl.batch import Batch
 from wgflow_rl.networks import Policy, Standardise, TwinCritic
 
 
@@ -96,7 +97,7 @@ class DFP:
 
     # ---- Algorithm 1 --------------------------------------------------------------------------------------------
 
-    def update(self, batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
+    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
         """One gradient step on critic and actor; returns scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         critic_loss, critic_log = self.critic_loss(batch, obs, next_obs, noise)
@@ -115,7 +116,9 @@ class DFP:
             **actor_log,
         }
 
-    def critic_loss(self, batch, obs, next_obs, noise: Noise):
+    def critic_loss(
+        self, batch: Batch, obs: Tensor, next_obs: Tensor, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Chunked TD: (Q(s_t, a_{t:t+h}) - R_h - gamma^h Q_target(s_{t+h}, a'))^2 over chunks whose target is known."""
         with torch.no_grad():
             proposals = self.policy(next_obs, noise.target).clamp(-1, 1)
@@ -127,7 +130,9 @@ class DFP:
         loss = ((q - target).square() * batch.complete).mean()
         return loss, {"q": q.detach().mean(), "td_target": target.mean()}
 
-    def actor_loss(self, batch, obs, noise: Noise, lam: float):
+    def actor_loss(
+        self, batch: Batch, obs: Tensor, noise: Noise, lam: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """L = L_BC + lam L_topK, both regressions of the same generated chunks onto their own drift (Eq. 16)."""
         steps = batch.valid.repeat_interleave(self.chunk_dim // self.cfg.chunk, dim=1)[:, None]  # [B, 1, C]
         a_hat = self.policy(obs, noise.generated)  # [B, G, C], not clipped: the data draw it back
@@ -170,8 +175,8 @@ class DFP:
         return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()
-    def diagnose(self, batch, noise: Noise) -> dict[str, Tensor]:
-        """Held-out measures the normalised losses hide: energy score, spread, raw field, clipped share."""
+    def diagnose(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """Held-out measures that the losses hide: energy score, spread / E|x-y|, rms of the field before scaling."""
         obs = self.normalise(batch.obs)
         a_hat, data = self.policy(obs, noise.generated), batch.actions.flatten(1)
         whole = batch.valid[:, -1] > 0
@@ -179,7 +184,7 @@ class DFP:
         return {
             "energy_score": ops.energy_score(a_hat, data).mean(),
             "spread_ratio": wg.spread_ratio(a_hat, data[:, None]),
-            "raw_field": wg.energy_field(a_hat, data[:, None]).square().mean().sqrt(),
+            "raw_field": self.data_drift.raw(a_hat, data[:, None]).square().mean().sqrt(),
         }
 
     @property
