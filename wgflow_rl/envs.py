@@ -106,7 +106,7 @@ def numpy_seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before)
 
 
-def build(gym_id: str, **options: Any) -> tuple[gymnasium.Env, int]:
+def build(gym_id: str, **options: Any) -> tuple[Any, int]:
     """Construct a registered environment bare of wrappers; returns it with its time limit in steps.
 
     gymnasium.make would add a checker that warns about float precision on every construction. The arm's

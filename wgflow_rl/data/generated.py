@@ -13,8 +13,6 @@ import os
 import shutil
 import signal
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -25,8 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wgflow_rl import envs
-from wgflow_rl.data import oracles
-from wgflow_rl.files import publish
+from wgflow_rl.data import npz, oracles
 
 LENGTH = 1000  # transitions in a trajectory; a file has one row more, whose action leads nowhere
 TRAIN, VALIDATION = 0, 1
@@ -145,29 +142,17 @@ def _make_part(job: tuple[str, int, int, int, Path]) -> None:
         _made[env] = oracles.prepare(env)
     own = int(np.random.SeedSequence((seed, split, number)).generate_state(1)[0])
     with envs.numpy_seeded(own):  # oracles and environments draw from numpy's global generator
-        _save(path, _made[env](own, LENGTH + 1))
-
-
-def _save(path: Path, arrays: oracles.Row) -> None:
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
-    try:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        npz.write(path, _made[env](own, LENGTH + 1))
 
 
 def _join(parts: list[Path], path: Path) -> None:
-    loaded = [_load(part) for part in parts]
-    _save(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]})
-
-
-def _load(part: Path) -> oracles.Row:
-    try:
-        with np.load(part, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        part.unlink()
-        raise ValueError(
-            f"{part} was damaged ({error}) and is removed; start again to make that trajectory anew"
-        ) from error
+    loaded = []
+    for part in parts:
+        try:
+            loaded.append(npz.read(part))
+        except npz.Damaged as error:
+            part.unlink()
+            raise ValueError(
+                f"{error} It is removed now: start again to make that trajectory anew."
+            ) from error
+    npz.write(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import urllib.error
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wgflow_rl import envs
+from wgflow_rl.data import npz
 from wgflow_rl.data.episodes import Episodes
 
 NEEDED = ("observations", "actions", "terminals", "qpos")
@@ -81,7 +80,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray], env: str, inner: Any) -> N
         free = inside & (maze.maze_map[lines.clip(0, height - 1), columns.clip(0, width - 1)] == 0)
         if not free.all():
             row = np.argmin(free)
-            raise ValueError(f"{path}: position {arrays['qpos'][row]} of row {row} is inside a wall: {another}")
+            raise ValueError(
+                f"{path}: position {arrays['qpos'][row]} of row {row} is inside a wall: {another}"
+            )
     if not arrays["terminals"].astype(bool)[-1]:
         raise ValueError(f"{path}: the last row, {rows - 1}, does not end a trajectory; the file looks cut")
 
@@ -118,16 +119,7 @@ def download(env: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read as an OGBench file ({type(error).__name__}: {error}). It may be cut, or hold "
-            "objects, which are never loaded. Delete it, then download or generate it again."
-        ) from error
+    arrays = npz.read(path)
     missing = [name for name in NEEDED if name not in arrays]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")

@@ -6,7 +6,9 @@ Oracles draw from numpy's global generator: `generated` seeds it around each tra
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -88,11 +90,15 @@ def _play(env: str) -> Callable[[int, int], Row]:
 def _maze(env: str) -> Callable[[int, int], Row]:
     """Navigate data: towards the oracle's next cell, with action noise; a new random goal whenever one is reached."""
     inner, _ = envs.build(f"{envs.parse(env).suite}-v0", terminate_at_goal=False)
-    maze = inner.unwrapped
+    maze: Any = inner.unwrapped
     cells = np.argwhere(maze.maze_map == 0)
 
     def cell() -> tuple[int, int]:
         return tuple(cells[np.random.randint(len(cells))])
+
+    @functools.cache  # the oracle searches the whole maze at each call, and its answer depends on the cells alone
+    def next_cell(start: tuple[int, int], end: tuple[int, int]) -> np.ndarray:
+        return maze.get_oracle_subgoal(maze.ij_to_xy(start), maze.ij_to_xy(end))[0]
 
     def trajectory(seed: int, rows: int) -> Row:
         ob, _ = inner.reset(seed=seed, options={"task_info": {"init_ij": cell(), "goal_ij": cell()}})
@@ -100,8 +106,8 @@ def _maze(env: str) -> Callable[[int, int], Row]:
         for _ in range(rows):
             here, goal = maze.get_xy(), np.asarray(maze.cur_goal_xy)
             # The oracle leads to the centre of a cell; goals lie off it by up to a quarter of a cell on each axis.
-            there = maze.xy_to_ij(here) == maze.xy_to_ij(goal)
-            aim = goal if there else maze.get_oracle_subgoal(here, goal)[0]
+            start, end = maze.xy_to_ij(here), maze.xy_to_ij(goal)
+            aim = goal if start == end else next_cell(start, end)
             direction = aim - here
             direction = direction / max(float(np.linalg.norm(direction)), 1e-6)
             action = np.clip(direction + 0.2 * np.random.randn(2), -1, 1)

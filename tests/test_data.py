@@ -1,0 +1,478 @@
+"""Data: labels equal the environment's own, generated files repeat bit for bit, damage is named."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgflow_rl import data, envs
+from wgflow_rl.data import Episodes, generated, ogbench, oracles
+from wgflow_rl.data.__main__ import main
+
+MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
+ARM = "cube-single-play-singletask-task2-v0"
+
+
+@pytest.fixture(scope="session")
+def maze():
+    return envs.make(MAZE)
+
+
+@pytest.fixture(scope="session")
+def arm():
+    return envs.make(ARM)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Trajectories of 60 transitions; for generation in this process."""
+    monkeypatch.setattr(generated, "LENGTH", 60)
+
+
+def contents(folder):
+    files = sorted(folder.glob("*.npz"))
+    return {path.name: {k: v.copy() for k, v in np.load(path, allow_pickle=False).items()} for path in files}
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].keys() == right[name].keys()
+        for key in left[name]:
+            np.testing.assert_array_equal(left[name][key], right[name][key], err_msg=f"{name} {key}")
+
+
+def maze_file(path, lengths, seed=0):
+    """A maze's file with trajectories of these many rows, all in the first free cell."""
+    rows = sum(lengths)
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    arrays = {
+        "observations": position,
+        "actions": rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        "qpos": position,
+        "qvel": np.zeros((rows, 2), np.float32),
+        "terminals": np.isin(np.arange(rows), np.cumsum(lengths) - 1),
+    }
+    np.savez(path, **arrays)
+    return arrays
+
+
+def change(path, **changes):
+    """Rewrite a file with some arrays changed by a function, or taken out by None."""
+    arrays = dict(np.load(path, allow_pickle=False))
+    for name, new in changes.items():
+        arrays[name] = new(arrays[name]) if new else None
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+# Reading
+
+
+@given(lengths=st.lists(st.integers(2, 6), min_size=1, max_size=5))
+def test_each_trajectory_loses_its_last_row_and_keeps_its_order(tmp_path_factory, maze, lengths):
+    path = tmp_path_factory.mktemp("maze") / "x.npz"
+    arrays = maze_file(path, lengths)
+    episodes = ogbench.read(path, MAZE, maze)
+    np.testing.assert_array_equal(episodes.lengths, np.array(lengths) - 1)
+    starts = np.cumsum([0, *lengths[:-1]])
+    for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        first = start - i  # a row less for each trajectory before
+        rows = slice(first, first + length - 1)
+        whole = arrays["observations"][start : start + length]
+        np.testing.assert_array_equal(episodes.observations[rows], whole[:-1])
+        np.testing.assert_array_equal(episodes.next_observations[rows], whole[1:])
+        np.testing.assert_array_equal(episodes.actions[rows], arrays["actions"][start : start + length - 1])
+        assert episodes.terminals[rows].tolist() == [False] * (length - 2) + [True]
+
+
+@pytest.mark.parametrize("env", [MAZE, ARM])
+def test_labels_are_those_of_ogbenchs_loader(env, tmp_path, short, request):
+    import ogbench as official
+
+    folder = generated.generate(env, root=tmp_path, rows=120, workers=1, progress=False)
+    path = ogbench.pair(folder, env)[0]
+    task = request.getfixturevalue("maze" if env == MAZE else "arm")
+    ours = ogbench.read(path, env, task)
+    theirs, _ = official.make_env_and_datasets(env, dataset_path=str(path), dataset_only=True, cur_env=task)
+    for name in ("observations", "actions", "next_observations", "rewards", "masks", "terminals"):
+        np.testing.assert_array_equal(getattr(ours, name), theirs[name].astype(getattr(ours, name).dtype))
+
+
+def recorded(env, steps, drive):
+    """Step an environment and keep what a file keeps, beside the rewards it gave; then the file's labels of it."""
+    env.reset(seed=0)
+    simulator = env.unwrapped
+    rows, rewards, ended = [], [], []
+    for step in range(steps):
+        action = drive(step)
+        state = simulator.data.qpos.copy()
+        observation, reward, terminated, _, info = env.step(action)
+        assert info["success"] == terminated
+        rows.append({"observations": observation, "actions": action, "qpos": state})
+        rewards.append(reward)
+        ended.append(terminated)
+    arrays = {name: np.stack([row[name] for row in [*rows, rows[-1]]]).astype(np.float32) for name in rows[0]}
+    return arrays | {"terminals": np.arange(steps + 1) == steps}, np.array(rewards), np.array(ended)
+
+
+def test_the_mazes_reward_online_is_the_label_of_the_same_state(maze, tmp_path):
+    simulator = maze.unwrapped
+
+    def drive(step):
+        if step == 20:
+            # Not at a distance of exactly 1.0 after some steps: the file's float32 may judge that otherwise.
+            simulator.set_xy(np.asarray(simulator.cur_goal_xy) - [2.03, 0])
+        return np.array([1.0, 0.0])
+
+    arrays, rewards, ended = recorded(maze, 50, drive)
+    np.savez(tmp_path / "x.npz", **arrays)
+    labels = ogbench.read(tmp_path / "x.npz", MAZE, maze)
+    np.testing.assert_array_equal(labels.rewards, rewards)
+    np.testing.assert_array_equal(labels.masks == 0, ended)
+    assert 0 < labels.successes < 50
+
+
+def test_the_arms_reward_online_is_the_label_of_the_same_state(arm, tmp_path):
+    simulator = arm.unwrapped
+
+    def drive(step):
+        if step in (6, 14):  # put the cube on its goal, take it away again
+            qpos, qvel = simulator.data.qpos.copy(), simulator.data.qvel.copy()
+            qpos[14:17] = simulator.data.mocap_pos[0] + [0.0, 0.0 if step == 6 else 0.1, 0.0]
+            simulator.set_state(qpos, qvel)
+            simulator.post_step()  # the simulator judges a state when a step ends
+        return np.zeros(5)
+
+    arrays, rewards, ended = recorded(arm, 20, drive)
+    np.savez(tmp_path / "x.npz", **arrays)
+    labels = ogbench.read(tmp_path / "x.npz", ARM, arm)
+    np.testing.assert_array_equal(labels.rewards, rewards)
+    np.testing.assert_array_equal(labels.masks == 0, ended)
+    assert labels.masks.tolist() == [1] * 6 + [0] * 8 + [1] * 6
+
+
+# Damage
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "pointmaze-medium-navigate-v0.npz"
+    maze_file(path, [10, 10])
+    maze_file(path.with_name("pointmaze-medium-navigate-v0-val.npz"), [10])
+    return path
+
+
+def spoil(row, value):
+    def change_one(array):
+        array = array.copy()
+        array[row] = value
+        return array
+
+    return change_one
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"observations": spoil(13, np.nan)}, r"observations is not finite in row 13 \(1 such rows\)"),
+        ({"qpos": spoil(7, np.inf)}, "qpos is not finite in row 7"),
+        ({"actions": spoil(3, 1.5)}, r"actions leave \[-1, 1\] in transition 3"),
+        ({"qpos": spoil(4, (8.0, 0.0))}, "row 4 is inside a wall: this is data of another environment"),
+        ({"qpos": spoil(4, (-80.0, 0.0))}, "row 4 is inside a wall"),
+        ({"terminals": spoil(19, False)}, "the last row, 19, does not end a trajectory"),
+        ({"terminals": np.ones_like}, "not one transition"),
+        ({"observations": lambda x: x[:, :1]}, r"observations is \(20, 1\), wanted \(20, 2\)"),
+        ({"actions": lambda x: np.tile(x, 3)}, "data of another environment"),
+        ({"actions": lambda x: x[:-1]}, "different lengths"),
+        ({"qpos": None}, "has no qpos; it holds observations, actions, qvel, terminals"),
+    ],
+)
+def test_data_that_cannot_be_used_are_named_with_file_and_row(file, maze, changes, message):
+    change(file, **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        ogbench.read(file, MAZE, maze)
+    assert str(file) in str(error.value)
+
+
+@given(part=st.floats(0, 0.999))
+def test_a_file_cut_anywhere_is_refused(tmp_path_factory, maze, part):
+    path = tmp_path_factory.mktemp("cut") / "x.npz"
+    maze_file(path, [30])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(ValueError, match="cannot be read"):
+        ogbench.read(path, MAZE, maze)
+
+
+def test_a_damaged_compressed_file_is_refused(tmp_path, maze):
+    arrays = maze_file(tmp_path / "x.npz", [300])
+    path = tmp_path / "y.npz"
+    np.savez_compressed(path, **arrays)
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 3 : len(whole) // 3 + 40] = b"\xff" * 40
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="cannot be read"):
+        ogbench.read(path, MAZE, maze)
+
+
+def test_objects_are_never_unpickled(file, maze):
+    arrays = dict(np.load(file, allow_pickle=False)) | {"actions": np.array([print] * 20, dtype=object)}
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match="objects, which are never loaded"):
+        ogbench.read(file, MAZE, maze)
+
+
+def test_a_single_array_is_no_ogbench_file(tmp_path, maze):
+    with (tmp_path / "x.npz").open("wb") as stream:
+        np.save(stream, np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="cannot be read"):
+        ogbench.read(tmp_path / "x.npz", MAZE, maze)
+
+
+def test_missing_files_are_named_beside_those_found(file):
+    validation = file.with_name("pointmaze-medium-navigate-v0-val.npz")
+    validation.unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {validation.name}; found {file.name}"):
+        data.load(MAZE, folder=file.parent)
+    with pytest.raises(FileNotFoundError, match=r"no cube-single-play-v0.npz and no .*found pointmaze"):
+        data.load(ARM, folder=file.parent)
+    with pytest.raises(FileNotFoundError, match=r"found no .npz file"):
+        data.load(MAZE, folder=file.parent / "nowhere")
+
+
+def test_a_server_that_cannot_be_reached_is_answered_with_ways_out(tmp_path, monkeypatch):
+    import ogbench as official
+
+    def unreachable(names, folder):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(official, "download_datasets", unreachable)
+    with pytest.raises(ConnectionError, match="no route to host") as error:
+        ogbench.download(ARM, tmp_path / "new")
+    message = str(error.value)
+    assert "cube-single-play-v0-val.npz into" in message
+    assert "python -m wgflow_rl.data generate" in message
+
+
+def episodes(**changes):
+    rows = 4
+    arrays = {
+        "observations": np.zeros((rows, 3), np.float32),
+        "actions": np.zeros((rows, 2), np.float32),
+        "next_observations": np.zeros((rows, 3), np.float32),
+        "rewards": np.array([-1, -1, -1, 0], np.float32),
+        "masks": np.array([1, 1, 1, 0], np.float32),
+        "terminals": np.array([False, True, False, True]),
+    }
+    return Episodes(**(arrays | changes), env=MAZE)
+
+
+def test_episodes_count_their_trajectories():
+    whole = episodes()
+    assert (len(whole), whole.trajectories, whole.successes) == (4, 2, 1)
+    assert whole.lengths.tolist() == [2, 2]
+    assert whole.returns.tolist() == [-2, -1]
+    assert "4 transitions in 2 trajectories" in whole.summary()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rewards": np.zeros(3, np.float32)},
+            r"rewards is float32 \(3,\); wanted float32 with 1 axes and 4 rows",
+        ),
+        ({"masks": np.ones(4)}, r"masks is float64 \(4,\)"),
+        ({"masks": np.full(4, 0.5, np.float32)}, "wanted 0 .task ended. and 1"),
+        ({"rewards": np.array([0, 0, np.nan, 0], np.float32)}, "rewards is not finite in transition 2"),
+        ({"terminals": np.zeros(4, bool)}, "terminals is False in the last row"),
+        ({"next_observations": np.zeros((4, 2), np.float32)}, "wanted the same"),
+        ({"observations": np.zeros((0, 3), np.float32)}, "no transitions"),
+    ],
+)
+def test_episodes_that_contradict_themselves_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        episodes(**changes)
+
+
+# Generation
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path):
+    one = generated.generate(MAZE, root=tmp_path / "1", rows=2000, workers=1, progress=False)
+    two = generated.generate(MAZE, root=tmp_path / "2", rows=2000, workers=2, progress=False)
+    assert_same(contents(one), contents(two))
+    for name in contents(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.parametrize("env", [MAZE, ARM])
+def test_a_trajectory_does_not_depend_on_those_before_it(env):
+    alone = oracles.prepare(env)
+    after = oracles.prepare(env)
+    with envs.numpy_seeded(1):
+        after(1, 40)
+    results = []
+    for trajectory in (alone, after):
+        with envs.numpy_seeded(2):
+            results.append(trajectory(2, 40))
+    assert_same(*({"": result} for result in results))
+
+
+def test_splits_trajectories_and_seeds_all_differ(tmp_path, short):
+    whole = {}
+    for seed in (0, 1):
+        folder = generated.generate(MAZE, root=tmp_path, rows=120, seed=seed, workers=1, progress=False)
+        for name, arrays in contents(folder).items():
+            for number, start in enumerate(np.flatnonzero(arrays["terminals"]) - 60):
+                whole[seed, name, number] = tuple(arrays["observations"][start])
+    assert len(whole) == len(set(whole.values())) == 6
+
+
+@pytest.mark.parametrize("env", ["scene-play-singletask-v0", "puzzle-3x3-play-singletask-v0"])
+def test_play_data_can_be_generated_and_labelled(env, tmp_path, short, monkeypatch):
+    monkeypatch.setenv("WGFLOW_DATA", str(tmp_path))
+    train, validation = data.load(env, rows=1, workers=1, progress=False)
+    assert (len(train), len(validation)) == (60, 60)
+    assert np.abs(train.actions).max() > 0.1
+    assert set(np.unique(train.masks)) <= {0.0, 1.0}
+
+
+def test_a_generation_that_stopped_goes_on_where_it_stood(tmp_path, short, monkeypatch):
+    made = []
+    prepare = oracles.prepare
+
+    def counting(env):
+        trajectory = prepare(env)
+
+        def count(seed, rows):
+            made.append(seed)
+            if len(made) == 3:
+                raise KeyboardInterrupt
+            return trajectory(seed, rows)
+
+        return count
+
+    monkeypatch.setattr(oracles, "prepare", counting)
+    monkeypatch.setattr(generated, "_made", {})
+    with pytest.raises(KeyboardInterrupt):
+        generated.generate(MAZE, root=tmp_path / "a", rows=240, workers=1, progress=False)
+    folder = generated.generate(MAZE, root=tmp_path / "a", rows=240, workers=1, progress=False)
+    assert len(made) == 6  # four for training and one for validation, of which one was tried twice
+    assert sorted(path.suffix for path in folder.iterdir()) == [".npz", ".npz"]
+    monkeypatch.setattr(oracles, "prepare", prepare)
+    monkeypatch.setattr(generated, "_made", {})
+    whole = generated.generate(MAZE, root=tmp_path / "b", rows=240, workers=1, progress=False)
+    assert_same(contents(folder), contents(whole))
+
+
+def test_runs_that_want_the_same_data_make_it_once(tmp_path, short, monkeypatch):
+    made = []
+    make_part = generated._make_part
+    monkeypatch.setattr(generated, "_make_part", lambda job: (made.append(job), make_part(job)))
+
+    def want():
+        generated.generate(MAZE, root=tmp_path, rows=180, workers=1, progress=False)
+
+    runs = [threading.Thread(target=want) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert len(made) == 4
+
+
+def test_a_damaged_part_is_made_anew(tmp_path, short, monkeypatch):
+    monkeypatch.setattr(generated, "_join", lambda parts, path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
+    monkeypatch.undo()
+    part = next(tmp_path.glob("*/parts/0-000001.npz"))
+    part.write_bytes(part.read_bytes()[:100])
+    monkeypatch.setattr(generated, "LENGTH", 60)
+    with pytest.raises(ValueError, match="removed now: start again"):
+        generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
+    folder = generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
+    assert len(ogbench.read(ogbench.pair(folder, MAZE)[0], MAZE)) == 120
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_kill_loses_no_finished_trajectory_and_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "wgflow_rl.data", "generate", MAZE, "--rows", "200000", "--workers", "2"]
+    environment = {"WGFLOW_DATA": str(tmp_path), "PATH": ""}
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 100
+        while len(list(tmp_path.glob("*/parts/*-*.npz"))) < 3:
+            assert run.poll() is None and time.monotonic() < deadline, "no trajectory was made"
+            time.sleep(0.05)
+        workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert len(workers) >= 2
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+    finished = sorted(tmp_path.glob("*/parts/[01]-*.npz"))
+    assert len(finished) >= 3
+    for path in finished:
+        assert len(np.load(path, allow_pickle=False)["terminals"]) == 1001
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"rows": 0}, "rows is 0"), ({"seed": -1}, "seed is -1"), ({"env": "maze"}, "Nearest")],
+)
+def test_impossible_requests_are_refused(given, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        generated.generate(**({"env": MAZE, "root": tmp_path, "rows": 1} | given))
+    assert not list(tmp_path.iterdir())
+
+
+# The door
+
+
+def test_load_generates_once_then_reads(tmp_path, short, monkeypatch):
+    monkeypatch.setenv("WGFLOW_DATA", str(tmp_path))
+    train, validation = data.load(MAZE, rows=100, workers=1, progress=False)
+    assert (len(train), len(validation)) == (120, 60)  # rounded up to whole trajectories
+    assert train.env == MAZE and train.source.startswith(str(tmp_path))
+    monkeypatch.setattr(generated, "_fill", None)
+    again, _ = data.load(MAZE, rows=100, workers=1)
+    np.testing.assert_array_equal(train.observations, again.observations)
+    folder = tmp_path / "pointmaze-medium-navigate-v0-rows120-seed0"
+    other_task, _ = data.load(MAZE.replace("task1", "task5"), folder=folder)
+    np.testing.assert_array_equal(train.observations, other_task.observations)
+
+
+def test_the_maze_is_explored(tmp_path):
+    folder = generated.generate(MAZE, root=tmp_path, rows=8000, workers=1, progress=False)
+    train = ogbench.read(ogbench.pair(folder, MAZE)[0], MAZE)
+    cells = {tuple(cell) for cell in np.round(train.observations / 4).astype(int)}
+    assert len(cells) >= 24  # of the 26 free ones
+    assert train.successes > 0
+
+
+def test_the_command_line_says_what_files_hold(file, capsys):
+    main(["info", MAZE, "--folder", str(file.parent)])
+    out = capsys.readouterr().out
+    assert str(file) in out
+    assert "18 transitions in 2 trajectories" in out
+    with pytest.raises(SystemExit, match="error: env is 'maze'"):
+        main(["generate", "maze"])
