@@ -6,14 +6,16 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import gymnasium
 import numpy as np
 import torch
 import tyro
 
 from wgflow_rl import checkpoint, envs
 from wgflow_rl.agents.dfp import DFP
+from wgflow_rl.cli import one_line_errors
 from wgflow_rl.rollout import Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
@@ -35,6 +37,16 @@ class Ask:
     video: Path | None = None
     """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library."""
     video_episodes: int = 4
+
+    def check(self) -> Ask:
+        """Raises: ValueError naming the first flag that cannot be used."""
+        for name in ("episodes", "video_episodes", "act_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
+        if self.video is not None and self.video.suffix != ".mp4":
+            raise ValueError(f"--video is {self.video}; wanted a name that ends in .mp4")
+        return self
 
 
 def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[DFP, Settings, int]:
@@ -64,7 +76,7 @@ def run_episodes(
     frames: list[np.ndarray] = []
 
     def film(pool) -> None:
-        frames.append(np.concatenate([env.render() for env in pool], axis=1))
+        frames.append(np.concatenate([_picture(env) for env in pool], axis=1))
 
     parts = []
     shown = min(shown, episodes) if video else 0
@@ -90,6 +102,16 @@ def run_episodes(
     return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
+def _picture(env: gymnasium.Env) -> np.ndarray:
+    try:
+        return np.asarray(env.render())
+    except Exception as error:  # each GL platform fails with a type of its own
+        raise RuntimeError(
+            f"nothing can be drawn here ({type(error).__name__}: {error}). Without a screen, set MUJOCO_GL=egl or "
+            "MUJOCO_GL=osmesa before the command; it needs that library (Debian: libegl1 or libosmesa6)."
+        ) from error
+
+
 def _write_video(path: Path, frames: list[np.ndarray]) -> None:
     import imageio.v2 as imageio
 
@@ -100,28 +122,27 @@ def _write_video(path: Path, frames: list[np.ndarray]) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args)
-    if ask.episodes < 1:
-        raise SystemExit(f"--episodes is {ask.episodes}; wanted at least 1")
+    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.evaluate")
+    with one_line_errors():
+        print(json.dumps(report(ask.check()), indent=2))
+
+
+def report(ask: Ask) -> dict[str, Any]:
+    """Play the episodes asked for; what is printed about them."""
     agent, settings, step = load_agent(ask.run, act_samples=ask.act_samples)
     result = run_episodes(agent, settings, ask.episodes, shown=ask.video_episodes, video=ask.video)
     successes = int(result.success.sum())
     low, high = wilson(successes, ask.episodes)
-    print(
-        json.dumps(
-            {
-                "run": str(ask.run),
-                "step": step,
-                "episodes": ask.episodes,
-                "success": successes / ask.episodes,
-                "interval_95": [round(low, 3), round(high, 3)],
-                "return": float(result.returns.mean()),
-                "length": float(result.lengths.mean()),
-                **({"video": str(ask.video)} if ask.video else {}),
-            },
-            indent=2,
-        )
-    )
+    return {
+        "run": str(ask.run),
+        "step": step,
+        "episodes": ask.episodes,
+        "success": successes / ask.episodes,
+        "interval_95": [round(low, 3), round(high, 3)],
+        "return": float(result.returns.mean()),
+        "length": float(result.lengths.mean()),
+        **({"video": str(ask.video)} if ask.video else {}),
+    }
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from wgflow_rl import data, envs
+from wgflow_rl.cli import one_line_errors
 from wgflow_rl.data import generated, ogbench
 
 
@@ -27,7 +27,7 @@ def main(args: list[str] | None = None) -> None:
     for command in (make, fetch, look):
         command.add_argument("env", help="such as cube-single-play-singletask-task2-v0")
     ask = parser.parse_args(args)
-    try:
+    with one_line_errors():
         envs.check_name(ask.env)
         if ask.command == "generate":
             folder = generated.generate(
@@ -39,8 +39,6 @@ def main(args: list[str] | None = None) -> None:
             ogbench.download(ask.env, folder)
         for part in data.load(ask.env, folder=folder):
             print(f"{part.source}\n  {part.summary()}")
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
