@@ -35,7 +35,10 @@ def ties(groups: dict[str, list[dict]], key: str) -> set[str]:
 
 
 def table(results: dict) -> str:
-    """Markdown: one table a toy, mean ± sd over seeds, bold where no field is better by more than the noise."""
+    """Markdown: one table a toy, mean ± sd over seeds, bold where no field is better by more than the noise.
+
+    "search: best to worst" is the held-out score over the settings tried: what a badly chosen one costs.
+    """
     setup, tries = results["setup"], Counter((row["toy"], row["name"]) for row in results["search"])
     settings = "/".join(str(n) for n in sorted(set(tries.values())))
     lines = [
@@ -57,17 +60,21 @@ def table(results: dict) -> str:
             f"## {toy}",
             "",
             "| field | setting, learning rate | energy distance | sliced W2 | shares found | share error | sd ratio "
-            "| E\\|x-x'\\| / E\\|x-y\\| | held-out score | ms per step |",
-            "|---|---|---|---|---|---|---|---|---|---|",
-            "| truth itself | | " + " | ".join(_cells(floor, {})) + " | | |",
+            "| E\\|x-x'\\| / E\\|x-y\\| | held-out score | search: best to worst | ms per step |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "| truth itself | | " + " | ".join(_cells(floor, {})) + " | | | |",
         ]
         for name, rows in groups.items():
             marks = {key for key, names in best.items() if name in names}
             field, score = rows[0]["field"], _pm(rows, "held_out_score", 4)
             runs = [row for row in results["search"] + rows if (row["toy"], row["field"]) == (toy, field)]
             cost, setting = min(row["wall_ms_per_step"] for row in runs), f"{field}, {rows[0]['lr']:g}"
+            tried = [r["held_out_score"] for r in results["search"] if (r["toy"], r["name"]) == (toy, name)]
+            span = f"{min(tried):.3f} to {max(tried):.3f}"
             lines.append(
-                f"| {name} | {setting} | " + " | ".join(_cells(rows, marks)) + f" | {score} | {cost:.1f} |"
+                f"| {name} | {setting} | "
+                + " | ".join(_cells(rows, marks))
+                + f" | {score} | {span} | {cost:.1f} |"
             )
     return "\n".join(lines) + "\n"
 
