@@ -17,8 +17,8 @@ LIBRARY = [
     "metrics", "gaussians", "toy", "plots", "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "replay", "networks", "ops",
-    "drift", "agents", "methods", "settings", "rollout", "train", "evaluate", "report", "export", "sweep",
+    "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "batch", "replay", "networks",
+    "ops", "drift", "agents", "methods", "settings", "rollout", "train", "evaluate", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}
 LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")

@@ -145,7 +145,7 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write a checkpoint of everything that `load` needs to go on as if nothing had happened.
 
-        Raises: TrainingDiverged, with nothing written, if a weight is not finite (a gradient can be, before the loss is).
+        Raises: TrainingDiverged, with nothing written, if a weight is not finite: gradients fail before the loss does.
         """
         taken, state = self.collector.state()
         groups = {
