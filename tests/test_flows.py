@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from tests.closed_forms import draw, quantiles, random_gaussian
 from tests.strategies import assert_close
-from wgflow import Gaussian, drifting_field, energy_field, flow, gaussians, mean_shift, mmd2, sliced_w2
+from wgflow import (
+    KDE,
+    Gaussian,
+    Trajectory,
+    drifting_field,
+    energy_field,
+    flow,
+    gaussians,
+    langevin,
+    mean_shift,
+    mmd2,
+    sliced_w2,
+)
 
 
 def pair(seed: int, dim: int):
@@ -160,6 +172,61 @@ def test_a_flow_stops_when_asked_to():
     assert path.end.item() == pytest.approx(0.5)
 
 
+def test_an_adaptive_flow_keeps_its_accuracy_with_fewer_steps():
+    """A stiff linear field, rates 1 and 200: steps grow once the fast direction rests."""
+    rates = torch.tensor([1.0, 200.0], dtype=torch.float64)
+    x0, seen = torch.ones(1, 2, dtype=torch.float64), []
+    path = flow(
+        lambda x: seen.append(1) or -rates * x, x0, dt=1e-4, steps=5000, method="adaptive", accuracy=1e-5,
+        stop=lambda x, t: t > 1.0,
+    )  # fmt: skip
+    exact = (-rates * path.times[-1]).exp()
+    assert (path.end[0] - exact).abs().max() < 1e-3
+    assert path.stopped == "asked to"
+    assert len(seen) < 2000  # dt = 1e-4 throughout would take 20,000
+    steps = path.times.diff()
+    assert steps[-2] > 5 * steps[0]
+
+
+def test_langevin_has_its_stationary_variance():
+    """Ornstein-Uhlenbeck by Euler: variance T s² / (1 - dt / 2s²), the exact law of the discrete chain."""
+    g = torch.Generator().manual_seed(0)
+    x0, s2, dt, T = torch.zeros(100_000, 1, dtype=torch.float64), 0.5, 0.1, 2.0
+    path = langevin(lambda x: -x / s2, x0, dt=dt, steps=60, temperature=T, generator=g, keep=2)
+    assert path.end.var().item() == pytest.approx(T * s2 / (1 - dt / (2 * s2)), rel=0.02)
+
+
+def test_langevin_is_repeated_by_its_generator():
+    score = KDE(torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), Gaussian(1.0)).score
+    runs = [
+        langevin(score, torch.zeros(4, 2), dt=0.1, steps=5, generator=torch.Generator().manual_seed(3)).end
+        for _ in range(2)
+    ]
+    assert torch.equal(*runs)
+
+
+def test_a_timed_velocity_sees_the_clock():
+    """dx/dt = 2t: Heun is exact for it; an annealed bandwidth is the same thing."""
+    path = flow(
+        lambda x, t: torch.full_like(x, 2 * t),
+        torch.zeros(1, 1).double(),
+        dt=0.1,
+        steps=10,
+        method="heun",
+        timed=True,
+    )
+    assert path.end.item() == pytest.approx(1.0)
+
+
+def test_a_trajectory_is_saved_and_read_back(tmp_path):
+    path = flow(torch.ones_like, torch.zeros(3, 2), dt=0.1, steps=4)
+    path.save(tmp_path / "run.npz")
+    back = Trajectory.load(tmp_path / "run.npz")
+    assert_close(back.points, path.points)
+    assert_close(back.times, path.times)
+    assert back.stopped == path.stopped
+
+
 def test_a_flow_runs_over_batches():
     g = torch.Generator().manual_seed(0)
     x0, data = torch.randn(4, 6, 2, generator=g), torch.randn(4, 3, 2, generator=g)
@@ -175,6 +242,8 @@ def test_a_flow_runs_over_batches():
         (ValueError, "dt", lambda x: flow(torch.ones_like, x, dt=math.nan, steps=3)),
         (ValueError, "steps", lambda x: flow(torch.ones_like, x, dt=0.1, steps=0)),
         (ValueError, "heun", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, method="magic")),
+        (ValueError, "accuracy", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, accuracy=0.0)),
+        (ValueError, "temperature", lambda x: langevin(torch.ones_like, x, dt=0.1, steps=3, temperature=-1.0)),
         (FloatingPointError, "step 0", lambda x: flow(lambda x: x / 0, x, dt=0.1, steps=3)),
     ],
 )  # fmt: skip

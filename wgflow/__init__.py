@@ -11,7 +11,7 @@ from wgflow.fields import (
     mean_shift,
     spread_ratio,
 )
-from wgflow.flows import Trajectory, flow
+from wgflow.flows import Trajectory, flow, langevin
 from wgflow.functionals import MMD, BlobKL, EnergyDistance, Interaction, Potential, Sinkhorn
 from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
@@ -70,6 +70,7 @@ __all__ = [
     "kde_kl",
     "kernel_average",
     "kernel_shift",
+    "langevin",
     "leave_one_out",
     "level_set_weights",
     "likelihood_field",
