@@ -26,10 +26,16 @@ MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
 # Each field with the settings that won benchmarks/clone_chunks.py on that environment (same search for all).
 FIELDS = {
-    MAZE: {},
+    MAZE: {
+        "eq3": ("eq3:0.3", 1e-3),
+        "released": ("released:0.1", 1e-3),
+        "likelihood": ("likelihood:0.2", 1e-3),
+        "energy": ("energy", 1e-3),
+        "likelihood+energy": ("likelihood:0.2+energy", 1e-3),
+    },
     ARM: {},
 }
-SHORT_MAZE = ["--offline-steps", "2000", "--online-steps", "1000", "--eval-every", "500", "--eval-episodes", "10"]
+SHORT_MAZE = ["--offline-steps", "3000", "--online-steps", "0", "--eval-every", "1000"]
 SHORT_ARM = [
     "--offline-steps",
     "6000",

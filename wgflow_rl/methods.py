@@ -49,10 +49,10 @@ LAPTOP = DFPConfig(
 
 LAPTOP_SCHEDULES = {
     "pointmaze": Schedule(
-        offline_steps=3_000,
+        offline_steps=4_000,
         online_steps=2_000,
         online_start=250,
-        online_share=0.5,
+        online_share=0.25,
         eval_every=500,
         eval_episodes=20,
         checkpoint_every=1_000,
