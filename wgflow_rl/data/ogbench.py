@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import urllib.error
+import http.client
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def download(env: str, folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         ogbench.download_datasets([stem], str(folder))
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(
             f"OGBench's server did not give {stem}.npz ({error}). Put {stem}.npz and {stem}-val.npz into {folder} by "
             f"hand, or generate data of the same kind: python -m wgflow_rl.data generate {env}"
