@@ -27,25 +27,16 @@ ARM = "cube-single-play-singletask-task2-v0"
 # Each field with the settings that won benchmarks/clone_chunks.py on that environment (same search for all).
 FIELDS = {
     MAZE: {
-        "eq3": ("eq3:0.3", 1e-3),
-        "released": ("released:0.1", 1e-3),
-        "likelihood": ("likelihood:0.2", 1e-3),
         "energy": ("energy", 1e-3),
         "likelihood+energy": ("likelihood:0.2+energy", 1e-3),
+        "likelihood": ("likelihood:0.2", 1e-3),
+        "released": ("released:0.1", 1e-3),
+        "eq3": ("eq3:0.3", 1e-3),
     },
     ARM: {},
 }
-SHORT_MAZE = ["--offline-steps", "3000", "--online-steps", "0", "--eval-every", "1000"]
-SHORT_ARM = [
-    "--offline-steps",
-    "6000",
-    "--online-steps",
-    "0",
-    "--eval-every",
-    "3000",
-    "--eval-episodes",
-    "50",
-]
+SHORT_MAZE = "--offline-steps 3000 --online-steps 0 --eval-every 1000".split()
+SHORT_ARM = "--offline-steps 5000 --online-steps 0 --eval-every 2500 --eval-episodes 50".split()
 
 
 def studies() -> dict[str, tuple[str, dict[str, list[str]], int]]:
@@ -162,8 +153,8 @@ def main() -> None:
     with ThreadPoolExecutor(ask.jobs) as pool:
         jobs = [
             pool.submit(train, folders[v][seed], env, flags, seed)
-            for seed in range(count)
             for v, flags in variants.items()
+            for seed in range(count)
         ]
         for job in jobs:
             job.result()
