@@ -35,8 +35,17 @@ FIELDS = {
     },
     ARM: {},
 }
-SHORT_MAZE = "--offline-steps 3000 --online-steps 0 --eval-every 1000".split()
-SHORT_ARM = "--offline-steps 5000 --online-steps 0 --eval-every 2500 --eval-episodes 50".split()
+SHORT_MAZE = ["--offline-steps", "3000", "--online-steps", "0", "--eval-every", "1000"]
+SHORT_ARM = [
+    "--offline-steps",
+    "5000",
+    "--online-steps",
+    "0",
+    "--eval-every",
+    "2500",
+    "--eval-episodes",
+    "50",
+]
 
 
 def studies() -> dict[str, tuple[str, dict[str, list[str]], int]]:
