@@ -50,7 +50,7 @@ LAPTOP = DFPConfig(
 LAPTOP_SCHEDULES = {
     "pointmaze": Schedule(
         offline_steps=4_000,
-        online_steps=2_000,
+        online_steps=1_500,
         online_start=250,
         online_share=0.25,
         eval_every=500,
