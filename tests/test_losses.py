@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import assert_close, clouds
-from wgflow import balanced_field, balanced_scale, drifting_loss, energy_field, regress_onto
+from wgflow import (
+    DriftingLoss,
+    SampleQueue,
+    balanced_field,
+    balanced_magnitudes,
+    balanced_scale,
+    drifting_loss,
+    energy_field,
+    guidance_weight,
+    regress_onto,
+    spread_ratio,
+)
 
 
 @given(clouds(degenerate=False))
@@ -69,3 +80,89 @@ def test_bad_losses_are_named():
         regress_onto(x, x[:2])
     with pytest.raises(ValueError, match="field"):
         drifting_loss(x, x, neg=x, field=energy_field)
+
+
+def test_magnitudes_show_what_the_normalised_loss_hides():
+    """Generated points on the data or far from it: only the field before its normalisation tells."""
+    g = torch.Generator().manual_seed(0)
+    pos = torch.randn(16, 8, 2, generator=g)
+    near, far = pos + 0.01 * torch.randn(16, 8, 2, generator=g), pos + 3
+    sizes = [balanced_magnitudes(x, pos, temperatures=(0.2,)).item() for x in (near, far)]
+    assert sizes[0] < 0.5 * sizes[1]
+
+
+def test_guidance_moves_the_equilibrium_as_it_says():
+    """strength a: negatives are q/a + (1 - 1/a) p_0, so with weights w they are in the ratio 1 : a - 1."""
+    w = guidance_weight(3.0, gen=9, neg=4)
+    assert 4 * w / (9 - 1) == pytest.approx(3.0 - 1)
+    assert guidance_weight(1.0, gen=9, neg=4) == 0
+    with pytest.raises(ValueError, match="strength"):
+        guidance_weight(0.5, gen=9, neg=4)
+
+
+def test_a_drifting_loss_reports_what_it_cannot_show():
+    g = torch.Generator().manual_seed(0)
+    gen = torch.randn(3, 6, 4, generator=g, requires_grad=True)  # 3 classes
+    pos, neg = torch.randn(3, 5, 4, generator=g), torch.randn(3, 7, 4, generator=g)
+    report = DriftingLoss(guidance=2.0)(gen, pos, neg)
+    weights = torch.full((3, 7), guidance_weight(2.0, gen=6, neg=7))
+    assert_close(report.loss, drifting_loss(gen, pos, neg=neg, neg_weights=weights))
+    V = balanced_field(gen.detach(), pos, neg=neg, neg_weights=weights)
+    assert_close(report.displacement, V.square().mean().sqrt(), rtol=1e-5)
+    assert_close(report.spread, spread_ratio(gen, pos))
+    with pytest.raises(ValueError, match="unconditional"):
+        DriftingLoss(guidance=2.0)(gen, pos)
+    with pytest.raises(ValueError, match="field"):
+        DriftingLoss(guidance=2.0, field=energy_field)
+    with pytest.raises(ValueError, match="empty"):
+        DriftingLoss(features=[])
+
+
+def test_a_drifting_loss_in_feature_space_reaches_the_points():
+    g = torch.Generator().manual_seed(0)
+    phi = torch.nn.Linear(4, 3).requires_grad_(False)
+    gen = torch.randn(5, 6, 4, generator=g, requires_grad=True)
+    pos = torch.randn(5, 5, 4, generator=g)
+    both = DriftingLoss(features=[phi, lambda x: x], field=energy_field)
+    (grad,) = torch.autograd.grad(both(gen, pos).loss, gen)
+    V = energy_field(phi(gen.detach()), phi(pos))
+    through = -2 * V @ phi.weight / V.numel()
+    plain = -2 * energy_field(gen.detach(), pos) / gen.numel()
+    assert_close(grad, 0.5 * (through + plain), rtol=1e-4, atol=1e-6)
+    assert [n for n, _ in both.named_parameters()] != []
+
+
+def test_a_queue_keeps_the_newest_of_each_class():
+    queue = SampleQueue(size=3, classes=2)
+    queue.push(torch.arange(5.0)[:, None], torch.zeros(5))
+    queue.push(torch.tensor([[10.0]]), torch.tensor([1]))
+    g = torch.Generator().manual_seed(0)
+    drawn = queue.draw(50, torch.tensor([0, 1, 0]), generator=g)
+    assert drawn.shape == (3, 50, 1)
+    assert set(drawn[0].flatten().tolist()) == {2.0, 3.0, 4.0}
+    assert set(drawn[1].flatten().tolist()) == {10.0}
+    assert len(queue) == 4
+    back = SampleQueue(size=3, classes=2)
+    back.load_state_dict(queue.state_dict())
+    again = [q.draw(5, torch.tensor([0]), generator=torch.Generator().manual_seed(1)) for q in (queue, back)]
+    assert torch.equal(*again)
+
+
+def test_a_queue_of_one_class_needs_no_labels():
+    queue = SampleQueue(size=2)
+    queue.push(torch.tensor([[1.0], [2.0], [3.0]]))
+    assert set(queue.draw(40, generator=torch.Generator().manual_seed(0)).flatten().tolist()) == {2.0, 3.0}
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("wanted 0 to 1", lambda q: q.push(torch.zeros(1, 2), torch.tensor([2]))),
+        ("missing", lambda q: q.push(torch.zeros(1, 2))),
+        ("nothing was pushed", lambda q: q.draw(3, torch.tensor([0]))),
+        ("at least one", lambda q: SampleQueue(size=0)),
+    ],
+)  # fmt: skip
+def test_bad_queues_are_named(says, call):
+    with pytest.raises(ValueError, match=says):
+        call(SampleQueue(size=3, classes=2))

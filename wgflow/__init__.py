@@ -1,6 +1,6 @@
 """Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein flows: one algebra over one reduction."""
 
-from wgflow.balanced import balanced_field, balanced_scale
+from wgflow.balanced import balanced_field, balanced_magnitudes, balanced_scale
 from wgflow.bandwidths import leave_one_out, median_heuristic, scott, silverman
 from wgflow.divergences import Alpha, ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
 from wgflow.families import Compact, RationalQuadratic, biweight, epanechnikov, flat, student_t
@@ -15,9 +15,10 @@ from wgflow.flows import Trajectory, flow, langevin
 from wgflow.functionals import MMD, BlobKL, EnergyDistance, Interaction, Potential, Sinkhorn
 from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
-from wgflow.losses import drifting_loss, regress_onto
+from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_weight, regress_onto
 from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_proportions, sliced_w2, w2
 from wgflow.particles import blob_field, mmd_field, stein_field
+from wgflow.queues import SampleQueue
 from wgflow.sums import kernel_average, kernel_shift
 from wgflow.targets import (
     boltzmann_weights,
@@ -38,6 +39,8 @@ __all__ = [
     "BlobKL",
     "ChiSquare",
     "Compact",
+    "DriftingLoss",
+    "DriftingReport",
     "EnergyDistance",
     "ForwardKL",
     "Gaussian",
@@ -50,10 +53,12 @@ __all__ = [
     "Potential",
     "RationalQuadratic",
     "ReverseKL",
+    "SampleQueue",
     "Sinkhorn",
     "SkewKL",
     "Trajectory",
     "balanced_field",
+    "balanced_magnitudes",
     "balanced_scale",
     "biweight",
     "blob_field",
@@ -66,6 +71,7 @@ __all__ = [
     "epanechnikov",
     "flat",
     "flow",
+    "guidance_weight",
     "importance_weights",
     "kde_kl",
     "kernel_average",

@@ -6,13 +6,14 @@ It holds the whole matrix of pairs and both of its softmaxes, so it is no algebr
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from wgflow.sums import check_clouds, refuse_nan
 
-__all__ = ["balanced_field", "balanced_scale"]
+__all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
 
 
 def balanced_field(
@@ -29,57 +30,48 @@ def balanced_field(
     rms_floor: float = 1e-4,
     scale_floor: float = 1e-3,
 ) -> Tensor:
-    r"""The published normalisation of drifting models, as a displacement in the units of `gen`. Collapses
-    silently: see below.
+    r"""The published normalisation of drifting models, as a displacement in the units of `gen`. It collapses silently.
 
-    Distances d are divided by their mean s over the whole batch (zero self distances included),
-    `self_distance` is added to a point's own, and the joint logits over [gen | neg | pos] are -d/(s R). A =
-    sqrt(max(row softmax · column softmax, clip)) times the weights; S⁺, S⁻ are its sums over pos and over
-    [gen | neg]; on coordinates divided by s/sqrt(D) V_R = S⁺S⁻(barycentre⁺ - barycentre⁻); each V_R is
-    divided by its rms over the whole batch and these are summed over R. The rms hides the size of the field
-    (one R: the loss is 1 at any distance from the data), and once points are much closer to each other than
-    to the data every affinity meets the clip and the group never opens again: watch `spread_ratio`.
+    Distances d are divided by their mean s over the whole batch (zero self distances included), `self_distance` is
+    added to a point's own, and the joint logits over [gen | neg | pos] are -d/(s R). A = sqrt(max(row softmax ·
+    column softmax, clip)) times the weights; S⁺, S⁻ are its sums over pos and over [gen | neg]; on coordinates
+    divided by s/sqrt(D) V_R = S⁺S⁻(barycentre⁺ - barycentre⁻); each V_R is divided by its rms over the whole batch;
+    these are summed over R. The rms hides the size of the field (one R: the loss is 1 at any distance from the data),
+    and once points are much closer to each other than to the data every affinity meets the clip and the group never
+    opens again: watch `spread_ratio` and `balanced_magnitudes`.
 
     Args:
-        gen: [..., G, D]; pos: [..., P, D]; neg: [..., M, D] extra negatives or None; weights [..., G], [...,
-            P], [..., M].
-        temperatures: R, fractions of the mean distance (the "h" of DFP's Table 5 is this R, not the h of Eq.
-            3).
-    Returns: [..., G, D], a length. Differentiable, through s and the rms too. Holds all pairs: this is not
-        the waist's sum.
-    Raises: ValueError on shapes, dtypes, empty sets, temperatures that are not positive.
+        gen: [..., G, D]; pos: [..., P, D]; neg: [..., M, D] extra negatives or None.
+        temperatures: R, fractions of the mean distance (the "h" of DFP's Table 5 is this R, not the h of Eq. 3).
+        gen_weights, pos_weights, neg_weights: [..., G], [..., P], [..., M], or None for 1; the mean s is weighted too.
+        self_distance, clip, rms_floor, scale_floor: the constants of the release, s and V_R being dimensionless there.
+    Returns: [..., G, D], a length. Differentiable, through s and the rms too. Holds all pairs: not the waist's sum.
+    Raises: ValueError on shapes, dtypes, empty sets, NaN, temperatures that are not positive.
     """
-    check_clouds(gen, pos, None, False, ("gen", "pos"))
-    if neg is not None:
-        check_clouds(gen, neg, None, False, ("gen", "neg"))
-    if not temperatures or not all(0 < R < math.inf for R in temperatures):
-        raise ValueError(
-            f"temperatures = {temperatures!r}; wanted positive numbers such as (0.02, 0.05, 0.2)."
-        )
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
-    d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
-    s = _mean_distance(d, weights).clamp_min(scale_floor)
-    refuse_nan(s, "gen, pos, neg or a weight")
-    unit = s / math.sqrt(gen.shape[-1])
-    negatives = targets.shape[-2] - pos.shape[-2]
-    own = torch.zeros(d.shape[-2:], dtype=d.dtype, device=d.device)
-    own.diagonal().fill_(self_distance)
-    d = d / s + own
-    # The difference of barycentres does not see where the origin is; near it, coordinates keep their digits.
-    y = (targets - gen.detach().mean(-2, keepdim=True)) / unit
-
+    d, unit = _distances(gen, targets, weights, scale_floor)
     V = torch.zeros_like(gen)
-    for R in temperatures:
-        logits = d / -R
-        A = (logits.softmax(-1) * logits.softmax(-2)).clamp_min(clip).sqrt()
-        if weights is not None:
-            A = A * weights.unsqueeze(-2)
-        away, towards = A[..., :negatives], A[..., negatives:]
-        V_R = away.sum(-1, keepdim=True) * (towards @ y[..., negatives:, :]) - towards.sum(
-            -1, keepdim=True
-        ) * (away @ y[..., :negatives, :])
-        V = V + V_R / V_R.square().mean().sqrt().clamp_min(rms_floor)
+    for V_R in _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, self_distance, clip):
+        V = V + V_R / _rms(V_R).clamp_min(rms_floor)
     return V * unit
+
+
+def balanced_magnitudes(
+    gen: Tensor,
+    pos: Tensor,
+    *,
+    neg: Tensor | None = None,
+    temperatures: tuple[float, ...] = (0.02, 0.05, 0.2),
+    gen_weights: Tensor | None = None,
+    pos_weights: Tensor | None = None,
+    neg_weights: Tensor | None = None,
+) -> Tensor:
+    """The rms of each V_R before `balanced_field` divides by it: what its loss cannot show. [R], dimensionless."""
+    with torch.no_grad():
+        targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
+        d, unit = _distances(gen, targets, weights, 1e-3)
+        fields = _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, 100.0, 1e-6)
+        return torch.stack([_rms(V_R) for V_R in fields])
 
 
 def balanced_scale(
@@ -90,17 +82,18 @@ def balanced_scale(
     gen_weights: Tensor | None = None,
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
+    scale_floor: float = 1e-3,
 ) -> Tensor:
-    """s / sqrt(D) of `balanced_field`: the length one unit of its normalised coordinates has. Scalar,
-    differentiable.
-    """
+    """s / sqrt(D) of `balanced_field`: the length that one unit of its normalised coordinates has. A scalar."""
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
-    d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
-    return _mean_distance(d, weights) / math.sqrt(gen.shape[-1])
+    return _distances(gen, targets, weights, scale_floor)[1]
 
 
 def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor, Tensor | None]:
     """[gen | neg | pos] with one common batch, and their weights (None when all are 1)."""
+    check_clouds(gen, pos, None, False, ("gen", "pos"))
+    if neg is not None:
+        check_clouds(gen, neg, None, False, ("gen", "neg"))
     clouds = [gen, pos] if neg is None else [gen, neg, pos]
     weights = [gen_weights, pos_weights] if neg is None else [gen_weights, neg_weights, pos_weights]
     batch = gen.shape[:-2]
@@ -114,5 +107,47 @@ def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor
     return targets, torch.cat(full, -1)
 
 
-def _mean_distance(d: Tensor, weights: Tensor | None) -> Tensor:
-    return d.mean() if weights is None else (d * weights.unsqueeze(-2)).mean() / weights.mean()
+def _distances(
+    gen: Tensor, targets: Tensor, weights: Tensor | None, scale_floor: float
+) -> tuple[Tensor, Tensor]:
+    """Distances divided by their mean s, and s / sqrt(D)."""
+    d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
+    s = d.mean() if weights is None else (d * weights.unsqueeze(-2)).mean() / weights.mean()
+    refuse_nan(s, "gen, pos, neg or a weight")
+    s = s.clamp_min(scale_floor)
+    return d / s, s / math.sqrt(gen.shape[-1])
+
+
+def _fields(
+    gen: Tensor,
+    targets: Tensor,
+    weights: Tensor | None,
+    positives: int,
+    d: Tensor,
+    unit: Tensor,
+    temperatures: tuple[float, ...],
+    self_distance: float,
+    clip: float,
+) -> Iterator[Tensor]:
+    """V_R for each temperature, in coordinates divided by `unit`, before any rms."""
+    if not temperatures or not all(0 < R < math.inf for R in temperatures):
+        raise ValueError(
+            f"temperatures = {temperatures!r}; wanted positive numbers such as (0.02, 0.05, 0.2)."
+        )
+    own = torch.zeros(d.shape[-2:], dtype=d.dtype, device=d.device)
+    own.diagonal().fill_(self_distance)
+    d, negatives = d + own, d.shape[-1] - positives
+    # The difference of barycentres does not see where the origin is; near it, coordinates keep their digits.
+    z = (targets - gen.detach().mean(-2, keepdim=True)) / unit
+    for R in temperatures:
+        logits = d / -R
+        A = (logits.softmax(-1) * logits.softmax(-2)).clamp_min(clip).sqrt()
+        if weights is not None:
+            A = A * weights.unsqueeze(-2)
+        away, towards = A[..., :negatives], A[..., negatives:]
+        s_neg, s_pos = away.sum(-1, keepdim=True), towards.sum(-1, keepdim=True)
+        yield s_neg * (towards @ z[..., negatives:, :]) - s_pos * (away @ z[..., :negatives, :])
+
+
+def _rms(V: Tensor) -> Tensor:
+    return V.square().mean().sqrt()

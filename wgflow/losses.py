@@ -1,16 +1,17 @@
-r"""Losses for any generator: a field says where points should go, a regression with a stopped gradient takes
-them there.
-"""
+r"""Losses for any generator: a field says where points should go, a regression onto moved points takes them there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from wgflow.balanced import balanced_field, balanced_scale
+from wgflow.fields import spread_ratio
 
-__all__ = ["drifting_loss", "regress_onto"]
+__all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
 
 
 def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
@@ -32,18 +33,18 @@ def drifting_loss(
     pos: Tensor,
     *,
     neg: Tensor | None = None,
-    field: Callable[[Tensor, Tensor], Tensor] | None = None,
+    neg_weights: Tensor | None = None,
+    field: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     r"""The loss of drifting models: regress the generated points onto themselves moved by a field.
 
-    Without `field` it is the released objective, `balanced_field` in its own coordinates x / (s / sqrt(D)):
-    constant (1 with one temperature), so watch the field's size and `spread_ratio`, not this value.
+    Without `field` it is the released objective, `balanced_field` in its own coordinates x / (s / sqrt(D)): constant (1
+    with one temperature), so watch `balanced_magnitudes` and `spread_ratio`, not this value.
 
     Args:
-        gen: [..., G, D] generated points, with gradient; pos: [..., P, D] data; neg: [..., M, D] extra
-            negatives or None.
-        field: (gen, pos) -> [..., G, D], for instance `energy_field`; takes its own negatives, so not
-            together with `neg`.
+        gen: [..., G, D] generated points, with gradient; pos: [..., P, D] data.
+        neg, neg_weights: [..., M, D] and [..., M], extra negatives, for instance of classifier-free guidance.
+        field: (gen, pos) -> [..., G, D], for instance `energy_field`; it has its own negatives, so without neg.
     Returns: a scalar: dimensionless without `field`, length² with one. Gradient to gen only, by regression.
     Raises: ValueError as the field does; neg together with field.
     """
@@ -54,5 +55,83 @@ def drifting_loss(
                 "neg came with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
             )
         return regress_onto(gen, field(x, y))
-    unit = balanced_scale(x, y, neg=neg).clamp_min(1e-30)
-    return regress_onto(gen / unit, balanced_field(x, y, neg=neg) / unit)
+    unit = balanced_scale(x, y, neg=neg, neg_weights=neg_weights)
+    return regress_onto(gen / unit, balanced_field(x, y, neg=neg, neg_weights=neg_weights) / unit)
+
+
+def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
+    r"""The weight of each of `neg` unconditional negatives beside `gen` generated points, for guidance of some
+    strength.
+
+    Negatives are then (1 - γ) q + γ p_∅ with 1 / (1 - γ) = a, the strength; at rest q = a p_c - (a - 1) p_∅. A point
+    does not repel itself, so gen - 1 count. Raises: ValueError on a strength below 1, gen < 2 or neg < 1.
+    """
+    if not strength >= 1 or gen < 2 or neg < 1:
+        raise ValueError(f"strength = {strength}, gen = {gen}, neg = {neg}; wanted >= 1, >= 2 and >= 1.")
+    return (gen - 1) * (strength - 1) / neg
+
+
+class DriftingReport(NamedTuple):
+    """`loss` to differentiate, and what it cannot show: the rms of the displacement and `spread_ratio`, in features."""
+
+    loss: Tensor
+    displacement: Tensor
+    spread: Tensor
+
+
+class DriftingLoss(nn.Module):
+    r"""`drifting_loss` over feature spaces, with guidance: the training objective of a drifting generator.
+
+    Args:
+        features: maps [..., D] -> [..., F], each applied to gen, pos and neg; the losses are averaged. None: the points
+            themselves. Modules are registered but not trained here: freeze them, gradients pass through them to gen.
+        field: (gen, pos) -> velocity in feature space, or None for the released objective.
+        guidance: strength >= 1; above 1, `forward` wants unconditional data as `neg`.
+    Shapes of `forward(gen, pos, neg)`: [..., G, D], [..., P, D], [..., M, D]; classes are a leading dimension, each with
+    its own positives. Returns a `DriftingReport`; the gradient reaches gen only.
+    Raises: ValueError on guidance without neg or with a field, and as the field does.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: list[Callable[[Tensor], Tensor]] | None = None,
+        field: Callable[..., Tensor] | None = None,
+        guidance: float = 1.0,
+    ):
+        super().__init__()
+        if field is not None and guidance != 1:
+            raise ValueError(
+                "guidance came with field; put its negatives into the field: field=lambda x, y: ..."
+            )
+        if features is not None and not features:
+            raise ValueError(
+                "features is empty; wanted maps [..., D] -> [..., F], or None for the points themselves."
+            )
+        self.maps = list(features) if features is not None else [_identity]
+        self.modules_among_maps = nn.ModuleList(m for m in self.maps if isinstance(m, nn.Module))
+        self.field, self.guidance = field, guidance
+
+    def forward(self, gen: Tensor, pos: Tensor, neg: Tensor | None = None) -> DriftingReport:
+        weights = None
+        if neg is not None:
+            w = guidance_weight(self.guidance, gen=gen.shape[-2], neg=neg.shape[-2])
+            weights = neg.new_full(neg.shape[:-1], w)
+        elif self.guidance != 1:
+            raise ValueError(
+                f"guidance = {self.guidance} needs unconditional data; pass it as neg [..., M, D]."
+            )
+        reports = []
+        for phi in self.maps:
+            x = phi(gen)
+            with torch.no_grad():
+                y, z = phi(pos), None if neg is None else phi(neg)
+                unit = balanced_scale(x, y, neg=z, neg_weights=weights) if self.field is None else 1.0
+            loss = drifting_loss(x, y, neg=z, neg_weights=weights, field=self.field)
+            reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(x, y)))
+        losses, displacements, spreads = (torch.stack(column).mean() for column in zip(*reports, strict=True))
+        return DriftingReport(losses, displacements, spreads)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
