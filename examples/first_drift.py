@@ -15,8 +15,8 @@ from wgflow import plots, toy
 
 generator = torch.Generator().manual_seed(0)
 target = toy.eight_gaussians(radius=1.0, std=0.1)
-data = target.sample(500, generator=generator)
-noise = 0.3 * torch.randn(500, 2, generator=generator)
+data = target.sample(300, generator=generator)
+noise = 0.3 * torch.randn(300, 2, generator=generator)
 
 # Wide first: at h = 0.1 alone no particle in the middle would feel which mode is missing particles.
 kernel_wide, kernel = wg.Gaussian(0.4), wg.Gaussian(0.15)
@@ -29,11 +29,11 @@ def velocity(x):
     return sum(wg.drifting_field(x, data, x, kernel=k) / k.h**2 for k in (kernel_wide, kernel))
 
 
-path = wg.flow(velocity, noise, dt=0.01, steps=200, keep=60)
+path = wg.flow(velocity, noise, dt=0.015, steps=120, keep=60)
 
-fresh = target.sample(500, generator=generator)
+fresh = target.sample(300, generator=generator)
 before, after = (wg.energy_distance(x, fresh).item() for x in (noise, path.end))
-floor = wg.energy_distance(target.sample(500, generator=generator), fresh).item()
+floor = wg.energy_distance(target.sample(300, generator=generator), fresh).item()
 shares = wg.mode_proportions(path.end, target.means)
 print(
     f"energy distance to fresh data: {before:.4f} before, {after:.4f} after, {floor:.4f} for a perfect sampler"
@@ -46,7 +46,7 @@ plots.trajectories(ax, path, count=150)
 plots.samples(ax, data, label="data", colour=plots.COLOURS[2])
 plots.samples(ax, path.end, label="particles", colour=plots.COLOURS[1], size=4)
 ax.legend(loc="upper right", fontsize=8)
-ax.set_title("Drift of 500 particles; arrows: the field at the start", fontsize=10)
+ax.set_title("Drift of 300 particles; arrows: the field at the start", fontsize=10)
 picture = sys.argv[1] if len(sys.argv) > 1 else "first_drift.png"
 ax.figure.savefig(picture, dpi=130)
 print(f"wrote {picture}")

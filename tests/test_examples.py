@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def run(name: str, picture: Path) -> str:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "examples" / name), str(picture)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=env, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env, timeout=300).stdout
 
 
 def test_first_drift(tmp_path):

@@ -87,7 +87,7 @@ class DriftingLoss(nn.Module):
             themselves. Modules are registered but not trained here: freeze them, gradients pass through them to gen.
         field: (gen, pos) -> velocity in feature space, or None for the released objective.
         guidance: strength >= 1; above 1, `forward` wants unconditional data as `neg`.
-    Shapes of `forward(gen, pos, neg)`: [..., G, D], [..., P, D], [..., M, D]; classes are a leading dimension, each with
+    Shapes of `forward(gen, pos, neg)`: [..., G, D], [..., P, D], [..., M, D]; classes lead, each with
     its own positives. Returns a `DriftingReport`; the gradient reaches gen only.
     Raises: ValueError on guidance without neg or with a field, and as the field does.
     """
