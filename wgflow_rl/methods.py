@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wgflow_rl.agents.dfp import DFPConfig
 
@@ -34,43 +34,42 @@ PAPER = Schedule(  # the protocol of Q-chunking and DFP: 1M + 1M, evaluation eve
     data_rows=None,
 )
 
-LAPTOP = DFPConfig(
+MAZE = DFPConfig(
     hidden=(256, 256),
     candidates=8,
     top_k=2,
     batch=128,
     lr=1e-3,
-    target_rate=3e-2,
+    target_rate=3e-2,  # 30 chunks from start to goal: a slower target critic carries the value there too late
     old_rate=1e-3,
     target_samples=4,
     act_samples=32,
     standardise=True,
 )
+ARM = replace(MAZE, target_rate=1e-2)
 
-LAPTOP_SCHEDULES = {
-    "pointmaze": Schedule(
-        offline_steps=4_000,
-        online_steps=1_500,
-        online_start=250,
-        online_share=0.25,
-        eval_every=500,
-        eval_episodes=20,
-        checkpoint_every=1_000,
-        log_every=100,
-        data_rows=100_000,
-    ),
-    "cube": Schedule(
-        offline_steps=8_000,
-        online_steps=6_000,
-        online_start=250,
-        online_share=0.5,
-        eval_every=2_000,
-        eval_episodes=25,
-        checkpoint_every=2_000,
-        log_every=250,
-        data_rows=100_000,
-    ),
-}
+MAZE_SCHEDULE = Schedule(
+    offline_steps=4_000,
+    online_steps=1_500,
+    online_start=250,
+    online_share=0.25,
+    eval_every=500,
+    eval_episodes=20,
+    checkpoint_every=1_000,
+    log_every=100,
+    data_rows=100_000,
+)
+ARM_SCHEDULE = Schedule(
+    offline_steps=8_000,
+    online_steps=6_000,
+    online_start=0,
+    online_share=0.0,
+    eval_every=2_000,
+    eval_episodes=25,
+    checkpoint_every=2_000,
+    log_every=250,
+    data_rows=100_000,
+)
 
 METHODS = ("dfp",)
 PRESETS = ("laptop", "paper")
@@ -86,5 +85,5 @@ def preset(name: str, method: str, env: str) -> tuple[DFPConfig, Schedule]:
     if name == "paper":
         return DFPConfig(), PAPER
     if name == "laptop":
-        return LAPTOP, LAPTOP_SCHEDULES["pointmaze" if env.startswith("pointmaze") else "cube"]
+        return (MAZE, MAZE_SCHEDULE) if env.startswith("pointmaze") else (ARM, ARM_SCHEDULE)
     raise ValueError(f"preset is {name!r}; known presets: {', '.join(PRESETS)}")

@@ -19,6 +19,7 @@ from wgflow_rl.runlog import RunLog, check_folder
 from wgflow_rl.settings import Settings, as_json, from_command_line
 from wgflow_rl.snapshot import restore, snapshot
 
+SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
 COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
 EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
 HELD_OUT = 256  # validation chunks the diagnostics are read on
@@ -212,7 +213,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
             if metrics and (step % schedule.log_every == 0 or last):
                 metrics |= trainer.diagnose()
                 log.train(step, trainer.phase, metrics)
-                if metrics["spread_ratio"] < COLLAPSED and not warned:
+                if step >= SETTLED and metrics["spread_ratio"] < COLLAPSED and not warned:
                     warned = True
                     bar.write(
                         f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
