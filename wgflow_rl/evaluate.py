@@ -116,6 +116,7 @@ def _write_video(path: Path, frames: list[np.ndarray]) -> None:
     import imageio.v2 as imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    writer: Any
     with imageio.get_writer(path, fps=30, macro_block_size=2) as writer:
         for frame in frames:
             writer.append_data(frame)

@@ -40,13 +40,14 @@ MAZE = DFPConfig(
     top_k=2,
     batch=128,
     lr=1e-3,
+    lr_end=0.1,  # a constant rate leaves the critic noisy, and one wrong spot of it traps every episode
     target_rate=3e-2,  # 30 chunks from start to goal: a slower target critic carries the value there too late
     old_rate=1e-3,
     target_samples=4,
-    act_samples=32,
+    act_samples=16,
     standardise=True,
 )
-ARM = replace(MAZE, target_rate=1e-2)
+ARM = replace(MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32)
 
 MAZE_SCHEDULE = Schedule(
     offline_steps=4_000,

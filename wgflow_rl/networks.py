@@ -49,13 +49,10 @@ class StateMLP(nn.Module):
         if not hidden:
             raise ValueError("hidden is empty; give at least one width, for example hidden=(256, 256, 256)")
         self.obs_dim = obs_dim
-        self.first = nn.Linear(obs_dim + in_dim, hidden[0])
+        self.first = _linear(obs_dim + in_dim, hidden[0], generator)
         widths = (*hidden, out_dim)
-        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.rest = nn.ModuleList(_linear(a, b, generator) for a, b in itertools.pairwise(widths))
         self.norms = nn.ModuleList(nn.LayerNorm(w) if layer_norm else nn.Identity() for w in hidden)
-        for layer in (self.first, *self.rest):
-            nn.init.xavier_uniform_(layer.weight, generator=generator)
-            nn.init.zeros_(layer.bias)
 
     def forward(self, obs: Tensor, v: Tensor) -> Tensor:
         """obs [B, S], v [B, G, V] -> [B, G, out_dim]. Differentiable in both."""
@@ -64,6 +61,13 @@ class StateMLP(nn.Module):
         for norm, layer in zip(self.norms, self.rest, strict=True):
             x = layer(norm(nn.functional.gelu(x)))
         return x
+
+
+def _linear(size: int, out: int, generator: torch.Generator) -> nn.Linear:
+    layer = nn.Linear(size, out)
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Policy(nn.Module):

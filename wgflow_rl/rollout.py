@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import gymnasium
@@ -59,7 +59,7 @@ class Collector:
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """(tensors, JSON-able) from which `load_state` continues."""
-        size = self.env.action_space.shape
+        size = self.env.action_space.shape or ()
         stack = lambda actions: torch.as_tensor(np.array(actions, np.float32).reshape(-1, *size))  # noqa: E731
         return {"taken": stack(self.taken), "queue": stack(self.queue)}, {"episode": self.episode}
 
@@ -79,12 +79,12 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     act: Act,
-    envs: list[gymnasium.Env],
+    envs: Sequence[gymnasium.Env],
     *,
     episodes: int,
     seed: int,
     first_episode: int,
-    frame: Callable[[list[gymnasium.Env]], None] | None = None,
+    frame: Callable[[Sequence[gymnasium.Env]], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes on a pool of environments that step together, so the policy acts on several at once.
 

@@ -62,7 +62,9 @@ class Trainer:
         self.replay = Replay(
             train, capacity=len(train.rewards) + schedule.online_steps, device=settings.device
         )
-        self.data = zlib.crc32(train.rewards, zlib.crc32(train.actions))  # known again on resume
+        self.data = zlib.crc32(
+            train.rewards.tobytes(), zlib.crc32(train.actions.tobytes())
+        )  # known again on resume
         self.held_out = Replay(validation, capacity=len(validation.rewards), device=settings.device)
         obs = torch.as_tensor(train.observations)
         self.agent = DFP(
@@ -102,6 +104,7 @@ class Trainer:
             self.replay.add(**self.collector.step(self.agent.act, self.acting))
             if collected <= schedule.online_start:
                 return {}
+            self.agent.anneal(collected / schedule.online_steps)
         batch = self.replay.sample(
             cfg.batch,
             chunk=cfg.chunk,

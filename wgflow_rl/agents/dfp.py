@@ -31,6 +31,7 @@ class DFPConfig:
     improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
     gamma: float = 0.99
     lr: float = 3e-4  # Adam, actor and critic
+    lr_end: float = 1.0  # fraction of lr that is left at the end of the online phase, linearly; 1: constant
     target_rate: float = 5e-3  # Polyak rate of the target critic
     old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
     hidden: tuple[int, ...] = (512, 512, 512, 512)
@@ -80,10 +81,10 @@ class DFP:
         self.optimiser = torch.optim.Adam(
             [*self.policy.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
         )
-        use = cfg.standardise and obs_mean is not None and obs_std is not None
-        self.normalise = Standardise(
-            obs_mean if use else torch.zeros(obs_dim), obs_std if use else torch.ones(obs_dim)
-        ).to(device)
+        mean, std = torch.zeros(obs_dim), torch.ones(obs_dim)
+        if cfg.standardise and obs_mean is not None and obs_std is not None:
+            mean, std = obs_mean, obs_std
+        self.normalise = Standardise(mean, std).to(device)
 
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         cfg = self.cfg
@@ -155,6 +156,11 @@ class DFP:
                 "q_positives": score.topk(self.cfg.top_k, dim=-1).values.mean(),
             }
         return loss, log
+
+    def anneal(self, online: float) -> None:
+        """Set the learning rate for this fraction (0 to 1) of the online phase."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.cfg.lr * (1 - online * (1 - self.cfg.lr_end))
 
     def start_online(self) -> None:
         """The offline-to-online switch: the old policy starts again from the present one."""
