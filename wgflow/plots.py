@@ -5,6 +5,7 @@ imported on first use.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from wgflow.flows import Trajectory
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["axes", "field", "samples", "trajectories"]
+__all__ = ["animate", "axes", "density", "field", "samples", "trajectories"]
 
 COLOURS = (
     "#1f6f8b",
@@ -70,6 +71,54 @@ def field(
     )
     ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label="log₁₀ |V|")
     return ax
+
+
+def density(
+    ax: Axes,
+    log_density: Callable[[Tensor], Tensor],
+    *,
+    box: tuple[float, float, float, float],
+    grid: int = 160,
+    levels: int = 12,
+) -> Axes:
+    """Filled contours of exp(log_density([G, 2])) over box = (left, right, bottom, top)."""
+    left, right, bottom, top = box
+    xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
+    with torch.no_grad():
+        p = log_density(torch.cartesian_prod(xs, ys)).exp().view(grid, grid).mT
+    ax.contourf(xs, ys, p, levels=levels, cmap="Greys", zorder=0)
+    return ax
+
+
+def animate(
+    path: Trajectory, file: str | Path, *, data: Tensor | None = None, per_second: int = 15, size: float = 4.0
+) -> Path:
+    """Write the snapshots of a planar flow as a film, one frame each: .gif, or .mp4 where ffmpeg is installed.
+
+    Raises: ValueError when the flow is not planar or the suffix is neither.
+    """
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    file = Path(file)
+    writers = {".gif": PillowWriter, ".mp4": FFMpegWriter}
+    if file.suffix not in writers:
+        raise ValueError(f"{file.name} ends in {file.suffix!r}; wanted .gif, or .mp4 (which needs ffmpeg).")
+    _planar(path.end, "the trajectory")
+    ax = axes(size, size)
+    if data is not None:
+        samples(ax, data, colour=COLOURS[2])
+    everything = path.points.flatten(0, 1) if data is None else torch.cat([path.points.flatten(0, 1), data])
+    (left, bottom), (right, top) = everything.amin(0).tolist(), everything.amax(0).tolist()
+    ax.set_xlim(left, right)
+    ax.set_ylim(bottom, top)
+    dots = ax.scatter([], [], s=6, c=COLOURS[1], linewidths=0, zorder=2)
+    writer = writers[file.suffix](fps=per_second)
+    with writer.saving(ax.figure, str(file), dpi=100):  # type: ignore[arg-type]
+        for points, t in zip(path.points, path.times.tolist(), strict=True):
+            dots.set_offsets(points.cpu().numpy())
+            ax.set_title(f"t = {t:.3g}", fontsize=9)
+            writer.grab_frame()
+    return file
 
 
 def trajectories(ax: Axes, path: Trajectory, *, count: int = 100, colour: str = "0.35") -> Axes:
