@@ -1,5 +1,4 @@
-"""Noise drifts onto eight Gaussians: V pulls to the data, pushes away from the other particles, and is zero
-when they match.
+"""Noise drifts onto eight Gaussians: V pulls to the data, pushes particles apart, and is zero when both match.
 
     python examples/first_drift.py [picture.png]
 
@@ -18,14 +17,12 @@ target = toy.eight_gaussians(radius=1.0, std=0.1)
 data = target.sample(300, generator=generator)
 noise = 0.3 * torch.randn(300, 2, generator=generator)
 
-# Wide first: at h = 0.1 alone no particle in the middle would feel which mode is missing particles.
+# One wide, one narrow: at h = 0.15 alone no particle in the middle would feel which mode is missing particles.
 kernel_wide, kernel = wg.Gaussian(0.4), wg.Gaussian(0.15)
 
 
 def velocity(x):
-    """Eq. 3 at two bandwidths; each is h^2 times a difference of KDE scores, so dividing by h^2 gives them
-    one unit.
-    """
+    """Eq. 3 at two bandwidths, each divided by h^2: differences of KDE scores, in one unit."""
     return sum(wg.drifting_field(x, data, x, kernel=k) / k.h**2 for k in (kernel_wide, kernel))
 
 
