@@ -296,7 +296,7 @@ def test_load_generates_once_then_reads(tmp_path, short, monkeypatch):
     monkeypatch.setattr(generated, "_fill", None)
     again, _ = data.load(MAZE, rows=100, workers=1)
     np.testing.assert_array_equal(train.observations, again.observations)
-    folder = tmp_path / "pointmaze-medium-navigate-v0-rows120-seed0"
+    folder = tmp_path / "pointmaze-medium-navigate-v0-rows120-seed0-v1"
     other_task, _ = data.load(MAZE.replace("task1", "task5"), folder=folder)
     np.testing.assert_array_equal(train.observations, other_task.observations)
 

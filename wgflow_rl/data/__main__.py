@@ -1,44 +1,98 @@
-"""`python -m wgflow_rl.data generate|download|info ENV`: make, fetch or look at the data of an environment."""
+"""`python -m wgflow_rl.data generate|download|check|info ENV`: make, fetch, check or look at an environment's data."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
 
 from wgflow_rl import data, envs
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.data import generated, ogbench
 
+Env = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Make data with OGBench's own oracles, unless they are there. A generation that was stopped goes on."""
+
+    env: Env
+    rows: int | None = None
+    """Training transitions (default: as many as the official set)."""
+    seed: int = 0
+    folder: Path | None = None
+    """The data's own folder is made in this one (default: $WGFLOW_DATA, or ~/.cache/wgflow)."""
+    workers: int | None = None
+    """Processes (default: one a core)."""
+
+    def run(self) -> None:
+        root = data.cache_root() if self.folder is None else self.folder.expanduser()
+        folder = generated.generate(self.env, root=root, rows=self.rows, seed=self.seed, workers=self.workers)
+        print(folder)
+        Check(self.env, folder).run()
+
+
+@dataclass(frozen=True)
+class Download:
+    """Fetch the official files, unless they are there."""
+
+    env: Env
+    folder: Path = Path("~/.ogbench/data")
+    """Where they are put."""
+
+    def run(self) -> None:
+        envs.check_name(self.env)
+        ogbench.download(self.env, self.folder.expanduser())
+        Check(self.env, self.folder).run()
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read both files as training would; the first thing wrong with them is the error, with exit code 2."""
+
+    env: Env
+    folder: Path
+    """Holds X.npz and X-val.npz."""
+
+    def run(self) -> None:
+        for part in data.load(self.env, folder=self.folder.expanduser()):
+            print(f"{part.source}\n  {part.summary()}")
+
+
+@dataclass(frozen=True)
+class Info(Check):
+    """Check both files, then count: what the training data know of each task, returns, ranges of the actions."""
+
+    def run(self) -> None:
+        super().run()
+        path = ogbench.pair(self.folder.expanduser(), self.env)[0]
+        name = envs.parse(self.env)
+        print(f"{path.name}, for each task of {name.suite}:")
+        for task in envs.TASKS:
+            part = ogbench.read(path, f"{name.suite}-{name.kind}-singletask-task{task}-v0")
+            starts = np.flatnonzero(part.terminals) + 1 - part.lengths
+            reached = int(np.logical_or.reduceat(part.masks == 0, starts).sum())
+            returns = part.returns
+            print(
+                f"  task {task}: {part.successes:,} rows at the goal, in {reached:,} of {part.trajectories:,} "
+                f"trajectories; returns {returns.min():g} to {returns.max():g}, mean {returns.mean():.1f}"
+            )
+        low, high = part.actions.min(0), part.actions.max(0)
+        print("  actions " + ", ".join(f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)))
+
+
+COMMANDS: Any = Generate | Download | Check | Info
+
 
 def main(args: list[str] | None = None) -> None:
-    """Parse the command line, do it, print where the files lie and what they hold."""
-    parser = argparse.ArgumentParser(prog="python -m wgflow_rl.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("generate", help="make data with OGBench's own oracles, into the cache")
-    make.add_argument("--rows", type=int, help="training transitions (default: as many as the official set)")
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--workers", type=int, help="processes (default: one a core)")
-    fetch = commands.add_parser("download", help="fetch the official files")
-    look = commands.add_parser("info", help="check files and count their rows, trajectories and successes")
-    for command, default in ((fetch, Path("~/.ogbench/data")), (look, None)):
-        command.add_argument(
-            "--folder", type=Path, default=default, required=default is None, help="holds X.npz and X-val.npz"
-        )
-    for command in (make, fetch, look):
-        command.add_argument("env", help="such as cube-single-play-singletask-task2-v0")
-    ask = parser.parse_args(args)
+    """Parse the command line and do what it asks."""
+    ask = tyro.cli(COMMANDS, args=args, prog="python -m wgflow_rl.data")
     with one_line_errors():
-        envs.check_name(ask.env)
-        if ask.command == "generate":
-            folder = generated.generate(
-                ask.env, root=data.cache_root(), rows=ask.rows, seed=ask.seed, workers=ask.workers
-            )
-        else:
-            folder = ask.folder.expanduser()
-        if ask.command == "download":
-            ogbench.download(ask.env, folder)
-        for part in data.load(ask.env, folder=folder):
-            print(f"{part.source}\n  {part.summary()}")
+        ask.run()
 
 
 if __name__ == "__main__":

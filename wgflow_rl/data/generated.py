@@ -26,6 +26,7 @@ from wgflow_rl import envs
 from wgflow_rl.data import npz, oracles
 
 LENGTH = 1000  # transitions in a trajectory; a file has one row more, whose action leads nowhere
+VERSION = 1  # raised when the oracles' driver changes its data: an old cache is then left alone
 TRAIN, VALIDATION = 0, 1
 OFFICIAL_ROWS = {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}  # 1,000,000 otherwise
 
@@ -55,7 +56,7 @@ def generate(
     if seed < 0:
         raise ValueError(f"seed is {seed}; wanted 0 or more")
     count = -(-rows // LENGTH)
-    folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}"
+    folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{VERSION}"
     splits = {TRAIN: (folder / f"{name.dataset}.npz", count)}
     splits[VALIDATION] = (folder / f"{name.dataset}-val.npz", max(1, count // 10))
     root.mkdir(parents=True, exist_ok=True)

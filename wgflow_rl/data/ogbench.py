@@ -60,8 +60,12 @@ def _check(path: Path, arrays: dict[str, np.ndarray], env: str, inner: Any) -> N
         "actions": inner.action_space.shape[0],
         "qpos": inner.unwrapped.model.nq,
     }
+    if envs.parse(env).suite.startswith(("scene", "puzzle")):
+        wanted["button_states"] = inner.unwrapped._num_buttons  # their labels need more than qpos
     another = f"this is data of another environment than {env}. Give --data the folder of the right files."
     for name, size in wanted.items():
+        if name not in arrays:
+            raise ValueError(f"{path} has no {name}; it holds {', '.join(arrays)}: {another}")
         if arrays[name].shape != (rows, size):
             raise ValueError(f"{path}: {name} is {arrays[name].shape}, wanted ({rows}, {size}): {another}")
         finite = np.isfinite(arrays[name]).all(1)
@@ -123,7 +127,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     missing = [name for name in NEEDED if name not in arrays]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1 or not lengths["observations"]:
+    lengths = {name: array.shape[:1] for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1 or lengths["observations"] in ((), (0,)):
         raise ValueError(f"{path}: its arrays have different lengths or none: {lengths}")
+    if arrays["terminals"].ndim != 1:
+        raise ValueError(f"{path}: terminals is {arrays['terminals'].shape}; wanted one axis, an entry a row")
     return arrays
