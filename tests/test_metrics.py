@@ -206,3 +206,9 @@ def test_bad_mixtures_are_named():
     for bad in (lambda: toy.Checkerboard(noise=0.0), lambda: toy.Rings(radii=()), lambda: toy.Funnel(dim=1)):
         with pytest.raises(ValueError, match="wanted"):
             bad()
+
+
+def test_a_batch_of_clouds_has_no_single_sliced_distance():
+    x = torch.zeros(3, 5, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"x is \[3, 5, 2\].*wanted one cloud each"):
+        sliced_w2(x, x)

@@ -49,9 +49,14 @@ def sliced_w2(
     r"""sqrt of the mean over random directions of W2² of the projections, a length: exact 1-D transport, any N and M.
 
     Args: x: [N, D], y: [M, D]; projections: how many directions, drawn from `generator`. Differentiable.
-    Raises: ValueError on clouds that do not match, projections < 1.
+    Raises: ValueError on clouds that do not match or come in batches, projections < 1.
     """
     check_clouds(x, y, None, False)
+    if x.dim() != 2 or y.dim() != 2:
+        raise ValueError(
+            f"x is {list(x.shape)} and y is {list(y.shape)}; wanted one cloud each, [N, D] and [M, D]. For a batch, "
+            "call once per cloud."
+        )
     if projections < 1:
         raise ValueError(
             f"projections = {projections}; wanted at least 1, and some hundreds for a steady number."

@@ -79,7 +79,8 @@ def parse(env: str) -> Name:
     match = _PATTERN.fullmatch(env)
     if match and SUITES.get(match["suite"]) == match["kind"]:
         return Name(match["suite"], match["kind"], int(match["task"] or 0))
-    near = difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
+    near = [name for name in names() if name.startswith(env)] if env else []
+    near = near[:4] or difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
     raise ValueError(
         f"env is {env!r}, which is not one of the {len(names())} known names. Nearest: {', '.join(near) or 'none'}. "
         "Names look like cube-single-play-singletask-task2-v0; wgflow_rl.envs.names() lists them all."

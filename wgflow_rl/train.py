@@ -93,7 +93,7 @@ class Trainer:
     def advance(self) -> dict[str, torch.Tensor]:
         """One step: offline an update; online an environment step, then an update. Returns scalars to log.
 
-        Raises: TrainingDiverged naming the loss and the step.
+        Raises: TrainingDiverged naming what is not finite, and the step.
         """
         self.step += 1
         cfg, schedule = self.settings.agent, self.settings.schedule
@@ -112,16 +112,27 @@ class Trainer:
             generator=self.generator,
             online_share=schedule.online_share,
         )
-        log = self.agent.update(
-            batch, self.agent.draw_noise(cfg.batch, self.generator), online=collected >= 1
-        )
-        for name in ("critic_loss", "actor_loss"):
-            if not torch.isfinite(log[name]):
-                raise TrainingDiverged(
-                    f"{name} is {log[name].item()} at step {self.step} ({self.phase}). The last checkpoint is from "
-                    "before it; a smaller --lr usually helps."
-                )
+        self._check_finite({f"batch.{name}": t for name, t in batch._asdict().items()})
+        noise = self.agent.draw_noise(cfg.batch, self.generator)
+        try:
+            log = self.agent.update(batch, noise, online=collected >= 1)
+        except (
+            ValueError
+        ) as error:  # a field refuses NaN: with a finite batch, it is the weights that have it
+            raise TrainingDiverged(self._diverged("the policy's output", str(error))) from error
+        self._check_finite({name: log[name] for name in ("critic_loss", "actor_loss")})
         return log
+
+    def _check_finite(self, tensors: dict[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise TrainingDiverged(self._diverged(name))
+
+    def _diverged(self, name: str, reason: str = "") -> str:
+        return (
+            f"{name} is not finite at step {self.step} ({self.phase}). The last checkpoint is from before it; "
+            f"a smaller --lr usually helps. {reason}"
+        ).rstrip()
 
     def evaluate(self) -> dict:
         """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
@@ -159,12 +170,7 @@ class Trainer:
             "random": {"training": self.generator.get_state(), "acting": self.acting.get_state()},
         }
         tensors = {f"{group}.{name}": t for group, content in groups.items() for name, t in content.items()}
-        for name, tensor in groups["agent"].items():
-            if not torch.isfinite(tensor).all():
-                raise TrainingDiverged(
-                    f"{name} is not finite at step {self.step} ({self.phase}). The last checkpoint is from before it; "
-                    "a smaller --lr usually helps."
-                )
+        self._check_finite(groups["agent"])
         state |= {"added": self.replay.added, "data": self.data}
         checkpoint.save(folder, step=self.step, tensors=tensors, state=state)
 

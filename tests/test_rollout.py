@@ -1,0 +1,192 @@
+"""Chunks are played open loop, an episode in progress survives a restart, and evaluation plays what was asked."""
+
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgflow_rl import envs
+from wgflow_rl.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
+
+MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+class Walk(gymnasium.Env):
+    """A noisy walk on a line, a function of (seed, actions); it ends well after `goal` steps or badly after `limit`."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, limit=7, goal=10**6):
+        self.limit, self.goal, self.seeds, self.actions = limit, goal, [], []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.seeds.append(seed)
+        self.time, self.x = 0, self.np_random.normal()
+        return self.look(), {}
+
+    def look(self):
+        return np.array([self.x, self.time], np.float32)
+
+    def step(self, action):
+        self.actions.append(float(action[0]))
+        self.time += 1
+        self.x += float(action[0]) + 0.1 * self.np_random.normal()
+        success = self.time >= self.goal
+        return self.look(), -1.0 + success, success, self.time >= self.limit, {"success": success}
+
+
+class Recorder:
+    """A policy of random chunks that remembers what it saw and what it answered."""
+
+    def __init__(self, chunk):
+        self.chunk, self.seen, self.given = chunk, [], []
+
+    def __call__(self, obs, generator):
+        self.seen.append(obs.clone())
+        self.given.append(torch.rand(len(obs), self.chunk, 1, generator=generator) * 2 - 1)
+        return self.given[-1]
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(steps=st.integers(1, 25), chunk=st.integers(1, 5), limit=st.integers(1, 8))
+def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, chunk, limit):
+    env, policy, generator = Walk(limit), Recorder(chunk), rng()
+    collector = Collector(env, seed=3)
+    rows = [collector.step(policy, generator) for _ in range(steps)]
+    asked = [t for t in range(steps) if t % limit % chunk == 0]  # once a chunk, and anew in every episode
+    assert len(policy.given) == len(asked)
+    for call, t in enumerate(asked):
+        np.testing.assert_array_equal(policy.seen[call][0].numpy(), rows[t]["obs"])
+        last = min(t + chunk, t - t % limit + limit, steps)
+        np.testing.assert_array_equal(
+            policy.given[call][0, : last - t].numpy(), [r["actions"] for r in rows[t:last]]
+        )
+
+
+def test_rows_join_inside_an_episode_and_part_where_it_ends():
+    env = Walk(limit=4)
+    collector, generator = Collector(env, seed=0), rng()
+    rows = [collector.step(Recorder(3), generator) for _ in range(9)]
+    for before, after in pairwise(rows):
+        joined = np.array_equal(before["next_obs"], after["obs"])
+        assert joined != before["terminals"]
+    assert [i for i, row in enumerate(rows) if row["terminals"]] == [3, 7]
+    assert [row["next_obs"][1] for row in rows[:5]] == [1, 2, 3, 4, 1]  # the last one, not that of the reset
+    assert env.seeds == [reset_seed(0, TRAIN_SEEDS, i) for i in range(3)]
+
+
+@pytest.mark.parametrize(("goal", "mask"), [(2, 0.0), (10, 1.0)], ids=["reached", "out of time"])
+def test_only_the_end_of_the_task_stops_the_bootstrap(goal, mask):
+    collector, generator = Collector(Walk(limit=3, goal=goal), seed=0), rng()
+    rows = [collector.step(Recorder(2), generator) for _ in range(min(goal, 3))]
+    assert rows[-1]["terminals"]
+    assert rows[-1]["masks"] == mask
+    assert all(row["masks"] == 1 and not row["terminals"] for row in rows[:-1])
+
+
+def assert_continues(make, policy, steps, more):
+    """A collector rebuilt from its state plays on as the one that was never stopped."""
+    collector, generator = Collector(make(), seed=5), rng(1)
+    for _ in range(steps):
+        collector.step(policy, generator)
+    tensors, state = collector.state()
+    tensors, drawn = {k: t.clone() for k, t in tensors.items()}, generator.get_state()
+    expected = [collector.step(policy, generator) for _ in range(more)]
+
+    other, generator = Collector(make(), seed=5), rng(2)
+    other.load_state(tensors, state)
+    generator.set_state(drawn)
+    for row, wanted in zip([other.step(policy, generator) for _ in range(more)], expected, strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(row[name], value, err_msg=name, strict=name in ("obs", "actions"))
+
+
+@given(steps=st.integers(0, 20), chunk=st.integers(1, 5), limit=st.integers(1, 8))
+def test_a_restored_collector_continues_bit_for_bit(steps, chunk, limit):
+    assert_continues(lambda: Walk(limit), Recorder(chunk), steps, more=12)
+
+
+@pytest.mark.parametrize("steps", [10, 23], ids=["between chunks", "inside a chunk"])
+def test_a_restored_collector_continues_bit_for_bit_in_the_simulator(steps):
+    def policy(obs, generator):  # depends on the state, so that an error would grow
+        return torch.tanh(obs.sum() + torch.randn(1, 5, 2, generator=generator))
+
+    assert_continues(lambda: envs.make(MAZE), policy, steps, more=30)
+
+
+@given(pool=st.integers(1, 7), episodes=st.integers(1, 9), chunk=st.integers(1, 4))
+def test_exactly_the_episodes_asked_for_are_played_on_any_pool(pool, episodes, chunk):
+    walks = [Walk(limit=3 + i) for i in range(pool)]
+    result = evaluate(Recorder(chunk), walks, episodes=episodes, seed=4, first_episode=100)
+    assert sorted(seed for walk in walks for seed in walk.seeds) == sorted(
+        reset_seed(4, EVAL_SEEDS, 100 + i) for i in range(episodes)
+    )
+    assert result.lengths.sum() == sum(len(walk.actions) for walk in walks)
+    np.testing.assert_array_equal(result.returns, -result.lengths)
+    assert not result.success.any()
+    assert {3 + i for i in range(min(pool, episodes))} <= set(result.lengths.tolist())
+
+
+@given(pool=st.integers(1, 5), chunk=st.integers(1, 4))
+def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chunk):
+    def policy(obs, _):
+        return (-0.25 * obs[:, :1].clamp(-1, 1))[:, None].expand(-1, chunk, 1)  # towards 0, never past it
+
+    class Short(Walk):
+        def step(self, action):
+            obs, reward, _, truncated, _ = super().step(action)
+            home = abs(self.x) < 0.2
+            return obs, reward, home, truncated, {"success": home}
+
+    alone = evaluate(policy, [Short(60)], episodes=6, seed=1, first_episode=0)
+    together = evaluate(policy, [Short(60) for _ in range(pool)], episodes=6, seed=1, first_episode=0)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(set(alone.lengths.tolist())) > 1
+    assert alone.success.all()
+
+
+def test_success_is_that_of_the_last_step():
+    pool = [Walk(limit=5, goal=3), Walk(limit=5, goal=9)]
+    result = evaluate(Recorder(2), pool, episodes=2, seed=0, first_episode=0)
+    assert result.success.tolist() == [True, False]
+    assert result.lengths.tolist() == [3, 5]
+    assert result.returns.tolist() == [-2, -5]
+
+
+def test_an_evaluation_takes_nothing_from_the_outside():
+    torch.manual_seed(0)
+    first = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9)
+    torch.manual_seed(1)
+    again = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9)
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_start_states_are_a_function_of_seed_stream_and_number():
+    numbers = [reset_seed(s, t, e) for s in range(3) for t in (TRAIN_SEEDS, EVAL_SEEDS) for e in range(50)]
+    assert len(set(numbers)) == len(numbers)
+    assert reset_seed(2, EVAL_SEEDS, 17) == reset_seed(2, EVAL_SEEDS, 17)
+
+
+def test_each_round_of_steps_can_be_filmed():
+    rounds = []
+    evaluate(
+        Recorder(2),
+        [Walk(3), Walk(5)],
+        episodes=2,
+        seed=0,
+        first_episode=0,
+        frame=lambda pool: rounds.append([walk.time for walk in pool]),
+    )
+    assert rounds == [[1, 1], [2, 2], [3, 3], [3, 4], [3, 5]]

@@ -1,0 +1,168 @@
+"""A run's settings are what the flags say, what config.json says, and what can be used; everything else is refused."""
+
+import dataclasses
+import json
+import shlex
+
+import pytest
+
+from wgflow_rl import methods
+from wgflow_rl.cli import one_line_errors
+from wgflow_rl.settings import DEFAULT_ENV, Settings, as_json, from_command_line
+
+ARM = "cube-single-play-singletask-task2-v0"
+
+
+def write(folder, settings):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"settings": as_json(settings)}))
+    return folder
+
+
+def test_no_flag_is_the_default_run():
+    settings = from_command_line([])
+    assert (settings.env, settings.preset, settings.method) == (DEFAULT_ENV, "laptop", "dfp")
+    assert (settings.agent, settings.schedule) == methods.preset("laptop", "dfp", DEFAULT_ENV)
+    assert str(settings.folder) == f"runs/dfp-{DEFAULT_ENV}-s0"
+
+
+@pytest.mark.parametrize("preset", methods.PRESETS)
+@pytest.mark.parametrize("env", [DEFAULT_ENV, ARM])
+def test_preset_and_environment_choose_every_number_that_is_left_alone(preset, env):
+    settings = from_command_line(["--env", env, f"--preset={preset}", "--lr", "0.5", "--eval-every", "9"])
+    agent, schedule = methods.preset(preset, "dfp", env)
+    assert settings.agent == dataclasses.replace(agent, lr=0.5)
+    assert settings.schedule == dataclasses.replace(schedule, eval_every=9)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--preset", "paper", "--seed", "3", "--run-dir", "there", "--threads", "1"],
+        ["--env", ARM, "--hidden", "8", "9", "--field", "released:0.02,0.05", "--data", "here"],
+    ],
+    ids=["default", "paper", "arm"],
+)
+def test_config_json_gives_the_same_settings_back(flags, tmp_path):
+    settings = from_command_line(flags)
+    assert Settings.read(write(tmp_path, settings)) == settings
+
+
+def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
+    settings = from_command_line(["--lr", "0.25", "--threads", "2"])
+    resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), "--threads", "1"])
+    assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), threads=1)
+
+
+@pytest.mark.parametrize("more", [["--lr", "1"], ["--seed", "1"], ["--res", "x"], ["extra"]])
+def test_a_resumed_run_takes_no_other_flag(more, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        Settings.resumed(["--resume", str(tmp_path), *more])
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"settings": []}',
+        '{"settings": {"agent": "x", "schedule": {}}}',
+        '{"settings": {"agent": {"unknown": 1}, "schedule": {}}}',
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_by_name(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json is not the config.json of a run"):
+        Settings.read(tmp_path)
+
+
+def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no run"):
+        Settings.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--env pointmaze-medum-navigate-singletask-task1-v0", f"env is .*Nearest:.* {DEFAULT_ENV}"),
+        ("--env cube-single-play-v0", "Nearest: cube-single-play-singletask-v0"),
+        ("--method dpf", "method is 'dpf'; known methods: .*dfp"),
+        ("--preset desktop", "preset is 'desktop'; known presets: laptop, paper"),
+        ("--field kernel", "'kernel' is not one of eq3, released, likelihood, energy"),
+        ("--field likelihood:-1", "wanted 1 positive"),
+        ("--improve-field energy:2", "wanted no positive"),
+        ("--lr 0", "--lr is 0.0; wanted a positive"),
+        ("--lr -0.1", "--lr is -0.1"),
+        ("--lr nan", "--lr is nan"),
+        ("--lr inf", "--lr is inf"),
+        ("--gamma 1", "--gamma is 1.0; wanted a discount"),
+        ("--chunk 0", "--chunk is 0; wanted at least 1"),
+        ("--generated 1", "--generated is 1; wanted at least 2"),
+        ("--candidates 2 --top-k 3", "--candidates is 2; wanted at least 3"),
+        ("--hidden 32 0", "--hidden is 0; wanted at least 1"),
+        ("--lam -1", "--lam is -1.0; wanted at least 0"),
+        ("--lam nan", "--lam is nan"),
+        ("--target-rate 2", "--target-rate is 2.0; wanted a share"),
+        ("--old-rate -1", "--old-rate is -1.0"),
+        ("--online-share 1.5", "--online-share is 1.5; wanted a fraction"),
+        ("--batch 0", "--batch is 0"),
+        ("--online-steps -1", "--online-steps is -1; wanted at least 0"),
+        ("--eval-every 0", "--eval-every is 0; wanted at least 1"),
+        ("--eval-episodes 0", "--eval-episodes is 0"),
+        ("--checkpoint-every 0", "--checkpoint-every is 0"),
+        ("--log-every 0", "--log-every is 0"),
+        ("--data-rows 0", "--data-rows is 0"),
+        ("--seed -1", "--seed is -1; wanted at least 0"),
+        ("--threads 0", "--threads is 0; wanted at least 1"),
+        ("--device cupboard", "--device is 'cupboard', which torch cannot use here"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_with_what_was_wanted(flags, message):
+    with pytest.raises(ValueError, match=message):
+        from_command_line(flags.split())
+
+
+@pytest.mark.parametrize("flags", ["--lr fast", "--seed 1.5", "--colour red", "--agent.lr 1"])
+def test_a_flag_that_cannot_be_read_ends_with_code_2(flags, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        from_command_line(flags.split())
+    assert flags.split()[0] in capsys.readouterr().err
+
+
+def test_help_names_every_flag_of_the_readme(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        from_command_line(["--help"])
+    out = capsys.readouterr().out
+    for flag in shlex.split(
+        "method env seed preset offline-steps online-steps eval-every eval-episodes checkpoint-every run-dir resume "
+        "device field data threads"
+    ):
+        assert f"--{flag}" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (FileNotFoundError("x is not there"), 2, "error: x is not there\n"),
+        (ConnectionError("no route"), 2, "error: no route\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(error, code, text, capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise error
+    assert end.value.code == code
+    assert capsys.readouterr().err == text
+
+
+def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(capsys):
+    with pytest.raises(SystemExit, match="2"), one_line_errors():
+        methods.preset("desktop", "dfp", DEFAULT_ENV)
+    assert capsys.readouterr().err == "error: preset is 'desktop'; known presets: laptop, paper\n"
+    with pytest.raises(json.JSONDecodeError), one_line_errors():
+        json.loads("{")
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        _ = 1 // 0
