@@ -80,7 +80,9 @@ def drifting_field(
     if isinstance(divergence, ReverseKL):
         return V.to(x.dtype)
     log_ratio = (log_q - _log_total(neg, log_wn, skip_self)) - (log_p - _log_total(pos, log_wp, False))
-    return (divergence.gate(log_ratio).unsqueeze(-1) * V).to(x.dtype)
+    gated = divergence.gate(log_ratio).unsqueeze(-1) * V
+    # Compact kernels: out of reach of both clouds the ratio is -inf + inf, but there is nothing to gate either.
+    return torch.where(V == 0, 0, gated).to(x.dtype)
 
 
 def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Tensor | None = None) -> Tensor:
@@ -98,6 +100,9 @@ def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Ten
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
     log_q, _ = double_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
+    log_q = torch.where(
+        log_q == -math.inf, math.inf, log_q
+    )  # compact kernels: a positive no point reaches pulls none
     log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
     log_pull, shift = double_shift(x, pos, kernel=kernel, log_weights=log_weights)
     return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)

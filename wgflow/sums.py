@@ -109,6 +109,7 @@ def double_shift(
     else:
         log_mass, shift = (_dense if backend == "dense" else _stream)(x, y, log_weights, kernel, skip_self)
     refuse_nan(log_mass, "x, y or log_weights")
+    refuse_nan(shift, "x, y or log_weights")
     return log_mass, shift
 
 

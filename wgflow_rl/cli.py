@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import sys
 from collections.abc import Iterator
 
@@ -22,15 +23,19 @@ def one_line_errors() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from error
     except (OSError, ValueError, RuntimeError) as error:
-        if not isinstance(error, OSError) and _raised_in(error) not in OURS:
+        if not isinstance(error, OSError) and not _raised_by_us(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def _raised_in(error: BaseException) -> str:
-    """The top-level package of the code that raised an error."""
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether a `raise` of our own made this error, and not a C function that one of our lines called."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
         trace = trace.tb_next
-    return "" if trace is None else trace.tb_frame.f_globals["__name__"].partition(".")[0]
+    code, at = trace.tb_frame.f_code.co_code, trace.tb_lasti
+    ours = trace.tb_frame.f_globals["__name__"].partition(".")[0] in OURS
+    return ours and dis.opname[code[at]] == "RAISE_VARARGS"

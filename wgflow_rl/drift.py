@@ -62,7 +62,7 @@ class Released:
         return wg.balanced_field(x, pos, temperatures=self.temperatures)
 
     def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return unit_rms(self.raw(x, pos)) * len(self.temperatures)
+        return self.raw(x, pos) / wg.balanced_scale(x, pos).clamp_min(1e-8)
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class Energy:
     """The energy-distance drift (`wgflow.energy_field`: sums of unit vectors), scaled to rms 1. No bandwidth."""
 
     def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        return wg.energy_field(x, pos)
+        return mean_distance(x, pos) * wg.energy_field(x, pos)
 
     def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return unit_rms(self.raw(x, pos))
+        return unit_rms(wg.energy_field(x, pos))
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,13 @@ class Replay:
             online_share: this fraction of the batch is drawn uniformly from the online rows alone, once there are any;
                 the rest, and with 0 everything, uniformly from the whole ring (the protocol of the paper).
         """
-        device = self.rows["obs"].device
-        start = torch.randint(len(self), (batch,), generator=generator, device=device)
+        start = torch.randint(len(self), (batch,), generator=generator)
         online = min(self.added, self.capacity)
         if online and online_share > 0:
             fresh = round(batch * online_share)
-            age = torch.randint(online, (fresh,), generator=generator, device=device)
+            age = torch.randint(online, (fresh,), generator=generator)
             start[:fresh] = (self.head - 1 - age) % self.capacity
-        return self.chunks(start, chunk=chunk, gamma=gamma)
+        return self.chunks(start.to(self.rows["obs"].device), chunk=chunk, gamma=gamma)
 
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
         """The chunks whose first rows are `start` [B]."""

@@ -33,7 +33,7 @@ class Settings:
     method: str = "dfp"
     env: str = DEFAULT_ENV
     preset: str = "laptop"
-    """laptop (2 cores, minutes) or paper (every number of the paper's Table 5)."""
+    """laptop (2 cores, minutes) or paper (the numbers of the paper's Table 5, its sizes and steps)."""
     seed: int = 0
     data: str | None = None
     """Folder holding OGBench files (X.npz and X-val.npz). Without it, data is generated once and cached."""
@@ -96,7 +96,16 @@ class Settings:
             raise ValueError(f"--gamma is {cfg.gamma}; wanted a discount in (0, 1)")
         if not 0 < cfg.lr < math.inf:
             raise ValueError(f"--lr is {cfg.lr}; wanted a positive learning rate")
-        for name, rate in (("target_rate", cfg.target_rate), ("old_rate", cfg.old_rate)):
+        if 0 < schedule.online_steps <= schedule.online_start:
+            raise ValueError(
+                f"--online-start is {schedule.online_start} of {schedule.online_steps} online steps, so nothing would "
+                "be learned online; wanted fewer"
+            )
+        for name, rate in (
+            ("target_rate", cfg.target_rate),
+            ("old_rate", cfg.old_rate),
+            ("lr_end", cfg.lr_end),
+        ):
             if not 0 <= rate <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {rate}; wanted a share in [0, 1]")
         try:

@@ -7,6 +7,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -50,6 +51,16 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+def fingerprint(*sources: data.Episodes) -> int:
+    """A checksum of every array of the data."""
+    crc = 0
+    for episodes in sources:
+        for array in vars(episodes).values():
+            if isinstance(array, np.ndarray):
+                crc = zlib.crc32(array.tobytes(), crc)
+    return crc
+
+
 class Trainer:
     """The whole state of a run. `advance` is a function of that state alone, so a resumed run repeats exactly."""
 
@@ -62,9 +73,7 @@ class Trainer:
         self.replay = Replay(
             train, capacity=len(train.rewards) + schedule.online_steps, device=settings.device
         )
-        self.data = zlib.crc32(
-            train.rewards.tobytes(), zlib.crc32(train.actions.tobytes())
-        )  # known again on resume
+        self.data = fingerprint(train, validation)  # known again on resume
         self.held_out = Replay(validation, capacity=len(validation.rewards), device=settings.device)
         obs = torch.as_tensor(train.observations)
         self.agent = DFP(
@@ -76,7 +85,8 @@ class Trainer:
             obs_std=obs.std(0).clamp_min(1e-3),
             device=settings.device,
         )
-        self.generator = torch.Generator(settings.device).manual_seed(settings.seed)
+        # On the CPU whatever the device: a run then draws the same numbers, and resumes, on any other.
+        self.generator = torch.Generator().manual_seed(settings.seed)
         self.acting = torch.Generator().manual_seed(settings.seed)
         self.collector = Collector(envs.make(settings.env), seed=settings.seed)
         self.eval_envs = [envs.make(settings.env) for _ in range(min(EVAL_ENVS, schedule.eval_episodes))]
@@ -116,23 +126,24 @@ class Trainer:
         noise = self.agent.draw_noise(cfg.batch, self.generator)
         try:
             log = self.agent.update(batch, noise, online=collected >= 1)
-        except (
-            ValueError
-        ) as error:  # a field refuses NaN: with a finite batch, it is the weights that have it
-            raise TrainingDiverged(self._diverged("the policy's output", str(error))) from error
+        except ValueError:  # a field refuses NaN: with a finite batch, it is the weights that have it
+            self._check_finite(snapshot(self.agent.modules, self.agent.optimiser))
+            raise
         self._check_finite({name: log[name] for name in ("critic_loss", "actor_loss")})
         return log
 
     def _check_finite(self, tensors: dict[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise TrainingDiverged(self._diverged(name))
-
-    def _diverged(self, name: str, reason: str = "") -> str:
-        return (
-            f"{name} is not finite at step {self.step} ({self.phase}). The last checkpoint is from before it; "
-            f"a smaller --lr usually helps. {reason}"
-        ).rstrip()
+                hint = (
+                    "see where it comes from"
+                    if name.startswith("batch.")
+                    else "a new run with a smaller --lr"
+                )
+                raise TrainingDiverged(
+                    f"{name} is not finite at step {self.step} ({self.phase}). Checkpoints are from before it; what "
+                    f"usually helps: {hint}."
+                )
 
     def evaluate(self) -> dict:
         """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
@@ -152,7 +163,7 @@ class Trainer:
 
     def diagnose(self) -> dict[str, torch.Tensor]:
         """The agent's held-out measures, on the same validation chunks and noise each time."""
-        generator = torch.Generator(self.settings.device).manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         cfg = self.settings.agent
         batch = self.held_out.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
         return self.agent.diagnose(batch, self.agent.draw_noise(HELD_OUT, generator))
@@ -204,10 +215,12 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
     schedule, folder = settings.schedule, settings.folder
     check_folder(folder, resume=resume)  # before data is generated
     trainer = Trainer(settings, progress=progress)
-    if resume:
+    if resume and any((folder / "checkpoints").glob("step-*")):
         trainer.load(folder / "checkpoints")
+    # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.
+    resume_step = (trainer.step or -1) if resume else None
     with (
-        RunLog(folder, resume_step=trainer.step if resume else None) as log,
+        RunLog(folder, resume_step=resume_step) as log,
         tqdm(
             total=trainer.total, initial=trainer.step, disable=not progress, unit="step", mininterval=1
         ) as bar,

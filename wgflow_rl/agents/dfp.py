@@ -17,7 +17,7 @@ from wgflow_rl.networks import Policy, Standardise, TwinCritic
 
 @dataclass(frozen=True)
 class DFPConfig:
-    """Every number of the method. Defaults are the paper's (Table 5); `methods.py` holds the presets."""
+    """Every number of the method. Defaults: the paper's numbers (Table 5) with our fields; presets: `methods.py`."""
 
     chunk: int = 5  # h, actions per chunk, executed open loop
     generated: int = 8  # G, samples per state that drift
@@ -123,7 +123,7 @@ class DFP:
         """Chunked TD: (Q(s_t, a_{t:t+h}) - R_h - gamma^h Q_target(s_{t+h}, a'))^2 over chunks whose target is known."""
         with torch.no_grad():
             proposals = self.policy(next_obs, noise.target).clamp(-1, 1)
-            best = self.best(self.critic, next_obs, proposals)
+            best = self.best(next_obs, proposals)
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
             )
@@ -168,16 +168,16 @@ class DFP:
 
     # ---- acting -------------------------------------------------------------------------------------------------
 
-    def best(self, critic: TwinCritic, obs: Tensor, chunks: Tensor) -> Tensor:
-        """The chunk of highest mean value per state, [B, n, C] -> [B, 1, C]."""
-        return chunks if chunks.shape[1] == 1 else ops.top_k(chunks, critic.mean(obs, chunks), 1)
+    def best(self, obs: Tensor, chunks: Tensor) -> Tensor:
+        """The chunk of highest mean value by the online critic per state, [B, n, C] -> [B, 1, C]."""
+        return chunks if chunks.shape[1] == 1 else ops.top_k(chunks, self.critic.mean(obs, chunks), 1)
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by the critic."""
         obs = self.normalise(obs.to(self.device))
         noise = self._normal(len(obs), self.cfg.act_samples, generator)
-        chunk = self.best(self.critic, obs, self.policy(obs, noise).clamp(-1, 1))
+        chunk = self.best(obs, self.policy(obs, noise).clamp(-1, 1))
         return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()

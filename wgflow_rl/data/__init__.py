@@ -14,7 +14,7 @@ __all__ = ["Episodes", "cache_root", "load"]
 
 def cache_root() -> Path:
     """Where generated data is kept: $WGFLOW_DATA, or ~/.cache/wgflow."""
-    return Path(os.environ.get("WGFLOW_DATA") or Path.home() / ".cache" / "wgflow")
+    return Path(os.environ.get("WGFLOW_DATA") or "~/.cache/wgflow").expanduser()
 
 
 def load(
@@ -44,6 +44,6 @@ def load(
         folder = generated.generate(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )
-    train, validation = ogbench.pair(Path(folder), env)
+    train, validation = ogbench.pair(Path(folder).expanduser(), env)
     inner = envs.make(env)
     return ogbench.read(train, env, inner), ogbench.read(validation, env, inner)
