@@ -73,7 +73,7 @@ def train(folder: Path, env: str, flags: list[str], seed: int) -> None:
         command += ["--resume", str(folder)]
     else:
         command += ["--env", env, "--seed", str(seed), "--threads", "1", "--run-dir", str(folder), *flags]
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
     (folder / "done").touch()
 
@@ -94,7 +94,7 @@ def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
 def table(runs: dict[str, list[list[dict]]]) -> str:
     """Markdown, one row a variant: success of the last three evaluations over seeds, and what came before."""
     lines = [
-        "| variant | success, last 3 evaluations [95 % bootstrap over seeds] | each seed | first evaluation | "
+        "| variant | success, mean of the last 3 evaluations [95 % bootstrap over seeds] | each seed | first | "
         "last offline | steps of an episode: last offline, end | minutes a run |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -162,10 +162,16 @@ def main() -> None:
         for job in jobs:
             job.result()
 
-    runs, settings = {}, {}
+    runs, settings, made_by = {}, {}, {}
     for variant in study.variants:
         runs[variant] = [read(folder(variant, seed)) for seed in range(study.seeds)]
-        settings[variant] = json.loads((folder(variant, 0) / "config.json").read_text())["settings"]
+        configs = [
+            json.loads((folder(variant, seed) / "config.json").read_text()) for seed in range(study.seeds)
+        ]
+        settings[variant] = configs[0]["settings"]
+        made_by[variant] = [
+            {key: config[key] for key in ("commit", "versions", "started")} for config in configs
+        ]
     if study.borrowed:
         compared = {row["step"] for name, seeds in runs.items() if name != DEFAULT for row in seeds[0]}
         runs[DEFAULT] = [[row for row in rows if row["step"] in compared] for rows in runs[DEFAULT]]
@@ -175,6 +181,7 @@ def main() -> None:
         "env": study.env,
         **provenance(),
         "settings": settings,
+        "made_by": made_by,
         "runs": runs,
     }
     out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")

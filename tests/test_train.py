@@ -466,8 +466,8 @@ def test_a_video_of_the_first_episodes_is_a_readable_mp4(whole, tmp_path):
 
 def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
     asked = shlex.split(
-        "--offline-steps 60 --online-steps 40 --data-rows 2000 --hidden 32 32 --batch 16 --eval-every 50 "
-        "--eval-episodes 2 --checkpoint-every 50 --log-every 10 --threads 1 --run-dir run"
+        "--offline-steps 60 --online-steps 40 --online-start 10 --data-rows 2000 --hidden 32 32 --batch 16 "
+        "--eval-every 50 --eval-episodes 2 --checkpoint-every 50 --log-every 10 --threads 1 --run-dir run"
     )
     done = subprocess.run(
         [sys.executable, "-m", "wgflow_rl.train", *asked],
