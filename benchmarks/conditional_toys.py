@@ -21,7 +21,7 @@ from toys import Toy, states, toys
 
 import wgflow as wg
 from wgflow import metrics
-from wgflow_rl import drift
+from wgflow_rl import drift, ops
 from wgflow_rl.files import write_whole
 from wgflow_rl.networks import Policy
 from wgflow_rl.runlog import provenance
@@ -78,8 +78,7 @@ def held_out_score(toy: Toy, policy: Policy) -> float:
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)
     s = states(B, generator)
     y, z = toy.sample(s, 1, generator), torch.randn(B, n, toy.dim, generator=generator)
-    x = policy(s, z)
-    return float(torch.cdist(x, y).mean() - torch.cdist(x, x).mean() * n / (n - 1) / 2)
+    return float(ops.energy_score(policy(s, z), y[:, 0]).mean())
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ from wgflow.sums import check_clouds, refuse_nan
 
 __all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
 
+SELF_DISTANCE, CLIP, SCALE_FLOOR = 100.0, 1e-6, 1e-3  # the constants of the release
+
 
 def balanced_field(
     gen: Tensor,
@@ -25,10 +27,10 @@ def balanced_field(
     gen_weights: Tensor | None = None,
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
-    self_distance: float = 100.0,
-    clip: float = 1e-6,
+    self_distance: float = SELF_DISTANCE,
+    clip: float = CLIP,
     rms_floor: float = 1e-4,
-    scale_floor: float = 1e-3,
+    scale_floor: float = SCALE_FLOOR,
 ) -> Tensor:
     r"""The published normalisation of drifting models, as a displacement in the units of `gen`. It collapses silently.
 
@@ -69,8 +71,8 @@ def balanced_magnitudes(
     """The rms of each V_R before `balanced_field` divides by it: what its loss cannot show. [R], dimensionless."""
     with torch.no_grad():
         targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
-        d, unit = _distances(gen, targets, weights, 1e-3)
-        fields = _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, 100.0, 1e-6)
+        d, unit = _distances(gen, targets, weights, SCALE_FLOOR)
+        fields = _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, SELF_DISTANCE, CLIP)
         return torch.stack([_rms(V_R) for V_R in fields])
 
 
@@ -82,7 +84,7 @@ def balanced_scale(
     gen_weights: Tensor | None = None,
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
-    scale_floor: float = 1e-3,
+    scale_floor: float = SCALE_FLOOR,
 ) -> Tensor:
     """s / sqrt(D) of `balanced_field`: the length that one unit of its normalised coordinates has. A scalar."""
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
