@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import COMPACT, HEAVY, KERNELS, LIGHT, SMOOTH, assert_close, clouds, kernels
-from wgflow import Gaussian, Laplace, epanechnikov, kernel_average, kernel_shift, sums
+from wgflow import Gaussian, Laplace, epanechnikov, kernel_average, kernel_shift
+from wgflow.sums import streaming, tiles
 
 
 def literal_average(x, y, kernel, w):
@@ -33,7 +34,7 @@ def test_average_is_its_definition(c, kernel):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(sums, "TILE_PAIRS", 7)
+    monkeypatch.setattr(streaming, "TILE_PAIRS", 7)
 
 
 @pytest.mark.parametrize("make", KERNELS)
@@ -93,11 +94,11 @@ def test_second_derivative_of_streaming_is_refused():
 def test_chunks_merge_to_the_whole(c, kernel, cut):
     """(max, sum, weighted sum) is a monoid: sums over parts merge to the sum over the union, in any order."""
     cut = min(cut, c.pos.shape[-2] - 1)
-    whole = sums._sum_tile(c.x, c.pos, c.wp.log(), kernel, None)
-    left = sums._sum_tile(c.x, c.pos[..., :cut, :], c.wp[..., :cut].log(), kernel, None)
-    right = sums._sum_tile(c.x, c.pos[..., cut:, :], c.wp[..., cut:].log(), kernel, None)
-    for merged in (sums._merge(left, right), sums._merge(right, left)):
-        for a, b in zip(sums._finish(c.x, merged), sums._finish(c.x, whole), strict=True):
+    whole = tiles.sum_tile(c.x, c.pos, c.wp.log(), kernel, None)
+    left = tiles.sum_tile(c.x, c.pos[..., :cut, :], c.wp[..., :cut].log(), kernel, None)
+    right = tiles.sum_tile(c.x, c.pos[..., cut:, :], c.wp[..., cut:].log(), kernel, None)
+    for merged in (tiles.merge(left, right), tiles.merge(right, left)):
+        for a, b in zip(tiles.finish(c.x, merged), tiles.finish(c.x, whole), strict=True):
             assert_close(a, b)
 
 
@@ -209,7 +210,7 @@ def test_streaming_keeps_memory_linear():
     with Watch():
         log_mass, _ = kernel_shift(x, torch.randn(n, 2), kernel=Gaussian(1.0), backend="streaming")
         log_mass.sum().backward()
-    assert max(seen) <= max(sums.TILE_PAIRS, 4 * n)
+    assert max(seen) <= max(streaming.TILE_PAIRS, 4 * n)
 
 
 def bad_calls():

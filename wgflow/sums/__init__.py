@@ -1,0 +1,17 @@
+r"""The waist: the only place where samples are summed.
+
+`kernel_shift` returns (log Σ_j w_j k_ij, Σ_j W_ij (y_j - x_i)) with W the weights normalised over j. Everything above
+it is algebra. One forward tile, one backward tile and one merge rule serve every backend.
+"""
+
+from wgflow.sums.checks import check_clouds, log_of_weights, refuse_nan
+from wgflow.sums.door import double_shift, kernel_average, kernel_shift
+
+__all__ = [
+    "check_clouds",
+    "double_shift",
+    "kernel_average",
+    "kernel_shift",
+    "log_of_weights",
+    "refuse_nan",
+]

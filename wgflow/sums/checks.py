@@ -1,0 +1,76 @@
+r"""What clouds and weights may be: errors that name the argument, what came, what was wanted, and a way out."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_of_weights(weights: Tensor | None) -> Tensor | None:
+    """Masses w >= 0 -> the log weights of the sums; None stays None. Raises: ValueError on a negative mass or NaN."""
+    if weights is None:
+        return None
+    if not bool((weights.detach() >= 0).all()):
+        raise ValueError(
+            "weights hold a negative number or NaN; they are masses, w >= 0. From logits, use logits.softmax(-1)."
+        )
+    return weights.log()
+
+
+def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")) -> None:
+    """Refuse clouds that cannot be averaged, naming the argument and a way out. Raises: ValueError."""
+    a, b = names
+    if x.dim() < 2 or y.dim() < 2:
+        raise ValueError(
+            f"{a} is {list(x.shape)} and {b} is {list(y.shape)}; both must be [..., n, D]. One point is t[None]."
+        )
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"{b} has dimension {y.shape[-1]} but {a} has {x.shape[-1]}; both must be [..., n, D]. "
+            "For sequences, flatten time into D first: t.flatten(-2)."
+        )
+    if x.dtype != y.dtype or not x.is_floating_point():
+        raise ValueError(
+            f"{a} is {x.dtype} and {b} is {y.dtype}; both must share one floating dtype: {b}.to({a})."
+        )
+    if x.device != y.device:
+        raise ValueError(f"{a} is on {x.device} and {b} on {y.device}; move one: {b}.to({a}.device).")
+    if y.shape[-2] == 0:
+        raise ValueError(
+            f"{b} is empty ({list(y.shape)}): there is nothing to average. Leave the term out instead."
+        )
+    if skip_self:
+        if x.shape[-2] != y.shape[-2]:
+            raise ValueError(
+                f"skip_self=True pairs {a}[i] with {b}[i], but there are {x.shape[-2]} and {y.shape[-2]} points; "
+                f"pass the same cloud as both, or skip_self=False."
+            )
+        if y.shape[-2] == 1:
+            raise ValueError(
+                "skip_self=True leaves nothing of a cloud of one point; draw at least two, or skip_self=False."
+            )
+    if log_weights is not None:
+        if (
+            log_weights.shape[-1:] != y.shape[-2:-1]
+            or log_weights.dtype not in (y.dtype, torch.float64)
+            or log_weights.device != y.device
+        ):
+            raise ValueError(
+                f"the weights are {list(log_weights.shape)} {log_weights.dtype} on {log_weights.device}; "
+                f"wanted [..., {y.shape[-2]}] {y.dtype} on {y.device}, one for each point of {b}."
+            )
+        if not bool((log_weights.detach().amax(-1) > -math.inf).all()):
+            raise ValueError(
+                f"all weights of {b} are zero (or NaN) in some batch element; weigh one of them, or leave the term out."
+            )
+
+
+def refuse_nan(result: Tensor, names: str) -> None:
+    """Refuse a result that holds NaN, on the CPU: on a GPU this would make every call wait. Raises: ValueError."""
+    if result.device.type == "cpu" and not torch.compiler.is_compiling() and bool(result.isnan().any()):
+        raise ValueError(
+            f"{names} holds NaN (or infinity), so the average is not a number; "
+            "find the batch with torch.isfinite(t).all()."
+        )

@@ -1,0 +1,110 @@
+r"""The door of the waist: `kernel_shift` returns (log Σ_j w_j k_ij, Σ_j W_ij (y_j - x_i)), W normalised over j.
+
+It checks, centres, chooses a backend and rounds once; what a backend does is in its own file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wgflow.kernels import Kernel
+from wgflow.sums.checks import check_clouds, refuse_nan
+from wgflow.sums.dense import DenseAverage, dense
+from wgflow.sums.streaming import StreamingAverage, stream
+
+DENSE_PAIRS = 1 << 22  # `auto` streams above this many (x, y) pairs: 32 MB for each matrix of pairs
+
+
+def kernel_average(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""The reduction of the library: log_mass = log Σ_j w_j k(x, y_j) and barycentre = Σ_j w_j k y_j / Σ_j w_j k.
+
+    Where only barycentre - x is wanted, `kernel_shift` keeps the digits that this sum rounds away.
+
+    Args:
+        x: [..., N, D] points; y: [..., M, D] samples. Leading dimensions broadcast. Same dtype and device.
+        kernel: its lengths are in the units of `x`.
+        log_weights: [..., M] or None for w = 1; -inf removes a sample. Not normalised here.
+        skip_self: leave y[i] out for x[i]. Needs N = M; only meaningful when y *is* x.
+        backend: "dense" (one matrix of pairs), "streaming" (blocks, memory linear in N + M), "auto" (by
+            size).
+    Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x; computed in float64 whatever that
+        dtype is. Where no sample has weight (compact kernels), log_mass is -inf and the barycentre is x
+        itself.
+    Gradients: flow to x, y and log_weights; a second derivative exists for "dense" only.
+    Raises: ValueError on shapes, dtypes, devices, empty sets, weights that are all zero, NaN (checked on the
+        CPU only: on a GPU the check would make every call wait).
+    """
+    log_mass, shift = kernel_shift(
+        x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
+    )
+    return log_mass, x + shift
+
+
+def kernel_shift(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""(log_mass, barycentre - x): `kernel_average` read from where one stands, exact also when the step is tiny.
+
+    Arguments, gradients and errors as `kernel_average`. Returns: log_mass [..., N], shift [..., N, D], a
+    length.
+    """
+    log_mass, shift = double_shift(
+        x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
+    )
+    return (log_mass, shift) if x.dtype == torch.float64 else (log_mass.to(x.dtype), shift.to(x.dtype))
+
+
+def double_shift(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""`kernel_shift` before it is rounded to the dtype of x: fields subtract and exponentiate masses, then round once.
+
+    The weights may already be float64 whatever x is. Arguments, gradients and errors otherwise as `kernel_average`.
+    """
+    check_clouds(x, y, log_weights, skip_self)
+    if backend == "auto":
+        pairs = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
+        backend = "dense" if pairs <= DENSE_PAIRS else "streaming"
+    if backend not in ("dense", "streaming"):
+        raise ValueError(f'backend = {backend!r} is unknown; wanted "auto", "dense" or "streaming".')
+
+    # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
+    # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
+    if x.dtype == torch.float64:
+        origin = y.detach().mean(-2, keepdim=True)  # float32 input has digits to spare without centring
+        x, y = x - origin, y - origin
+    else:
+        x, y = x.double(), y.double()
+        log_weights = None if log_weights is None else log_weights.double()
+    tensors = (x, y) if log_weights is None else (x, y, log_weights)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        average = DenseAverage if backend == "dense" else StreamingAverage
+        log_mass, shift = average.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
+    else:
+        log_mass, shift = (dense if backend == "dense" else stream)(x, y, log_weights, kernel, skip_self)
+    refuse_nan(log_mass, "x, y or log_weights")
+    refuse_nan(shift, "x, y or log_weights")
+    return log_mass, shift

@@ -1,0 +1,79 @@
+r"""The algebra of one block of pairs: its sums, how sums merge, its gradients.
+
+The merge of (max, sum, weighted sum) is associative, so blocks, processes and machines are the same algorithm; the
+gradient of a block needs log_mass and shift of its rows only.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wgflow.kernels import Kernel
+
+Sums = tuple[Tensor, Tensor, Tensor]  # row maximum [..., N, 1], Σ e [..., N, 1], Σ e y [..., N, D]
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    # Direct differences. |x|² - 2xy + |y|² is one matrix product and faster, but cancels: eps |x|²/h² in the
+    # logit.
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def log_weighted_kernel(
+    sq: Tensor, log_weights: Tensor | None, kernel: Kernel, diagonal: int | None
+) -> Tensor:
+    """log w_j k_ij of one tile; `diagonal` is the offset of its own entries (i = j), or None."""
+    logits = kernel.log(sq)
+    if log_weights is not None:
+        logits = logits + log_weights.unsqueeze(-2)
+    if diagonal is not None:
+        logits.diagonal(diagonal, -2, -1).fill_(-math.inf)  # kernel.log returns a fresh tensor
+    return logits
+
+
+def sum_tile(x, y, log_weights, kernel, diagonal) -> tuple[Tensor, Tensor, Tensor]:
+    """(row maximum, Σ e, Σ e y) of one tile, e = exp(logit - maximum)."""
+    logits = log_weighted_kernel(squared_distances(x, y), log_weights, kernel, diagonal)
+    # Subtract the row maximum before exp: at |x - y| = 100 h every weight underflows, and 0/0 is a NaN drift.
+    # Rows without any weight have maximum -inf; the lowest finite number in its place leaves their e at 0.
+    top = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
+    e = (logits - top).exp_()
+    return top, e.sum(-1, keepdim=True), e @ y
+
+
+def merge(
+    a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over two disjoint sets of samples -> the sums over their union. Associative: blocks, ranks and
+    machines alike.
+    """
+    top = torch.maximum(a[0], b[0])
+    scale_a, scale_b = (a[0] - top).exp_(), (b[0] - top).exp_()
+    return top, a[1] * scale_a + b[1] * scale_b, a[2] * scale_a + b[2] * scale_b
+
+
+def finish(x: Tensor, sums: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    top, total, moment = sums
+    shift = (moment / total).sub_(x).masked_fill_(total == 0, 0.0)
+    return (total.log() + top).squeeze(-1), shift
+
+
+def grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, kernel, diagonal):
+    r"""Gradients of one tile, from W = w k / mass and S = w slope / mass alone (nothing of size N x M was kept).
+
+    With u_ij = g_mass_i + g_shift_i · (y_j - x_i - shift_i): d log w_j = Σ_i W u;
+    dx_i = Σ_j S u (y_j - x_i); dy_j = Σ_i W g_shift_i - Σ_i S u (y_j - x_i). (The -g_shift of shift = b - x:
+    by the caller.)
+    """
+    sq = squared_distances(x, y)
+    norm = log_mass.clamp_min(torch.finfo(log_mass.dtype).min).unsqueeze(-1)
+    W = (log_weighted_kernel(sq, log_weights, kernel, diagonal) - norm).exp()
+    S = (log_weighted_kernel(sq, log_weights, kernel.slope, diagonal) - norm).exp()
+    u = g_shift @ y.mT + (g_mass - (g_shift * (x + shift)).sum(-1)).unsqueeze(-1)
+    Su = S * u
+    dx = Su @ y - Su.sum(-1, keepdim=True) * x
+    dy = W.mT @ g_shift + Su.mT @ x - Su.sum(-2).unsqueeze(-1) * y
+    return dx, dy, (W * u).sum(-2)
