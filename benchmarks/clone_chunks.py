@@ -63,7 +63,7 @@ def clone(
     cpu = time.process_time() - start
     generator.manual_seed(10_000)  # the same chunks and noise for every configuration
     batch = validation.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
-    measures = agent.diagnose(batch, agent.draw_noise(HELD_OUT, generator))
+    measures = agent.diagnose(batch, generator)
     return {k: round(float(v), 4) for k, v in measures.items()} | {
         "cpu_ms_per_step": round(1e3 * cpu / steps, 1)
     }

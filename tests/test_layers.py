@@ -18,8 +18,9 @@ LIBRARY = [
     "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "batch", "replay", "networks",
-    "ops", "drift", "agents", "methods", "settings", "rollout", "train", "evaluate", "report", "export", "sweep",
+    "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "batch",
+    "protocol", "replay", "networks", "ops", "drift", "diagnostics", "agents", "methods", "settings",
+    "rollout", "train", "evaluate", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}
 LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")

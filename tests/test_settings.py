@@ -161,7 +161,9 @@ def test_errors_of_the_system_are_one_line(error, code, text, capsys):
 def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(capsys):
     with pytest.raises(SystemExit, match="2"), one_line_errors():
         methods.preset("desktop", "dfp", DEFAULT_ENV)
-    assert capsys.readouterr().err == "error: preset is 'desktop'; known presets: laptop, paper\n"
+    assert (
+        capsys.readouterr().err == "error: preset is 'desktop'; known presets: laptop, paper, paper-offline\n"
+    )
     with pytest.raises(json.JSONDecodeError), one_line_errors():
         json.loads("{")
     with pytest.raises(ZeroDivisionError), one_line_errors():

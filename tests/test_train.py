@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow_rl import checkpoint, data, envs, evaluate, train
+from wgflow_rl import checkpoint, data, envs, evaluate, methods, train
 from wgflow_rl.runlog import RunLog
 from wgflow_rl.settings import DEFAULT_ENV, Settings, from_command_line
 from wgflow_rl.table import read_rows
@@ -128,6 +128,22 @@ def test_a_run_has_a_row_for_every_interval(whole):
 def test_the_same_settings_give_the_same_run(whole, tmp_path):
     start(tmp_path / "run")
     assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_trains_resumes_exactly_and_is_evaluated(method, tmp_path, monkeypatch, capsys):
+    short = {"method": method, "offline_steps": 12, "online_steps": 12 if method in methods.ONLINE else 0}
+    short |= {"online_start": min(2, short["online_steps"]), "eval_every": 30, "eval_episodes": 1}
+    start(tmp_path / "whole", **short)
+    last = short["offline_steps"] + short["online_steps"]
+    with monkeypatch.context() as patch:
+        send(patch, "advance", last - 4, signal.SIGTERM)
+        with pytest.raises(SystemExit, match="130"):
+            start(tmp_path / "run", **short)
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    evaluate.main([str(tmp_path / "run"), "--episodes", "1"])
+    assert json.loads(capsys.readouterr().out.split("\n", 1)[1])["step"] == last
 
 
 def die_after(args, step, seconds):
@@ -302,8 +318,9 @@ def spoil_batch(monkeypatch, trainer, field):
 
 
 def spoil_loss(monkeypatch, trainer, name):
-    real = getattr(train.DFP, name)
-    monkeypatch.setattr(train.DFP, name, lambda *a, **k: (real(*a, **k)[0] * torch.nan, {}))
+    agent = type(trainer.agent)
+    real = getattr(agent, name)
+    monkeypatch.setattr(agent, name, lambda *a, **k: (real(*a, **k)[0] * torch.nan, {}))
 
 
 def spoil_weights(monkeypatch, trainer, name):

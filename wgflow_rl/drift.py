@@ -1,7 +1,8 @@
 """The drifts an agent can regress on, as printable values: `parse("likelihood:0.2+energy")`.
 
-Each maps generated chunks x [B, G, C] and positives pos [B, P, C] to a displacement [B, G, C]. Bandwidths are fractions
-of the mean distance between generated and positive chunks, E|x - y|, so one number serves a 2-D and a 50-D chunk.
+Each maps generated chunks x [B, G, C] and positives pos [B, P, C], weighted or not, to a displacement [B, G, C].
+Bandwidths are fractions of the mean distance between generated and positive chunks, E|x - y|, so one number serves a
+2-D and a 50-D chunk.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import wgflow as wg
 
 
 class Drift(Protocol):
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
         """The field itself, whose size says how far the samples still are from rest. [B, G, C]"""
         ...
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
         """What the agent regresses on: the field, scaled to rms 1 where the kind says so. [B, G, C]"""
         ...
 
@@ -30,9 +31,12 @@ def unit_rms(v: Tensor) -> Tensor:
     return v / v.square().mean().sqrt().clamp_min(1e-8)
 
 
-def mean_distance(x: Tensor, pos: Tensor) -> Tensor:
-    """E|x - y| over the batch, a scalar length."""
-    return torch.cdist(x, pos).mean().clamp_min(1e-8)
+def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+    """E|x - y| over the batch, a scalar length; y weighted when there are weights [B, P], rows summing to 1."""
+    distance = torch.cdist(x, pos)
+    if weights is not None:
+        distance = (distance * weights[:, None]).sum(-1)
+    return distance.mean().clamp_min(1e-8)
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,12 @@ class Eq3:
 
     h: float = 0.2
 
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        s = mean_distance(x, pos)
-        return s * wg.drifting_field(x / s, pos / s, x / s, kernel=wg.Gaussian(self.h))
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        s = mean_distance(x, pos, weights)
+        return s * wg.drifting_field(x / s, pos / s, x / s, kernel=wg.Gaussian(self.h), pos_weights=weights)
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return self.raw(x, pos)
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.raw(x, pos, weights)
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,11 @@ class Released:
 
     temperatures: tuple[float, ...] = (0.1,)
 
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        return wg.balanced_field(x, pos, temperatures=self.temperatures)
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return wg.balanced_field(x, pos, temperatures=self.temperatures, pos_weights=weights)
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return self.raw(x, pos) / wg.balanced_scale(x, pos).clamp_min(1e-8)
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.raw(x, pos, weights) / wg.balanced_scale(x, pos, pos_weights=weights).clamp_min(1e-8)
 
 
 @dataclass(frozen=True)
@@ -71,23 +75,23 @@ class Likelihood:
 
     h: float = 0.2
 
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        s = mean_distance(x, pos)
-        return s * wg.likelihood_field(x / s, pos / s, kernel=wg.Gaussian(self.h))
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        s = mean_distance(x, pos, weights)
+        return s * wg.likelihood_field(x / s, pos / s, kernel=wg.Gaussian(self.h), pos_weights=weights)
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return unit_rms(self.raw(x, pos))
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return unit_rms(self.raw(x, pos, weights))
 
 
 @dataclass(frozen=True)
 class Energy:
     """The energy-distance drift (`wgflow.energy_field`: sums of unit vectors), scaled to rms 1. No bandwidth."""
 
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        return mean_distance(x, pos) * wg.energy_field(x, pos)
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return mean_distance(x, pos, weights) * wg.energy_field(x, pos, pos_weights=weights)
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return unit_rms(wg.energy_field(x, pos))
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return unit_rms(wg.energy_field(x, pos, pos_weights=weights))
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,11 @@ class Mixture:
 
     parts: tuple[Drift, ...]
 
-    def raw(self, x: Tensor, pos: Tensor) -> Tensor:
-        return torch.stack([part.raw(x, pos) for part in self.parts]).mean(0)
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return torch.stack([part.raw(x, pos, weights) for part in self.parts]).mean(0)
 
-    def __call__(self, x: Tensor, pos: Tensor) -> Tensor:
-        return torch.stack([part(x, pos) for part in self.parts]).mean(0)
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return torch.stack([part(x, pos, weights) for part in self.parts]).mean(0)
 
 
 KINDS: dict[str, type] = {"eq3": Eq3, "released": Released, "likelihood": Likelihood, "energy": Energy}

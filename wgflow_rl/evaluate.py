@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import tyro
 
-from wgflow_rl import checkpoint, envs
-from wgflow_rl.agents.dfp import DFP
+from wgflow_rl import checkpoint, envs, methods
 from wgflow_rl.cli import one_line_errors
+from wgflow_rl.protocol import Agent
 from wgflow_rl.rollout import Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
@@ -49,28 +49,31 @@ class Ask:
         return self
 
 
-def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[DFP, Settings, int]:
+def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[Agent, Settings, int]:
     """The agent of a run's newest intact checkpoint, its settings and its step.
 
-    Raises: FileNotFoundError, ValueError when the folder holds no run or no intact checkpoint.
+    Raises: FileNotFoundError, ValueError when the folder holds no run or no intact checkpoint, or when `act_samples` is
+        given for a method that executes one chunk without choosing.
     """
     settings = Settings.read(run)
     step, tensors, _ = checkpoint.load(run / "checkpoints")
-    cfg = (
-        settings.agent
-        if act_samples is None
-        else dataclasses.replace(settings.agent, act_samples=act_samples)
-    )
+    cfg: Any = settings.agent
+    if act_samples is not None:
+        if not hasattr(cfg, "act_samples"):
+            raise ValueError(
+                f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; leave the flag out"
+            )
+        cfg = dataclasses.replace(cfg, act_samples=act_samples)
     env = envs.make(settings.env)
     assert env.observation_space.shape and env.action_space.shape
-    agent = DFP(cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0])
+    agent = methods.build(cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0])
     own = {k.removeprefix("agent."): v for k, v in tensors.items() if k.startswith("agent.")}
     restore(agent.modules, agent.optimiser, own)
     return agent, settings, step
 
 
 def run_episodes(
-    agent: DFP, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
+    agent: Agent, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
 ) -> Evaluation:
     """Play `episodes` fresh episodes; the first `shown` side by side into `video`."""
     frames: list[np.ndarray] = []

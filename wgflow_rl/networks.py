@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Standardise(nn.Module):
@@ -82,6 +87,47 @@ class Policy(nn.Module):
         return self.net(obs, noise)
 
 
+class VectorField(nn.Module):
+    """u(s, x, t_1, ..., t_k): velocity of a flow or noise of a diffusion (k = 1), mean velocity (k = 2)."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        chunk_dim: int,
+        hidden: tuple[int, ...],
+        *,
+        generator: torch.Generator,
+        times: int = 1,
+    ):
+        super().__init__()
+        # Times enter as plain numbers, as in the flow policies of FQL and Q-chunking: no Fourier features.
+        self.net = StateMLP(obs_dim, chunk_dim + times, chunk_dim, hidden, generator=generator)
+
+    def forward(self, obs: Tensor, x: Tensor, *times: Tensor) -> Tensor:
+        """obs [B, S], x [B, G, C], each time [B, G, 1] -> [B, G, C]."""
+        return self.net(obs, torch.cat([x, *times], -1))
+
+
+class StateFunction(nn.Module):
+    """f(s) alone: a state value (out_dim 1), or the one action chunk of a policy without noise."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        out_dim: int,
+        hidden: tuple[int, ...],
+        *,
+        generator: torch.Generator,
+        layer_norm: bool = False,
+    ):
+        super().__init__()
+        self.net = StateMLP(obs_dim, 0, out_dim, hidden, generator=generator, layer_norm=layer_norm)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """obs [B, S] -> [B, 1, out_dim]."""
+        return self.net(obs, obs.new_empty(len(obs), 1, 0))
+
+
 class TwinCritic(nn.Module):
     """Two independent action values Q_1, Q_2 of (state, chunk)."""
 
@@ -98,3 +144,38 @@ class TwinCritic(nn.Module):
     def mean(self, obs: Tensor, chunks: Tensor) -> Tensor:
         """The value the protocol ranks and bootstraps with: (Q_1 + Q_2) / 2, [B, G]."""
         return self(obs, chunks).mean(0)
+
+
+class Counter(nn.Module):
+    """A number of updates that is kept with the weights."""
+
+    count: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def tick(self) -> int:
+        """Count one more; returns how many there were before it."""
+        self.count += 1
+        return int(self.count) - 1
+
+
+def slow_copy(module: M) -> M:
+    """A copy that is moved by `ops.polyak_` and never by a gradient."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def frozen(module: nn.Module) -> Callable[..., Tensor]:
+    """The module with its parameters as constants: gradients pass through to its inputs and end there."""
+    constants = {name: p.detach() for name, p in module.named_parameters()}
+    return lambda *args: torch.func.functional_call(module, constants, args)
+
+
+def standardiser(
+    on: bool, obs_dim: int, mean: Tensor | None, std: Tensor | None, device: str | torch.device
+) -> Standardise:
+    """`Standardise` with the statistics of the data, or the identity when off or when there are none."""
+    if not on or mean is None or std is None:
+        mean, std = torch.zeros(obs_dim), torch.ones(obs_dim)
+    return Standardise(mean, std).to(device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +13,30 @@ from typing import Annotated, Any, get_type_hints
 import torch
 import tyro
 
-from wgflow_rl import drift, envs, methods
-from wgflow_rl.agents.dfp import DFPConfig
+from wgflow_rl import envs, methods
 from wgflow_rl.methods import Schedule
+from wgflow_rl.protocol import AgentConfig, at_least
 
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Train one policy offline, then online. Numbers left alone are those of the preset for the environment.
+    """Train one policy offline, then online. Numbers left alone are those of the preset for method and environment.
+
+    The flags shown are those of the method: see `--method NAME --help`.
 
     A stopped run goes on with `--resume DIR` (beside it, only --threads and --device).
     """
 
-    agent: Annotated[DFPConfig, tyro.conf.arg(name="")]
+    agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
     schedule: Annotated[Schedule, tyro.conf.arg(name="")]
-    method: str = "dfp"
+    method: Annotated[
+        str, tyro.conf.arg(help=f"A row of the paper's tables: {', '.join(methods.METHODS)}.")
+    ] = "dfp"
     env: str = DEFAULT_ENV
     preset: str = "laptop"
-    """laptop (2 cores, minutes) or paper (the numbers of the paper's Table 5, its sizes and steps)."""
+    """laptop (2 cores, minutes), paper (its numbers, sizes and steps) or paper-offline (its offline table)."""
     seed: int = 0
     data: str | None = None
     """Folder holding OGBench files (X.npz and X-val.npz). Without it, data is generated once and cached."""
@@ -63,20 +66,9 @@ class Settings:
     def check(self) -> Settings:
         """Raises: ValueError naming the first setting that cannot be used, what came and what was wanted."""
         envs.check_name(self.env)
-        drift.parse(self.agent.field)
-        drift.parse(self.agent.improve_field)
-        cfg, schedule = self.agent, self.schedule
+        self.agent.check()
+        schedule = self.schedule
         for name, value, least in (
-            ("chunk", cfg.chunk, 1),
-            ("generated", cfg.generated, 2),
-            ("top_k", cfg.top_k, 1),
-            ("candidates", cfg.candidates, cfg.top_k),
-            ("target_samples", cfg.target_samples, 1),
-            ("act_samples", cfg.act_samples, 1),
-            ("batch", cfg.batch, 1),
-            ("hidden", min(cfg.hidden, default=0), 1),
-            ("lam", cfg.lam, 0),
-            ("lam_offline", cfg.lam_offline, 0),
             ("offline_steps", schedule.offline_steps, 0),
             ("online_steps", schedule.online_steps, 0),
             ("online_start", schedule.online_start, 0),
@@ -88,26 +80,15 @@ class Settings:
             ("seed", self.seed, 0),
             ("threads", self.threads, 1),
         ):
-            if value is not None and not value >= least:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least {least}")
+            if value is not None:
+                at_least(least, **{name: value})
         if not 0 <= schedule.online_share <= 1:
             raise ValueError(f"--online-share is {schedule.online_share}; wanted a fraction in [0, 1]")
-        if not 0 < cfg.gamma < 1:
-            raise ValueError(f"--gamma is {cfg.gamma}; wanted a discount in (0, 1)")
-        if not 0 < cfg.lr < math.inf:
-            raise ValueError(f"--lr is {cfg.lr}; wanted a positive learning rate")
         if 0 < schedule.online_steps <= schedule.online_start:
             raise ValueError(
                 f"--online-start is {schedule.online_start} of {schedule.online_steps} online steps, so nothing would "
                 "be learned online; wanted fewer"
             )
-        for name, rate in (
-            ("target_rate", cfg.target_rate),
-            ("old_rate", cfg.old_rate),
-            ("lr_end", cfg.lr_end),
-        ):
-            if not 0 <= rate <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {rate}; wanted a share in [0, 1]")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -125,10 +106,12 @@ class Settings:
             raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            if stored["method"] not in methods.METHODS:
+                raise KeyError(f"unknown method {stored['method']!r}")
             return Settings(
                 **{
                     **stored,
-                    "agent": _rebuild(DFPConfig, stored["agent"]),
+                    "agent": _rebuild(type(methods.ROWS[stored["method"]]), stored["agent"]),
                     "schedule": _rebuild(Schedule, stored["schedule"]),
                 }
             )

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wgflow_rl import checkpoint, data, envs
-from wgflow_rl.agents.dfp import DFP
+from wgflow_rl import checkpoint, data, envs, methods
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
@@ -76,7 +75,7 @@ class Trainer:
         self.data = fingerprint(train, validation)  # known again on resume
         self.held_out = Replay(validation, capacity=len(validation.rewards), device=settings.device)
         obs = torch.as_tensor(train.observations)
-        self.agent = DFP(
+        self.agent = methods.build(
             cfg,
             obs_dim=obs.shape[1],
             action_dim=train.actions.shape[1],
@@ -129,7 +128,7 @@ class Trainer:
         except ValueError:  # a field refuses NaN: with a finite batch, it is the weights that have it
             self._check_finite(snapshot(self.agent.modules, self.agent.optimiser))
             raise
-        self._check_finite({name: log[name] for name in ("critic_loss", "actor_loss")})
+        self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
         return log
 
     def _check_finite(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -166,7 +165,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(0)
         cfg = self.settings.agent
         batch = self.held_out.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
-        return self.agent.diagnose(batch, self.agent.draw_noise(HELD_OUT, generator))
+        return self.agent.diagnose(batch, generator)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of everything that `load` needs to go on as if nothing had happened.
@@ -235,11 +234,12 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
             if metrics and (step % schedule.log_every == 0 or last):
                 metrics |= trainer.diagnose()
                 log.train(step, trainer.phase, metrics)
-                if step >= SETTLED and metrics["spread_ratio"] < COLLAPSED and not warned:
+                field = getattr(settings.agent, "field", None)  # only a drift collapses without being told to
+                if field and step >= SETTLED and metrics["spread_ratio"] < COLLAPSED and not warned:
                     warned = True
                     bar.write(
                         f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
-                        f"(about 1 when it covers its data). --field {settings.agent.field} cannot clone data with "
+                        f"(about 1 when it covers its data). --field {field} cannot clone data with "
                         "one action per state here; try --field energy."
                     )
             if step % schedule.eval_every == 0 or last:

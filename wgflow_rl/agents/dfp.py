@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,16 +9,16 @@ import torch
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl import drift, ops
+from wgflow_rl import diagnostics, drift, ops
 from wgflow_rl.batch import Batch
-from wgflow_rl.networks import Policy, Standardise, TwinCritic
+from wgflow_rl.networks import Policy, TwinCritic, slow_copy, standardiser
+from wgflow_rl.protocol import AgentConfig, above, at_least, fraction
 
 
 @dataclass(frozen=True)
-class DFPConfig:
-    """Every number of the method. Defaults: the paper's numbers (Table 5) with our fields; presets: `methods.py`."""
+class DFPConfig(AgentConfig):
+    """Defaults: the paper's numbers (Table 5) with our fields; presets: `methods.py`."""
 
-    chunk: int = 5  # h, actions per chunk, executed open loop
     generated: int = 8  # G, samples per state that drift
     candidates: int = 16  # N, samples of the old policy per state (Eq. 15)
     top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (Sec. 5.1)
@@ -29,14 +28,26 @@ class DFPConfig:
     act_samples: int = 16  # the executed chunk is the best of these by the critic
     field: str = "likelihood+energy"  # drift of the behaviour-cloning term, one positive per state
     improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
-    gamma: float = 0.99
-    lr: float = 3e-4  # Adam, actor and critic
-    lr_end: float = 1.0  # fraction of lr that is left at the end of the online phase, linearly; 1: constant
-    target_rate: float = 5e-3  # Polyak rate of the target critic
+    positives: str = (
+        "topk"  # topk: the K best, uniformly (Eq. 15); boltzmann: all N, weighted by exp(Q / temperature)
+    )
+    temperature: float = (
+        1.0  # alpha of the soft target pi+ = pi_old exp(Q / alpha) / Z, in units of Q; boltzmann only
+    )
     old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
-    hidden: tuple[int, ...] = (512, 512, 512, 512)
-    batch: int = 256
-    standardise: bool = False  # observations to zero mean and unit variance over the offline data
+
+    def check(self) -> None:
+        super().check()
+        drift.parse(self.field)
+        drift.parse(self.improve_field)
+        at_least(2, generated=self.generated)
+        at_least(1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples)
+        at_least(self.top_k, candidates=self.candidates)
+        at_least(0, lam=self.lam, lam_offline=self.lam_offline)
+        above(0, temperature=self.temperature)
+        fraction(old_rate=self.old_rate)
+        if self.positives not in ("topk", "boltzmann"):
+            raise ValueError(f"--positives is {self.positives!r}; wanted topk or boltzmann")
 
 
 class Noise(NamedTuple):
@@ -76,15 +87,12 @@ class DFP:
         generator = torch.Generator().manual_seed(seed)
         self.policy = Policy(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
         self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.old_policy = copy.deepcopy(self.policy).requires_grad_(False)
-        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.old_policy = slow_copy(self.policy)
+        self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.policy.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
         )
-        mean, std = torch.zeros(obs_dim), torch.ones(obs_dim)
-        if cfg.standardise and obs_mean is not None and obs_std is not None:
-            mean, std = obs_mean, obs_std
-        self.normalise = Standardise(mean, std).to(device)
+        self.normalise = standardiser(cfg.standardise, obs_dim, obs_mean, obs_std, device)
 
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         cfg = self.cfg
@@ -93,8 +101,7 @@ class DFP:
         )
 
     def _normal(self, batch: int, n: int, generator: torch.Generator) -> Tensor:
-        shape = (batch, n, self.chunk_dim)
-        return torch.randn(shape, generator=generator, device=generator.device).to(self.device)
+        return ops.normal(batch, n, self.chunk_dim, generator=generator, device=self.device)
 
     # ---- Algorithm 1 --------------------------------------------------------------------------------------------
 
@@ -105,9 +112,7 @@ class DFP:
         actor_loss, actor_log = self.actor_loss(
             batch, obs, noise, self.cfg.lam if online else self.cfg.lam_offline
         )
-        self.optimiser.zero_grad()
-        (critic_loss + actor_loss).backward()
-        self.optimiser.step()
+        ops.descend(self.optimiser, critic_loss + actor_loss)
         ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
         ops.polyak_(self.old_policy, self.policy, self.cfg.old_rate)
         return {
@@ -128,14 +133,13 @@ class DFP:
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
             )
         q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        loss = ((q - target).square() * batch.complete).mean()
-        return loss, {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
 
     def actor_loss(
         self, batch: Batch, obs: Tensor, noise: Noise, lam: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """L = L_BC + lam L_topK, both regressions of the same generated chunks onto their own drift (Eq. 16)."""
-        steps = batch.valid.repeat_interleave(self.chunk_dim // self.cfg.chunk, dim=1)[:, None]  # [B, 1, C]
+        steps = ops.coordinates(batch.valid, self.chunk_dim)  # [B, 1, C]
         a_hat = self.policy(obs, noise.generated)  # [B, G, C], not clipped: the data draw it back
         data = batch.actions.flatten(1)[:, None] * steps
         with torch.no_grad():
@@ -146,21 +150,23 @@ class DFP:
             with torch.no_grad():
                 pool = self.old_policy(obs, noise.candidates)  # [B, N, C]
                 score = self.critic.mean(obs, pool.clamp(-1, 1))
-                best = ops.top_k(pool, score, self.cfg.top_k)  # Eq. 15
-                velocity = self.improve_drift(a_hat, best)
+                velocity = self.improve_drift(a_hat, *self.soft_target(pool, score))
             improve = wg.regress_onto(a_hat, velocity)
             loss = loss + lam * improve
-            log |= {
-                "topk_loss": improve.detach(),
-                "q_candidates": score.mean(),
-                "q_positives": score.topk(self.cfg.top_k, dim=-1).values.mean(),
-            }
+            log["topk_loss"] = improve.detach()
         return loss, log
 
+    def soft_target(self, pool: Tensor, score: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Positives and their weights: the K best uniformly (Eq. 15), or all of them by exp(Q / alpha), its pi+.
+
+        The two are different targets: `matched_temperature` and `matched_tv` in train.csv say how far apart at best.
+        """
+        if self.cfg.positives == "topk":
+            return ops.top_k(pool, score, self.cfg.top_k), None
+        return pool, wg.boltzmann_weights(score, alpha=self.cfg.temperature)
+
     def anneal(self, online: float) -> None:
-        """Set the learning rate for this fraction (0 to 1) of the online phase."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.cfg.lr * (1 - online * (1 - self.cfg.lr_end))
+        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """The offline-to-online switch: the old policy starts again from the present one."""
@@ -181,17 +187,17 @@ class DFP:
         return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()
-    def diagnose(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Held-out measures that the losses hide: energy score, spread / E|x-y|, rms of the field before scaling."""
-        obs = self.normalise(batch.obs)
-        a_hat, data = self.policy(obs, noise.generated), batch.actions.flatten(1)
+    def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Beside what every agent has: rms of the field before scaling, and the candidates of the improvement term."""
+        cfg, obs = self.cfg, self.normalise(batch.obs)
+        a_hat = self.policy(obs, self._normal(len(obs), cfg.generated, generator))
         whole = batch.valid[:, -1] > 0
-        a_hat, data = a_hat[whole], data[whole]
-        return {
-            "energy_score": ops.energy_score(a_hat, data).mean(),
-            "spread_ratio": wg.spread_ratio(a_hat, data[:, None]),
-            "raw_field": self.data_drift.raw(a_hat, data[:, None]).square().mean().sqrt(),
-        }
+        raw = self.data_drift.raw(a_hat[whole], batch.actions.flatten(1)[whole, None])
+        log = {**diagnostics.against_data(a_hat, batch), "raw_field": raw.square().mean().sqrt()}
+        pool = self.old_policy(obs, self._normal(len(obs), cfg.candidates, generator)).clamp(-1, 1)
+        log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)
+        chunks = self.policy(obs, self._normal(len(obs), cfg.act_samples, generator)).clamp(-1, 1)
+        return log | diagnostics.executed(self.critic.mean(obs, chunks))
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
