@@ -1,7 +1,7 @@
 """Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein flows: one algebra over one reduction."""
 
 from wgflow.balanced import balanced_field, balanced_magnitudes, balanced_scale
-from wgflow.bandwidths import leave_one_out, median_heuristic, scott, silverman
+from wgflow.bandwidths import Annealed, leave_one_out, median_heuristic, per_dimension, scott, silverman
 from wgflow.divergences import Alpha, ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
 from wgflow.families import Compact, RationalQuadratic, biweight, epanechnikov, flat, student_t
 from wgflow.fields import (
@@ -19,6 +19,7 @@ from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_
 from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_proportions, sliced_w2, w2
 from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.queues import SampleQueue
+from wgflow.stretched import Stretched
 from wgflow.sums import kernel_average, kernel_shift
 from wgflow.targets import (
     boltzmann_weights,
@@ -36,6 +37,7 @@ __all__ = [
     "KDE",
     "MMD",
     "Alpha",
+    "Annealed",
     "BlobKL",
     "ChiSquare",
     "Compact",
@@ -56,6 +58,7 @@ __all__ = [
     "SampleQueue",
     "Sinkhorn",
     "SkewKL",
+    "Stretched",
     "Trajectory",
     "balanced_field",
     "balanced_magnitudes",
@@ -87,6 +90,7 @@ __all__ = [
     "mmd_field",
     "mode_coverage",
     "mode_proportions",
+    "per_dimension",
     "regress_onto",
     "scott",
     "silverman",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wgflow.fields import drifting_field
 from wgflow.kernels import Kernel
+from wgflow.stretched import Stretched
 from wgflow.sums import check_clouds
 from wgflow.targets import total_variation
 
@@ -40,6 +41,11 @@ def kernel_ratio(kernel: Kernel, diam: float) -> float:
 
     Infinite where k overflows or vanishes: at h = .05 and diam 10, κ = exp(20000) and every global constant is vacuous.
     """
+    if isinstance(kernel, Stretched):
+        raise ValueError(  # noqa: TRY004 - a wrong value, as everywhere
+            "kernel is stretched, so distance alone does not say k_min; divide the points by its lengths and take its "
+            "inner kernel: the bound then holds in those units."
+        )
     sq = torch.tensor([0.0, diam**2], dtype=torch.float64)
     low, high = kernel.log(sq).flip(0).tolist()
     return math.exp(high - low) if high - low < 700 else math.inf
@@ -63,7 +69,7 @@ def published_loss_constant(kernel: Kernel, diam: float) -> float:
 def localised_variation(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: Kernel) -> Tensor:
     """TV(a_x, b_x) at each x [..., N, D]: the variation that a kernel at x can see. Returns [..., N], in [0, 1]."""
     check_clouds(x, points, None, False, ("x", "points"))
-    log_k = kernel.log(torch.cdist(x, points, compute_mode="donot_use_mm_for_euclid_dist").square())
+    log_k = kernel.log_pairs(x, points)
     seen = [(log_k + w.log().unsqueeze(-2)).softmax(-1) for w in (a, b)]
     return total_variation(*seen)
 

@@ -162,10 +162,11 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
 
 
 def mean_pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
-    """mean_j s(x, y_j) (y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
+    """mean_j s(x, y_j) covector(y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
     log_weights = log_of_weights(weights)
     log_mass, shift = double_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
-    return (log_mass - _log_total(y, log_weights, skip_self)).exp().unsqueeze(-1) * shift
+    mean = (log_mass - _log_total(y, log_weights, skip_self)).exp().unsqueeze(-1)
+    return mean * slope.covector(shift)
 
 
 def _log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool) -> Tensor | float:

@@ -55,7 +55,7 @@ class KDE:
                 "its mean shift and its score still exist, or use Gaussian(h)."
             )
         log_mass, _ = kernel_shift(x, self.samples, kernel=self.kernel, log_weights=self._log_weights)
-        return log_mass - self._log_total + norm
+        return (log_mass - self._log_total + norm).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
         r"""∇log p_h(x), units 1/length; Gaussian: mean shift / h² (DFP Eq. 7). x: [..., N, D] -> [..., N, D].
@@ -67,7 +67,7 @@ class KDE:
         log_slope, shift = double_shift(x, self.samples, kernel=self.kernel.slope, log_weights=w)
         # Outside a compact kernel's support both masses are 0: no density, no direction.
         ratio = (log_slope - log_mass.clamp_min(torch.finfo(log_mass.dtype).min)).exp()
-        return (ratio.unsqueeze(-1) * shift).to(x.dtype)
+        return (ratio.unsqueeze(-1) * self.kernel.covector(shift)).to(x.dtype)
 
     def hessian(self, x: Tensor) -> Tensor:
         r"""∇²log p_h(x), units 1/length²; Gaussian: (Cov_W(x) - h² I) / h⁴. x: [..., N, D] -> [..., N, D, D].
@@ -87,8 +87,7 @@ class KDE:
         M], dense.
         """
         check_clouds(x, self.samples, None, False, ("x", "samples"))
-        sq = torch.cdist(x, self.samples, compute_mode="donot_use_mm_for_euclid_dist").square()
-        logits, w = self.kernel.log(sq), self._log_weights
+        logits, w = self.kernel.log_pairs(x, self.samples), self._log_weights
         return (logits if w is None else logits + w.unsqueeze(-2)).softmax(-1)
 
     def effective_sample_size(self, x: Tensor) -> Tensor:

@@ -42,14 +42,22 @@ class Kernel(ABC):
     def log(self, sq: Tensor) -> Tensor:
         """log k at squared distances `sq` (length²), elementwise; -inf where k vanishes or is not defined."""
 
+    def log_pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        """log k(x_i, y_j), x [..., N, D], y [..., M, D] -> [..., N, M]: every pair, for what is no sum over samples."""
+        return self.log(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square())
+
     @abstractmethod
-    def log_norm(self, dim: int) -> float | None:
+    def log_norm(self, dim: int) -> float | Tensor | None:
         """-log ∫ k over R^dim, so that exp(log + log_norm) is a density; None where the integral is infinite."""
 
     @property
     @abstractmethod
     def slope(self) -> Kernel:
         """The kernel s = -2 dk/d|x-y|² (units 1/length² times those of k): ∇_x k(x, y) = s (y - x)."""
+
+    def covector(self, shift: Tensor) -> Tensor:
+        """The gradient that a shift stands for, ∇_x k(x, y) = s covector(y - x): itself unless space is stretched."""
+        return shift
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws from k / ∫k, shaped as `like` [..., D]. Raises: ValueError where none is known."""
@@ -287,7 +295,7 @@ class Scaled(Kernel):
     def log(self, sq: Tensor) -> Tensor:
         return self.kernel.log(sq) + self.log_scale
 
-    def log_norm(self, dim: int) -> float | None:
+    def log_norm(self, dim: int) -> float | Tensor | None:
         inner = self.kernel.log_norm(dim)
         return None if inner is None else inner - self.log_scale
 

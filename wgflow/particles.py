@@ -78,7 +78,7 @@ def blob_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) 
     log_slope, shift = double_shift(x, x, kernel=kernel.slope)
     own = (log_slope - log_rho).exp().unsqueeze(-1) * shift
     log_back, back = double_shift(x, x, kernel=kernel.slope, log_weights=-log_rho)
-    return (score(x) - own - log_back.exp().unsqueeze(-1) * back).to(x.dtype)
+    return (score(x) - kernel.covector(own + log_back.exp().unsqueeze(-1) * back)).to(x.dtype)
 
 
 def stein_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) -> Tensor:
@@ -89,5 +89,5 @@ def stein_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel)
     Raises: ValueError as `kernel_average`.
     """
     check_clouds(x, x, None, False)
-    k = kernel.log(torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()).exp()
+    k = kernel.log_pairs(x, x).exp().to(x.dtype)
     return (k @ score(x) / x.shape[-2] - mean_pull(x, x, kernel.slope, None)).to(x.dtype)

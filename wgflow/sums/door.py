@@ -5,17 +5,17 @@ It checks, centres, chooses a backend and rounds once; what a backend does is in
 
 from __future__ import annotations
 
-import math
+import contextlib
 
 import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel
+from wgflow.stretched import Stretched, unstretch
 from wgflow.sums.checks import check_clouds, refuse_nan
+from wgflow.sums.choice import choose
 from wgflow.sums.dense import DenseAverage, dense
-from wgflow.sums.streaming import StreamingAverage, stream
-
-DENSE_PAIRS = 1 << 22  # `auto` streams above this many (x, y) pairs: 32 MB for each matrix of pairs
+from wgflow.sums.linear import LinearAverage
 
 
 def kernel_average(
@@ -85,12 +85,28 @@ def double_shift(
     The weights may already be float64 whatever x is. Arguments, gradients and errors otherwise as `kernel_average`.
     """
     check_clouds(x, y, log_weights, skip_self)
-    if backend == "auto":
-        pairs = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
-        backend = "dense" if pairs <= DENSE_PAIRS else "streaming"
-    if backend not in ("dense", "streaming"):
-        raise ValueError(f'backend = {backend!r} is unknown; wanted "auto", "dense" or "streaming".')
+    if isinstance(kernel, Stretched):
+        # Divided here, multiplied back here: no backend, tile or gradient knows of lengths. float64 from here on.
+        plain, u, v, lengths = unstretch(kernel, x, y)
+        log_w = None if log_weights is None else log_weights.double()
+        log_mass, shift = double_shift(
+            u, v, kernel=plain, log_weights=log_w, skip_self=skip_self, backend=backend
+        )
+        return log_mass, shift * lengths
+    if x.shape[-2] == 0 and backend in ("auto", "streaming"):
+        backend = "dense"  # no points, no blocks: the empty answer, with its graph
+    choice = choose(x, y, kernel, log_weights, backend)
+    with exact_products(x.device):
+        if choice.backend == "dense":
+            log_mass, shift = _dense(x, y, log_weights, kernel, skip_self)
+        else:
+            log_mass, shift = LinearAverage.apply(x, y, log_weights, kernel, skip_self, choice)  # type: ignore[misc]
+    refuse_nan(log_mass, "x, y or log_weights")
+    refuse_nan(shift, "x, y or log_weights")
+    return log_mass, shift
 
+
+def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
     # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     if x.dtype == torch.float64:
@@ -101,10 +117,12 @@ def double_shift(
         log_weights = None if log_weights is None else log_weights.double()
     tensors = (x, y) if log_weights is None else (x, y, log_weights)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        average = DenseAverage if backend == "dense" else StreamingAverage
-        log_mass, shift = average.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
-    else:
-        log_mass, shift = (dense if backend == "dense" else stream)(x, y, log_weights, kernel, skip_self)
-    refuse_nan(log_mass, "x, y or log_weights")
-    refuse_nan(shift, "x, y or log_weights")
-    return log_mass, shift
+        return DenseAverage.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
+    return dense(x, y, log_weights, kernel, skip_self)
+
+
+def exact_products(device: torch.device) -> contextlib.AbstractContextManager:
+    """Autocast off: it would round the products of the tiles to half precision."""
+    if not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

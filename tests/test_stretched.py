@@ -1,0 +1,230 @@
+"""Bandwidths per dimension and per batch element: the same laws, in coordinates divided by lengths."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.strategies import COMPACT, KERNELS, LIGHT, SMOOTH, Clouds, assert_close, clouds, kernels
+from wgflow import (
+    KDE,
+    MMD,
+    BlobKL,
+    ForwardKL,
+    Gaussian,
+    Interaction,
+    Laplace,
+    RationalQuadratic,
+    Stretched,
+    bounds,
+    drifting_field,
+    kernel_shift,
+    likelihood_field,
+    mean_shift,
+    mmd2,
+    mmd_field,
+    per_dimension,
+    scott,
+    silverman,
+    stein_field,
+)
+
+FIELDS = {
+    "mean_shift": lambda x, p, q, k: mean_shift(x, p, kernel=k),
+    "drifting": lambda x, p, q, k: drifting_field(x, p, q, kernel=k),
+    "gated": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
+    "likelihood": lambda x, p, q, k: likelihood_field(x, p, kernel=k),
+}
+
+
+def lengths_for(c: Clouds, kind: str) -> torch.Tensor:
+    """[D], [..., 1, D] or [..., 1, 1] random lengths for these clouds."""
+    lead, d = c.x.shape[:-2], c.x.shape[-1]
+    shape = {"dimension": (d,), "both": (*lead, 1, d), "element": (*lead, 1, 1)}[kind]
+    return 0.5 + 2 * torch.rand(shape, generator=c.generator, dtype=torch.float64)
+
+
+kinds = st.sampled_from(["dimension", "both", "element"])
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@settings(max_examples=15)
+@given(c=clouds(), kind=kinds, kernel=kernels((*KERNELS, *COMPACT)))
+def test_a_stretched_field_is_the_plain_one_in_divided_coordinates(name, c, kind, kernel):
+    L = lengths_for(c, kind)
+    stretched = FIELDS[name](c.x, c.pos, c.neg, Stretched(kernel, L))
+    plain = FIELDS[name](c.x / L, c.pos / L, c.neg / L, kernel)
+    assert_close(stretched, L * plain, rtol=1e-8, atol=1e-8 * c.scale)
+
+
+@given(c=clouds(), kind=kinds)
+def test_stretched_drift_is_the_matrix_h_times_the_score_difference(c, kind):
+    """V = H (∇log p_h - ∇log q_h), H = diag(h² lengths²), the scores by autograd from the log densities."""
+    L = lengths_for(c, kind)
+    k, x = Stretched(Gaussian(1 + c.h), L), c.x.requires_grad_()
+    gap = KDE(c.pos, k, c.wp).log_density(x) - KDE(c.neg, k, c.wn).log_density(x)
+    (grad,) = torch.autograd.grad(gap.sum(), x)
+    V = drifting_field(x, c.pos, c.neg, kernel=k, pos_weights=c.wp, neg_weights=c.wn).detach()
+    assert_close(V, ((1 + c.h) * L) ** 2 * grad, atol=1e-8 * c.scale)
+
+
+@given(c=clouds(degenerate=False), kind=kinds, kernel=kernels(SMOOTH))
+def test_score_and_hessian_of_a_stretched_kde_are_its_derivatives(c, kind, kernel):
+    kde = KDE(c.pos, Stretched(kernel, lengths_for(c, kind)), c.wp)
+    x, eps, v = c.x.requires_grad_(), 1e-5, c.rand(*c.x.shape)
+    (score,) = torch.autograd.grad(
+        kernel_shift(x, c.pos, kernel=kde.kernel, log_weights=c.wp.log())[0].sum(), x
+    )
+    x = x.detach()
+    assert_close(kde.score(x), score, rtol=1e-8)
+    along = (kde.score(x + eps * v) - kde.score(x - eps * v)) / (2 * eps)
+    assert_close((kde.hessian(x) @ v.unsqueeze(-1)).squeeze(-1), along, rtol=1e-4, atol=1e-6)
+
+
+@given(c=clouds(), kernel=kernels(LIGHT))
+def test_an_element_of_a_batch_is_its_own_run(c, kernel):
+    """Lengths [..., 1, 1]: element i is the run with the one bandwidth that is meant for it."""
+    x, pos = (torch.stack([t.reshape(-1, *t.shape[-2:])[0]] * 3) for t in (c.x, c.pos))
+    h = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    V = mean_shift(x, pos, kernel=Stretched(Gaussian(c.h), h[:, None, None]))
+    density = KDE(pos, Stretched(Gaussian(c.h), h[:, None, None])).log_density(x)
+    for i in range(3):
+        one = Gaussian(c.h * h[i].item())
+        assert_close(V[i], mean_shift(x[i], pos[i], kernel=one))
+        assert_close(density[i], KDE(pos[i], one).log_density(x[i]))
+
+
+@given(c=clouds(dim=2, degenerate=False), kernel=kernels(SMOOTH), kind=kinds)
+def test_exact_gradient_fields_stay_exact_when_stretched(c, kernel, kind):
+    k, x = Stretched(kernel, lengths_for(c, kind)), c.x.requires_grad_()
+    for F in (MMD(c.pos, k), Interaction(k), BlobKL(KDE(c.pos, k), k)):
+        (grad,) = torch.autograd.grad(F.value(x).sum(), x)
+        assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+
+
+@given(c=clouds(degenerate=False), kernel=kernels(SMOOTH), kind=kinds)
+def test_covectors_turn_back_into_vectors(c, kernel, kind):
+    """MMD² and Stein's field of stretched kernels against the plain ones on divided data."""
+    L = lengths_for(c, kind)
+    k = Stretched(kernel, L)
+    assert_close(mmd2(c.x, c.pos, kernel=k), mmd2(c.x / L, c.pos / L, kernel=kernel))
+    assert_close(mmd_field(c.x, c.pos, kernel=k), mmd_field(c.x / L, c.pos / L, kernel=kernel) / L)
+    pushed = stein_field(c.x, torch.zeros_like, kernel=k)
+    assert_close(pushed, stein_field(c.x / L, torch.zeros_like, kernel=kernel) / L)
+    # k score: a sum of scores, covectors both.
+    assert_close(KDE(c.pos, k).responsibilities(c.x), KDE(c.pos / L, kernel).responsibilities(c.x / L))
+
+
+@pytest.mark.parametrize("make", KERNELS)
+def test_a_stretched_density_has_the_mass_of_its_kernel(make):
+    """A change of variables: log_norm loses Σ log lengths, whatever shape the lengths have."""
+    kernel, L = make(0.7), torch.tensor([0.5, 3.0, 1.2], dtype=torch.float64)
+    norm = kernel.log_norm(3)
+    for lengths in (L, L[None], L.expand(4, 1, 3)):
+        found = Stretched(kernel, lengths).log_norm(3)
+        if norm is None:
+            assert found is None
+        else:
+            assert_close(found, torch.full_like(found, norm - L.log().sum().item()))
+    if norm is not None:
+        equal = Stretched(kernel, [2.0]).log_norm(3)
+        assert_close(equal, torch.full_like(equal, norm - 3 * math.log(2)))
+
+
+def test_samples_of_a_stretched_kde_are_stretched():
+    g = torch.Generator().manual_seed(0)
+    y = torch.zeros(2, 1, 2, dtype=torch.float64)
+    L = torch.tensor([[[1.0, 3.0]], [[0.5, 0.2]]], dtype=torch.float64)
+    draws = KDE(y, Stretched(Gaussian(0.5), L)).sample(20_000, generator=g)
+    assert_close(draws.std(1), 0.5 * L[:, 0], rtol=0.03)
+
+
+@given(c=clouds(degenerate=False), kernel=kernels((*SMOOTH, *COMPACT)))
+def test_a_stretched_mean_shift_climbs_the_stretched_shadow(c, kernel):
+    k = Stretched(kernel, lengths_for(c, "dimension"))
+    log_k, shift = kernel_shift(c.x, c.pos, kernel=k)
+    log_H, _ = kernel_shift(c.x, c.pos, kernel=k.shadow)
+    climbed = k.shadow_scale * (log_H - log_k).exp().unsqueeze(-1) * KDE(c.pos, k.shadow).score(c.x)
+    assert_close(shift, k.lengths**2 * climbed, rtol=1e-8, atol=1e-8)
+
+
+def test_gradients_reach_the_lengths():
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(2, 3, 2, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    L = (0.5 + torch.rand(2, 1, 2, generator=g, dtype=torch.float64)).requires_grad_()
+    for backend in ("dense", "streaming"):
+        run = lambda x, y, L, b=backend: kernel_shift(x, y, kernel=Stretched(Gaussian(0.9), L), backend=b)  # noqa: E731
+        assert torch.autograd.gradcheck(run, (x, y, L))
+    density = lambda x, L: KDE(y.detach(), Stretched(Gaussian(0.9), L)).log_density(x)  # noqa: E731
+    assert torch.autograd.gradcheck(density, (x, L))
+
+
+@given(c=clouds(batch=False, degenerate=False))
+def test_stretching_twice_multiplies_the_lengths(c):
+    a, b = lengths_for(c, "dimension"), lengths_for(c, "dimension")
+    twice, once = Stretched(Stretched(Gaussian(c.h), a), b), Stretched(Gaussian(c.h), a * b)
+    for f in (KDE(c.pos, twice), KDE(c.pos, once)):
+        assert_close(f.score(c.x), KDE(c.pos, once).score(c.x))
+    assert_close(KDE(c.pos, twice).log_density(c.x), KDE(c.pos, once).log_density(c.x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_results_keep_the_dtype_of_the_points(dtype):
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    k = Stretched(Gaussian(0.5), [1.0, 2.0])
+    for out in (
+        *kernel_shift(x, x, kernel=k),
+        KDE(x, k).log_density(x),
+        KDE(x, k).score(x),
+        drifting_field(x, x, x, kernel=k),
+    ):
+        assert out.dtype == dtype
+
+
+@pytest.mark.parametrize("rule", [scott, silverman])
+@settings(max_examples=15)
+@given(c=clouds(batch=False, degenerate=False))
+def test_a_bandwidth_per_dimension_has_the_units_of_its_dimension(rule, c):
+    y = torch.cat([c.pos, c.neg])
+    units = lengths_for(c, "dimension")
+    kernel, scaled = per_dimension(y, rule=rule), per_dimension(units * y, rule=rule)
+    assert_close(scaled.lengths, units * kernel.lengths)
+    exponent, dim = -1 / (y.shape[-1] + 4), y.shape[-1]
+    factor = len(y) ** exponent if rule is scott else (len(y) * (dim + 2) / 4) ** exponent
+    assert_close(kernel.lengths, factor * y.std(-2, keepdim=True))
+    both = per_dimension(torch.stack([y, 3 * y]), rule=rule)
+    assert_close(both.lengths, torch.stack([kernel.lengths, 3 * kernel.lengths]))
+
+
+def test_a_stretched_kernel_is_a_value():
+    a, b = (Stretched(Gaussian(0.5), [1.0, 2.0]) for _ in range(2))
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a not in (Stretched(Gaussian(0.5), [1.0, 3.0]), Stretched(Laplace(0.5), [1.0, 2.0]), Gaussian(0.5))
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        ("positive", lambda x: Stretched(Gaussian(1.0), [1.0, 0.0])),
+        ("positive", lambda x: Stretched(Gaussian(1.0), [1.0, math.nan])),
+        ("same for all points", lambda x: Stretched(Gaussian(1.0), torch.ones(3, 2))),
+        ("one length for each", lambda x: mean_shift(x, x, kernel=Stretched(Gaussian(1.0), [1.0, 2.0, 3.0]))),
+        ("lengths are on meta", lambda x: mean_shift(x, x, kernel=on_meta())),
+        ("divide the points", lambda x: bounds.kernel_ratio(Stretched(Gaussian(1.0), [1.0]), 2.0)),
+        ("finite mass", lambda x: KDE(x, Stretched(RationalQuadratic(1.0, 0.5), [1.0])).log_density(x)),
+        ("without spread", lambda x: per_dimension(torch.cat([x[:, :1], x[:, :1] * 0], -1))),
+        ("at least two", lambda x: per_dimension(x[:1])),
+    ],
+)  # fmt: skip
+def test_bad_lengths_are_named(says, call):
+    with pytest.raises(ValueError, match=says):
+        call(torch.randn(3, 2))
+
+
+def on_meta() -> Stretched:
+    kernel = Stretched(Gaussian(1.0), [1.0])
+    object.__setattr__(kernel, "lengths", torch.ones(1, device="meta"))
+    return kernel
