@@ -5,7 +5,7 @@ It checks, centres, chooses a backend and rounds once; what a backend does is in
 
 from __future__ import annotations
 
-import contextlib
+import math
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from torch import Tensor
 from wgflow.kernels import Kernel
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums.checks import check_clouds, refuse_nan
-from wgflow.sums.choice import choose
 from wgflow.sums.dense import DenseAverage, dense
-from wgflow.sums.linear import LinearAverage
+from wgflow.sums.streaming import StreamingAverage, stream
+
+DENSE_PAIRS = 1 << 22  # `auto` streams above this many (x, y) pairs: 32 MB for each matrix of pairs
 
 
 def kernel_average(
@@ -95,18 +96,12 @@ def double_shift(
         return log_mass, shift * lengths
     if x.shape[-2] == 0 and backend in ("auto", "streaming"):
         backend = "dense"  # no points, no blocks: the empty answer, with its graph
-    choice = choose(x, y, kernel, log_weights, backend)
-    with exact_products(x.device):
-        if choice.backend == "dense":
-            log_mass, shift = _dense(x, y, log_weights, kernel, skip_self)
-        else:
-            log_mass, shift = LinearAverage.apply(x, y, log_weights, kernel, skip_self, choice)  # type: ignore[misc]
-    refuse_nan(log_mass, "x, y or log_weights")
-    refuse_nan(shift, "x, y or log_weights")
-    return log_mass, shift
+    if backend == "auto":
+        pairs = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
+        backend = "dense" if pairs <= DENSE_PAIRS else "streaming"
+    if backend not in ("dense", "streaming"):
+        raise ValueError(f'backend = {backend!r} is unknown; wanted "auto", "dense" or "streaming".')
 
-
-def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
     # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     if x.dtype == torch.float64:
@@ -117,12 +112,10 @@ def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
         log_weights = None if log_weights is None else log_weights.double()
     tensors = (x, y) if log_weights is None else (x, y, log_weights)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return DenseAverage.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
-    return dense(x, y, log_weights, kernel, skip_self)
-
-
-def exact_products(device: torch.device) -> contextlib.AbstractContextManager:
-    """Autocast off: it would round the products of the tiles to half precision."""
-    if not torch.is_autocast_enabled(device.type):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+        average = DenseAverage if backend == "dense" else StreamingAverage
+        log_mass, shift = average.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
+    else:
+        log_mass, shift = (dense if backend == "dense" else stream)(x, y, log_weights, kernel, skip_self)
+    refuse_nan(log_mass, "x, y or log_weights")
+    refuse_nan(shift, "x, y or log_weights")
+    return log_mass, shift
