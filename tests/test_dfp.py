@@ -23,6 +23,8 @@ def make_batch(b=8, s=3, h=2, a=2, seed=0):
         returns=torch.randn(b, generator=g),
         discount=torch.full((b,), 0.9**h),
         next_obs=torch.randn(b, s, generator=g),
+        next_actions=torch.zeros(b, h, a),
+        next_valid=torch.zeros(b, h),
         complete=torch.ones(b),
     )
 
@@ -154,7 +156,15 @@ def bandit(field, *, lam=0.0, steps=600):
         sign = torch.randint(0, 2, (64, 1, 1), generator=g) * 2.0 - 1
         actions = sign * 0.5 + 0.05 * torch.randn(64, 1, 2, generator=g)
         batch = Batch(
-            ones[:, None], actions, ones[:, None], (sign[:, 0, 0] > 0).float(), 0 * ones, ones[:, None], ones
+            ones[:, None],
+            actions,
+            ones[:, None],
+            (sign[:, 0, 0] > 0).float(),
+            0 * ones,
+            ones[:, None],
+            actions,
+            ones[:, None],
+            ones,
         )
         agent.update(batch, agent.draw_noise(64, g), online=True)
     with torch.no_grad():

@@ -72,7 +72,12 @@ def model_chunk(rows, first, chunk):
     short = chunk - len(taken)
     taken += [taken[-1]] * short
     valid += [0.0] * short
+    after = rows[first + chunk : first + 2 * chunk] if valid[-1] else []
+    ends = [i for i, row in enumerate(rows[first:]) if row["terminals"]]
+    after = after[: max(0, ends[0] + 1 - chunk)] if ends else after
     return {
+        "next_actions": np.stack([r["actions"] for r in (after or taken[-1:])]),
+        "next_valid": np.array([1.0] * len(after) + [0.0] * (chunk - len(after))),
         "obs": taken[0]["obs"],
         "actions": np.stack([r["actions"] for r in taken]),
         "valid": np.array(valid),
@@ -96,9 +101,10 @@ def test_every_chunk_is_the_one_of_a_plain_list(history, chunk):
     for i in range(len(held)):
         expected = model_chunk(held, i, chunk)
         for name, value in expected.items():
-            np.testing.assert_allclose(
-                getattr(batch, name)[i].numpy(), value, rtol=1e-5, err_msg=f"row {i}: {name}"
-            )
+            got = getattr(batch, name)[i].numpy()
+            if name == "next_actions":  # what follows the last valid one repeats it
+                value = np.concatenate([value, np.repeat(value[-1:], chunk - len(value), 0)])
+            np.testing.assert_allclose(got, value, rtol=1e-5, err_msg=f"row {i}: {name}")
 
 
 @given(histories())

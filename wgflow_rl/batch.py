@@ -16,6 +16,8 @@ class Batch(NamedTuple):
     returns: Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and with the step that ends the task
     discount: Tensor  # [B] gamma^h, 0 where the task ended inside the chunk
     next_obs: Tensor  # [B, S] s_{t+h}
+    next_actions: Tensor  # [B, h, A] a_{t+h} ... a_{t+2h-1}, the data's own answer to s_{t+h}
+    next_valid: Tensor  # [B, h] 1 where that action is of the same trajectory
     complete: (
         Tensor  # [B] 1 where R_h and the bootstrap are known: the chunk is whole, or the task ended inside it
     )

@@ -10,10 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgflow_rl.agents.bc import BC, BCConfig
 from wgflow_rl.agents.bfn import BFN, BFNConfig
+from wgflow_rl.agents.cac import CAC, CACConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
+from wgflow_rl.agents.fawac import FAWAC, FAWACConfig
+from wgflow_rl.agents.fbrac import FBRAC, FBRACConfig
 from wgflow_rl.agents.fql import FQL, FQLConfig
+from wgflow_rl.agents.idql import IDQL, IDQLConfig
+from wgflow_rl.agents.ifql import IFQL, IFQLConfig
+from wgflow_rl.agents.iql import IQL, IQLConfig
 from wgflow_rl.agents.mvp import MVP, MVPConfig
+from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
+from wgflow_rl.agents.srpo import SRPO, SRPOConfig
 from wgflow_rl.protocol import Agent, AgentConfig
 
 
@@ -50,11 +59,30 @@ ONLINE: dict[str, AgentConfig] = {  # offline, then online: the DFP paper's Tabl
     "dfp-energy": DFPConfig(field="energy", improve_field="energy"),
     "dfp-no-topk": DFPConfig(lam=0.0),
 }
-OFFLINE: dict[str, AgentConfig] = {}  # offline alone: the DFP paper's Table 7, beside fql and dfp
+OFFLINE: dict[str, AgentConfig] = {  # offline alone: the DFP paper's Table 7, beside fql and dfp
+    "bc": BCConfig(),
+    "iql": IQLConfig(),
+    "rebrac": ReBRACConfig(),
+    "idql": IDQLConfig(),
+    "srpo": SRPOConfig(),
+    "cac": CACConfig(),
+    "fawac": FAWACConfig(),
+    "fbrac": FBRACConfig(),
+    "ifql": IFQLConfig(),
+}
 ROWS = ONLINE | OFFLINE
 METHODS = tuple(ROWS)
 AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
     BFNConfig: BFN,
+    BCConfig: BC,
+    IQLConfig: IQL,
+    ReBRACConfig: ReBRAC,
+    IDQLConfig: IDQL,
+    SRPOConfig: SRPO,
+    CACConfig: CAC,
+    FAWACConfig: FAWAC,
+    FBRACConfig: FBRAC,
+    IFQLConfig: IFQL,
     DFPConfig: DFP,
     FQLConfig: FQL,
     MVPConfig: MVP,
@@ -120,15 +148,16 @@ MAZE = DFPConfig(
     old_rate=1e-3,
     target_samples=4,
     act_samples=16,
+    act_temperature=1.0,  # in steps to the goal; the best alone, where the critic is wrong, is wrong every time
     standardise=True,
 )
-ARM = replace(MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32)
+ARM = replace(MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32, act_temperature=0.0)
 
 MAZE_SCHEDULE = Schedule(
     offline_steps=4_000,
     online_steps=1_500,
     online_start=250,
-    online_share=0.25,
+    online_share=0.1,
     eval_every=500,
     eval_episodes=20,
     checkpoint_every=1_000,
@@ -151,7 +180,7 @@ ARM_SCHEDULE = Schedule(
 # environment. What makes a row that row (chunk, N of bfn, weights of losses) stays its own.
 ALIKE = (
     *("gamma", "lr", "lr_end", "target_rate", "hidden", "batch", "standardise"),
-    *("candidates", "top_k", "old_rate", "target_samples", "act_samples"),
+    *("candidates", "top_k", "old_rate", "target_samples", "act_samples", "act_temperature"),
 )
 PRESETS = ("laptop", "paper", "paper-offline")
 

@@ -33,6 +33,17 @@ def top_k(items: Tensor, score: Tensor, k: int) -> Tensor:
     return take(items, score.topk(k, dim=-1).indices)
 
 
+def choose(items: Tensor, score: Tensor, *, temperature: float, generator: torch.Generator) -> Tensor:
+    """One item per state, drawn with probability softmax(score / temperature); 0 takes the best. -> [B, 1, C].
+
+    Items drawn from pi make this a draw of the soft improvement pi+ ~ pi exp(Q / temperature), self-normalised over N of them.
+    """
+    if temperature == 0:
+        return top_k(items, score, 1)
+    gumbel = -uniform(*score.shape, generator=generator, device=score.device).clamp(1e-9).log()
+    return top_k(items, score / temperature - gumbel.clamp_min(1e-9).log(), 1)  # the Gumbel-max trick
+
+
 def coordinates(valid: Tensor, chunk_dim: int) -> Tensor:
     """Steps to coordinates: valid [B, h] -> [B, 1, C], 1 where a coordinate belongs to its trajectory."""
     return valid.repeat_interleave(chunk_dim // valid.shape[1], dim=1)[:, None]

@@ -74,7 +74,7 @@ class Replay:
 
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
         """The chunks whose first rows are `start` [B]."""
-        rows, steps = self.rows, torch.arange(chunk, device=start.device)
+        rows, steps = self.rows, torch.arange(2 * chunk, device=start.device)  # this chunk and the next
         index = (start[:, None] + steps) % self.capacity
         newest = (self.head - 1) % self.capacity
         ends = rows["terminals"][index] | (index == newest)
@@ -82,7 +82,8 @@ class Replay:
         index = index.gather(
             1, torch.minimum(steps, valid.sum(1, keepdim=True) - 1)
         )  # stay on the last valid row
-        valid = valid.to(rows["rewards"].dtype)
+        (index, after), steps = index.split(chunk, 1), steps[:chunk]
+        valid, next_valid = valid.to(rows["rewards"].dtype).split(chunk, 1)
         alive = rows["masks"][index].cumprod(1)  # 1 while the task has not ended, this step included
         counted = valid * torch.cat([alive.new_ones(len(start), 1), alive[:, :-1]], 1)
         powers = gamma**steps
@@ -93,6 +94,8 @@ class Replay:
             returns=(rows["rewards"][index] * counted * powers).sum(1),
             discount=gamma**chunk * alive[:, -1],
             next_obs=rows["next_obs"][index[:, -1]],
+            next_actions=rows["actions"][after],
+            next_valid=next_valid,
             complete=torch.maximum(valid[:, -1], 1 - alive[:, -1]),
         )
 

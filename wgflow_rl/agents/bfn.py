@@ -20,6 +20,7 @@ class BFNConfig(AgentConfig):
 
     target_samples: int = 32  # N, a' is the best of these by the critic
     act_samples: int = 32  # N again: the paper has one N for both
+    act_temperature: float = 0.0  # the executed chunk is drawn from softmax(Q / this); 0, the paper's: the best
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:
@@ -30,6 +31,7 @@ class BFNConfig(AgentConfig):
             act_samples=self.act_samples,
             flow_steps=self.flow_steps,
         )
+        at_least(0, act_temperature=self.act_temperature)
 
 
 class Noise(NamedTuple):
@@ -119,12 +121,15 @@ class BFN:
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by the critic."""
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         obs = self.normalise(obs.to(self.device))
         noise = ops.normal(
             len(obs), self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
         )
-        return self.best(obs, self.propose(obs, noise)).reshape(len(obs), self.cfg.chunk, -1)
+        chunks = self.propose(obs, noise)
+        score, temperature = self.critic.mean(obs, chunks), self.cfg.act_temperature
+        chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
+        return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -25,7 +25,8 @@ class DFPConfig(AgentConfig):
     lam: float = 0.5  # weight of the top-K term online (Table 3); 0 removes it
     lam_offline: float = 0.0  # the same in the offline phase: the released code improves online only
     target_samples: int = 1  # a' is the best of these by the critic; 1: a' ~ pi (paper); 16: released code
-    act_samples: int = 16  # the executed chunk is the best of these by the critic
+    act_samples: int = 16  # the executed chunk is one of these
+    act_temperature: float = 0.0  # the executed chunk is drawn from softmax(Q / this); 0, the paper's: the best
     field: str = "likelihood+energy"  # drift of the behaviour-cloning term, one positive per state
     improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
     positives: str = (
@@ -43,7 +44,7 @@ class DFPConfig(AgentConfig):
         at_least(2, generated=self.generated)
         at_least(1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples)
         at_least(self.top_k, candidates=self.candidates)
-        at_least(0, lam=self.lam, lam_offline=self.lam_offline)
+        at_least(0, lam=self.lam, lam_offline=self.lam_offline, act_temperature=self.act_temperature)
         above(0, temperature=self.temperature)
         fraction(old_rate=self.old_rate)
         if self.positives not in ("topk", "boltzmann"):
@@ -180,11 +181,12 @@ class DFP:
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by the critic."""
-        obs = self.normalise(obs.to(self.device))
-        noise = self._normal(len(obs), self.cfg.act_samples, generator)
-        chunk = self.best(obs, self.policy(obs, noise).clamp(-1, 1))
-        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
+        cfg, obs = self.cfg, self.normalise(obs.to(self.device))
+        chunks = self.policy(obs, self._normal(len(obs), cfg.act_samples, generator)).clamp(-1, 1)
+        score = self.critic.mean(obs, chunks)
+        chunk = ops.choose(chunks, score, temperature=cfg.act_temperature, generator=generator)
+        return chunk.reshape(len(obs), cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -26,11 +26,12 @@ class MVPConfig(AgentConfig):
     lam: float = 0.0  # weight of the top-K term online; 0 is MVP itself
     old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
     target_samples: int = 16  # a' is the best of these by the critic
-    act_samples: int = 16  # the executed chunk is the best of these by the critic
+    act_samples: int = 16  # the executed chunk is one of these
+    act_temperature: float = 0.0  # the executed chunk is drawn from softmax(Q / this); 0, the paper's: the best
 
     def check(self) -> None:
         super().check()
-        at_least(0, ivc=self.ivc, lam=self.lam, time_std=self.time_std)
+        at_least(0, ivc=self.ivc, lam=self.lam, time_std=self.time_std, act_temperature=self.act_temperature)
         at_least(1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples)
         at_least(self.top_k, candidates=self.candidates)
         fraction(old_rate=self.old_rate)
@@ -164,12 +165,14 @@ class MVP:
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by the critic."""
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         obs = self.normalise(obs.to(self.device))
         e = ops.normal(
             len(obs), self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
         )
-        chunk = self.best(obs, self.generate(self.policy, obs, e).clamp(-1, 1))
+        chunks = self.generate(self.policy, obs, e).clamp(-1, 1)
+        score, temperature = self.critic.mean(obs, chunks), self.cfg.act_temperature
+        chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
         return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()
