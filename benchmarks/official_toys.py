@@ -6,7 +6,7 @@ A generator 32 -> 256 x 3 -> 2 (SiLU) learns the swiss roll (noise .03) and the 
 of Adam at 1e-3, batches of 512 generated and 512 fresh data points. Score: sliced W2 between 10,000 generated points
 and as many fresh ones, beside that of two fresh samples (the floor). Each field with a bandwidth has it chosen from
 `WIDTHS`, on a seed used for nothing else. Rows are written as they come, all fields with the first seed before any with
-the second; a second call goes on where the first one stopped. To try it: `--steps 3 --search-steps 1 --out /tmp/t.json`.
+the second; a second call goes on where the first stopped. To try it: `--steps 3 --search-steps 1 --out /tmp/t.json`.
 """
 
 from __future__ import annotations

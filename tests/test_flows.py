@@ -1,17 +1,20 @@
 """Flows: the order of the integrators, the Gaussian closed forms, and what descends and what does not."""
 
+import cmath
 import itertools
 import math
+import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.closed_forms import draw, quantiles, random_gaussian
 from tests.strategies import assert_close
 from wgflow import (
     KDE,
+    Annealed,
     Gaussian,
     Trajectory,
     drifting_field,
@@ -205,23 +208,126 @@ def test_langevin_is_repeated_by_its_generator():
     assert torch.equal(*runs)
 
 
-def test_a_timed_velocity_sees_the_clock():
-    """dx/dt = 2t: Heun is exact for it; an annealed bandwidth is the same thing."""
+def test_a_scheduled_velocity_sees_the_clock():
+    """dx/dt = 2t: Heun is exact for it; the clock is a schedule like any other."""
     path = flow(
         lambda x, t: torch.full_like(x, 2 * t),
         torch.zeros(1, 1).double(),
         dt=0.1,
         steps=10,
         method="heun",
-        timed=True,
+        schedule=lambda t: t,
     )
     assert path.end.item() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_the_bandwidth_seen_at_each_step_is_the_scheduled_one(method):
+    """Annealed: h(t) = start (end / start)^(t / over), at the times of the velocities, of which Heun has two a step."""
+    seen, schedule = [], Annealed(2.0, 0.5, over=0.6)
+    y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def velocity(x, h):
+        seen.append(h)
+        return mean_shift(x, y, kernel=Gaussian(h))
+
+    flow(velocity, y + 1, dt=0.1, steps=8, method=method, schedule=schedule)
+    at = [0.1 * k for k in range(9)]
+    if method == "heun":
+        at = [t for k in range(8) for t in (0.1 * k, 0.1 * (k + 1))] + [0.8]
+    assert seen == pytest.approx([2.0 * 0.25 ** min(t / 0.6, 1.0) for t in at])
+    assert schedule(0.3) == pytest.approx(1.0)
+    assert Annealed(1.0, 1.0, over=1.0)(7.0) == 1.0
+
+
+def test_annealing_finds_the_mode_that_a_narrow_kernel_does_not():
+    """From far away a narrow mean shift stays at the nearest outlier; one that starts wide goes to the mass."""
+    g = torch.Generator().manual_seed(0)
+    mass = 5 + 0.1 * torch.randn(40, 1, generator=g, dtype=torch.float64)
+    y, x0 = torch.cat([torch.zeros(1, 1).double(), mass]), torch.full((1, 1), -1.0).double()
+    narrow = flow(lambda x: mean_shift(x, y, kernel=Gaussian(0.2)), x0, dt=0.5, steps=60).end
+    annealed = flow(
+        lambda x, h: mean_shift(x, y, kernel=Gaussian(h)),
+        x0,
+        dt=0.5,
+        steps=60,
+        schedule=Annealed(5.0, 0.2, over=20.0),
+    ).end
+    assert narrow.item() == pytest.approx(0.0, abs=1e-3)
+    assert annealed.item() == pytest.approx(5.0, abs=0.1)
+
+
+@given(st.floats(0.05, 0.95), st.floats(0.05, 1.5))
+def test_momentum_is_the_heavy_ball_on_a_quadratic(beta, rate):
+    """dx/dt = -rate x: x_k = a r1^k + b r2^k, r the roots of r² - (1 + β - dt rate) r + β, from rest at x_0 = 1."""
+    dt, steps = 0.7, 30
+    path = flow(
+        lambda x: -rate * x, torch.ones(1, 1).double(), dt=dt, steps=steps, momentum=beta, keep=steps + 1
+    )
+    half = (1 + beta - dt * rate) / 2
+    root = cmath.sqrt(half**2 - beta)
+    assume(abs(root) > 1e-3)  # at a double root the closed form is another one
+    r1, r2 = half + root, half - root
+    b = (1 - dt * rate - r1) / (r2 - r1)  # x_0 = 1 and x_1 = 1 - dt rate
+    exact = [((1 - b) * r1**k + b * r2**k).real for k in range(steps + 1)]
+    assert_close(path.points.flatten(), torch.tensor(exact, dtype=torch.float64), rtol=1e-6, atol=1e-7)
+
+
+def test_momentum_is_the_faster_where_the_valley_is_narrow():
+    """Polyak: with condition number κ the best heavy ball contracts by about 1 - 2/sqrt(κ) a step, Euler by 1 - 2/κ."""
+    rates = torch.tensor([1.0, 400.0], dtype=torch.float64)
+    x0 = torch.ones(1, 2, dtype=torch.float64)
+    beta = ((20 - 1) / (20 + 1)) ** 2
+    plain = flow(lambda x: -rates * x, x0, dt=2 / 401, steps=200).end.norm()
+    heavy = flow(lambda x: -rates * x, x0, dt=4 / 21**2, steps=200, momentum=beta).end.norm()
+    assert heavy < 1e-5 < 0.1 < plain
+
+
+def test_a_temperature_makes_a_flow_langevin():
+    score = KDE(torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), Gaussian(1.0)).score
+    x0, noise = torch.zeros(4, 2), [torch.Generator().manual_seed(3) for _ in range(2)]
+    a = flow(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[0]).end
+    assert torch.equal(a, langevin(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[1]).end)
+
+
+def test_a_callback_sees_every_step():
+    seen = []
+    path = flow(
+        lambda x: -x, torch.ones(2, 1), dt=0.5, steps=4, callback=lambda x, v, t: seen.append((t, x, v))
+    )
+    assert [t for t, _, _ in seen] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    for (_, x, v), kept in zip(seen, path.points, strict=True):
+        assert torch.equal(x, kept)
+        assert torch.equal(v, -x)
+
+
+def test_a_bar_counts_the_steps(monkeypatch):
+    class Bar:
+        steps, closed = 0, False
+
+        def update(self):
+            self.steps += 1
+
+        def close(self):
+            self.closed = True
+
+    bar = Bar()
+    monkeypatch.setattr("wgflow.flows._bar", lambda steps: bar if steps == 7 else None)
+    flow(torch.ones_like, torch.zeros(1, 1), dt=0.1, steps=7, progress=True)
+    assert bar.steps == 7
+    assert bar.closed
+
+
+def test_a_missing_bar_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match="pip install tqdm"):
+        flow(torch.ones_like, torch.zeros(1, 1), dt=0.1, steps=2, progress=True)
+
+
 def test_a_trajectory_is_saved_and_read_back(tmp_path):
     path = flow(torch.ones_like, torch.zeros(3, 2), dt=0.1, steps=4)
-    path.save(tmp_path / "run.npz")
-    back = Trajectory.load(tmp_path / "run.npz")
+    back = Trajectory.load(path.save(tmp_path / "run"))
+    assert (tmp_path / "run.npz").exists()
     assert_close(back.points, path.points)
     assert_close(back.times, path.times)
     assert back.stopped == path.stopped
@@ -243,6 +349,14 @@ def test_a_flow_runs_over_batches():
         (ValueError, "steps", lambda x: flow(torch.ones_like, x, dt=0.1, steps=0)),
         (ValueError, "heun", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, method="magic")),
         (ValueError, "accuracy", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, accuracy=0.0)),
+        (ValueError, "momentum", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, momentum=1.0)),
+        (ValueError, "euler", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, momentum=0.5, method="heun")),
+        (ValueError, "choose one", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, momentum=0.5, temperature=1.0)),
+        (ValueError, "x0 is", lambda x: flow(torch.ones_like, x[:0], dt=0.1, steps=3)),
+        (ValueError, "x0 is", lambda x: flow(torch.ones_like, x.long(), dt=0.1, steps=3)),
+        (ValueError, "velocity gave", lambda x: flow(lambda x: x.sum(0), x, dt=0.1, steps=3)),
+        (ValueError, "over", lambda x: Annealed(1.0, 0.1, over=0.0)),
+        (ValueError, "end", lambda x: Annealed(1.0, -0.1, over=1.0)),
         (ValueError, "temperature", lambda x: langevin(torch.ones_like, x, dt=0.1, steps=3, temperature=-1.0)),
         (FloatingPointError, "step 0", lambda x: flow(lambda x: x / 0, x, dt=0.1, steps=3)),
     ],

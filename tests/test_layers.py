@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # where it belongs. A folder is one line: its files may import each other, agents excepted (see below).
 LIBRARY = [
     "kernels", "families", "stretched", "sums", "kde", "bandwidths", "divergences", "fields", "balanced", "particles",
-    "functionals", "flows", "queues", "losses", "targets", "bounds", "metrics", "gaussians", "toy", "plots",
-    "distributed",
+    "functionals", "plots", "trajectory", "flows", "queues", "losses", "targets", "bounds", "metrics", "gaussians",
+    "toy", "distributed",
 ]  # fmt: skip
 LEARNING = [
     "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "batch",

@@ -26,6 +26,15 @@ def test_every_layer_of_a_picture_is_drawn(tmp_path):
     assert len(ax.lines) == 5
 
 
+def test_a_trajectory_plots_itself(tmp_path):
+    path = short_flow()
+    ax = path.plot(count=5)
+    assert len(ax.lines) == 5
+    assert path.plot(ax) is ax
+    with pytest.raises(ValueError, match="wanted \\[N, 2\\]"):
+        flow(torch.ones_like, torch.zeros(4, 3), dt=1, steps=1).plot()
+
+
 def test_a_film_has_a_frame_for_each_snapshot(tmp_path):
     image = pytest.importorskip("PIL.Image")
     path = short_flow()

@@ -11,7 +11,7 @@ from wgflow.fields import (
     mean_shift,
     spread_ratio,
 )
-from wgflow.flows import Trajectory, flow, langevin
+from wgflow.flows import flow, langevin
 from wgflow.functionals import MMD, BlobKL, EnergyDistance, Interaction, Potential, Sinkhorn
 from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
@@ -30,6 +30,7 @@ from wgflow.targets import (
     top_k_weights,
     total_variation,
 )
+from wgflow.trajectory import Trajectory
 
 __version__ = "0.1.0"
 

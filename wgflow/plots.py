@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-
-from wgflow.flows import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +23,17 @@ COLOURS = (
     "#66a182",
     "#5c5470",
 )  # one a cloud, told apart in grey and by most eyes
+
+
+class Snapshots(Protocol):
+    """What is drawn of a flow; a `Trajectory` is one."""
+
+    @property
+    def points(self) -> Tensor: ...
+    @property
+    def times(self) -> Tensor: ...
+    @property
+    def end(self) -> Tensor: ...
 
 
 def axes(width: float = 5.0, height: float = 5.0) -> Axes:
@@ -91,7 +100,7 @@ def density(
 
 
 def animate(
-    path: Trajectory, file: str | Path, *, data: Tensor | None = None, per_second: int = 15, size: float = 4.0
+    path: Snapshots, file: str | Path, *, data: Tensor | None = None, per_second: int = 15, size: float = 4.0
 ) -> Path:
     """Write the snapshots of a planar flow as a film, one frame each: .gif, or .mp4 where ffmpeg is installed.
 
@@ -121,7 +130,7 @@ def animate(
     return file
 
 
-def trajectories(ax: Axes, path: Trajectory, *, count: int = 100, colour: str = "0.35") -> Axes:
+def trajectories(ax: Axes, path: Snapshots, *, count: int = 100, colour: str = "0.35") -> Axes:
     """Lines of the first `count` particles of a planar flow [K, N, 2]; they end where the particles do."""
     _planar(path.end, "the trajectory")
     lines = path.points[:, :count].detach().cpu()

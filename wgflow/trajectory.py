@@ -1,0 +1,59 @@
+r"""What a flow leaves behind: snapshots that plot and save themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Trajectory"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Snapshots of a flow: `points` [K, ..., N, D] at `times` [K], and the rms speed at each of them, `speed` [K]."""
+
+    points: Tensor
+    times: Tensor
+    speed: Tensor
+    stopped: str  # why it ended: "steps", "at rest" or "asked to"
+
+    @property
+    def end(self) -> Tensor:
+        """The last positions, [..., N, D]."""
+        return self.points[-1]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def plot(self, ax: Axes | None = None, *, count: int = 100) -> Axes:
+        """Lines of the first `count` particles, and where all of them ended; on `ax`, or on a figure of its own.
+
+        Needs matplotlib. Raises: ValueError unless the flow is one planar cloud.
+        """
+        from wgflow import plots
+
+        ax = plots.trajectories(plots.axes() if ax is None else ax, self, count=count)
+        return plots.samples(ax, self.end, colour=plots.COLOURS[1])
+
+    def save(self, path: str | Path) -> Path:
+        """Write the snapshots to an .npz file of plain arrays, no pickle. Returns where: with the suffix .npz."""
+        path = Path(path)
+        path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+        arrays = {name: getattr(self, name).detach().cpu().numpy() for name in ("points", "times", "speed")}
+        np.savez_compressed(path, stopped=np.array(self.stopped), **arrays)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trajectory:
+        """Read what `save` wrote; nothing in the file is executed."""
+        with np.load(path, allow_pickle=False) as file:
+            points, times, speed = (torch.from_numpy(file[name]) for name in ("points", "times", "speed"))
+            return cls(points, times, speed, str(file["stopped"]))
