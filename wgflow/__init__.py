@@ -20,7 +20,7 @@ from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_pr
 from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.queues import SampleQueue
 from wgflow.stretched import Stretched
-from wgflow.sums import kernel_average, kernel_shift
+from wgflow.sums import explain_backend, keops_warmup, kernel_average, kernel_shift
 from wgflow.targets import (
     boltzmann_weights,
     effective_sample_size,
@@ -73,11 +73,13 @@ __all__ = [
     "energy_distance",
     "energy_field",
     "epanechnikov",
+    "explain_backend",
     "flat",
     "flow",
     "guidance_weight",
     "importance_weights",
     "kde_kl",
+    "keops_warmup",
     "kernel_average",
     "kernel_shift",
     "langevin",

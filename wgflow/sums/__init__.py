@@ -5,11 +5,15 @@ it is algebra. One forward tile, one backward tile and one merge rule serve ever
 """
 
 from wgflow.sums.checks import check_clouds, log_of_weights, refuse_nan
+from wgflow.sums.choice import explain_backend
 from wgflow.sums.door import double_shift, kernel_average, kernel_shift
+from wgflow.sums.keops import keops_warmup
 
 __all__ = [
     "check_clouds",
     "double_shift",
+    "explain_backend",
+    "keops_warmup",
     "kernel_average",
     "kernel_shift",
     "log_of_weights",

@@ -1,4 +1,4 @@
-r"""The dense backend: one matrix of pairs, and the only one with second derivatives."""
+r"""The dense backend: one matrix of pairs, and the only one with second derivatives of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from wgflow.sums.tiles import finish, grad_tile, sum_tile
 
 
 def dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
+    """(log_mass, shift) of float64 clouds."""
     return finish(x, sum_tile(x, y, log_weights, kernel, 0 if skip_self else None))
+
+
+def dense_gradients(saved, g_mass, g_shift, kernel, skip_self):
+    """(dx, dy, d log w) in float64, made of differentiable operations."""
+    x, y, log_weights, log_mass, shift = saved
+    w = None if log_weights is None else log_weights.double()
+    own = 0 if skip_self else None
+    dx, dy, dw = grad_tile(x.double(), y.double(), w, log_mass, shift, g_mass, g_shift, kernel, own)
+    dw = None if log_weights is None else dw.sum_to_size(log_weights.shape)
+    return (dx - g_shift).sum_to_size(x.shape), dy.sum_to_size(y.shape), dw
 
 
 class DenseAverage(torch.autograd.Function):
@@ -24,8 +35,5 @@ class DenseAverage(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
-        x, y, log_weights, log_mass, shift = ctx.saved_tensors
-        own = 0 if ctx.skip_self else None
-        dx, dy, dw = grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, ctx.kernel, own)
-        dw = None if log_weights is None else dw.sum_to_size(log_weights.shape)
-        return (dx - g_shift).sum_to_size(x.shape), dy.sum_to_size(y.shape), dw, None, None
+        found = dense_gradients(ctx.saved_tensors, g_mass, g_shift, ctx.kernel, ctx.skip_self)
+        return *found, None, None

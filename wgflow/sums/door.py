@@ -1,11 +1,9 @@
 r"""The door of the waist: `kernel_shift` returns (log Σ_j w_j k_ij, Σ_j W_ij (y_j - x_i)), W normalised over j.
 
-It checks, centres, chooses a backend and rounds once; what a backend does is in its own file.
+It checks, chooses a backend and rounds once; what a backend does is in its own file.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -13,10 +11,9 @@ from torch import Tensor
 from wgflow.kernels import Kernel
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums.checks import check_clouds, refuse_nan
+from wgflow.sums.choice import BACKENDS, choose
 from wgflow.sums.dense import DenseAverage, dense
-from wgflow.sums.streaming import StreamingAverage, stream
-
-DENSE_PAIRS = 1 << 22  # `auto` streams above this many (x, y) pairs: 32 MB for each matrix of pairs
+from wgflow.sums.linear import LinearAverage
 
 
 def kernel_average(
@@ -37,14 +34,17 @@ def kernel_average(
         kernel: its lengths are in the units of `x`.
         log_weights: [..., M] or None for w = 1; -inf removes a sample. Not normalised here.
         skip_self: leave y[i] out for x[i]. Needs N = M; only meaningful when y *is* x.
-        backend: "dense" (one matrix of pairs), "streaming" (blocks, memory linear in N + M), "auto" (by
-            size).
-    Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x; computed in float64 whatever that
-        dtype is. Where no sample has weight (compact kernels), log_mass is -inf and the barycentre is x
-        itself.
-    Gradients: flow to x, y and log_weights; a second derivative exists for "dense" only.
-    Raises: ValueError on shapes, dtypes, devices, empty sets, weights that are all zero, NaN (checked on the
-        CPU only: on a GPU the check would make every call wait).
+        backend: "dense" (one matrix of pairs), "streaming" (blocks of pairs), "attention" (matrix products,
+            Gaussian only), "keops" (pykeops), all but the first with memory linear in N + M; "auto" takes
+            the fastest that is accurate enough, and `explain_backend` says which. See docs/backends.md.
+    Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x. Few pairs and float64 input are
+        summed in float64; float32 products are used where they change no field by 1e-3. Where no sample has
+        weight (compact kernels), log_mass is -inf and the barycentre is x itself.
+    Gradients: flow to x, y and log_weights; a second derivative exists for "dense", and for "auto" up to 4
+        million pairs.
+    Raises: ValueError on shapes, dtypes, devices, empty sets, weights that are all zero, kernels that the backend
+        does not have, NaN (checked on the CPU only: on a GPU the check would make every call wait);
+        RuntimeError where "keops" has no pykeops or compiler.
     """
     log_mass, shift = kernel_shift(
         x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
@@ -94,14 +94,19 @@ def double_shift(
             u, v, kernel=plain, log_weights=log_w, skip_self=skip_self, backend=backend
         )
         return log_mass, shift * lengths
-    if x.shape[-2] == 0 and backend in ("auto", "streaming"):
+    if x.numel() == 0 and backend in BACKENDS:
         backend = "dense"  # no points, no blocks: the empty answer, with its graph
-    if backend == "auto":
-        pairs = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
-        backend = "dense" if pairs <= DENSE_PAIRS else "streaming"
-    if backend not in ("dense", "streaming"):
-        raise ValueError(f'backend = {backend!r} is unknown; wanted "auto", "dense" or "streaming".')
+    choice = choose(x, y, kernel, log_weights, backend)
+    if choice.backend == "dense":
+        log_mass, shift = _dense(x, y, log_weights, kernel, skip_self)
+    else:
+        log_mass, shift = LinearAverage.apply(x, y, log_weights, kernel, skip_self, choice)  # type: ignore[misc]
+    refuse_nan(log_mass, "x, y or log_weights")
+    refuse_nan(shift, "x, y or log_weights")
+    return log_mass, shift
 
+
+def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
     # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     if x.dtype == torch.float64:
@@ -112,10 +117,5 @@ def double_shift(
         log_weights = None if log_weights is None else log_weights.double()
     tensors = (x, y) if log_weights is None else (x, y, log_weights)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        average = DenseAverage if backend == "dense" else StreamingAverage
-        log_mass, shift = average.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
-    else:
-        log_mass, shift = (dense if backend == "dense" else stream)(x, y, log_weights, kernel, skip_self)
-    refuse_nan(log_mass, "x, y or log_weights")
-    refuse_nan(shift, "x, y or log_weights")
-    return log_mass, shift
+        return DenseAverage.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
+    return dense(x, y, log_weights, kernel, skip_self)
