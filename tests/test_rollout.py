@@ -180,13 +180,13 @@ def test_start_states_are_a_function_of_seed_stream_and_number():
 
 
 def test_each_round_of_steps_can_be_filmed():
-    rounds = []
+    rounds, pool = [], [Walk(3), Walk(5)]
     evaluate(
         Recorder(2),
-        [Walk(3), Walk(5)],
-        episodes=2,
+        pool,
+        episodes=3,
         seed=0,
         first_episode=0,
-        frame=lambda pool: rounds.append([walk.time for walk in pool]),
+        frame=lambda played: rounds.append({e: pool[i].time for i, e in played.items()}),
     )
-    assert rounds == [[1, 1], [2, 2], [3, 3], [3, 4], [3, 5]]
+    assert rounds == [{0: 1, 1: 1}, {0: 2, 1: 2}, {0: 3, 1: 3}, {1: 4, 2: 1}, {1: 5, 2: 2}, {2: 3}]

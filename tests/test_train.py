@@ -436,6 +436,7 @@ def test_evaluation_reports_the_episodes_asked_for(whole, capsys):
         ("--episodes 0", "--episodes is 0; wanted at least 1"),
         ("--act-samples 0", "--act-samples is 0"),
         ("--video film.mp4 --video-episodes 0", "--video-episodes is 0"),
+        ("--video film.mp4 --video-episodes 9", "--video-episodes is 9; wanted at most 8"),
         ("--video film", "--video is film; wanted a name that ends in .mp4"),
     ],
 )
@@ -449,6 +450,21 @@ def test_a_folder_without_a_run_is_not_evaluated(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(tmp_path)])
     assert capsys.readouterr().err == f"error: {tmp_path} holds no run: there is no config.json in it\n"
+
+
+def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
+    films = []
+    agent, settings, _ = evaluate.load_agent(whole)
+    plain = evaluate.run_episodes(agent, settings, 11)
+    monkeypatch.setattr(
+        envs, "make", lambda name, make=envs.make, **options: make(name)
+    )  # no GL library needed
+    monkeypatch.setattr(evaluate, "_picture", lambda env: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(evaluate, "_write_video", lambda path, frames: films.append(frames))
+    filmed = evaluate.run_episodes(agent, settings, 11, shown=3, video=tmp_path / "film.mp4")
+    assert all(np.array_equal(a, b) for a, b in zip(plain, filmed, strict=True))
+    assert [len(frames) for frames in films] == [EPISODE]
+    assert films[0][0].shape == (4, 12, 3)
 
 
 def test_a_video_of_the_first_episodes_is_a_readable_mp4(whole, tmp_path):

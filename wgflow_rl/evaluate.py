@@ -44,6 +44,10 @@ class Ask:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
+        if self.video_episodes > EVAL_ENVS:
+            raise ValueError(
+                f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
+            )
         if self.video is not None and self.video.suffix != ".mp4":
             raise ValueError(f"--video is {self.video}; wanted a name that ends in .mp4")
         return self
@@ -75,34 +79,36 @@ def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[Agent, Set
 def run_episodes(
     agent: Agent, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
 ) -> Evaluation:
-    """Play `episodes` fresh episodes; the first `shown` side by side into `video`."""
+    """Play `episodes` fresh episodes; the first `shown` side by side into `video`, which changes none of them.
+
+    The pool is the same with a video and without, so the policy acts on the same states with the same noise.
+    """
+    shown = min(shown, episodes, EVAL_ENVS) if video else 0
+    drawn = {"render_mode": "rgb_array", "width": 320, "height": 320}
+    pool = [envs.make(settings.env, **(drawn if i < shown else {})) for i in range(min(EVAL_ENVS, episodes))]
     frames: list[np.ndarray] = []
+    pictures: dict[int, np.ndarray] = {}
 
-    def film(pool) -> None:
-        frames.append(np.concatenate([_picture(env) for env in pool], axis=1))
+    def film(played: dict[int, int]) -> None:
+        """A frame while any of the first episodes goes on; one that has ended shows its last state."""
+        now = {i: _picture(pool[i]) for i, episode in played.items() if i == episode and i < shown}
+        pictures.update(now)
+        if now:
+            frames.append(np.concatenate([pictures[i] for i in range(shown)], axis=1))
 
-    parts = []
-    shown = min(shown, episodes) if video else 0
-    for count, first, filmed in ((shown, 0, True), (episodes - shown, shown, False)):
-        if not count:
-            continue
-        options = {"render_mode": "rgb_array", "width": 320, "height": 320} if filmed else {}
-        pool = [envs.make(settings.env, **options) for _ in range(count if filmed else min(EVAL_ENVS, count))]
-        parts.append(
-            evaluate(
-                agent.act,
-                pool,
-                episodes=count,
-                seed=settings.seed,
-                first_episode=FIRST_EPISODE + first,
-                frame=film if filmed else None,
-            )
-        )
-        for env in pool:
-            env.close()
+    result = evaluate(
+        agent.act,
+        pool,
+        episodes=episodes,
+        seed=settings.seed,
+        first_episode=FIRST_EPISODE,
+        frame=film if shown else None,
+    )
+    for env in pool:
+        env.close()
     if video:
         _write_video(video, frames)
-    return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+    return result
 
 
 def _picture(env: gymnasium.Env) -> np.ndarray:

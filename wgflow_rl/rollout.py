@@ -84,14 +84,15 @@ def evaluate(
     episodes: int,
     seed: int,
     first_episode: int,
-    frame: Callable[[Sequence[gymnasium.Env]], None] | None = None,
+    frame: Callable[[dict[int, int]], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes on a pool of environments that step together, so the policy acts on several at once.
 
     Args:
         envs: the pool; each takes the next episode when its own ends.
         seed, first_episode: start states are those of episodes first_episode, first_episode + 1, ... of this seed.
-        frame: called with the pool after each round of steps (videos).
+        frame: called after each round of steps with the episode that each environment has just played a step of
+            (videos).
     """
     generator = torch.Generator().manual_seed(reset_seed(seed, EVAL_SEEDS, first_episode))
     result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))
@@ -113,15 +114,17 @@ def evaluate(
             chunks = act(torch.as_tensor(np.stack([obs[i] for i in idle])), generator).cpu().numpy()
             for i, chunk in zip(idle, chunks, strict=True):
                 queues[i] = list(chunk)
-        for i, episode in list(playing.items()):
+        stepped = dict(playing)
+        for i, episode in stepped.items():
             obs[i], reward, terminated, truncated, info = envs[i].step(queues[i].pop(0))
             result.returns[episode] += reward
             result.lengths[episode] += 1
             if terminated or truncated:
                 result.success[episode] = bool(info["success"])
                 del playing[i]
-                if started < episodes:
-                    start(i)
         if frame is not None:
-            frame(envs)
+            frame(stepped)
+        for i in stepped:
+            if i not in playing and started < episodes:
+                start(i)
     return result
