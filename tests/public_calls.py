@@ -1,0 +1,123 @@
+"""One small call of every public name, on clouds x [N, 2] and y [M, 2]: for the laws that all of them obey."""
+
+import torch
+
+import wgflow as wg
+
+K = wg.Gaussian(0.7)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def score(x):
+    return -x
+
+
+def queue(x, y):
+    held = wg.SampleQueue(size=4)
+    held.push(x)
+    return held.draw(3, generator=seeded())
+
+
+def drawn(kernel):
+    return lambda x, y: wg.KDE(y, kernel).sample(5, generator=seeded())
+
+
+def gated(divergence):
+    return lambda x, y: wg.drifting_field(x, y, x, kernel=K, divergence=divergence)
+
+
+def descent(functional):
+    def call(x, y):
+        F = functional(y)
+        return F.value(x), F.velocity(x)
+
+    return call
+
+
+def w(t):
+    return torch.arange(1.0, len(t) + 1).to(t)
+
+
+CALLS = {
+    "kernel_average": lambda x, y: wg.kernel_average(x, y, kernel=K),
+    "kernel_shift": lambda x, y: wg.kernel_shift(x, y, kernel=K, log_weights=w(y).log()),
+    "explain_backend": lambda x, y: wg.explain_backend(x, y, kernel=K),
+    # kernels: their densities and draws
+    "Gaussian": drawn(K),
+    "Laplace": drawn(wg.Laplace(0.7)),
+    "Matern": drawn(wg.Matern(0.7, 2.5)),
+    "RationalQuadratic": drawn(wg.RationalQuadratic(0.7, 3.0)),
+    "Compact": drawn(wg.Compact(0.7, 3)),
+    "flat": drawn(wg.flat(0.7)),
+    "epanechnikov": drawn(wg.epanechnikov(0.7)),
+    "biweight": drawn(wg.biweight(0.7)),
+    "student_t": drawn(wg.student_t(0.7, nu=3.0, dim=2)),
+    "Stretched": drawn(wg.Stretched(K, [1.0, 2.0])),
+    "KDE": lambda x, y: [
+        getattr(wg.KDE(y, K, w(y)), read)(x)
+        for read in ("log_density", "score", "hessian", "responsibilities", "effective_sample_size")
+    ],
+    # bandwidths
+    "scott": lambda x, y: wg.scott(y),
+    "silverman": lambda x, y: wg.silverman(y),
+    "median_heuristic": lambda x, y: wg.median_heuristic(y),
+    "leave_one_out": lambda x, y: wg.leave_one_out(y),
+    "per_dimension": lambda x, y: wg.per_dimension(y),
+    "Annealed": lambda x, y: wg.Annealed(1.0, 0.1, over=2.0)(0.5),
+    # fields
+    "mean_shift": lambda x, y: wg.mean_shift(x, y, kernel=K),
+    "drifting_field": lambda x, y: wg.drifting_field(x, y, x, kernel=K, pos_weights=w(y)),
+    "ReverseKL": gated(wg.ReverseKL()),
+    "ForwardKL": gated(wg.ForwardKL()),
+    "JensenShannon": gated(wg.JensenShannon()),
+    "SkewKL": gated(wg.SkewKL()),
+    "ChiSquare": gated(wg.ChiSquare()),
+    "Hellinger": gated(wg.Hellinger()),
+    "Alpha": gated(wg.Alpha(0.3)),
+    "likelihood_field": lambda x, y: wg.likelihood_field(x, y, kernel=K),
+    "energy_field": lambda x, y: wg.energy_field(x, y),
+    "balanced_field": lambda x, y: wg.balanced_field(x, y, pos_weights=w(y)),
+    "balanced_magnitudes": lambda x, y: wg.balanced_magnitudes(x, y),
+    "balanced_scale": lambda x, y: wg.balanced_scale(x, y),
+    "spread_ratio": lambda x, y: wg.spread_ratio(x, y),
+    "mmd_field": lambda x, y: wg.mmd_field(x, y, kernel=[K, wg.Gaussian(2.0)]),
+    "blob_field": lambda x, y: wg.blob_field(x, wg.KDE(y, K).score, kernel=K),
+    "stein_field": lambda x, y: wg.stein_field(x, wg.KDE(y, K).score, kernel=K),
+    # functionals
+    "MMD": descent(lambda y: wg.MMD(y, K)),
+    "EnergyDistance": descent(wg.EnergyDistance),
+    "BlobKL": descent(lambda y: wg.BlobKL(wg.KDE(y, K), K)),
+    "Interaction": lambda x, y: wg.Interaction(K).velocity(x),
+    "Potential": lambda x, y: wg.Potential(lambda x: x.square().sum(-1)).velocity(x),
+    "Sinkhorn": descent(lambda y: wg.Sinkhorn(y, blur=0.5)),
+    # flows
+    "flow": lambda x, y: wg.flow(lambda x: wg.energy_field(x, y), x, dt=0.1, steps=3, method="adaptive"),
+    "langevin": lambda x, y: wg.langevin(wg.KDE(y, K).score, x, dt=0.1, steps=3, generator=seeded()),
+    "Trajectory": lambda x, y: wg.flow(lambda x: wg.mean_shift(x, y, kernel=K), x, dt=0.1, steps=3).end,
+    # losses
+    "regress_onto": lambda x, y: wg.regress_onto(x, wg.mean_shift(x, y, kernel=K)),
+    "drifting_loss": lambda x, y: wg.drifting_loss(x, y),
+    "DriftingLoss": lambda x, y: wg.DriftingLoss(guidance=2.0)(x, y, y),
+    "DriftingReport": lambda x, y: wg.DriftingLoss(field=wg.energy_field)(x, y),
+    "guidance_weight": lambda x, y: wg.guidance_weight(2.0, gen=4, neg=3),
+    "SampleQueue": queue,
+    # targets
+    "boltzmann_weights": lambda x, y: wg.boltzmann_weights(y[:, 0], alpha=0.5),
+    "importance_weights": lambda x, y: wg.importance_weights(y[:, 0], y[:, 1]),
+    "top_k_weights": lambda x, y: wg.top_k_weights(y[:, 0], k=2),
+    "level_set_weights": lambda x, y: wg.level_set_weights(y[:, 0], threshold=y[:, 0].mean()),
+    "matched_temperature": lambda x, y: wg.matched_temperature(y[:, 0], k=2),
+    "total_variation": lambda x, y: wg.total_variation(w(y) / w(y).sum(), torch.ones_like(w(y)) / len(y)),
+    "effective_sample_size": lambda x, y: wg.effective_sample_size(w(y)),
+    # metrics
+    "energy_distance": lambda x, y: wg.energy_distance(x, y),
+    "mmd2": lambda x, y: wg.mmd2(x, y, kernel=K),
+    "sliced_w2": lambda x, y: wg.sliced_w2(x, y, generator=seeded()),
+    "w2": lambda x, y: wg.w2(x[: len(y)], y[: len(x)]),
+    "kde_kl": lambda x, y: wg.kde_kl(x, y, kernel=K),
+    "mode_coverage": lambda x, y: wg.mode_coverage(x, y, radius=1.0),
+    "mode_proportions": lambda x, y: wg.mode_proportions(x, y),
+}
