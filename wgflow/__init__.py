@@ -1,5 +1,6 @@
 """Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein flows: one algebra over one reduction."""
 
+from wgflow import distributed
 from wgflow.balanced import balanced_field, balanced_magnitudes, balanced_scale
 from wgflow.bandwidths import Annealed, leave_one_out, median_heuristic, per_dimension, scott, silverman
 from wgflow.divergences import Alpha, ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
@@ -67,6 +68,7 @@ __all__ = [
     "biweight",
     "blob_field",
     "boltzmann_weights",
+    "distributed",
     "drifting_field",
     "drifting_loss",
     "effective_sample_size",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz
-from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights
+from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights, log_total
 
 __all__ = [
     "drifting_field",
@@ -79,7 +79,7 @@ def drifting_field(
     V = towards - away
     if isinstance(divergence, ReverseKL):
         return V.to(x.dtype)
-    log_ratio = (log_q - _log_total(neg, log_wn, skip_self)) - (log_p - _log_total(pos, log_wp, False))
+    log_ratio = (log_q - log_total(neg, log_wn, skip_self)) - (log_p - log_total(pos, log_wp))
     gated = divergence.gate(log_ratio).unsqueeze(-1) * V
     # Compact kernels: out of reach of both clouds the ratio is -inf + inf, but there is nothing to gate either.
     return torch.where(V == 0, 0, gated).to(x.dtype)
@@ -165,17 +165,5 @@ def mean_pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_
     """mean_j s(x, y_j) covector(y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
     log_weights = log_of_weights(weights)
     log_mass, shift = double_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
-    mean = (log_mass - _log_total(y, log_weights, skip_self)).exp().unsqueeze(-1)
+    mean = (log_mass - log_total(y, log_weights, skip_self)).exp().unsqueeze(-1)
     return mean * slope.covector(shift)
-
-
-def _log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool) -> Tensor | float:
-    """log Σ w over the samples that the average of `kernel_shift` ran over: a float, [..., 1], or [..., N]
-    when leaving out.
-    """
-    if log_weights is None:
-        return math.log(y.shape[-2] - skip_self)
-    total = log_weights.logsumexp(-1, keepdim=True)
-    if not skip_self:
-        return total
-    return total + torch.log1p(-(log_weights - total).exp())

@@ -6,14 +6,13 @@ approximation.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel
-from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights
+from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights, log_total
 
 __all__ = ["KDE"]
 
@@ -38,11 +37,6 @@ class KDE:
     def _log_weights(self) -> Tensor | None:
         return log_of_weights(self.weights)
 
-    @property
-    def _log_total(self) -> Tensor | float:
-        w = self._log_weights
-        return math.log(self.samples.shape[-2]) if w is None else w.logsumexp(-1, keepdim=True)
-
     def log_density(self, x: Tensor) -> Tensor:
         r"""log p_h(x) = log_mass - log Σ w + log_norm(D). x: [..., N, D] -> [..., N]. Differentiable in all tensors.
 
@@ -54,8 +48,9 @@ class KDE:
                 f"{self.kernel!r} has no finite mass in dimension {x.shape[-1]}, so no density is made of it; "
                 "its mean shift and its score still exist, or use Gaussian(h)."
             )
-        log_mass, _ = kernel_shift(x, self.samples, kernel=self.kernel, log_weights=self._log_weights)
-        return (log_mass - self._log_total + norm).to(x.dtype)
+        w = self._log_weights
+        log_mass, _ = kernel_shift(x, self.samples, kernel=self.kernel, log_weights=w)
+        return (log_mass - log_total(self.samples, w) + norm).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
         r"""∇log p_h(x), units 1/length; Gaussian: mean shift / h² (DFP Eq. 7). x: [..., N, D] -> [..., N, D].

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.sums import sharding
+
 
 def log_of_weights(weights: Tensor | None) -> Tensor | None:
     """Masses w >= 0 -> the log weights of the sums; None stays None. Raises: ValueError on a negative mass or NaN."""
@@ -20,8 +22,11 @@ def log_of_weights(weights: Tensor | None) -> Tensor | None:
 
 
 def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")) -> None:
-    """Refuse clouds that cannot be averaged, naming the argument and a way out. Raises: ValueError."""
-    a, b = names
+    """Refuse clouds that cannot be averaged, naming the argument and a way out. Raises: ValueError.
+
+    One shard of a cloud may be empty, or without weight: only the union may not.
+    """
+    (a, b), whole = names, sharding.current() is None
     if x.dim() < 2 or y.dim() < 2:
         raise ValueError(
             f"{a} is {list(x.shape)} and {b} is {list(y.shape)}; both must be [..., n, D]. One point is t[None]."
@@ -37,7 +42,7 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
         )
     if x.device != y.device:
         raise ValueError(f"{a} is on {x.device} and {b} on {y.device}; move one: {b}.to({a}.device).")
-    if y.shape[-2] == 0:
+    if whole and y.shape[-2] == 0:
         raise ValueError(
             f"{b} is empty ({list(y.shape)}): there is nothing to average. Leave the term out instead."
         )
@@ -47,7 +52,7 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
                 f"skip_self=True pairs {a}[i] with {b}[i], but there are {x.shape[-2]} and {y.shape[-2]} points; "
                 f"pass the same cloud as both, or skip_self=False."
             )
-        if y.shape[-2] == 1:
+        if whole and y.shape[-2] == 1:
             raise ValueError(
                 "skip_self=True leaves nothing of a cloud of one point; draw at least two, or skip_self=False."
             )
@@ -61,7 +66,7 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
                 f"the weights are {list(log_weights.shape)} {log_weights.dtype} on {log_weights.device}; "
                 f"wanted [..., {y.shape[-2]}] {y.dtype} on {y.device}, one for each point of {b}."
             )
-        if not bool((log_weights.detach().amax(-1) > -math.inf).all()):
+        if whole and not bool((log_weights.detach().amax(-1) > -math.inf).all()):
             raise ValueError(
                 f"all weights of {b} are zero (or NaN) in some batch element; weigh one of them, or leave the term out."
             )

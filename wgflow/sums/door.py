@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wgflow.kernels import Kernel
 from wgflow.stretched import Stretched, unstretch
+from wgflow.sums import sharding
 from wgflow.sums.checks import check_clouds, refuse_nan
 from wgflow.sums.choice import BACKENDS, choose
 from wgflow.sums.dense import DenseAverage, dense
@@ -85,6 +86,9 @@ def double_shift(
 
     The weights may already be float64 whatever x is. Arguments, gradients and errors otherwise as `kernel_average`.
     """
+    shards = sharding.behind(backend)
+    if shards is not None:
+        return shards.double_shift(x, y, log_weights, kernel, skip_self)
     check_clouds(x, y, log_weights, skip_self)
     if isinstance(kernel, Stretched):
         # Divided here, multiplied back here: no backend, tile or gradient knows of lengths. float64 from here on.

@@ -1,0 +1,257 @@
+r"""The ring: shards of the samples travel from process to process, and every process sums over all of them.
+
+The pairs (log_mass, shift) of two disjoint sets of samples merge as a monoid, L = log(e^a + e^b) and
+S = e^(a - L) S_a + e^(b - L) S_b, so the local sums of any backend are the blocks. Backward, a block's share of the
+upstream gradient is known from L and S alone: dL/da = p, dS/da = p (S_a - S), dS/dS_a = p, with p = e^(a - L).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from wgflow.distributed.processes import Processes, name_of
+from wgflow.kernels import Kernel
+from wgflow.stretched import Stretched, unstretch
+from wgflow.sums import check_clouds, double_shift, sharding
+
+LOWEST = torch.finfo(torch.float64).min
+
+
+class Ring:
+    """The sums of the library over clouds that are sharded over the processes of a group (`sharding.Shards`).
+
+    group: None for all processes; backend: of the local sums, one block of (own points, one shard) at a time.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None, backend: str = "auto"):
+        if backend in sharding.BACKENDS:
+            raise ValueError(
+                f'backend = {backend!r} is the ring; wanted that of its local sums, such as "auto".'
+            )
+        self.processes, self.backend = Processes(group), backend
+
+    def double_shift(self, x, y, log_weights, kernel: Kernel, skip_self: bool) -> tuple[Tensor, Tensor]:
+        """`sums.double_shift` of shards; the same errors on every rank, and ValueError where ranks disagree."""
+        said, error, lengths = {}, None, None
+        try:
+            with sharding.use(self):
+                said = header(x, y, log_weights, kernel, skip_self)
+            if isinstance(kernel, Stretched):
+                # Divided here, multiplied back below, as in the door of the sums: lengths keep their gradient.
+                kernel, x, y, lengths = unstretch(kernel, x, y)
+                log_weights = None if log_weights is None else log_weights.double()
+        except Exception as refused:  # whatever it is, the other ranks are waiting
+            error = refused
+        sizes = tuple(h["own"] for h in self.processes.agree(said, error, x.device))
+        if sum(sizes) <= skip_self:
+            raise ValueError(
+                "y is empty on every rank: there is nothing to average. Leave the term out instead."
+                if not skip_self
+                else "skip_self=True leaves nothing of one point on all ranks; draw at least two, or skip_self=False."
+            )
+        call = Call(self, kernel, skip_self, sizes)
+        log_mass, shift = RingAverage.apply(x, y, log_weights, call)  # type: ignore[misc]
+        return log_mass, shift if lengths is None else shift * lengths
+
+    def count(self, y: Tensor) -> int:
+        """The number of samples on all processes."""
+        header = {"call": "count", "own": y.shape[-2]}
+        return sum(h["own"] for h in self.processes.agree(header, None, y.device))
+
+    def log_total(self, log_weights: Tensor) -> Tensor:
+        """log Σ w over the samples of all processes, [..., 1]. Differentiable."""
+        header = {
+            "call": "log_total",
+            "leading dimensions": list(log_weights.shape[:-1]),
+            "dtype": str(log_weights.dtype),
+            "requires_grad": torch.is_grad_enabled() and log_weights.requires_grad,
+        }
+        self.processes.agree(header, None, log_weights.device)
+        return LogTotal.apply(log_weights, self.processes)  # type: ignore[return-value]
+
+
+def header(
+    x: Tensor, y: Tensor, log_weights: Tensor | None, kernel: Kernel, skip_self: bool
+) -> dict[str, Any]:
+    """What must be the same on all ranks, and this rank's own number of samples. Raises: ValueError on bad clouds."""
+    check_clouds(x, y, log_weights, skip_self)
+    clouds = [t for t in (x, y, log_weights) if t is not None]
+    if not all(bool((t < math.inf).all()) for t in (x.abs(), y.abs(), *clouds[2:])):
+        raise ValueError(
+            "x, y or log_weights holds NaN (or infinity), so the average is not a number; "
+            "find the batch with torch.isfinite(t).all()."
+        )
+    return {
+        "call": "kernel_shift",
+        "dimension": x.shape[-1],
+        "dtype": [str(t.dtype) for t in clouds],
+        "leading dimensions": [list(t.shape[:d]) for t, d in zip(clouds, (-2, -2, -1), strict=False)],
+        "log_weights": "None" if log_weights is None else "given",
+        "kernel": name_of(kernel),
+        "skip_self": skip_self,
+        "requires_grad": [torch.is_grad_enabled() and t.requires_grad for t in clouds],
+        "own": y.shape[-2],
+    }
+
+
+@dataclass(frozen=True)
+class Call:
+    """One sum round the ring."""
+
+    ring: Ring
+    kernel: Kernel
+    skip_self: bool
+    sizes: tuple[int, ...]  # samples on each rank
+
+    def shards(self, y: Tensor, log_weights: Tensor | None) -> Iterator[tuple[int, list[Tensor]]]:
+        """(rank it belongs to, [y, log weights]), this rank's own first; the next shard travels while one is summed."""
+        p = self.ring.processes
+        here = [t.detach().contiguous() for t in (y, log_weights) if t is not None]
+        for step in range(p.size):
+            there, wait = here, None
+            if step < p.size - 1:
+                there = self.empty(here, (p.rank - step - 1) % p.size)
+                wait = p.pass_on(here, there, f"passing shard {step + 1} of {p.size}")
+            yield (p.rank - step) % p.size, here
+            if wait is not None:
+                wait()
+            here = there
+
+    def empty(self, like: list[Tensor], rank: int, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """Room for what belongs to the shard of a rank: y [..., M, D] and what is [..., M]."""
+        m, (y, *rest) = self.sizes[rank], like
+        room = [y.new_empty((*y.shape[:-2], m, y.shape[-1]), dtype=dtype)]
+        return room + [w.new_empty((*w.shape[:-1], m), dtype=dtype) for w in rest]
+
+    def block(self, x: Tensor, shard: list[Tensor], own: bool) -> tuple[Tensor, Tensor] | None:
+        """(log_mass, shift) of these points against one shard, in float64; None where there is nothing to sum."""
+        y, w = shard[0], shard[1] if len(shard) > 1 else None
+        skip = self.skip_self and own
+        if x.numel() == 0 or y.shape[-2] <= skip:
+            return None
+        weightless = None
+        if w is not None:  # batch elements in which the whole shard is absent: the local sums would refuse it
+            weightless = w.detach().amax(-1, keepdim=True) == -math.inf
+            w = torch.where(weightless, 0, w)
+        with sharding.use(None):
+            log_mass, shift = double_shift(
+                x, y, kernel=self.kernel, log_weights=w, skip_self=skip, backend=self.ring.backend
+            )
+        return (log_mass if weightless is None else log_mass.masked_fill(weightless, -math.inf)), shift
+
+
+class RingAverage(torch.autograd.Function):
+    """Two rounds: the shards once for the sums; once more for the gradients, whose accumulators travel with them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, y: Tensor, log_weights: Tensor | None, call: Call):
+        leads = [x.shape[:-2], y.shape[:-2], () if log_weights is None else log_weights.shape[:-1]]
+        rows = (*torch.broadcast_shapes(*leads), x.shape[-2])
+        log_mass = x.new_full(rows, -math.inf, dtype=torch.float64)
+        shift = x.new_zeros((*rows, x.shape[-1]), dtype=torch.float64)
+        weighty = None if log_weights is None else log_weights.new_zeros((*leads[2], 1), dtype=torch.bool)
+        for rank, shard in call.shards(y, log_weights):
+            if weighty is not None and shard[1].shape[-1]:
+                weighty |= shard[1].amax(-1, keepdim=True) > -math.inf
+            part = call.block(x, shard, rank == call.ring.processes.rank)
+            if part is not None:
+                log_mass, shift = merge((log_mass, shift), part)
+        if weighty is not None and not bool(weighty.all()):  # known to every rank: each has seen all shards
+            raise ValueError(
+                "all weights of y are zero in some batch element, on all ranks together; weigh one of them, or leave "
+                "the term out."
+            )
+        ctx.call = call
+        ctx.save_for_backward(x, y, log_weights, log_mass, shift)
+        return log_mass, shift
+
+    @staticmethod
+    def backward(ctx, g_mass, g_shift):  # type: ignore[override]
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "create_graph=True through the ring: its second derivative would hold every pair of points. "
+                'Gather the clouds on one process and pass backend="dense".'
+            )
+        x, y, log_weights, log_mass, shift = ctx.saved_tensors
+        call: Call = ctx.call
+        p, wants, samples = call.ring.processes, ctx.needs_input_grad[:3], any(ctx.needs_input_grad[1:3])
+        dx = torch.zeros_like(x, dtype=torch.float64)
+        behind: list[Tensor] = []
+        for rank, shard in call.shards(y, log_weights):
+            # Gradients follow their shard one step behind; those of this block are summed while the others' arrive.
+            ahead = call.empty(shard, rank, torch.float64) if samples else []
+            own, doing = rank == p.rank, "passing gradients on"
+            wait = None if own else p.pass_on(behind, ahead, doing, channel=1)
+            parts = share(call, x, shard, own, wants, (log_mass, shift, g_mass, g_shift))
+            if wait is None:
+                for t in ahead:
+                    t.zero_()
+            else:
+                wait()
+            for total, part in zip((dx, *ahead), parts, strict=False):
+                if part is not None:
+                    total += part
+            behind = ahead
+        if samples and p.size > 1:
+            home = call.empty(behind, p.rank)
+            p.pass_on(behind, home, "bringing gradients home", channel=1)()
+            behind = home
+        inputs = [t for t in (y, log_weights) if t is not None]
+        dy, dw, *_ = (*(g.to(t.dtype) for g, t in zip(behind, inputs, strict=False)), None, None)
+        return dx.to(x.dtype), dy, dw, None
+
+
+def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """(log_mass, shift) over two disjoint sets of samples -> that over their union. Associative and commutative."""
+    log_mass = torch.logaddexp(a[0], b[0])
+    of_a, of_b = (portion(part, log_mass).unsqueeze(-1) for part in (a[0], b[0]))
+    return log_mass, of_a * a[1] + of_b * b[1]
+
+
+def portion(part: Tensor, log_mass: Tensor) -> Tensor:
+    """e^(part - log_mass), 0 where there is no mass at all."""
+    return (part - log_mass.clamp_min(LOWEST)).exp()
+
+
+def share(call: Call, x: Tensor, shard: list[Tensor], own: bool, wants, at) -> list[Tensor | None]:
+    """[dx, dy, d log w] of one block, by the backward of its local sum: nothing of the first round was kept.
+
+    The losing side, keeping each block's (log_mass, shift): one forward less, but memory O(N world_size).
+    """
+    log_mass, shift, g_mass, g_shift = at
+    # Half precision is widened, so that each block's gradient is not rounded to it before they are added.
+    wide = [t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in (x, *shard)]
+    leaves = [t.requires_grad_(want) for t, want in zip(wide, wants, strict=False)]
+    with torch.enable_grad():
+        part = call.block(leaves[0], leaves[1:], own)
+    if part is None:
+        return [None] * len(leaves)
+    p = portion(part[0].detach(), log_mass)
+    down = p * (g_mass + (g_shift * (part[1].detach() - shift)).sum(-1)), p.unsqueeze(-1) * g_shift
+    grads = iter(torch.autograd.grad(part, [t for t in leaves if t.requires_grad], down))
+    return [next(grads) if t.requires_grad else None for t in leaves]
+
+
+class LogTotal(torch.autograd.Function):
+    """log Σ w over all ranks. Every rank's result depends on every weight, so gradients are added over the ranks."""
+
+    @staticmethod
+    def forward(ctx, log_weights: Tensor, processes: Processes) -> Tensor:
+        own = log_weights.logsumexp(-1, keepdim=True).contiguous()
+        total = torch.stack(processes.all_gather(own, "adding the weights")).logsumexp(0)
+        ctx.processes = processes
+        ctx.save_for_backward(log_weights, total)
+        return total
+
+    @staticmethod
+    def backward(ctx, g: Tensor):  # type: ignore[override]
+        log_weights, total = ctx.saved_tensors
+        g = torch.stack(ctx.processes.all_gather(g.contiguous(), "adding gradients of the weights")).sum(0)
+        return g * (log_weights - total).exp(), None
