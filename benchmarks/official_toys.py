@@ -84,6 +84,9 @@ def train(target, field: Field, seed: int, steps: int) -> tuple[nn.Module, dict[
         x = net(torch.randn(SETUP["batch"], 32, generator=generator))
         with torch.no_grad():
             v = field(x, target.sample(SETUP["batch"], generator=generator))
+            v = v.nan_to_num(0.0, 1e10, -1e10).clamp(
+                -1e10, 1e10
+            )  # a gate that overflowed: its direction is known
             v = v * (SETUP["longest"] / v.norm(dim=-1, keepdim=True).clamp_min(SETUP["longest"]))
         adam.zero_grad()
         wg.regress_onto(x, v).backward()

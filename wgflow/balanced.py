@@ -48,14 +48,37 @@ def balanced_field(
         gen_weights, pos_weights, neg_weights: [..., G], [..., P], [..., M], or None for 1; the mean s is weighted too.
         self_distance, clip, rms_floor, scale_floor: the constants of the release, s and V_R being dimensionless there.
     Returns: [..., G, D], a length. Differentiable, through s and the rms too. Holds all pairs: not the waist's sum.
-    Raises: ValueError on shapes, dtypes, empty sets, NaN, temperatures that are not positive.
+    Raises: ValueError on shapes, dtypes, empty sets, NaN, weights that are negative or of another shape,
+        temperatures that are not positive.
     """
+    V, unit = balanced_parts(
+        gen, pos, neg=neg, temperatures=temperatures, gen_weights=gen_weights, pos_weights=pos_weights,
+        neg_weights=neg_weights, self_distance=self_distance, clip=clip, rms_floor=rms_floor, scale_floor=scale_floor,
+    )  # fmt: skip
+    return V * unit
+
+
+def balanced_parts(
+    gen: Tensor,
+    pos: Tensor,
+    *,
+    neg: Tensor | None = None,
+    temperatures: tuple[float, ...] = (0.02, 0.05, 0.2),
+    gen_weights: Tensor | None = None,
+    pos_weights: Tensor | None = None,
+    neg_weights: Tensor | None = None,
+    self_distance: float = SELF_DISTANCE,
+    clip: float = CLIP,
+    rms_floor: float = 1e-4,
+    scale_floor: float = SCALE_FLOOR,
+) -> tuple[Tensor, Tensor]:
+    """`balanced_field` in its own coordinates, and their unit (`balanced_scale`): one pass over the distances."""
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
     d, unit = _distances(gen, targets, weights, scale_floor)
     V = torch.zeros_like(gen)
     for V_R in _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, self_distance, clip):
         V = V + V_R / _rms(V_R).clamp_min(rms_floor)
-    return V * unit
+    return V, unit
 
 
 def balanced_magnitudes(
@@ -96,6 +119,13 @@ def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor
     check_clouds(gen, pos, None, False, ("gen", "pos"))
     if neg is not None:
         check_clouds(gen, neg, None, False, ("gen", "neg"))
+    elif neg_weights is not None:
+        raise ValueError(
+            "neg_weights came without neg; to weigh the generated points as negatives, use gen_weights."
+        )
+    for name, cloud, w in (("gen", gen, gen_weights), ("neg", neg, neg_weights), ("pos", pos, pos_weights)):
+        if cloud is not None and w is not None:
+            _check_weights(name, cloud, w, gen.shape[:-2])
     clouds = [gen, pos] if neg is None else [gen, neg, pos]
     weights = [gen_weights, pos_weights] if neg is None else [gen_weights, neg_weights, pos_weights]
     batch = gen.shape[:-2]
@@ -109,13 +139,37 @@ def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor
     return targets, torch.cat(full, -1)
 
 
+def _check_weights(name: str, cloud: Tensor, w: Tensor, batch: torch.Size) -> None:
+    wanted = [*batch, cloud.shape[-2]]
+    fits = w.dim() <= len(wanted) and all(
+        a in (1, b) for a, b in zip(w.shape[::-1], wanted[::-1], strict=False)
+    )
+    if (
+        not fits
+        or w.dim() == 0
+        or w.shape[-1] != cloud.shape[-2]
+        or w.dtype != cloud.dtype
+        or w.device != cloud.device
+    ):
+        raise ValueError(
+            f"{name}_weights are {list(w.shape)} {w.dtype} on {w.device}; wanted {wanted} {cloud.dtype} on "
+            f"{cloud.device}, one for each point of {name}."
+        )
+    if not bool((w.detach() >= 0).all()):
+        raise ValueError(f"{name}_weights hold a negative number or NaN; they are masses, w >= 0.")
+    if name == "pos" and not bool(
+        w.detach().sum() > 0
+    ):  # negatives may all weigh nothing: guidance of strength 1
+        raise ValueError("pos_weights are all zero, so nothing attracts; weigh one of them.")
+
+
 def _distances(
     gen: Tensor, targets: Tensor, weights: Tensor | None, scale_floor: float
 ) -> tuple[Tensor, Tensor]:
     """Distances divided by their mean s, and s / sqrt(D)."""
     d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
     s = d.mean() if weights is None else (d * weights.unsqueeze(-2)).mean() / weights.mean()
-    refuse_nan(s, "gen, pos, neg or a weight")
+    refuse_nan(s - s.detach(), "gen, pos, neg or a weight")  # infinity becomes NaN too
     s = s.clamp_min(scale_floor)
     return d / s, s / math.sqrt(gen.shape[-1])
 

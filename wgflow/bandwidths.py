@@ -121,6 +121,8 @@ def _one_cloud(y: Tensor) -> None:
         raise ValueError(
             f"y is {list(y.shape)}; a rule wants one cloud [M, D]: call it on each batch element."
         )
+    if not bool(y.isfinite().all()):
+        raise ValueError("y holds NaN or infinity, so no bandwidth fits it; find it with torch.isfinite(y).")
 
 
 def _spread(y: Tensor) -> float:

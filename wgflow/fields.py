@@ -15,7 +15,14 @@ from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz
-from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights, log_total
+from wgflow.sums import (
+    check_clouds,
+    double_shift,
+    kernel_shift,
+    log_of_weights,
+    log_total,
+    refuse_nan,
+)
 
 __all__ = [
     "drifting_field",
@@ -151,13 +158,14 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
     """E|x - x'| / E|x - y| over the whole batch: below about .2 a generator has collapsed. x [..., N, D], pos
     [..., P, D].
 
-    Returns: a scalar without gradient; a matched cloud has 1 or somewhat less. Raises: ValueError when N < 2.
+    Returns: a scalar without gradient; a matched cloud has 1 or somewhat less. Raises: ValueError when N < 2, on NaN.
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, x, None, True, ("x", "x"))
     x, pos, n = x.detach(), pos.detach(), x.shape[-2]
     spread = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").mean() * (n / (n - 1))
     reach = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist").mean()
+    refuse_nan(spread + reach, "x or pos")
     return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
 
 

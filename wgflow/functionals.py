@@ -16,7 +16,7 @@ from wgflow.fields import energy_field, mean_pull
 from wgflow.kde import KDE
 from wgflow.kernels import Kernel
 from wgflow.particles import blob_field, mmd_field
-from wgflow.sums import check_clouds, double_shift
+from wgflow.sums import check_clouds, double_shift, refuse_nan
 
 __all__ = ["MMD", "BlobKL", "EnergyDistance", "Functional", "Interaction", "Potential", "Sinkhorn"]
 
@@ -143,6 +143,9 @@ class Sinkhorn:
 
     def value(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
+        check_clouds(x, x, None, False, ("x", "x"))
+        refuse_nan(x - x, "x")  # infinity becomes NaN too; geomloss would fail on either, far from the cause
+        refuse_nan(self.samples - self.samples, "samples")
         return self._loss()(x.contiguous(), self.samples.contiguous())
 
     def velocity(self, x: Tensor) -> Tensor:

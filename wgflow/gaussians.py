@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.kernels import check_bandwidth
+
 __all__ = [
     "drift",
     "energy_distance_1d",
@@ -26,6 +28,11 @@ __all__ = [
 
 def _smoothed_gain(cov: Tensor, h: float) -> Tensor:
     """A = h² (cov + h² I)^-1: the mean shift towards N(m, cov) is -A (x - m)."""
+    check_bandwidth("h", h)
+    if cov.dim() != 2 or cov.shape[0] != cov.shape[1]:
+        raise ValueError(
+            f"a covariance is {list(cov.shape)}; wanted [D, D]. In one dimension torch.tensor([[v]])."
+        )
     eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
     return h**2 * torch.linalg.inv(cov + h**2 * eye)
 
@@ -50,6 +57,8 @@ def variance_clock(s: float, target: float, *, h: float) -> float:
 
     Φ(s) = (h²/P) ln s - ((P + h²)/P) ln|P - s|. Dimensionless up to the units of s inside the logarithms.
     """
+    if not (s > 0 and target > 0 and s != target):
+        raise ValueError(f"s = {s!r}, target = {target!r}; wanted two positive variances that differ.")
     return (h**2 / target) * math.log(s) - ((target + h**2) / target) * math.log(abs(target - s))
 
 

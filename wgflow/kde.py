@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel
-from wgflow.sums import check_clouds, double_shift, kernel_shift, log_of_weights, log_total
+from wgflow.sums import (
+    check_clouds,
+    double_shift,
+    kernel_shift,
+    log_of_weights,
+    log_total,
+    refuse_nan,
+)
 
 __all__ = ["KDE"]
 
@@ -32,6 +39,7 @@ class KDE:
 
     def __post_init__(self):
         check_clouds(self.samples, self.samples, self._log_weights, False, ("samples", "samples"))
+        refuse_nan(self.samples - self.samples, "samples")  # infinity becomes NaN too
 
     @property
     def _log_weights(self) -> Tensor | None:

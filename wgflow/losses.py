@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgflow.balanced import balanced_field, balanced_scale
+from wgflow.balanced import balanced_parts
 from wgflow.fields import spread_ratio
+from wgflow.sums import check_clouds
 
 __all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
 
@@ -18,11 +19,15 @@ def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
     r"""mean |x - sg(x + v)|² over all elements: its gradient at x is -2 v / numel, its value mean v².
 
     Args: x: any shape, the generator's output, with gradient; velocity: the same shape, detached here.
-    Returns: a scalar, length². Gradient to x only. Raises: ValueError when the shapes differ.
+    Returns: a scalar, length². Gradient to x only. Raises: ValueError when the shapes differ or x is empty.
     """
     if x.shape != velocity.shape:
         raise ValueError(
             f"velocity is {list(velocity.shape)} but x is {list(x.shape)}; wanted the same shape: one velocity a point."
+        )
+    if x.numel() == 0:
+        raise ValueError(
+            f"x is empty ({list(x.shape)}): there is nothing to regress. Leave the term out instead."
         )
     # (x - sg x) - sg v rather than x - sg(x + v): the same number, without rounding v to the size of x.
     return ((x - x.detach()) - velocity.detach()).square().mean()
@@ -48,15 +53,26 @@ def drifting_loss(
     Returns: a scalar: dimensionless without `field`, length² with one. Gradient to gen only, by regression.
     Raises: ValueError as the field does; neg together with field.
     """
+    return _loss_and_unit(gen, pos, neg, neg_weights, field)[0]
+
+
+def _loss_and_unit(
+    gen: Tensor,
+    pos: Tensor,
+    neg: Tensor | None,
+    neg_weights: Tensor | None,
+    field: Callable[..., Tensor] | None,
+) -> tuple[Tensor, Tensor | float]:
+    """`drifting_loss`, and the length that one unit of its coordinates has."""
     x, y = gen.detach(), pos.detach()
     if field is not None:
         if neg is not None:
             raise ValueError(
                 "neg came with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
             )
-        return regress_onto(gen, field(x, y))
-    unit = balanced_scale(x, y, neg=neg, neg_weights=neg_weights)
-    return regress_onto(gen / unit, balanced_field(x, y, neg=neg, neg_weights=neg_weights) / unit)
+        return regress_onto(gen, field(x, y)), 1.0
+    V, unit = balanced_parts(x, y, neg=None if neg is None else neg.detach(), neg_weights=neg_weights)
+    return regress_onto(gen / unit, V), unit
 
 
 def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
@@ -114,7 +130,9 @@ class DriftingLoss(nn.Module):
 
     def forward(self, gen: Tensor, pos: Tensor, neg: Tensor | None = None) -> DriftingReport:
         weights = None
+        check_clouds(gen, pos, None, False, ("gen", "pos"))
         if neg is not None:
+            check_clouds(gen, neg, None, False, ("gen", "neg"))
             w = guidance_weight(self.guidance, gen=gen.shape[-2], neg=neg.shape[-2])
             weights = neg.new_full(neg.shape[:-1], w)
         elif self.guidance != 1:
@@ -126,8 +144,7 @@ class DriftingLoss(nn.Module):
             x = phi(gen)
             with torch.no_grad():
                 y, z = phi(pos), None if neg is None else phi(neg)
-                unit = balanced_scale(x, y, neg=z, neg_weights=weights) if self.field is None else 1.0
-            loss = drifting_loss(x, y, neg=z, neg_weights=weights, field=self.field)
+            loss, unit = _loss_and_unit(x, y, z, weights, self.field)
             reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(x, y)))
         losses, displacements, spreads = (torch.stack(column).mean() for column in zip(*reports, strict=True))
         return DriftingReport(losses, displacements, spreads)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel
-from wgflow.sums import check_clouds, kernel_shift
+from wgflow.sums import check_clouds, double_shift, refuse_nan
 
 __all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportions", "sliced_w2", "w2"]
 
@@ -16,16 +16,17 @@ __all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportio
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs: unbiased, so around 0 (of either sign) for equal laws.
 
-    Args: x: [N, D], y: [M, D], N, M >= 2. Returns: a scalar, a length. Differentiable; memory of one block of
-        rows.
-    Raises: ValueError on clouds that do not match or hold one point.
+    Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], lengths, one for each pair of clouds in the batch.
+    Differentiable; memory of one block of rows. Raises: ValueError on clouds that do not match or hold one point, NaN.
     """
     check_clouds(x, x, None, True, ("x", "x"))
     check_clouds(y, y, None, True, ("y", "y"))
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
     within = _mean_distance(x, x) * (n / (n - 1)) + _mean_distance(y, y) * (m / (m - 1))
-    return 2 * _mean_distance(x, y) - within
+    distance = 2 * _mean_distance(x, y) - within
+    refuse_nan(distance, "x or y")
+    return distance
 
 
 def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
@@ -34,13 +35,15 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], in the units of k. Differentiable,
         streams.
     """
+    check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
 
     def mean(a: Tensor, b: Tensor, pairs_per_row: int, skip: bool) -> Tensor:
-        log_mass, _ = kernel_shift(a, b, kernel=kernel, skip_self=skip)
+        log_mass, _ = double_shift(a, b, kernel=kernel, skip_self=skip)
         return log_mass.exp().mean(-1) / pairs_per_row
 
-    return mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)
+    # In float64 until the end: for equal laws the three means cancel.
+    return (mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)).to(x.dtype)
 
 
 def sliced_w2(
@@ -51,7 +54,7 @@ def sliced_w2(
     Args: x: [N, D], y: [M, D]; projections: how many directions, drawn from `generator`. Differentiable.
     Raises: ValueError on clouds that do not match or come in batches, projections < 1.
     """
-    check_clouds(x, y, None, False)
+    _check_both(x, y)
     if x.dim() != 2 or y.dim() != 2:
         raise ValueError(
             f"x is {list(x.shape)} and y is {list(y.shape)}; wanted one cloud each, [N, D] and [M, D]. For a batch, "
@@ -81,7 +84,7 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
     Args: x, y: [N, D]. Returns: a scalar, a length. Differentiable with the assignment held fixed.
     Raises: ValueError on clouds of unequal size.
     """
-    check_clouds(x, y, None, False)
+    _check_both(x, y)
     if x.shape != y.shape or x.dim() != 2:
         raise ValueError(
             f"x is {list(x.shape)}, y {list(y.shape)}; an assignment wants two clouds [N, D] of one size. "
@@ -102,29 +105,61 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     An estimate, of either sign near equality; smoothing hides differences below the bandwidth. x [..., N, D] and
     y [..., M, D] -> [...], in nats. Raises: ValueError on clouds that do not match, or fewer than two points in x.
     """
+    check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
-    log_q, _ = kernel_shift(x, x, kernel=kernel, skip_self=True)
-    log_p, _ = kernel_shift(x, y, kernel=kernel)
-    return (log_q - log_p).mean(-1) - math.log((n - 1) / m)
+    log_q, _ = double_shift(x, x, kernel=kernel, skip_self=True)
+    log_p, _ = double_shift(x, y, kernel=kernel)
+    return ((log_q - log_p).mean(-1) - math.log((n - 1) / m)).to(x.dtype)
 
 
 def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
-    """The fraction of centres [K, D] with a point of x [N, D] within `radius`: 1 when no mode was dropped. A scalar."""
-    check_clouds(x, centres, None, False, ("x", "centres"))
+    """The fraction of centres [K, D] with a point of x [N, D] within `radius`: 1 when no mode was dropped. A scalar.
+
+    Raises: ValueError on batches, empty clouds, NaN, a radius that is not positive.
+    """
+    _check_modes(x, centres)
+    if not 0 < radius < math.inf:
+        raise ValueError(
+            f"radius = {radius!r}; wanted a positive length, such as 3 standard deviations of a mode."
+        )
     return (torch.cdist(centres, x).amin(-1) <= radius).to(x.dtype).mean()
 
 
 def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
-    """The fraction of points x [N, D] nearest to each of the centres [K, D]. Returns: [K], summing to 1."""
-    check_clouds(x, centres, None, False, ("x", "centres"))
+    """The fraction of points x [N, D] nearest to each of the centres [K, D]. Returns: [K], summing to 1.
+
+    Raises: ValueError on batches, empty clouds, NaN.
+    """
+    _check_modes(x, centres)
     nearest = torch.cdist(x, centres).argmin(-1)
     return torch.bincount(nearest, minlength=len(centres)).to(x.dtype) / len(x)
 
 
+def _check_both(x: Tensor, y: Tensor) -> None:
+    """Two clouds that match, neither of them empty, no NaN."""
+    check_clouds(x, y, None, False)
+    check_clouds(y, x, None, False, ("y", "x"))
+    refuse_nan(x - x, "x")  # infinity becomes NaN too
+    refuse_nan(y - y, "y")
+
+
+def _check_modes(x: Tensor, centres: Tensor) -> None:
+    check_clouds(x, centres, None, False, ("x", "centres"))
+    check_clouds(centres, x, None, False, ("centres", "x"))
+    refuse_nan(x, "x")
+    refuse_nan(centres, "centres")
+    if x.dim() != 2 or centres.dim() != 2:
+        raise ValueError(
+            f"x is {list(x.shape)} and centres are {list(centres.shape)}; wanted [N, D] and [K, D]. For a batch, call "
+            "once per cloud."
+        )
+
+
 def _mean_distance(x: Tensor, y: Tensor) -> Tensor:
-    rows = max(1, (1 << 22) // y.shape[-2])
-    blocks = [
-        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").sum(dtype=torch.float64)
-        for part in x.split(rows)
-    ]
-    return (torch.stack(blocks).sum() / (math.prod(x.shape[:-1]) * y.shape[-2])).to(x.dtype)
+    batch = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
+    rows = max(1, (1 << 22) // (y.shape[-2] * max(batch, 1)))
+    total = sum(
+        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").sum((-2, -1), dtype=torch.float64)
+        for part in x.split(rows, -2)
+    )
+    return (total / (x.shape[-2] * y.shape[-2])).to(x.dtype)  # type: ignore[union-attr]

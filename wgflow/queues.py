@@ -29,6 +29,13 @@ class SampleQueue:
         """Store samples [N, D] under labels [N] (None: one class), dropping the oldest. Raises: ValueError on a
         label.
         """
+        if samples.dim() != 2 or (self._samples is not None and samples.shape[-1] != self._samples.shape[-1]):
+            wanted = (
+                "[N, D]" if self._samples is None else f"[N, {self._samples.shape[-1]}], as pushed before"
+            )
+            raise ValueError(
+                f"samples are {list(samples.shape)}; wanted {wanted}. Flatten a batch: t.flatten(0, -2)."
+            )
         labels = self._labels(len(samples), labels)
         if self._samples is None:
             self._samples = samples.new_zeros(self.classes, self.size, samples.shape[-1])
@@ -61,6 +68,8 @@ class SampleQueue:
             if self.classes > 1:
                 raise ValueError(f"labels are missing for a queue of {self.classes} classes; pass them [N].")
             return torch.zeros(n, dtype=torch.long)
+        if len(labels) != n and n != 1:
+            raise ValueError(f"labels are {list(labels.shape)} for {n} samples; wanted one label for each.")
         labels = labels.long().cpu()
         if labels.numel() and not (labels.min() >= 0 and labels.max() < self.classes):
             raise ValueError(

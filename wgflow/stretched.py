@@ -79,6 +79,7 @@ class Stretched(Kernel):
         )
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        _check_dimension(self.lengths, like)
         return self.kernel.noise(like, generator) * self.lengths.detach().to(like)
 
     def covector(self, shift: Tensor) -> Tensor:
@@ -106,11 +107,7 @@ def unstretch(kernel: Stretched, x: Tensor, y: Tensor) -> tuple[Kernel, Tensor, 
     Raises: ValueError on lengths of another dimension or device than x.
     """
     lengths = kernel.lengths
-    if lengths.shape[-1] not in (1, x.shape[-1]):
-        raise ValueError(
-            f"lengths are {list(lengths.shape)} but x has dimension {x.shape[-1]}; wanted one length for each "
-            "dimension, or a last dimension of 1 for all."
-        )
+    _check_dimension(lengths, x)
     if lengths.device != x.device:
         raise ValueError(
             f"lengths are on {lengths.device} and x on {x.device}; move one: lengths.to(x.device)."
@@ -122,3 +119,11 @@ def unstretch(kernel: Stretched, x: Tensor, y: Tensor) -> tuple[Kernel, Tensor, 
         return kernel.kernel, u, v, lengths
     plain, u, v, inner = unstretch(kernel.kernel, u, v)
     return plain, u, v, lengths * inner
+
+
+def _check_dimension(lengths: Tensor, x: Tensor) -> None:
+    if lengths.shape[-1] not in (1, x.shape[-1]):
+        raise ValueError(
+            f"lengths are {list(lengths.shape)} but x has dimension {x.shape[-1]}; wanted one length for each "
+            "dimension, or a last dimension of 1 for all."
+        )

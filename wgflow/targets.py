@@ -32,7 +32,7 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     if not bool((torch.as_tensor(alpha) > 0).all()):
         raise ValueError(f"alpha = {alpha!r}; wanted a positive temperature in the units of the values.")
     scale = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.dim() else alpha
-    return (values / scale).softmax(-1)
+    return _distribution((values / scale).softmax(-1), "values")
 
 
 def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
         )
     _check(log_target)
     _check(log_proposal)
-    return (log_target - log_proposal).softmax(-1)
+    return _distribution((log_target - log_proposal).softmax(-1), "log_target or log_proposal")
 
 
 def top_k_weights(values: Tensor, *, k: int) -> Tensor:
@@ -78,12 +78,27 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
 
 
 def total_variation(a: Tensor, b: Tensor) -> Tensor:
-    """TV = Σ|a - b| / 2 in [0, 1] between two weightings of the same points, [..., N] -> [...]. Differentiable."""
+    """TV = Σ|a - b| / 2 in [0, 1] between two weightings of the same points, [..., N] -> [...]. Differentiable.
+
+    Raises: ValueError when they are not of equally many points.
+    """
+    if a.dim() < 1 or b.dim() < 1 or a.shape[-1] != b.shape[-1]:
+        raise ValueError(
+            f"a is {list(a.shape)}, b {list(b.shape)}; wanted weights of the same points, [..., N]."
+        )
     return 0.5 * (a - b).abs().sum(-1)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:
-    """(Σw)² / Σw² in [1, N]: how many equal candidates these weights are worth, [..., N] -> [...]."""
+    """(Σw)² / Σw² in [1, N]: how many equal candidates these weights are worth, [..., N] -> [...].
+
+    Raises: ValueError on weights that are negative, NaN, or all zero in some row.
+    """
+    _check(weights)
+    if not bool(((weights.detach() >= 0).all(-1) & (weights.detach().sum(-1) > 0)).all()):
+        raise ValueError(
+            "weights hold a negative number, or a row without any mass; they are masses, w >= 0."
+        )
     return weights.sum(-1).square() / weights.square().sum(-1)
 
 
@@ -113,9 +128,19 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     return log_alpha.exp(), tv
 
 
+def _distribution(weights: Tensor, names: str) -> Tensor:
+    if bool(weights.isnan().any()):
+        raise ValueError(
+            f"{names} hold +infinity, or -infinity for all candidates of a row: no weights follow."
+        )
+    return weights
+
+
 def _check(values: Tensor) -> None:
-    if values.dim() < 1 or values.shape[-1] == 0:
-        raise ValueError(f"values are {list(values.shape)}; wanted [..., N] with N >= 1 candidates.")
+    if values.dim() < 1 or values.shape[-1] == 0 or not values.is_floating_point():
+        raise ValueError(
+            f"values are {list(values.shape)} {values.dtype}; wanted [..., N] with N >= 1 candidates, floating."
+        )
     if bool(values.isnan().any()):
         raise ValueError(
             "values hold NaN: a candidate without a value cannot be ranked; find it with values.isnan()."
