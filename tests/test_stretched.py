@@ -20,6 +20,7 @@ from wgflow import (
     Stretched,
     bounds,
     drifting_field,
+    explain_backend,
     kernel_shift,
     likelihood_field,
     mean_shift,
@@ -168,6 +169,19 @@ def test_stretching_twice_multiplies_the_lengths(c):
     for f in (KDE(c.pos, twice), KDE(c.pos, once)):
         assert_close(f.score(c.x), KDE(c.pos, once).score(c.x))
     assert_close(KDE(c.pos, twice).log_density(c.x), KDE(c.pos, once).log_density(c.x))
+
+
+@given(c=clouds(degenerate=False), kind=kinds)
+def test_every_backend_sums_stretched_kernels_alike(c, kind):
+    k = Stretched(Gaussian(c.h), lengths_for(c, kind))
+    dense = kernel_shift(c.x, c.pos, kernel=k, log_weights=c.wp.log(), backend="dense")
+    for backend in ("streaming", "attention"):
+        for a, b in zip(
+            kernel_shift(c.x, c.pos, kernel=k, log_weights=c.wp.log(), backend=backend), dense, strict=True
+        ):
+            assert_close(a, b, rtol=1e-8, atol=1e-8)
+    said = explain_backend(c.x, c.pos, kernel=k, backend="attention")
+    assert said.backend == "attention"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

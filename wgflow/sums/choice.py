@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wgflow.families import RationalQuadratic
 from wgflow.kernels import Kernel, Laplace, Matern, Scaled
+from wgflow.stretched import Stretched, unstretch
 from wgflow.sums.attention import gaussian_of
 from wgflow.sums.checks import check_clouds
 
@@ -154,4 +155,7 @@ def explain_backend(
     Raises: ValueError as `kernel_average`.
     """
     check_clouds(x, y, log_weights, skip_self)
+    if isinstance(kernel, Stretched):
+        kernel, x, y, _ = unstretch(kernel, x, y)
+        log_weights = None if log_weights is None else log_weights.double()
     return choose(x, y, kernel, log_weights, backend)
