@@ -21,14 +21,17 @@ from wgflow import (
     ReverseKL,
     SkewKL,
     balanced_field,
+    blob_field,
     drifting_field,
     energy_distance,
     energy_field,
     likelihood_field,
     mean_shift,
+    mmd_field,
     mode_proportions,
     regress_onto,
     spread_ratio,
+    stein_field,
 )
 
 DIVERGENCES = [
@@ -49,6 +52,18 @@ FIELDS = {
     "energy": lambda x, pos, neg, unit: unit * energy_field(x, pos, neg),
     "balanced": lambda x, pos, neg, unit: balanced_field(
         x, pos, neg=neg, temperatures=(0.2, 0.5), scale_floor=1e-30
+    ),
+}
+FIELDS |= {
+    "several scales": lambda x, pos, neg, unit: drifting_field(
+        x, pos, neg, kernel=[Gaussian(unit), Laplace(2 * unit)]
+    ),
+    "mmd": lambda x, pos, neg, unit: unit**2 * mmd_field(x, pos, neg, kernel=Gaussian(unit)),
+    "blob": lambda x, pos, neg, unit: (
+        unit**2 * blob_field(x, KDE(pos, Gaussian(unit)).score, kernel=Laplace(unit))
+    ),
+    "stein": lambda x, pos, neg, unit: (
+        unit**2 * stein_field(x, KDE(pos, Gaussian(unit)).score, kernel=Gaussian(2 * unit))
     ),
 }
 fields = pytest.mark.parametrize("name", FIELDS)
@@ -125,6 +140,22 @@ def test_the_gate_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
     f = lambda r: divergence.f(r.log())  # noqa: E731
     second = (f(r + eps) - 2 * f(r) + f(r - eps)) / eps**2
     assert_close(divergence.gate(t), r * second, rtol=1e-4, atol=1e-6)
+
+
+@given(log_ratio=st.floats(-5.0, 5.0))
+def test_alpha_runs_through_the_named_divergences(log_ratio):
+    """0 forward KL, 1 reverse KL, 1/2 twice Hellinger, 2 half of chi-square; f up to a multiple of r - 1."""
+    t = torch.tensor(log_ratio, dtype=torch.float64)
+    for alpha, factor, named in (
+        (0, 1, ForwardKL()),
+        (1, 1, ReverseKL()),
+        (0.5, 2, Hellinger()),
+        (2, 0.5, ChiSquare()),
+    ):
+        assert_close(Alpha(alpha).gate(t), factor * named.gate(t))
+        gap = Alpha(alpha).f(t) - factor * named.f(t)
+        slope = {0: 1.0, 1: -1.0, 0.5: 0.0, 2: 0.0}[alpha]
+        assert_close(gap, slope * t.expm1(), rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)

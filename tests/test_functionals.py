@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.closed_forms import quantiles
-from tests.strategies import SMOOTH, assert_close, clouds, kernels
+from tests.strategies import KERNELS, SMOOTH, assert_close, clouds, kernels
 from wgflow import (
     KDE,
     MMD,
     BlobKL,
     EnergyDistance,
     Gaussian,
+    Hellinger,
     Interaction,
     Potential,
     Sinkhorn,
@@ -23,6 +24,8 @@ from wgflow import (
     energy_field,
     flow,
     gaussians,
+    likelihood_field,
+    mmd2,
     mmd_field,
     stein_field,
     toy,
@@ -91,8 +94,34 @@ def test_blob_is_the_drift_and_one_term_more(c):
 
 @given(clouds(degenerate=False), st.lists(st.floats(0.3, 3.0), min_size=1, max_size=3))
 def test_several_scales_are_a_sum_of_fields(c, scales):
-    several = mmd_field(c.x, c.pos, kernel=[Gaussian(h) for h in scales])
-    assert_close(several, sum(mmd_field(c.x, c.pos, kernel=Gaussian(h)) for h in scales))
+    kernels = [Gaussian(h) for h in scales]
+    for field in (
+        lambda k: mmd_field(c.x, c.pos, kernel=k),
+        lambda k: likelihood_field(c.x, c.pos, kernel=k, pos_weights=c.wp),
+        lambda k: drifting_field(c.x, c.pos, c.neg, kernel=k, divergence=Hellinger(), neg_weights=c.wn),
+        lambda k: MMD(c.pos, k, c.wp).value(c.x),
+        lambda k: mmd2(c.x, c.pos, kernel=k),
+    ):
+        assert_close(field(kernels), sum(field(k) for k in kernels))
+
+
+@given(clouds(degenerate=False), kernels(), kernels())
+def test_the_mmd_flow_of_any_kernels_is_a_gradient(c, one, other):
+    """Laplace, Matérn, power laws, alone or summed: -N ∇_i of the functional, by autograd from its value."""
+    F, x = MMD(c.pos, [one, other], c.wp), c.x.requires_grad_()
+    (grad,) = torch.autograd.grad(F.value(x).sum(), x)
+    assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("make", KERNELS)
+def test_an_mmd_is_the_dissipation_of_its_own_flow(make):
+    """dF/dt = -E|v|² for every kernel: the flow of a kernel score goes downhill, whatever the kernel."""
+    g = torch.Generator().manual_seed(2)
+    x, y = (torch.randn(10, 2, generator=g, dtype=torch.float64) for _ in range(2))
+    F = MMD(y, [make(0.7), make(2.0)])
+    v, dt = F.velocity(x), 1e-6
+    rate = (F.value(x + dt * v) - F.value(x - dt * v)) / (2 * dt)
+    assert rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
 
 
 @given(clouds(degenerate=False))

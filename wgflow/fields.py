@@ -9,12 +9,13 @@ units of `x`; none of them detaches.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
-from wgflow.kernels import Kernel, Riesz
+from wgflow.kernels import Kernel, Riesz, as_kernels
 from wgflow.sums import (
     check_clouds,
     double_shift,
@@ -55,7 +56,7 @@ def drifting_field(
     pos: Tensor,
     neg: Tensor,
     *,
-    kernel: Kernel,
+    kernel: Kernel | Sequence[Kernel],
     divergence: Divergence = ReverseKL(),  # noqa: B008 - a frozen value
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
@@ -70,7 +71,7 @@ def drifting_field(
     Args:
         x: [..., N, D] points where the field is read; pos: [..., P, D]; neg: [..., M, D]; weights [..., P]
             and [..., M].
-        kernel: its lengths are in the units of `x`; so is the result.
+        kernel: its lengths are in the units of `x`; so is the result. Several: the sum of their fields.
         divergence: whose flow. Densities are normalised: weights and set sizes leave
             the gate alone.
         skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`; such
@@ -80,6 +81,13 @@ def drifting_field(
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, neg, None, skip_self, ("x", "neg"))
+    kernel, *others = as_kernels(kernel)
+    if others:
+        weights = {"pos_weights": pos_weights, "neg_weights": neg_weights, "skip_self": skip_self}
+        each = [
+            drifting_field(x, pos, neg, kernel=k, divergence=divergence, **weights) for k in (kernel, *others)
+        ]
+        return torch.stack(each).sum(0)
     log_wp, log_wn = log_of_weights(pos_weights), log_of_weights(neg_weights)
     log_p, towards = double_shift(x, pos, kernel=kernel, log_weights=log_wp)
     log_q, away = double_shift(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
@@ -92,7 +100,9 @@ def drifting_field(
     return torch.where(V == 0, 0, gated).to(x.dtype)
 
 
-def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Tensor | None = None) -> Tensor:
+def likelihood_field(
+    x: Tensor, pos: Tensor, *, kernel: Kernel | Sequence[Kernel], pos_weights: Tensor | None = None
+) -> Tensor:
     r"""Each positive shares itself among the points: V_i = Σ_k R_ik (y_k - x_i), R_ik = k(x_i, y_k) / Σ_j k(x_j, y_k).
 
     With `Gaussian(h)`, V_i = -h² ∇_i of Σ_k -log q_h(y_k), q_h the KDE of the points: maximum likelihood.
@@ -101,11 +111,16 @@ def likelihood_field(x: Tensor, pos: Tensor, *, kernel: Kernel, pos_weights: Ten
 
     Args:
         x: [..., N, D] generated points; pos: [..., P, D].
+        kernel: one, or several: the sum of their fields.
         pos_weights: [..., P], w >= 0, multiplies each positive's pull.
     Returns: [..., N, D], a length; a sum over positives, so it grows with P. Differentiable in every tensor.
     Raises: ValueError as `kernel_average`.
     """
     check_clouds(x, pos, None, False, ("x", "pos"))
+    kernel, *others = as_kernels(kernel)
+    if others:
+        each = [likelihood_field(x, pos, kernel=k, pos_weights=pos_weights) for k in (kernel, *others)]
+        return torch.stack(each).sum(0)
     log_q, _ = double_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
     log_q = torch.where(
         log_q == -math.inf, math.inf, log_q

@@ -5,7 +5,7 @@ Every one of them is a frozen value, and sums of them are sums of their velociti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wgflow.fields import energy_field, mean_pull
 from wgflow.kde import KDE
-from wgflow.kernels import Kernel
+from wgflow.kernels import Kernel, as_kernels
 from wgflow.particles import blob_field, mmd_field
 from wgflow.sums import check_clouds, double_shift, refuse_nan
 
@@ -68,19 +68,24 @@ class Interaction:
 
 @dataclass(frozen=True, eq=False)
 class MMD:
-    """MMD²/2 to samples, U-statistic in x, less the constant of the samples: mean_{i≠j} k/2 - mean k(x_i, y_k)."""
+    """MMD²/2 to samples, U-statistic in x, less the constant of the samples: mean_{i≠j} k/2 - mean k(x_i, y_k).
+
+    Any characteristic kernel, or several: then k is their sum. For the kernel -|x - y| see `EnergyDistance`.
+    """
 
     samples: Tensor
-    kernel: Kernel
+    kernel: Kernel | Sequence[Kernel]
     weights: Tensor | None = None
 
     def value(self, x: Tensor) -> Tensor:
-        within, _ = double_shift(x, x, kernel=self.kernel, skip_self=True)
         W = torch.ones_like(self.samples[..., 0]) if self.weights is None else self.weights
-        across, _ = double_shift(
-            x, self.samples, kernel=self.kernel, log_weights=(W / W.sum(-1, keepdim=True)).log()
-        )
-        return (within.exp().mean(-1) / (2 * (x.shape[-2] - 1)) - across.exp().mean(-1)).to(x.dtype)
+        log_w = (W / W.sum(-1, keepdim=True)).log()
+        values = []
+        for k in as_kernels(self.kernel):
+            within, _ = double_shift(x, x, kernel=k, skip_self=True)
+            across, _ = double_shift(x, self.samples, kernel=k, log_weights=log_w)
+            values.append(within.exp().mean(-1) / (2 * (x.shape[-2] - 1)) - across.exp().mean(-1))
+        return torch.stack(values).sum(0).to(x.dtype)
 
     def velocity(self, x: Tensor) -> Tensor:
         return mmd_field(x, self.samples, kernel=self.kernel, pos_weights=self.weights)

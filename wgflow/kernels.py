@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -310,6 +311,16 @@ class Scaled(Kernel):
     @property
     def shadow_scale(self) -> float:
         return self.kernel.shadow_scale * math.exp(self.log_scale)
+
+
+def as_kernels(kernel: Kernel | Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """One kernel or several, as a tuple: several scales together are a sum of fields. Raises: ValueError on none."""
+    kernels = (kernel,) if isinstance(kernel, Kernel) else tuple(kernel)
+    if not kernels:
+        raise ValueError(
+            "kernel is empty; wanted one kernel or several, such as [Gaussian(0.1), Gaussian(1.0)]."
+        )
+    return kernels
 
 
 def safe_sqrt(sq: Tensor) -> Tensor:

@@ -3,11 +3,12 @@ r"""How far apart two clouds are: x [N, D] from one law, y [M, D] from another. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from wgflow.kernels import Kernel
+from wgflow.kernels import Kernel, as_kernels
 from wgflow.sums import check_clouds, double_shift, refuse_nan
 
 __all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportions", "sliced_w2", "w2"]
@@ -29,18 +30,18 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     return distance
 
 
-def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
+def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
     r"""E k(x,x') + E k(y,y') - 2 E k(x,y) without self pairs: the unbiased squared MMD.
 
-    Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], in the units of k. Differentiable,
-        streams.
+    Args: x: [..., N, D], y: [..., M, D], N, M >= 2; kernel: one, or several whose sum is meant.
+    Returns: [...], in the units of k. Differentiable, streams.
     """
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
 
     def mean(a: Tensor, b: Tensor, pairs_per_row: int, skip: bool) -> Tensor:
-        log_mass, _ = double_shift(a, b, kernel=kernel, skip_self=skip)
-        return log_mass.exp().mean(-1) / pairs_per_row
+        masses = [double_shift(a, b, kernel=k, skip_self=skip)[0].exp().mean(-1) for k in as_kernels(kernel)]
+        return torch.stack(masses).sum(0) / pairs_per_row
 
     # In float64 until the end: for equal laws the three means cancel.
     return (mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)).to(x.dtype)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wgflow.fields import mean_pull
-from wgflow.kernels import Kernel
+from wgflow.kernels import Kernel, as_kernels
 from wgflow.sums import check_clouds, double_shift
 
 __all__ = ["blob_field", "mmd_field", "stein_field"]
@@ -39,11 +39,7 @@ def mmd_field(
     Returns: [..., N, D], in units of k / length: multiply by a squared bandwidth for a displacement. Differentiable.
     Raises: ValueError as `kernel_average`; no kernel; neg_weights without neg.
     """
-    kernels = [kernel] if isinstance(kernel, Kernel) else list(kernel)
-    if not kernels:
-        raise ValueError(
-            "kernel is empty; wanted one kernel or several, such as [Gaussian(0.1), Gaussian(1.0)]."
-        )
+    kernels = as_kernels(kernel)
     if neg is None and neg_weights is not None:
         raise ValueError(
             "neg_weights came without neg; the points themselves count equally. Pass neg=x with weights."
