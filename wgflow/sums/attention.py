@@ -25,6 +25,10 @@ SAMPLE = 256  # samples whose nearest one gives the reference exponent of a row
 CHUNK = 1 << 14  # points prepared at a time: never a float64 copy of a whole cloud
 TILE_BYTES = 1 << 19  # of one tile and thread on a CPU: half of a core's level-2 cache
 TILE_BYTES_GPU = 1 << 26
+DENORMAL = (
+    0.01  # of the weights: from here on one more pass that cuts them off is cheaper than their slow exp2
+)
+TILES_A_SUM = 16  # added in float32 before float64 takes over: each change of dtype is a pass of its own
 NARROWEST = 256  # columns of a tile: narrower ones waste the products, wider ones the cache
 
 
@@ -114,38 +118,58 @@ def _rows(
     f: Factors, batch: Index, rows: slice, skip_self: bool, exact: bool
 ) -> tuple[Tensor, Tensor] | None:
     """The sums of some rows, None where the reference exponents were so far off that float range was left."""
-    right = f.right[batch]
-    A, minus_half = f.left(batch, rows)
-    M, wide = right.shape[-1], f.tile[1]
-    # 2^(z - reference) needs a reference within the float range of the row maximum, not the maximum itself: the
-    # nearest of a few samples, and room above it.
-    near = [slice(j, j + wide) for j in range(0, M, wide)] if exact else [slice(None, None, -(-M // SAMPLE))]
-    reference = None
-    for c in near:
-        top = (A[..., :-1] @ right[..., :-1, c]).amax(-1)
-        reference = top if reference is None else torch.maximum(reference, top)
-    assert reference is not None
-    highest = math.log2(torch.finfo(f.dtype).max)
-    reference = reference.double() + (0.3 * highest if not exact else 0.0)
+    right, (A, minus_half) = f.right[batch], f.left(batch, rows)
+    M, wide, highest = right.shape[-1], f.tile[1], math.log2(torch.finfo(f.dtype).max)
+    # The reference only has to keep 2^(z - reference) within the range of floats: the nearest of a few samples will do.
+    # It is set low, so that the best weights are huge and the smallest ones that matter are no denormal numbers.
+    parts = [slice(j, j + wide) for j in range(0, M, wide)]
+    tops, denormal = [], 0.0
+    for c in parts if exact else [slice(None, None, -(-M // SAMPLE))]:
+        z = A[..., :-1] @ right[..., :-1, c]
+        tops.append(z.amax(-1))
+        denormal = (z < (tops[-1] - 1.4 * highest).unsqueeze(-1)).float().mean()
+    reference = torch.stack(tops).amax(0).double() - (0.7 if exact else 0.4) * highest
     A[..., -1] = -reference
-    acc = A.new_zeros(*A.shape[:-2], A.shape[-1] - 1, A.shape[-2], dtype=torch.float64)
+    clamp = exact or bool(denormal > DENORMAL)
+    acc = Total(A)
     work = A.new_empty(A[..., 0].numel() * wide)
-    for j in range(0, M, wide):
-        part = right[..., j : j + wide]
-        e = _powers(A, part, work, rows.start - j if skip_self else None)
-        acc += part[..., 1:, :] @ e.mT
+    for c in parts:
+        part = right[..., c]
+        e = _powers(A, part, work, rows.start - c.start if skip_self else None, clamp)
+        acc.add(part[..., 1:, :], e.mT)
+    acc = acc.read()
     total = acc[..., -1, :]
-    if not bool(((total > 2.0 ** (-0.7 * highest)) & (total < math.inf)).all()):
+    if not bool(((total > 2.0 ** (-0.6 * highest)) & (total < math.inf)).all()):
         return None
     log_mass = (total.log2() + reference + minus_half + f.heaviest[batch]) * LN2
     here = f.x[batch, rows].double() - f.centre[batch]
     return log_mass, (acc[..., :-1, :] / (total * f.s).unsqueeze(-2)).mT - here
 
 
-def _powers(A: Tensor, right: Tensor, work: Tensor, own: int | None) -> Tensor:
+class Total:
+    """A sum of products [b; 1] e: a few tiles in the dtype of the tiles, inside the product, all of them in float64."""
+
+    def __init__(self, A: Tensor):
+        self.whole = A.new_zeros(*A.shape[:-2], A.shape[-1] - 1, A.shape[-2], dtype=torch.float64)
+        self.part, self.tiles = torch.zeros_like(self.whole, dtype=A.dtype), 0
+
+    def add(self, a: Tensor, b: Tensor) -> None:
+        (self.part.addmm_ if a.dim() == 2 else self.part.baddbmm_)(a, b)
+        self.tiles += 1
+        if self.tiles % TILES_A_SUM == 0:
+            self.whole += self.part
+            self.part.zero_()
+
+    def read(self) -> Tensor:
+        return self.whole + self.part
+
+
+def _powers(A: Tensor, right: Tensor, work: Tensor, own: int | None, clamp: bool) -> Tensor:
     """2^z of one tile in the memory of `work`, 0 for a row's own sample."""
     shape = (*A.shape[:-1], right.shape[-1])
     e = torch.matmul(A, right, out=work[: math.prod(shape)].view(shape))
+    if clamp:
+        e.clamp_min_(math.log2(torch.finfo(e.dtype).tiny))
     torch.exp2(e, out=e)
     if own is not None and -shape[-2] < own < shape[-1]:
         e.diagonal(own, -2, -1).zero_()
@@ -175,17 +199,18 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         pull = torch.cat([G / f.s, constant.unsqueeze(-1)], -1).to(dtype)
         turned = G.to(dtype).mT.contiguous() if samples else G
         work, more = (A.new_empty(A[..., 0].numel() * wide) for _ in range(2))
-        acc = A.new_zeros(*A.shape[:-2], D + 1, A.shape[-2], dtype=torch.float64)
+        acc = Total(A)
         for j in range(0, M, wide):
             part = f.right[batch][..., j : j + wide]
-            W = _powers(A, part, work, rows.start - j if skip_self else None)
+            W = _powers(A, part, work, rows.start - j if skip_self else None, True)
             Wu = torch.matmul(pull, part[..., 1:, :], out=more[: W.numel()].view(W.shape)).mul_(W)
-            acc += part[..., 1:, :] @ Wu.mT
+            acc.add(part[..., 1:, :], Wu.mT)
             if samples:
                 back = A[..., :-1].mT @ Wu  # Σ_i W u [1, a]
                 dw[batch, j : j + wide] += back[..., 0, :]
                 dy[batch, :, j : j + wide] += turned @ W
                 dy[batch, :, j : j + wide] += back[..., 1:, :].double() / (f.s * h**2)
+        acc = acc.read()
         dx[batch, rows] = (acc[..., :-1, :].mT / f.s - acc[..., -1, :].unsqueeze(-1) * here) / h**2 - G
     dx = dx.view(*lead, -1, D).sum_to_size(x0.shape)
     if not samples:

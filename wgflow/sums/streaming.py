@@ -87,4 +87,4 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
             dy[batch][..., c, :] += dy_tile
             dw[batch][..., c] += dw_tile
     dw = None if log_weights is None else unflatten(dw, lead, saved[2].shape)
-    return dx.view(*lead, N, D).sum_to_size(x0.shape), unflatten(dy, lead, y0.shape), dw
+    return dx.view(*lead, -1, D).sum_to_size(x0.shape), unflatten(dy, lead, y0.shape), dw

@@ -1,0 +1,263 @@
+"""Every backend is the dense sum: values, gradients, degenerate clouds, precision, and what a call leaves untouched."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.strategies import COMPACT, HEAVY, LIGHT, assert_close, clouds
+from wgflow import Gaussian, Laplace, explain_backend, kernel_shift
+from wgflow.sums import attention, choice, linear, streaming
+
+AGAINST_DENSE = [("streaming", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [("attention", Gaussian)]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(streaming, "TILE_PAIRS", 7)
+    monkeypatch.setattr(attention, "TILE_BYTES", 100)
+    monkeypatch.setattr(attention, "NARROWEST", 2)
+    monkeypatch.setattr(attention, "CHUNK", 3)
+    monkeypatch.setattr(attention, "TILES_A_SUM", 2)
+
+
+@pytest.fixture
+def never_dense(monkeypatch):
+    """`auto` as it is for many points, whatever their number."""
+    monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
+
+
+def value_and_gradients(x, y, log_w, *, kernel, skip_self=False, backend):
+    args = [t.clone().requires_grad_() for t in (x, y) + (() if log_w is None else (log_w,))]
+    weights = None if log_w is None else args[2]
+    out = kernel_shift(
+        args[0], args[1], kernel=kernel, log_weights=weights, skip_self=skip_self, backend=backend
+    )
+    up = [torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype) for o in out]
+    return [*out, *torch.autograd.grad(out, args, up)]
+
+
+def randn(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@given(clouds(), st.booleans())
+def test_attention_is_the_dense_sum(c, weighted):
+    log_w = c.wp.log() if weighted else None
+    found = value_and_gradients(c.x, c.pos, log_w, kernel=Gaussian(c.h), backend="attention")
+    dense = value_and_gradients(c.x, c.pos, log_w, kernel=Gaussian(c.h), backend="dense")
+    for a, b in zip(found, dense, strict=True):
+        assert_close(a, b, rtol=1e-9, atol=1e-9 * c.scale)
+
+
+@pytest.mark.parametrize(("backend", "make"), AGAINST_DENSE)
+@pytest.mark.parametrize("weights", ["none", "shared", "own"])
+@pytest.mark.parametrize("lead", [(), (3,), (3, 2)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_blocks_of_any_shape_sum_to_the_dense_one(small_tiles, backend, make, weights, lead, shared):
+    x, y = randn(*lead, 5, 3), randn(*((1,) * len(lead) if shared else lead), 6, 3, seed=2)
+    log_w = {"none": None, "shared": randn(6, seed=3), "own": randn(*lead, 6, seed=4)}[weights]
+    if log_w is not None:
+        log_w[..., 2] = -math.inf
+    results = [value_and_gradients(x, y, log_w, kernel=make(0.8), backend=b) for b in ("dense", backend)]
+    for a, b in zip(*results, strict=True):
+        assert_close(b, a, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("lead", [(), (40,)])
+def test_attention_leaves_out_a_points_own_sample(lead):
+    x = randn(*lead, 9, 2)
+    results = [
+        value_and_gradients(x, x, None, kernel=Gaussian(0.5), skip_self=True, backend=b)
+        for b in ("dense", "attention")
+    ]
+    for a, b in zip(*results, strict=True):
+        assert_close(b, a, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_of_attention_are_those_of_finite_differences(small_tiles):
+    x, y, w = randn(2, 4, 2), randn(1, 4, 2, seed=2), randn(2, 4, seed=3)
+    args = [t.requires_grad_() for t in (x, y, w)]
+    for skip_self in (False, True):
+        run = lambda x, y, w, s=skip_self: kernel_shift(  # noqa: E731
+            x, y, kernel=Gaussian(0.9), log_weights=w, skip_self=s, backend="attention"
+        )
+        assert torch.autograd.gradcheck(run, args)
+
+
+@pytest.mark.parametrize("make", [Gaussian, LIGHT[1]])
+def test_auto_has_second_derivatives_whatever_it_chose(never_dense, make):
+    x, y = randn(3, 2).requires_grad_(), randn(3, 2, seed=2).requires_grad_()
+    assert explain_backend(x, y, kernel=make(0.9)).backend != "dense"
+    assert torch.autograd.gradgradcheck(lambda x, y: kernel_shift(x, y, kernel=make(0.9)), (x, y))
+
+
+def test_second_derivative_of_attention_by_name_is_refused():
+    x = randn(3, 2).requires_grad_()
+    log_mass, _ = kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend="attention")
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(log_mass.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_whose_nearest_sample_was_not_looked_at_is_still_right(monkeypatch, dtype):
+    """Two clusters 40 bandwidths apart; the few samples that give the reference exponents are all of one of them."""
+    monkeypatch.setattr(attention, "SAMPLE", 2)
+    y = randn(4, 2)
+    y[1::2] += 40
+    x = randn(6, 2, seed=2)
+    x[3:] += 40
+    x, y = x.to(dtype), y.to(dtype)
+    found = kernel_shift(x, y, kernel=Gaussian(1.0), backend="attention")
+    exact = kernel_shift(x.double(), y.double(), kernel=Gaussian(1.0))
+    tol = 1e-4 if dtype == torch.float32 else 1e-9
+    for a, b in zip(found, exact, strict=True):
+        assert_close(a.double(), b, rtol=tol, atol=tol)
+
+
+def test_a_point_whose_only_neighbour_is_itself_is_shown_the_next_one():
+    x = torch.arange(6, dtype=torch.float64).unsqueeze(-1) * 100
+    found = kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=True, backend="attention")
+    exact = kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=True, backend="dense")
+    for a, b in zip(found, exact, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
+@pytest.mark.parametrize("make", [Gaussian, Laplace, LIGHT[1], HEAVY[0]])
+def test_float32_through_auto_is_right_to_1e3_wherever_the_cloud_is(never_dense, offset, make):
+    x, y = (randn(300, 3, seed=s) + offset for s in (1, 2))
+    x, y = x.float().requires_grad_(), y.float()
+    assert explain_backend(x, y, kernel=make(0.5)).dtype == torch.float32
+    single = kernel_shift(x, y, kernel=make(0.5))
+    at = x.detach().double().requires_grad_()
+    exact = kernel_shift(at, y.double(), kernel=make(0.5), backend="dense")
+    for a, b in zip(single, exact, strict=True):
+        assert (a - b).norm() < 1e-5 * b.norm()
+    grads = [torch.autograd.grad(o[1].square().sum(), p)[0] for o, p in ((single, x), (exact, at))]
+    assert (grads[0] - grads[1]).norm() < 1e-4 * grads[1].norm()
+
+
+@given(st.floats(1e-4, 1.0), st.sampled_from([1, 2, 8]), st.sampled_from(["auto", "attention"]))
+def test_a_field_errs_by_less_than_1e3_or_says_so(h, dim, backend):
+    x, y = (torch.rand(300, dim, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = kernel_shift(x, y, kernel=Gaussian(h), backend=backend)[1].double()
+    exact = kernel_shift(x.double(), y.double(), kernel=Gaussian(h), backend="dense")[1]
+    assert said or (found - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_attention_by_name_warns_where_even_float64_is_not_enough():
+    x, y = randn(50, 2), randn(50, 2, seed=2)
+    with pytest.warns(UserWarning, match="direct differences"):
+        kernel_shift(x, y, kernel=Gaussian(1e-7), backend="attention")
+    assert explain_backend(x.repeat(20, 1), y.repeat(20, 1), kernel=Gaussian(1e-7)).backend == "dense"
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6])
+def test_a_far_point_is_shown_the_nearest_sample_by_attention_too(never_dense, far):
+    y = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    x = torch.tensor([[far, 0.0], [0.1, 0.1]], requires_grad=True)
+    log_mass, shift = kernel_shift(x, y, kernel=Gaussian(0.05))
+    assert log_mass.isfinite().all()
+    assert_close(shift[0], y[1] - x[0], rtol=1e-6, atol=0)
+    (grad,) = torch.autograd.grad(shift.sum() + log_mass.sum(), x)
+    assert grad.isfinite().all()
+
+
+def test_float64_input_stays_exact(never_dense):
+    x, y = randn(400, 3), randn(500, 3, seed=2)
+    for h in (1e-4, 1e-2, 1.0):
+        exact = kernel_shift(x, y, kernel=Gaussian(h), backend="dense")
+        for a, b in zip(kernel_shift(x, y, kernel=Gaussian(h)), exact, strict=True):
+            assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_full_by_attention(never_dense, dtype):
+    x, y = randn(50, 2).to(dtype), randn(4000, 2, seed=2).to(dtype)
+    log_mass, shift = kernel_shift(x, y, kernel=Gaussian(1.0))
+    exact = kernel_shift(x.double(), y.double(), kernel=Gaussian(1.0))
+    assert log_mass.dtype == shift.dtype == dtype
+    for a, b in zip((log_mass, shift), exact, strict=True):
+        assert_close(a.double(), b, rtol=float(torch.finfo(dtype).eps), atol=1e-4)
+
+
+def test_attention_keeps_memory_linear():
+    n, seen = 3000, []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            seen.extend(
+                t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor)
+            )
+            return out
+
+    x, y = randn(n, 2).float().requires_grad_(), randn(n, 2, seed=2).float()
+    with Watch():
+        log_mass, _ = kernel_shift(x, y, kernel=Gaussian(1.0), backend="attention")
+        log_mass.sum().backward()
+    assert max(seen) <= max(attention.TILE_BYTES // 4, attention.SAMPLE * 1024, 8 * n)
+
+
+def test_a_call_changes_no_global_state(never_dense):
+    def state():
+        return (
+            torch.get_float32_matmul_precision(),
+            torch.get_num_threads(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.get_rng_state().tolist(),
+        )
+
+    before = state()
+    x = randn(300, 2).float().requires_grad_()
+    for backend in ("auto", "attention", "streaming", "dense"):
+        kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend=backend)[1].sum().backward()
+    assert state() == before
+
+
+def test_no_setting_of_torch_makes_the_sums_coarse(never_dense):
+    x, y = randn(300, 2).float(), randn(300, 2, seed=2).float()
+    exact = kernel_shift(x.double(), y.double(), kernel=Gaussian(0.3))[1]
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert (kernel_shift(x, y, kernel=Gaussian(0.3))[1] - exact).norm() < 1e-5 * exact.norm()
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (kernel_shift(x, y, kernel=Gaussian(0.3))[1] - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_an_explanation_says_what_happens(never_dense, monkeypatch):
+    x, y = randn(30, 2).float(), randn(40, 2, seed=2).float()
+    ran = []
+    for name, run in list(linear.FORWARD.items()):
+        monkeypatch.setitem(
+            linear.FORWARD, name, lambda *a, r=run, n=name: (ran.append((n, a[-1])), r(*a))[1]
+        )
+    for kernel in (Gaussian(0.5), Gaussian(1e-3), Laplace(0.5), COMPACT[0](0.5)):
+        said = explain_backend(x, y, kernel=kernel)
+        kernel_shift(x, y, kernel=kernel)
+        if said.backend != "dense":
+            assert (said.backend, said.dtype) == ran[-1]
+        assert said.backend in str(said)
+        with pytest.raises(AttributeError):
+            said.backend = "other"  # type: ignore[misc]
+
+
+def test_few_pairs_are_dense_in_float64():
+    x = randn(128, 8, 10).float()
+    said = explain_backend(x, x, kernel=Gaussian(0.5))
+    assert (said.backend, said.dtype, said.error) == ("dense", torch.float64, None)
+
+
+def test_attention_refuses_what_is_not_gaussian():
+    with pytest.raises(ValueError, match="Gaussian kernels only"):
+        kernel_shift(randn(3, 2), randn(3, 2), kernel=Laplace(1.0), backend="attention")
