@@ -10,6 +10,7 @@ times slower and no public log-sum-exp; exp, twice the time of exp2; a running r
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -21,9 +22,9 @@ from wgflow.sums import streaming
 from wgflow.sums.flat import Gradients, Index, flatten, loop, unflatten
 
 LN2 = math.log(2)
-SAMPLE = 256  # samples whose nearest one gives the reference exponent of a row
+SAMPLE = 64  # samples whose nearest one gives the reference exponent of a row
 CHUNK = 1 << 14  # points prepared at a time: never a float64 copy of a whole cloud
-TILE_BYTES = 1 << 19  # of one tile and thread on a CPU: half of a core's level-2 cache
+TILE_BYTES = 3 << 18  # of one tile and thread on a CPU: within a core's level-2 cache
 TILE_BYTES_GPU = 1 << 26
 DENORMAL = (
     0.01  # of the weights: from here on one more pass that cuts them off is cheaper than their slow exp2
@@ -47,6 +48,7 @@ class Factors:
 
     def __init__(self, x: Tensor, y: Tensor, log_weights: Tensor | None, h: float, dtype: torch.dtype):
         self.x, self.y, self.log_weights, self.dtype = x, y, log_weights, dtype
+        self._parts: tuple[Index, list[tuple[int, Tensor]]] | None = None
         self.s = math.sqrt(1 / LN2) / h
         self.centre = y.mean(-2, keepdim=True).double()
         B, M, D = y.shape
@@ -78,10 +80,23 @@ class Factors:
         out = torch.cat([torch.ones_like(a[..., :1]), a, torch.empty_like(a[..., :1])], -1)
         return out, a.double().square_().sum(-1).mul_(-0.5)
 
+    def parts(self, batch: Index) -> list[tuple[int, Tensor]]:
+        """(first column, block of columns) of the right factor."""
+        if self._parts is None or self._parts[0] != batch:
+            wide = self.tile[1]
+            cut = self.right[batch].split(wide, -1)
+            self._parts = batch, [(j * wide, part) for j, part in enumerate(cut)]
+        return self._parts[1]
+
+    def sample(self, batch: Index) -> Tensor:
+        """A few columns of the right factor, evenly spaced."""
+        M = self.right.shape[-1]
+        return self.right[batch][..., :: -(-M // SAMPLE)]
+
     def tiles(self) -> Iterator[tuple[Index, slice]]:
         return loop(self.x.shape[0], self.x.shape[1], self.tile[0], self.tile[2])
 
-    @property
+    @functools.cached_property
     def tile(self) -> tuple[int, int, int]:
         """(rows, columns, batch elements) of a tile."""
         cuda = self.x.device.type != "cpu"
@@ -118,24 +133,22 @@ def _rows(
     f: Factors, batch: Index, rows: slice, skip_self: bool, exact: bool
 ) -> tuple[Tensor, Tensor] | None:
     """The sums of some rows, None where the reference exponents were so far off that float range was left."""
-    right, (A, minus_half) = f.right[batch], f.left(batch, rows)
-    M, wide, highest = right.shape[-1], f.tile[1], math.log2(torch.finfo(f.dtype).max)
+    A, minus_half = f.left(batch, rows)
+    highest = math.log2(torch.finfo(f.dtype).max)
     # The reference only has to keep 2^(z - reference) within the range of floats: the nearest of a few samples will do.
     # It is set low, so that the best weights are huge and the smallest ones that matter are no denormal numbers.
-    parts = [slice(j, j + wide) for j in range(0, M, wide)]
     tops, denormal = [], 0.0
-    for c in parts if exact else [slice(None, None, -(-M // SAMPLE))]:
-        z = A[..., :-1] @ right[..., :-1, c]
+    for part in [part for _, part in f.parts(batch)] if exact else [f.sample(batch)]:
+        z = A[..., :-1] @ part[..., :-1, :]
         tops.append(z.amax(-1))
         denormal = (z < (tops[-1] - 1.4 * highest).unsqueeze(-1)).float().mean()
     reference = torch.stack(tops).amax(0).double() - (0.7 if exact else 0.4) * highest
     A[..., -1] = -reference
     clamp = exact or bool(denormal > DENORMAL)
     acc = Total(A)
-    work = A.new_empty(A[..., 0].numel() * wide)
-    for c in parts:
-        part = right[..., c]
-        e = _powers(A, part, work, rows.start - c.start if skip_self else None, clamp)
+    work = A.new_empty(A[..., 0].numel() * f.tile[1])
+    for start, part in f.parts(batch):
+        e = _powers(A, part, work, rows.start - start if skip_self else None, clamp)
         acc.add(part[..., 1:, :], e.mT)
     acc = acc.read()
     total = acc[..., -1, :]
@@ -200,8 +213,7 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         turned = G.to(dtype).mT.contiguous() if samples else G
         work, more = (A.new_empty(A[..., 0].numel() * wide) for _ in range(2))
         acc = Total(A)
-        for j in range(0, M, wide):
-            part = f.right[batch][..., j : j + wide]
+        for j, part in f.parts(batch):
             W = _powers(A, part, work, rows.start - j if skip_self else None, True)
             Wu = torch.matmul(pull, part[..., 1:, :], out=more[: W.numel()].view(W.shape)).mul_(W)
             acc.add(part[..., 1:, :], Wu.mT)
