@@ -76,7 +76,7 @@ class Processes:
         for rank, other in enumerate(headers):
             if other["error"] is not None:
                 raise ValueError(f"rank {rank} refused its part: {other['error']}")
-        for key in headers[0].keys() - {"own", "error"}:
+        for key in (k for k in headers[0] if k not in ("own", "error")):
             for rank, other in enumerate(headers):
                 if other.get(key) != headers[0][key]:
                     raise ValueError(
@@ -125,6 +125,6 @@ class Processes:
 
 
 def name_of(kernel: Kernel) -> str:
-    """What a kernel is called on every process: its numbers, without the addresses of this one."""
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(kernel))
+    """What a kernel is called on every process: its numbers, without the addresses and the device of this one."""
+    text = re.sub(r" at 0x[0-9a-f]+|, device='[^']*'", "", repr(kernel))
     return text if len(text) <= 160 else f"{text[:120]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"

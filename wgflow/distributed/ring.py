@@ -90,10 +90,10 @@ def header(
         )
     return {
         "call": "kernel_shift",
+        "log_weights": "None" if log_weights is None else "given",
         "dimension": x.shape[-1],
         "dtype": [str(t.dtype) for t in clouds],
         "leading dimensions": [list(t.shape[:d]) for t, d in zip(clouds, (-2, -2, -1), strict=False)],
-        "log_weights": "None" if log_weights is None else "given",
         "kernel": name_of(kernel),
         "skip_self": skip_self,
         "requires_grad": [torch.is_grad_enabled() and t.requires_grad for t in clouds],

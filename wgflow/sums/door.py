@@ -87,8 +87,9 @@ def double_shift(
     The weights may already be float64 whatever x is. Arguments, gradients and errors otherwise as `kernel_average`.
     """
     shards = sharding.behind(backend)
-    if shards is None:
-        check_clouds(x, y, log_weights, skip_self)
+    if shards is not None:  # before any check: an error here is one on a single process, and the others would wait
+        return shards.double_shift(x, y, log_weights, kernel, skip_self)
+    check_clouds(x, y, log_weights, skip_self)
     if isinstance(kernel, Stretched):
         # Divided here, multiplied back here: no backend, tile or gradient knows of lengths. float64 from here on.
         plain, u, v, lengths = unstretch(kernel, x, y)
@@ -97,8 +98,6 @@ def double_shift(
             u, v, kernel=plain, log_weights=log_w, skip_self=skip_self, backend=backend
         )
         return log_mass, shift * lengths
-    if shards is not None:
-        return shards.double_shift(x, y, log_weights, kernel, skip_self)
     if x.numel() == 0 and backend in BACKENDS:
         backend = "dense"  # no points, no blocks: the empty answer, with its graph
     choice = choose(x, y, kernel, log_weights, backend)
