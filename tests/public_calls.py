@@ -90,6 +90,8 @@ CALLS = {
     "MMD": descent(lambda y: wg.MMD(y, K)),
     "EnergyDistance": descent(wg.EnergyDistance),
     "BlobKL": descent(lambda y: wg.BlobKL(wg.KDE(y, K), K)),
+    "BlobDivergence": descent(lambda y: wg.BlobDivergence(wg.KDE(y, K), K, wg.ChiSquare())),
+    "Likelihood": descent(lambda y: wg.Likelihood(y, K)),
     "Interaction": lambda x, y: wg.Interaction(K).velocity(x),
     "Potential": lambda x, y: wg.Potential(lambda x: x.square().sum(-1)).velocity(x),
     "Sinkhorn": descent(lambda y: wg.Sinkhorn(y, blur=0.5)),

@@ -13,7 +13,16 @@ from wgflow.fields import (
     spread_ratio,
 )
 from wgflow.flows import flow, langevin
-from wgflow.functionals import MMD, BlobKL, EnergyDistance, Interaction, Potential, Sinkhorn
+from wgflow.functionals import (
+    MMD,
+    BlobDivergence,
+    BlobKL,
+    EnergyDistance,
+    Interaction,
+    Likelihood,
+    Potential,
+    Sinkhorn,
+)
 from wgflow.kde import KDE
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
 from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_weight, regress_onto
@@ -40,6 +49,7 @@ __all__ = [
     "MMD",
     "Alpha",
     "Annealed",
+    "BlobDivergence",
     "BlobKL",
     "ChiSquare",
     "Compact",
@@ -53,6 +63,7 @@ __all__ = [
     "JensenShannon",
     "Kernel",
     "Laplace",
+    "Likelihood",
     "Matern",
     "Potential",
     "RationalQuadratic",

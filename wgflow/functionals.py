@@ -5,6 +5,7 @@ Every one of them is a frozen value, and sums of them are sums of their velociti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,13 +13,24 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wgflow.divergences import Divergence
 from wgflow.fields import energy_field, mean_pull
 from wgflow.kde import KDE
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.particles import blob_field, mmd_field
 from wgflow.sums import check_clouds, double_shift, refuse_nan
 
-__all__ = ["MMD", "BlobKL", "EnergyDistance", "Functional", "Interaction", "Potential", "Sinkhorn"]
+__all__ = [
+    "MMD",
+    "BlobDivergence",
+    "BlobKL",
+    "EnergyDistance",
+    "Functional",
+    "Interaction",
+    "Likelihood",
+    "Potential",
+    "Sinkhorn",
+]
 
 
 class Functional(Protocol):
@@ -123,6 +135,52 @@ class BlobKL:
 
     def velocity(self, x: Tensor) -> Tensor:
         return blob_field(x, self.target.score, kernel=self.kernel)
+
+
+@dataclass(frozen=True, eq=False)
+class BlobDivergence:
+    """mean f(r_i) / r_i, r = q_h / p: D_f(q || p) = ∫ q f(r)/r with q smoothed inside; reverse KL of it is `BlobKL`.
+
+    `target` must know its *normalised* log density, unless the divergence is reverse KL. Velocity by autograd.
+    """
+
+    target: Density
+    kernel: Kernel
+    divergence: Divergence
+
+    def value(self, x: Tensor) -> Tensor:
+        log_r = KDE(x, self.kernel).log_density(x) - self.target.log_density(x)
+        return (self.divergence.f(log_r) * (-log_r).exp()).mean(-1)
+
+    def velocity(self, x: Tensor) -> Tensor:
+        return x.shape[-2] * _descent(lambda at: self.value(at).sum(), x)
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """-mean log q_h(y_k), q_h the KDE of the particles: forward KL(p || q_h) less the entropy of the samples' law.
+
+    Its velocity is N / (h² Σw) times `likelihood_field` for a Gaussian kernel, and a gradient for every other.
+    """
+
+    samples: Tensor
+    kernel: Kernel
+    weights: Tensor | None = None
+
+    def value(self, x: Tensor) -> Tensor:
+        return -(self._shares() * KDE(x, self.kernel).log_density(self.samples)).sum(-1)
+
+    def velocity(self, x: Tensor) -> Tensor:
+        check_clouds(x, self.samples, None, False, ("x", "samples"))
+        log_q, _ = double_shift(self.samples, x, kernel=self.kernel)
+        log_w = self._shares().log() - log_q
+        log_pull, shift = double_shift(x, self.samples, kernel=self.kernel.slope, log_weights=log_w)
+        pull = (log_pull + math.log(x.shape[-2])).exp().unsqueeze(-1)
+        return (pull * self.kernel.covector(shift)).to(x.dtype)
+
+    def _shares(self) -> Tensor:
+        W = torch.ones_like(self.samples[..., 0]) if self.weights is None else self.weights
+        return W / W.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
