@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import assert_close
+from wgflow import Gaussian, drifting_field, gaussians
 from wgflow import targets as tg
 
 
@@ -68,6 +69,24 @@ def test_the_matched_temperature_has_the_units_of_the_values(values, unit):
     scaled, same = tg.matched_temperature(unit * values, k=1 + values.shape[-1] // 2)
     assert_close(same, tv, atol=1e-4)
     assert_close(scaled / unit, alpha, rtol=0.05)
+
+
+@given(st.floats(-2.0, 2.0), st.floats(0.3, 3.0), st.floats(0.2, 1.0))
+def test_the_flow_to_the_soft_target_climbs_the_value_and_keeps_to_the_anchor(c, alpha, h):
+    """π⁺ ∝ π_old exp(Q/α), Q = c a, π_old = N(0, 1): π⁺ = N(c/α, 1), by weights on candidates; and as h -> 0
+    V/h² -> ∇Q/α + ∇log π_old - ∇log π."""
+    grid = torch.linspace(-12, 12, 4001, dtype=torch.float64).unsqueeze(-1)
+    log_old = -(grid[:, 0] ** 2) / 2
+    weights = tg.boltzmann_weights(c * grid[:, 0] + alpha * log_old, alpha=alpha)
+    policy = (torch.tensor([0.5]).double(), torch.tensor([[0.7]]).double())
+    log_policy = -((grid[:, 0] - 0.5) ** 2) / (2 * 0.7)
+    a = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(-1)
+    V = drifting_field(a, grid, grid, kernel=Gaussian(h), pos_weights=weights, neg_weights=log_policy.exp())
+    target = (torch.tensor([c / alpha]).double(), torch.ones(1, 1).double())
+    assert_close(V, gaussians.drift(a, target, policy, h=h), rtol=1e-7, atol=1e-7)
+    ascent = c / alpha - a + (a - 0.5) / 0.7
+    small = gaussians.drift(a, target, policy, h=1e-4) / 1e-8
+    assert_close(small, ascent, rtol=1e-6, atol=1e-6)
 
 
 def test_importance_weights_find_a_mean_under_another_law():
