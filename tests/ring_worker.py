@@ -197,7 +197,19 @@ def refusals(rank):
         "second derivative": second_derivative,
         "the ring in the ring": lambda: sharded(backend="distributed").__enter__(),
     }
-    return {name: said_by(call) for name, call in calls.items()}
+    told = {name: said_by(call) for name, call in calls.items()}
+    with sharded():  # none of these says anything to the other ranks
+        whole = {
+            "energy_distance": lambda: wg.energy_distance(x, x),
+            "mmd2": lambda: wg.mmd2(x, x, kernel=k),
+            "kde_kl": lambda: wg.kde_kl(x, x, kernel=k),
+            "leave_one_out": lambda: wg.leave_one_out(x),
+            "the balanced field": lambda: wg.balanced_field(x, x),
+            "stein_field": lambda: wg.stein_field(x, torch.zeros_like, kernel=k),
+            "responsibilities": lambda: wg.KDE(x, k).effective_sample_size(x),
+        }
+        told["only whole"] = {name: said_by(call) for name, call in whole.items()}
+    return told
 
 
 def largest_tensor():

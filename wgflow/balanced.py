@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from wgflow.sums import check_clouds, refuse_nan
+from wgflow.sums import check_clouds, only_whole, refuse_nan
 
 __all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
 
@@ -116,6 +116,7 @@ def balanced_scale(
 
 def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor, Tensor | None]:
     """[gen | neg | pos] with one common batch, and their weights (None when all are 1)."""
+    only_whole("the balanced field")
     check_clouds(gen, pos, None, False, ("gen", "pos"))
     if neg is not None:
         check_clouds(gen, neg, None, False, ("gen", "neg"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wgflow.kernels import Gaussian, Kernel, check_bandwidth
 from wgflow.stretched import Stretched
-from wgflow.sums import check_clouds, double_shift
+from wgflow.sums import check_clouds, double_shift, only_whole
 
 __all__ = ["Annealed", "leave_one_out", "median_heuristic", "per_dimension", "scott", "silverman"]
 
@@ -47,6 +47,7 @@ def leave_one_out(y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, ro
     Args: y: [M, D]; kernel: h -> Kernel, one with finite mass. Returns: h.
     Raises: ValueError on clouds of one point, kernels without density.
     """
+    only_whole("leave_one_out")
     _one_cloud(y)
     y = y.detach().double()
     start = scott(y)

@@ -18,6 +18,7 @@ from wgflow.sums import (
     kernel_shift,
     log_of_weights,
     log_total,
+    only_whole,
     refuse_nan,
 )
 
@@ -89,6 +90,7 @@ class KDE:
         """W_ij = w_j k(x_i, y_j) / Σ: how much each sample speaks for each point. x: [..., N, D] -> [..., N,
         M], dense.
         """
+        only_whole("responsibilities")
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         logits, w = self.kernel.log_pairs(x, self.samples), self._log_weights
         return (logits if w is None else logits + w.unsqueeze(-2)).softmax(-1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.sums import check_clouds, double_shift, refuse_nan
+from wgflow.sums import check_clouds, double_shift, only_whole, refuse_nan
 
 __all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportions", "sliced_w2", "w2"]
 
@@ -20,6 +20,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], lengths, one for each pair of clouds in the batch.
     Differentiable; memory of one block of rows. Raises: ValueError on clouds that do not match or hold one point, NaN.
     """
+    only_whole("energy_distance")
     check_clouds(x, x, None, True, ("x", "x"))
     check_clouds(y, y, None, True, ("y", "y"))
     check_clouds(x, y, None, False)
@@ -36,6 +37,7 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
     Args: x: [..., N, D], y: [..., M, D], N, M >= 2; kernel: one, or several whose sum is meant.
     Returns: [...], in the units of k. Differentiable, streams.
     """
+    only_whole("mmd2")
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
 
@@ -106,6 +108,7 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     An estimate, of either sign near equality; smoothing hides differences below the bandwidth. x [..., N, D] and
     y [..., M, D] -> [...], in nats. Raises: ValueError on clouds that do not match, or fewer than two points in x.
     """
+    only_whole("kde_kl")
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
     log_q, _ = double_shift(x, x, kernel=kernel, skip_self=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wgflow.fields import mean_pull
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.sums import check_clouds, double_shift
+from wgflow.sums import check_clouds, double_shift, only_whole
 
 __all__ = ["blob_field", "mmd_field", "stein_field"]
 
@@ -84,6 +84,7 @@ def stein_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel)
     Returns: [..., N, D], units of k / length. Differentiable if `score` is. Holds all pairs for the first of its sums.
     Raises: ValueError as `kernel_average`.
     """
+    only_whole("stein_field")
     check_clouds(x, x, None, False)
     k = kernel.log_pairs(x, x).exp().to(x.dtype)
     return (k @ score(x) / x.shape[-2] - mean_pull(x, x, kernel.slope, None)).to(x.dtype)

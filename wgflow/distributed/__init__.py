@@ -40,9 +40,10 @@ def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") ->
     any size, empty ones too as long as the union is not. Each gets the results for its own points, and as gradients
     those of the *sum* of all processes' losses. skip_self pairs x[i] with y[i] of the same process.
 
-    What sums: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`, `likelihood_field`, `energy_field`,
-    `mmd_field`, `blob_field`, `KDE.log_density`, `KDE.score`. What is a mean over x, or holds all pairs, still sees its
-    own shard alone: values of functionals, metrics, bandwidth rules, `balanced_field`, `stein_field`.
+    What sums over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`, `likelihood_field`,
+    `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`, `.hessian`. What holds all pairs or mixes
+    means over x in is refused: metrics, `balanced_field`, `stein_field`, `leave_one_out`, responsibilities. A mean over
+    x alone is one over this process's points, such as the losses; values of functionals are not for shards either.
 
     Args:
         group: None for all processes. backend: of the local sums, as in `kernel_average`.

@@ -8,7 +8,7 @@ from wgflow.sums.checks import check_clouds, log_of_weights, refuse_nan
 from wgflow.sums.choice import explain_backend
 from wgflow.sums.door import double_shift, kernel_average, kernel_shift
 from wgflow.sums.keops import keops_warmup
-from wgflow.sums.sharding import log_total
+from wgflow.sums.sharding import log_total, only_whole
 
 __all__ = [
     "check_clouds",
@@ -19,5 +19,6 @@ __all__ = [
     "kernel_shift",
     "log_of_weights",
     "log_total",
+    "only_whole",
     "refuse_nan",
 ]

@@ -37,7 +37,8 @@ def kernel_average(
         skip_self: leave y[i] out for x[i]. Needs N = M; only meaningful when y *is* x.
         backend: "dense" (one matrix of pairs), "streaming" (blocks of pairs), "attention" (matrix products,
             Gaussian only), "keops" (pykeops), all but the first with memory linear in N + M; "auto" takes
-            the fastest that is accurate enough, and `explain_backend` says which. See docs/backends.md.
+            the fastest that is accurate enough, and `explain_backend` says which. "distributed": x and y are
+            this process's shards, see `wgflow.distributed`. See docs/backends.md.
     Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x. Few pairs and float64 input are
         summed in float64; float32 products are used where they change no field by 1e-3. Where no sample has
         weight (compact kernels), log_mass is -inf and the barycentre is x itself.

@@ -54,6 +54,18 @@ def behind(backend: str) -> Shards | None:
     return current() if backend == "auto" else None
 
 
+def only_whole(what: str) -> None:
+    """Refuse, where clouds are sharded, what would mix sums over all samples with this process's own.
+
+    Raises: ValueError inside `wgflow.distributed.sharded`.
+    """
+    if current() is not None:
+        raise ValueError(
+            f"{what} cannot be had from shards: it holds all pairs, or is a mean over x. Call it outside "
+            "`wgflow.distributed.sharded`, on clouds that are whole."
+        )
+
+
 def log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool = False) -> Tensor | float:
     """log Σ w over the samples that an average of `kernel_shift` runs over, on whatever process they are.
 
