@@ -27,7 +27,8 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def never_dense(monkeypatch):
     """`auto` as it is for many points, whatever their number."""
-    monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
+    for name in ("DENSE_IS_FASTEST", "DENSE_BEFORE_STREAMING"):
+        monkeypatch.setattr(choice, name, ((math.inf, 0),))
 
 
 def value_and_gradients(x, y, log_w, *, kernel, skip_self=False, backend):

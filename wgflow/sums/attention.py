@@ -48,7 +48,7 @@ class Factors:
 
     def __init__(self, x: Tensor, y: Tensor, log_weights: Tensor | None, h: float, dtype: torch.dtype):
         self.x, self.y, self.log_weights, self.dtype = x, y, log_weights, dtype
-        self._parts: tuple[Index, list[tuple[int, Tensor]]] | None = None
+        self._parts: tuple[Index, list[tuple[int, Tensor, Tensor]]] | None = None
         self.s = math.sqrt(1 / LN2) / h
         self.centre = y.mean(-2, keepdim=True).double()
         B, M, D = y.shape
@@ -80,12 +80,12 @@ class Factors:
         out = torch.cat([torch.ones_like(a[..., :1]), a, torch.empty_like(a[..., :1])], -1)
         return out, a.double().square_().sum(-1).mul_(-0.5)
 
-    def parts(self, batch: Index) -> list[tuple[int, Tensor]]:
-        """(first column, block of columns) of the right factor."""
+    def parts(self, batch: Index) -> list[tuple[int, Tensor, Tensor]]:
+        """(first column, a block of columns of the right factor, its rows [b; 1]), cut once for all rows of tiles."""
         if self._parts is None or self._parts[0] != batch:
             wide = self.tile[1]
             cut = self.right[batch].split(wide, -1)
-            self._parts = batch, [(j * wide, part) for j, part in enumerate(cut)]
+            self._parts = batch, [(j * wide, part, part[..., 1:, :]) for j, part in enumerate(cut)]
         return self._parts[1]
 
     def sample(self, batch: Index) -> Tensor:
@@ -138,7 +138,7 @@ def _rows(
     # The reference only has to keep 2^(z - reference) within the range of floats: the nearest of a few samples will do.
     # It is set low, so that the best weights are huge and the smallest ones that matter are no denormal numbers.
     tops, denormal = [], 0.0
-    for part in [part for _, part in f.parts(batch)] if exact else [f.sample(batch)]:
+    for part in [part for _, part, _ in f.parts(batch)] if exact else [f.sample(batch)]:
         z = A[..., :-1] @ part[..., :-1, :]
         tops.append(z.amax(-1))
         denormal = (z < (tops[-1] - 1.4 * highest).unsqueeze(-1)).float().mean()
@@ -147,9 +147,13 @@ def _rows(
     clamp = exact or bool(denormal > DENORMAL)
     acc = Total(A)
     work = A.new_empty(A[..., 0].numel() * f.tile[1])
-    for start, part in f.parts(batch):
-        e = _powers(A, part, work, rows.start - start if skip_self else None, clamp)
-        acc.add(part[..., 1:, :], e.mT)
+    e = turned = work
+    for start, part, values in f.parts(batch):
+        if part.shape[-1] != e.shape[-1] or e is work:  # the same views for all tiles but the last
+            e = _room(A, part, work)
+            turned = e.mT
+        _powers(A, part, e, rows.start - start if skip_self else None, clamp)
+        acc.add(values, turned)
     acc = acc.read()
     total = acc[..., -1, :]
     if not bool(((total > 2.0 ** (-0.6 * highest)) & (total < math.inf)).all()):
@@ -166,8 +170,10 @@ class Total:
         self.whole = A.new_zeros(*A.shape[:-2], A.shape[-1] - 1, A.shape[-2], dtype=torch.float64)
         self.part, self.tiles = torch.zeros_like(self.whole, dtype=A.dtype), 0
 
+        self.multiply = self.part.addmm_ if A.dim() == 2 else self.part.baddbmm_
+
     def add(self, a: Tensor, b: Tensor) -> None:
-        (self.part.addmm_ if a.dim() == 2 else self.part.baddbmm_)(a, b)
+        self.multiply(a, b)
         self.tiles += 1
         if self.tiles % TILES_A_SUM == 0:
             self.whole += self.part
@@ -177,14 +183,19 @@ class Total:
         return self.whole + self.part
 
 
-def _powers(A: Tensor, right: Tensor, work: Tensor, own: int | None, clamp: bool) -> Tensor:
-    """2^z of one tile in the memory of `work`, 0 for a row's own sample."""
+def _room(A: Tensor, right: Tensor, work: Tensor) -> Tensor:
+    """A tile in the memory of `work`."""
     shape = (*A.shape[:-1], right.shape[-1])
-    e = torch.matmul(A, right, out=work[: math.prod(shape)].view(shape))
+    return work[: math.prod(shape)].view(shape)
+
+
+def _powers(A: Tensor, right: Tensor, e: Tensor, own: int | None, clamp: bool) -> Tensor:
+    """e = 2^z of one tile, 0 for a row's own sample."""
+    torch.matmul(A, right, out=e)
     if clamp:
         e.clamp_min_(math.log2(torch.finfo(e.dtype).tiny))
     torch.exp2(e, out=e)
-    if own is not None and -shape[-2] < own < shape[-1]:
+    if own is not None and -e.shape[-2] < own < e.shape[-1]:
         e.diagonal(own, -2, -1).zero_()
     return e
 
@@ -213,10 +224,10 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         turned = G.to(dtype).mT.contiguous() if samples else G
         work, more = (A.new_empty(A[..., 0].numel() * wide) for _ in range(2))
         acc = Total(A)
-        for j, part in f.parts(batch):
-            W = _powers(A, part, work, rows.start - j if skip_self else None, True)
-            Wu = torch.matmul(pull, part[..., 1:, :], out=more[: W.numel()].view(W.shape)).mul_(W)
-            acc.add(part[..., 1:, :], Wu.mT)
+        for j, part, values in f.parts(batch):
+            W = _powers(A, part, _room(A, part, work), rows.start - j if skip_self else None, True)
+            Wu = torch.matmul(pull, values, out=_room(A, part, more)).mul_(W)
+            acc.add(values, Wu.mT)
             if samples:
                 back = A[..., :-1].mT @ Wu  # Σ_i W u [1, a]
                 dw[batch, j : j + wide] += back[..., 0, :]
