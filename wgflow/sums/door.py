@@ -88,7 +88,8 @@ def double_shift(
     The weights may already be float64 whatever x is. Arguments, gradients and errors otherwise as `kernel_average`.
     """
     shards = sharding.behind(backend)
-    if shards is not None:  # before any check: an error here is one on a single process, and the others would wait
+    if shards is not None:
+        # Before any check: an error here would be one on this process alone, and the others would wait.
         return shards.double_shift(x, y, log_weights, kernel, skip_self)
     check_clouds(x, y, log_weights, skip_self)
     if isinstance(kernel, Stretched):
