@@ -1,81 +1,69 @@
-"""Train the same task several times: seeds, fields; one result file with every evaluation and its interval.
+"""Train the same task several times: seeds, methods, fields; one result file with every evaluation and its interval.
 
-    python benchmarks/train_runs.py pointmaze           # `make train`, 5 seeds
-    python benchmarks/train_runs.py arm                 # `make train-arm`, 3 seeds
-    python benchmarks/train_runs.py fields-pointmaze    # every field offline, the rest equal, 3 seeds
-    python benchmarks/train_runs.py fields-arm
+    python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
+    python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
+    python benchmarks/train_runs.py methods-pointmaze    # every online method and field, 3 seeds
+    python benchmarks/train_runs.py fields-arm           # every field, offline, 3 seeds
 
-Runs are subprocesses of `python -m wgflow_rl.train` on one thread each, `--jobs` at a time. A finished run is not
-repeated, a stopped one is resumed; the default field's runs in the comparisons are those of `pointmaze` and `arm`, read
-at the same steps. Results: benchmarks/results/NAME.json, .md and .png.
+A study is a sweep (`wgflow_rl.sweep`: one thread a run, finished runs skipped, stopped ones resumed, a run that two
+studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
+there already.
 """
 
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from _provenance import provenance
 
+from wgflow_rl import plan, sweep
 from wgflow_rl.curve import draw_curve
+from wgflow_rl.job import Job
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
-# Bandwidths and temperatures: the best of benchmarks/clone_chunks.py on the maze (four settings a field). The learning
-# rate is the preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
+# Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings a field). The learning rate is the
+# preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
 FIELDS = {
-    "energy": "energy",
-    "likelihood+energy": "likelihood:0.2+energy",
-    "likelihood": "likelihood:0.2",
-    "released": "released:0.1",
-    "eq3": "eq3:0.3",
+    "dfp": ("dfp",),
+    "dfp-energy": ("dfp-energy",),
+    "dfp-ml": ("dfp-ml",),
+    "dfp-released": ("dfp-released",),
+    "dfp-eq3, h = .3": ("dfp-eq3", "--field", "eq3:0.3", "--improve-field", "eq3:0.3"),
 }
-DEFAULT = "likelihood+energy"
+OTHERS = ("dfp-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Some variants of the command line on one environment."""
+    """Some variants of the training command on one environment."""
 
     env: str
     seeds: int
-    variants: dict[str, list[str]]  # name -> flags
-    borrowed: str = ""  # the study whose runs stand for the default field
-
-
-def compare(env: str, steps: int, every: int, borrowed: str) -> Study:
-    flags = ["--offline-steps", str(steps), "--online-steps", "0", "--eval-every", str(every)]
-    variants = {name: ["--field", field, "--improve-field", field, *flags] for name, field in FIELDS.items()}
-    return Study(env, 3, variants, borrowed)
+    variants: dict[str, tuple[str, ...]]  # name -> method, flags
+    flags: tuple[str, ...] = ()  # of every variant
 
 
 STUDIES = {
-    "pointmaze": Study(MAZE, 5, {DEFAULT: []}),
-    "arm": Study(ARM, 3, {DEFAULT: []}),
-    "fields-pointmaze": compare(MAZE, 3000, 1000, "pointmaze"),
-    "fields-arm": compare(ARM, 4000, 2000, "arm"),
+    "pointmaze": Study(MAZE, 5, {"dfp": ("dfp",)}),
+    "arm": Study(ARM, 3, {"dfp": ("dfp",)}),
+    "methods-pointmaze": Study(MAZE, 3, FIELDS | {name: (name,) for name in OTHERS}),
+    "fields-arm": Study(
+        ARM, 3, FIELDS, ("--offline-steps", "4000", "--online-steps", "0", "--eval-every", "2000")
+    ),
 }
 
 
-def train(folder: Path, env: str, flags: list[str], seed: int) -> None:
-    """One run to its end, in its own process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "wgflow_rl.train"]
-    if (folder / "config.json").exists():
-        if (folder / "done").exists():
-            return
-        command += ["--resume", str(folder)]
-    else:
-        command += ["--env", env, "--seed", str(seed), "--threads", "1", "--run-dir", str(folder), *flags]
-    with (folder.parent / f"{folder.name}.log").open("a") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    (folder / "done").touch()
+def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
+    """The runs of every variant, seed 0 first."""
+    found = {}
+    for name, (method, *flags) in study.variants.items():
+        (kind,) = plan.of_names([method], [study.env], preset="laptop", extra=(*flags, *study.flags)).kinds
+        found[name] = [kind.job(runs, seed) for seed in range(study.seeds)]
+    return found
 
 
 def read(folder: Path) -> list[dict]:
@@ -130,7 +118,7 @@ def draw(runs: dict[str, list[list[dict]]], path: Path, title: str) -> None:
             axes.fill_between(
                 steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
             )
-        axes.set(xlabel="offline updates", ylabel=label)
+        axes.set(xlabel="step", ylabel=label)
         axes.set_ylim(-0.03 if column == "success" else 0, 1.03 if column == "success" else None)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
@@ -143,57 +131,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", choices=list(STUDIES))
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--read", action="store_true", help="train nothing")
     ask = parser.parse_args()
     study = STUDIES[ask.study]
+    jobs = jobs_of(study, ask.runs)
+    if not ask.read:
+        by_seed = [job for seed in zip(*jobs.values(), strict=True) for job in seed]
+        outcomes = sweep.execute(by_seed, sweep.Ask(runs=ask.runs))
+        if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
+            raise SystemExit("not done:\n" + "\n".join(bad))
 
-    def folder(variant: str, seed: int) -> Path:
-        place = study.borrowed if study.borrowed and variant == DEFAULT else ask.study
-        return ask.runs / place / f"{variant}-s{seed}"
-
-    with ThreadPoolExecutor(ask.jobs) as pool:
-        jobs = [
-            pool.submit(train, folder(variant, seed), study.env, flags, seed)
-            for variant, flags in study.variants.items()
-            for seed in range(study.seeds)
-            if not (study.borrowed and variant == DEFAULT)
-        ]
-        for job in jobs:
-            job.result()
-
-    runs, settings, made_by = {}, {}, {}
-    for variant in study.variants:
-        runs[variant] = [read(folder(variant, seed)) for seed in range(study.seeds)]
-        configs = [
-            json.loads((folder(variant, seed) / "config.json").read_text()) for seed in range(study.seeds)
-        ]
-        settings[variant] = configs[0]["settings"]
-        made_by[variant] = [
-            {key: config[key] for key in ("commit", "versions", "started")} for config in configs
-        ]
-    if study.borrowed:
-        compared = {row["step"] for name, seeds in runs.items() if name != DEFAULT for row in seeds[0]}
-        runs[DEFAULT] = [[row for row in rows if row["step"] in compared] for rows in runs[DEFAULT]]
+    runs = {name: [read(job.folder) for job in each] for name, each in jobs.items()}
+    configs = {
+        name: [json.loads((job.folder / "config.json").read_text()) for job in each]
+        for name, each in jobs.items()
+    }
     out = Path(__file__).parent / "results" / ask.study
     record = {
-        "command": f"python benchmarks/train_runs.py {ask.study} --jobs {ask.jobs}",
+        "command": f"python benchmarks/train_runs.py {ask.study}",
         "env": study.env,
         **provenance(),
-        "settings": settings,
-        "made_by": made_by,
+        "settings": {name: each[0]["settings"] for name, each in configs.items()},
+        "made_by": {
+            name: [{key: config[key] for key in ("commit", "versions", "started")} for config in each]
+            for name, each in configs.items()
+        },
         "runs": runs,
     }
     out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     out.with_suffix(".md").write_text(table(runs))
     if len(runs) == 1:
-        draw_curve(
-            *next(iter(runs.values())),
-            path=out.with_suffix(".png"),
-            title=f"{study.env}, {study.seeds} seeds",
-        )
+        rows = next(iter(runs.values()))
+        draw_curve(*rows, path=out.with_suffix(".png"), title=f"{study.env}, {study.seeds} seeds")
     else:
-        draw(runs, out.with_suffix(".png"), f"{study.env}: the fields, {study.seeds} seeds each")
+        draw(runs, out.with_suffix(".png"), f"{study.env}, {study.seeds} seeds each")
     print(table(runs))
 
 
