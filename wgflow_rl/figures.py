@@ -58,7 +58,7 @@ def draw(
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend_rows = math.ceil(len(names) / (2 if columns == 1 else 4))
-    size = (4.4 if columns == 1 else 3.4) * columns, 2.7 * rows + 0.6 + 0.26 * legend_rows
+    size = (4.4 if columns == 1 else 3.4) * columns, 2.7 * rows + 0.8 + 0.26 * legend_rows
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -112,7 +112,7 @@ def draw(
         handles.values(), handles.keys(), loc="outside lower center", ncols=2 if columns == 1 else 4,
         frameon=False, fontsize=8.5,
     )  # fmt: skip
-    figure.suptitle(title, fontsize=10.5, color=INK)
+    figure.suptitle(title if columns > 1 else title.replace(" (", "\n("), fontsize=10.5, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, format="png")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from wgflow_rl.figures import draw
 from wgflow_rl.files import write_whole
 from wgflow_rl.published import COSTS, FIGURES, FIGURES_LAYOUT, TABLES
 from wgflow_rl.results import Arm
+
+Panels = dict[str, dict[str, list[Arm]]]  # panel -> line -> the arms it averages
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,12 @@ def figures(arms: Sequence[Arm], out: Path) -> list[str]:
         mine += [(arm.method, arm) for arm in arms if arm.peer and arm.env in inside]
         if not mine:
             lines += [
-                f"Figure {figure.number}, {figure.title.lower()}: {MISSING}, runs of Table {table.number} fill it.",
+                f"Figure {figure.number}, {figure.title}: {MISSING}, runs of Table {table.number} fill it.",
                 "",
             ]
             continue
         shown |= {arm.env for _, arm in mine}
-        title = f"As Figure {figure.number}: {figure.title.lower()}"
+        title = f"As Figure {figure.number}: {figure.title}"
         lines += _drawn(mine, inside, out, f"figure-{figure.number}", title, average=figure.average)
     for env in sorted({arm.env for arm in arms} - shown):
         mine = [(arm.name, arm) for arm in arms if arm.env == env]
@@ -126,18 +129,15 @@ def _drawn(
     """A picture for each protocol: curves of different lengths do not belong side by side."""
     lines = []
     for protocol in sorted({arm.protocol for _, arm in mine if not arm.peer}) or [""]:
-        panels: dict[str, dict[str, list[Arm]]] = {}
+        panels: Panels = {}
         chosen = [(name, arm) for name, arm in mine if arm.peer or arm.protocol == protocol]
         for env, place in places.items():
             for name, arm in chosen:
                 if arm.env == env:
                     panels.setdefault(place, {}).setdefault(name, []).append(arm)
+        left_out: list[str] = []
         if average:
-            # An average over different tasks compares nothing: only methods that were run in all of them.
-            width = max(sum(name in lines for lines in panels.values()) for name, _ in chosen)
-            names = dict.fromkeys(n for n, _ in chosen if sum(n in each for each in panels.values()) == width)
-            label = f"average of {width} task{'s' * (width > 1)}"
-            panels = {label: {n: [a for each in panels.values() for a in each.get(n, [])] for n in names}}
+            panels, left_out = _averaged(panels)
         ends = {arm.offline for _, arm in chosen if not arm.peer}
         slug = protocol.removesuffix(" steps").replace(" preset, ", "-").replace(" ", "")
         path = draw(
@@ -145,7 +145,25 @@ def _drawn(
             offline=ends.pop() if len(ends) == 1 else None,
         )  # fmt: skip
         lines += [f"![{title}]({path.name})", ""]
+        if left_out:
+            lines += [
+                f"Not in the average, for they were not run in all of its tasks: {', '.join(left_out)}.",
+                "",
+            ]
     return lines
+
+
+def _averaged(panels: Panels) -> tuple[Panels, list[str]]:
+    """One panel: the average over tasks of each method that was run in all of them; and the names of the others."""
+    tasks: dict[str, set[str]] = defaultdict(set)
+    for place, lines in panels.items():
+        for name in lines:
+            tasks[name].add(place)
+    wanted = max(tasks.values(), key=len)
+    names = [name for name in tasks if tasks[name] >= wanted]
+    label = f"average of {len(wanted)} task{'s' * (len(wanted) > 1)}"
+    lines = {name: [arm for place in wanted for arm in panels[place][name]] for name in names}
+    return {label: lines}, [name for name in tasks if name not in names]
 
 
 def write(ask: Ask) -> Path:
