@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgflow import Gaussian, Laplace, bounds, drifting_field, top_k_weights, total_variation
+from wgflow import Gaussian, Laplace, Matern, bounds, drifting_field, top_k_weights, total_variation
 
 
 @st.composite
@@ -67,6 +67,30 @@ def test_the_sharp_constants_are_attained():
     assert best_drift == pytest.approx(bounds.drift_constant(kernel, diam), rel=0.01)
     assert best_loss == pytest.approx(bounds.loss_constant(kernel, diam), rel=0.01)
     assert best_loss < 0.1 * bounds.published_loss_constant(kernel, diam)
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(0.8), Laplace(1.0), Matern(0.7, 1.5)])
+def test_a_search_finds_the_sharp_constants_and_nothing_beyond(kernel):
+    """Random pairs of measures on {0, diam}, read at its ends: the worst ratio is within 1 % of 1, none above."""
+    g, diam, n = torch.Generator().manual_seed(0), 2.0, 60_000
+    points = torch.tensor([[0.0], [diam]], dtype=torch.float64)
+    a, b = (
+        (30 * torch.rand(n, 1, generator=g, dtype=torch.float64) - 15).sigmoid() for _ in range(2)
+    )  # mass of one end, from 3e-7 to 1 - 3e-7
+    a, b = (torch.cat([1 - w, w], -1) for w in (a, b))
+    x = points[torch.randint(2, (n, 1), generator=g)]  # [n, 1, 1]
+    V, W = (drifting_field(x, points, points[1:], kernel=kernel, pos_weights=w) for w in (a, b))
+    tv = total_variation(a, b)
+    drift = (V - W).norm(dim=-1).squeeze(-1) / (bounds.drift_constant(kernel, diam) * tv)
+    loss = (V.square() - W.square()).sum((-2, -1)).abs() / (bounds.loss_constant(kernel, diam) * tv)
+    local = bounds.localised_variation(x, points.expand(n, 2, 1), a, b, kernel=kernel).squeeze(-1)
+    localised = (V - W).norm(dim=-1).squeeze(-1) / (diam * local)
+    apart = tv > 1e-6  # nearer to each other, rounding alone decides the ratio
+    for ratio in (drift[apart], loss[apart], localised[apart]):
+        assert 0.99 < ratio.max().item() < 1 + 1e-6
+    published = bounds.published_loss_constant(kernel, diam)
+    assert ((V.square() - W.square()).sum((-2, -1)).abs() <= published * tv + 1e-9).all()
+    assert bounds.loss_constant(kernel, diam) * bounds.kernel_ratio(kernel, diam) == pytest.approx(published)
 
 
 def test_at_the_papers_own_setting_the_global_constants_are_vacuous_and_the_localised_bound_is_not():

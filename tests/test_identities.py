@@ -150,6 +150,25 @@ def test_the_hessian_is_the_derivative_of_the_score(c, kernel):
 
 
 @given(clouds(), kernels())
+def test_responsibilities_are_the_weights_of_the_barycentre(c, kernel):
+    W = KDE(c.pos, kernel, c.wp).responsibilities(c.x)
+    assert_close(W.sum(-1), torch.ones_like(W[..., 0]))
+    assert_close(W @ c.pos - c.x, mean_shift(c.x, c.pos, kernel=kernel, weights=c.wp), atol=1e-8 * c.scale)
+    assert bool((W[c.wp.unsqueeze(-2).expand_as(W) == 0] == 0).all())
+
+
+@given(c=clouds(degenerate=False, batch=False), distance=st.floats(1e2, 1e6))
+def test_a_density_is_read_from_far_away(c, distance):
+    """Where every weight underflows: log density and score are those of the nearest sample alone."""
+    x = c.x + distance * torch.nn.functional.normalize(c.rand(1, c.x.shape[-1]), dim=-1)
+    kde, h = KDE(c.pos, Gaussian(0.01 * c.h)), 0.01 * c.h
+    sq, nearest = torch.cdist(x, c.pos, compute_mode="donot_use_mm_for_euclid_dist").square().min(-1)
+    expected = -sq / (2 * h**2) - math.log(len(c.pos)) + Gaussian(h).log_norm(x.shape[-1])
+    assert_close(kde.log_density(x), expected, rtol=1e-9)
+    assert_close(kde.score(x), (c.pos[nearest] - x) / h**2, rtol=1e-6)
+
+
+@given(clouds(), kernels())
 def test_effective_sample_size_counts_samples(c, kernel):
     ess = KDE(c.pos, kernel, c.wp).effective_sample_size(c.x)
     assert bool(((ess > 1 - 1e-9) & (ess < c.pos.shape[-2] + 1e-9)).all())

@@ -112,7 +112,7 @@ def test_samples_follow_the_density(name):
     assert energy_distance(sample, tabulated).abs() < 5e-3 * target.sample(n, generator=g).std()
 
 
-@pytest.mark.parametrize("name", ["board", "rings", "funnel"])
+@pytest.mark.parametrize("name", ["board", "rings", "funnel", "moons", "roll"])
 def test_a_known_target_has_the_score_of_its_density(name):
     target, eps = TARGETS[name], 1e-5
     x = target.sample(30, generator=torch.Generator().manual_seed(0)).double()
@@ -196,6 +196,22 @@ def test_kde_kl_finds_the_smoothed_divergence():
 def test_coverage_counts_the_modes_that_were_reached():
     centres = torch.tensor([[0.0], [1.0], [9.0]])
     assert mode_coverage(torch.tensor([[0.1], [0.95]]), centres, radius=0.2).item() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("target", [toy.TwoMoons(noise=0.1), toy.SwissRoll(noise=0.1)])
+def test_a_curve_has_the_density_of_its_samples(target, monkeypatch):
+    """It integrates to 1, and samples find its entropy; four times the nodes of its quadrature change nothing."""
+    side = torch.linspace(-2, 2, 61, dtype=torch.float64)
+    log_p = target.log_density(torch.cartesian_prod(side, side))
+    area = (side[1] - side[0]).item() ** 2
+    assert (log_p.exp().sum() * area).item() == pytest.approx(1.0, abs=1e-4)
+    x = target.sample(2000, generator=torch.Generator().manual_seed(0)).double()
+    found, entropy = target.log_density(x), (log_p.exp() * log_p).sum().item() * area
+    assert found.mean().item() == pytest.approx(entropy, abs=4 * found.std().item() / 2000**0.5)
+    monkeypatch.setattr(toy, "NODES", 4 * toy.NODES)
+    assert_close(target.log_density(x[:50]), found[:50], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="no density"):
+        type(target)(noise=0.0).log_density(x)
 
 
 def test_bad_mixtures_are_named():

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow.kde import KDE
+from wgflow.kernels import Gaussian
+
 __all__ = [
     "Checkerboard",
     "Funnel",
@@ -23,6 +26,9 @@ __all__ = [
     "eight_gaussians",
     "unbalanced_mixture",
 ]
+
+
+NODES = 4096  # of a curve's quadrature
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +93,49 @@ def unbalanced_mixture(*, weights: tuple[float, ...] = (0.6, 0.3, 0.1), std: flo
     return GaussianMixture(means, torch.full((len(weights),), std), torch.tensor(weights))
 
 
+class _Curve(ABC):
+    """Uniform in the parameter of some curves, plus Gaussian noise: a Gaussian mixture with a continuum of centres.
+
+    Density and score by the midpoint rule over `NODES` points of the curve, right to about 1e-5 of their size where
+    neighbouring nodes are closer than a tenth of the noise.
+    """
+
+    noise: float
+
+    @abstractmethod
+    def _curve(self, u: Tensor) -> Tensor:
+        """Parameters u in [0, 1], [n] -> points, [..., n, 2]; the curves in front are equally likely."""
+
+    def _smoothed(self, x: Tensor) -> KDE:
+        if not self.noise > 0:
+            raise ValueError(
+                f"noise = {self.noise}: a curve without noise has no density; wanted a positive one."
+            )
+        u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
+        return KDE(self._curve(u).flatten(0, -2).to(x), Gaussian(self.noise))
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """[..., 2] -> [...]."""
+        return self._smoothed(x).log_density(x.reshape(-1, 2)).view(x.shape[:-1])
+
+    def score(self, x: Tensor) -> Tensor:
+        """∇log density, [..., 2] -> [..., 2], units 1/length."""
+        return self._smoothed(x).score(x.reshape(-1, 2)).view(x.shape)
+
+
 @dataclass(frozen=True)
-class TwoMoons:
+class TwoMoons(_Curve):
     """Two interleaving half circles of radius 1, uniform along each, plus Gaussian noise."""
 
     noise: float = 0.05
 
+    def _curve(self, u: Tensor) -> Tensor:
+        upper = torch.stack([(math.pi * u).cos() - 0.5, (math.pi * u).sin() - 0.25], -1)
+        return torch.stack([upper, -upper])
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        angle = math.pi * torch.rand(n, generator=generator)
-        upper = torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], -1)
+        upper = self._curve(torch.rand(n, generator=generator))[0]
         side = (
             torch.rand(n, 1, generator=generator) < 0.5
         ).float() * 2 - 1  # the lower moon is the upper one turned by π
@@ -104,15 +143,18 @@ class TwoMoons:
 
 
 @dataclass(frozen=True)
-class SwissRoll:
+class SwissRoll(_Curve):
     """A spiral of two turns inside the unit disc, uniform in angle from π/2 to 9π/2, plus Gaussian noise."""
 
     noise: float = 0.03
 
+    def _curve(self, u: Tensor) -> Tensor:
+        angle = math.pi * (0.5 + 4 * u)
+        return torch.stack([angle.cos(), angle.sin()], -1) * (angle / (4.5 * math.pi)).unsqueeze(-1)
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        angle = math.pi * (0.5 + 4 * torch.rand(n, generator=generator))
-        spiral = torch.stack([angle.cos(), angle.sin()], -1) * (angle / (4.5 * math.pi)).unsqueeze(-1)
+        spiral = self._curve(torch.rand(n, generator=generator))
         return spiral + self.noise * torch.randn(n, 2, generator=generator)
 
 
