@@ -131,9 +131,7 @@ def execute(jobs: Sequence[Job], ask: Ask) -> dict[Job, Outcome]:
 def _ray(ask: Ask) -> Iterator[Any]:
     """Ray, started here or joined by its address, with SIGTERM treated as Ctrl-C."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # 15 by default: beside other work a run would stand still
+    os.environ.setdefault("RAY_worker_niceness", "0")  # not 15: beside other work a run would stand still
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # --gpus-per-run 0 hides no device
     try:
         import ray
