@@ -1,6 +1,4 @@
-"""Laws of the agent: where gradients go, which critic ranks, what a mask hides; bandits with known answers."""
-
-from dataclasses import replace
+"""Laws of the agent: where gradients go, which critic ranks, what a mask hides. Bandits: test_bandit.py."""
 
 import pytest
 import torch
@@ -142,52 +140,6 @@ def test_executed_chunks_are_the_best_of_n_and_inside_the_box(agent):
     expected = pool[torch.arange(4), value.argmax(1)].reshape(4, 2, 2)
     torch.testing.assert_close(chunk, expected)
     assert chunk.abs().max() <= 1
-
-
-def bandit(field, *, lam=0.0, steps=600):
-    """One state, one-step chunks, behaviour +-(.5, .5) half and half, reward 1 at +, 0 at -."""
-    cfg = replace(
-        SMALL, chunk=1, generated=8, candidates=16, top_k=4, hidden=(64, 64), lr=2e-3, field=field, improve_field=field,
-        lam=lam, old_rate=0.02,
-    )  # fmt: skip
-    agent, g = DFP(cfg, obs_dim=1, action_dim=2, seed=0), torch.Generator().manual_seed(0)
-    ones = torch.ones(64)
-    for _ in range(steps):
-        sign = torch.randint(0, 2, (64, 1, 1), generator=g) * 2.0 - 1
-        actions = sign * 0.5 + 0.05 * torch.randn(64, 1, 2, generator=g)
-        batch = Batch(
-            ones[:, None],
-            actions,
-            ones[:, None],
-            (sign[:, 0, 0] > 0).float(),
-            0 * ones,
-            ones[:, None],
-            actions,
-            ones[:, None],
-            ones,
-        )
-        agent.update(batch, agent.draw_noise(64, g), online=True)
-    with torch.no_grad():
-        return agent.policy(torch.ones(1, 1), torch.randn(1, 512, 2, generator=g))[0]
-
-
-@pytest.mark.parametrize("field", ["energy", "likelihood", "likelihood+energy"])
-def test_one_positive_per_state_clones_both_modes(field):
-    samples = bandit(field)
-    right = (samples.sum(-1) > 0).float().mean()
-    near = torch.minimum((samples - 0.5).norm(dim=-1), (samples + 0.5).norm(dim=-1))
-    assert 0.35 < right < 0.65
-    assert near.median() < 0.2
-
-
-def test_eq3_with_one_positive_collapses_to_the_conditional_mean():
-    samples = bandit("eq3:0.1")
-    assert samples.std(0).max() < 0.25
-    assert samples.mean(0).norm() < 0.25  # near the mean of the two modes, where no action was ever taken
-
-
-def test_top_k_improvement_moves_the_mass_to_the_better_mode():
-    assert (bandit("likelihood+energy", lam=2.0).sum(-1) > 0).float().mean() > 0.7
 
 
 def test_energy_score_is_least_for_the_true_distribution():

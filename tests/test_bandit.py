@@ -1,0 +1,235 @@
+"""Every method on a one-step bandit whose answers are known, and on a chain whose values are known.
+
+Behaviour: actions N(m, 0.2² I) with m = (.5, .5) or (-.5, -.5), half and half. Reward: r(a) = exp(-|a - c|² / 2s²) +
+0.4 exp(-|a + c|² / 2s²), c = (.5, .5), s = .5. So the data know a better and a worse place, and their mean is bad.
+"""
+
+import functools
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wgflow_rl import methods
+from wgflow_rl.batch import Batch
+from wgflow_rl.data import Episodes
+from wgflow_rl.replay import Replay
+
+SIGMA, S, STEPS, BATCH = 0.2, 0.5, 350, 64
+ALIKE = {
+    "hidden": (32, 32),
+    "batch": BATCH,
+    "lr": 5e-3,
+    "chunk": 1,
+    "target_rate": 0.05,
+    "candidates": 8,
+    "top_k": 2,
+    "old_rate": 0.02,
+    "target_samples": 1,
+    "act_samples": 16,
+}
+ONE = torch.ones(BATCH)
+
+
+def reward(a):
+    c = torch.tensor([0.5, 0.5])
+    near = lambda m: (-(a - m).square().sum(-1) / (2 * S**2)).exp()  # noqa: E731
+    return near(c) + 0.4 * near(-c)
+
+
+def behaviour(*shape, generator):
+    sign = torch.randint(0, 2, (*shape, 1), generator=generator) * 2.0 - 1
+    return (sign * 0.5 + SIGMA * torch.randn(*shape, 2, generator=generator)).clamp(-1, 1)
+
+
+@functools.cache
+def trained(method, **numbers):
+    """The agent after STEPS updates on the bandit, all of them online."""
+    cfg = methods.ROWS[method]
+    known = {field.name for field in fields(cfg)}
+    cfg = replace(cfg, **({name: v for name, v in ALIKE.items() if name in known} | numbers))
+    agent, g = methods.build(cfg, obs_dim=1, action_dim=2), torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        a = behaviour(BATCH, 1, generator=g)
+        batch = Batch(
+            obs=ONE[:, None],
+            actions=a,
+            valid=ONE[:, None],
+            returns=reward(a[:, 0]),
+            discount=0 * ONE,
+            next_obs=ONE[:, None],
+            next_actions=a,
+            next_valid=0 * ONE[:, None],
+            complete=ONE,
+        )
+        agent.update(batch, agent.draw_noise(BATCH, g), online=True)
+    return agent
+
+
+def play(agent, n=1024):
+    return agent.act(torch.ones(n, 1), torch.Generator().manual_seed(1))[:, 0]
+
+
+def draws(agent, n=1024):
+    """What the policy proposes before any choice by value."""
+    cfg = agent.cfg
+    try:
+        if hasattr(cfg, "act_samples"):
+            agent.cfg = replace(cfg, act_samples=1)
+        return play(agent, n)
+    finally:
+        agent.cfg = cfg
+
+
+# ---- what each method can reach ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def data():
+    return behaviour(20_000, 16, generator=torch.Generator().manual_seed(2))
+
+
+def best_of_16():
+    return reward(data()).max(1).values.mean()
+
+
+def anywhere():
+    return 1 + 0.4 * math.exp(-1 / S**2)  # at c, to within 1e-3
+
+
+def the_mean():
+    return reward(torch.zeros(2))
+
+
+def soft_target(alpha):
+    """E r under pi+ ~ behaviour exp(alpha r), the target of KL-regularised improvement."""
+    r = reward(data())
+    return (r * (alpha * r).exp()).mean() / (alpha * r).exp().mean()
+
+
+def mean_of_soft_target(alpha):
+    """r at the mean of pi+: all that a Gaussian of fixed width can say of it."""
+    w = (alpha * reward(data())).exp()
+    return reward((w[..., None] * data()).mean((0, 1)) / w.mean())
+
+
+REACHABLE = [
+    *((name, {}, best_of_16) for name in ("bfn", "mvp", "idql", "ifql")),
+    *((name, {"lam": 2.0}, best_of_16) for name in ("dfp", "mvp-topk")),
+    *((name, {"lam": 0.0}, best_of_16) for name in ("dfp-released", "dfp-ml", "dfp-energy")),
+    ("dfp-no-topk", {}, best_of_16),
+    ("bc", {}, the_mean),
+    ("iql", {}, lambda: mean_of_soft_target(10)),
+    ("fawac", {"alpha": 2.0, "lr": 1e-2}, lambda: soft_target(2)),
+    # A one-step problem needs no caution: the penalty is made weak, and the whole box is reachable.
+    ("fql", {"alpha": 0.03}, anywhere),
+    ("fbrac", {"alpha": 0.03, "flow_steps": 5}, anywhere),
+    ("rebrac", {}, anywhere),
+    ("srpo", {"beta": 1.0}, anywhere),
+    ("cac", {"eta": 1.0}, anywhere),
+]
+
+
+@pytest.mark.parametrize(("method", "numbers", "optimum"), REACHABLE, ids=[row[0] for row in REACHABLE])
+def test_a_method_reaches_what_its_own_restriction_allows(method, numbers, optimum):
+    assert reward(play(trained(method, **numbers))).mean() >= 0.95 * optimum()
+
+
+CLONES = [
+    *((name, {}) for name in ("bfn", "mvp", "idql", "ifql", "dfp-no-topk")),
+    *((name, {"lam": 0.0}) for name in ("dfp-released", "dfp-ml", "dfp-energy")),
+    ("fql", {"alpha": 100.0}),
+    ("fbrac", {"alpha": 30.0, "flow_steps": 5}),
+    ("fawac", {"alpha": 0.0}),
+    ("cac", {"eta": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("method", "numbers"), CLONES, ids=[row[0] for row in CLONES])
+def test_without_values_both_modes_are_kept(method, numbers):
+    a = draws(trained(method, **numbers))
+    right = (a.sum(-1) > 0).float().mean()
+    near = torch.minimum((a - 0.5).norm(dim=-1), (a + 0.5).norm(dim=-1))
+    assert 0.3 < right < 0.7
+    assert near.median() < 2.5 * SIGMA  # the data's own: 1.18 SIGMA; noise or the mean: 3.5 SIGMA and more
+
+
+@pytest.mark.parametrize("method", ["dfp-eq3", "bc"])
+def test_what_regresses_to_the_mean_loses_both(method):
+    """dfp-eq3: with one positive per state Eq. 3 pulls every sample to it, and no choice of N is left to make."""
+    numbers = {"lam": 0.0} if method == "dfp-eq3" else {}
+    a = draws(trained(method, **numbers))
+    assert a.std(0).max() < 0.2
+    assert a.norm(dim=-1).max() < 0.45  # near the mean, where the data have next to nothing
+    assert reward(play(trained(method, **numbers))).mean() < 0.7 * best_of_16()
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [
+        ("dfp", {"lam": 2.0}),
+        ("mvp-topk", {"lam": 2.0}),
+        ("dfp", {"lam": 2.0, "positives": "boltzmann", "temperature": 0.1}),
+    ],
+    ids=["top-K", "MeanFlow of the top-K", "Boltzmann"],
+)
+def test_positives_of_the_old_policy_move_the_mass_to_the_better_mode(method, numbers):
+    assert (draws(trained(method, **numbers)).sum(-1) > 0).float().mean() > 0.75
+
+
+def test_the_temperature_says_how_far_it_moves():
+    """exp(Q / alpha) with a large alpha is no tilt at all: the positives are the old policy itself."""
+    flat = draws(trained("dfp", lam=2.0, positives="boltzmann", temperature=100.0))
+    assert 0.25 < (flat.sum(-1) > 0).float().mean() < 0.75
+
+
+# ---- a chain ---------------------------------------------------------------------------------------------------------
+
+GAMMA, LENGTH, CUT = 0.9, 5, 3
+
+
+class Known(nn.Module):
+    """Value of position p of a chain of L = LENGTH steps that cost 1 each: -(1 - g^(L-p)) / (1 - g)."""
+
+    def forward(self, obs, chunks=None):
+        value = -(1 - GAMMA ** (LENGTH - obs)) / (1 - GAMMA)  # [B, 1]
+        return value[:, None] if chunks is None else value.expand(2, len(obs), chunks.shape[1])
+
+    def mean(self, obs, chunks):
+        return self(obs, chunks).mean(0)
+
+
+def chain():
+    """One trajectory that reaches the end, where the task ends, and one that is cut after CUT steps."""
+    p = np.float32([*range(LENGTH), *range(CUT)])[:, None]
+    end = np.array([0, 0, 0, 0, 1, 0, 0, 1], bool)
+    return Episodes(
+        observations=p,
+        actions=np.zeros((8, 1), np.float32),
+        rewards=-np.ones(8, np.float32),
+        masks=np.float32([1, 1, 1, 1, 0, 1, 1, 1]),
+        terminals=end,
+        next_observations=p + 1,
+        env="chain",
+    )
+
+
+@pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"bc"}))
+def test_the_known_values_of_a_chain_solve_every_critic_equation(method):
+    """R_h + g^h Q(s_{t+h}) = Q(s_t) over every chunk whose target is known: inside, to the end, beyond it, at a cut."""
+    for chunk in (1, 2, 3, 5, 7):
+        numbers = {"hidden": (8,), "chunk": chunk} | ({"critic_penalty": 0.0} if method == "rebrac" else {})
+        agent = methods.build(replace(methods.ROWS[method], **numbers), obs_dim=1, action_dim=1)
+        agent.critic, agent.target_critic, agent.value = Known(), Known(), Known()
+        batch = Replay(chain(), capacity=8).chunks(torch.arange(8), chunk=chunk, gamma=GAMMA)
+        assert batch.complete.tolist() == [1.0] * LENGTH + [float(p + chunk <= CUT) for p in range(CUT)]
+        if hasattr(agent, "value_loss"):
+            loss = agent.critic_loss(batch, batch.obs, batch.next_obs)
+            assert agent.value_loss(batch, batch.obs)[0] < 1e-8
+        else:
+            noise = agent.draw_noise(8, torch.Generator().manual_seed(0))
+            loss = agent.critic_loss(batch, batch.obs, batch.next_obs, noise)[0]
+        assert loss < 1e-8
