@@ -1,0 +1,153 @@
+"""The rows against the numbers of the papers, as far as those are public; presets that compare like with like."""
+
+import dataclasses
+import json
+
+import pytest
+
+from wgflow_rl import methods
+from wgflow_rl.settings import DEFAULT_ENV, Settings, as_json, from_command_line
+
+CUBE = "cube-{}-play-singletask-task2-v0"
+SCENE, PUZZLE = "scene-play-singletask-task2-v0", "puzzle-4x4-play-singletask-task4-v0"
+
+
+def paper(method, env="cube-double-play-singletask-task2-v0"):
+    return methods.preset("paper", method, env)[0]
+
+
+def test_the_protocol_is_the_one_of_table_5():
+    for method in methods.METHODS:
+        cfg, schedule = methods.preset("paper", method, CUBE.format("double"))
+        assert (cfg.gamma, cfg.lr, cfg.lr_end, cfg.target_rate, cfg.batch) == (0.99, 3e-4, 1.0, 5e-3, 256), (
+            method
+        )
+        assert cfg.hidden == (512, 512, 512, 512)
+        assert not cfg.standardise
+        assert schedule.offline_steps == schedule.eval_every * 10 == 1_000_000
+        assert schedule.online_steps == (1_000_000 if method in methods.ONLINE else 0)
+        assert (schedule.online_share, schedule.eval_episodes) == (0.0, 50)
+    assert methods.PAPER.online_start == 5_000
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [
+        ("bfn", {"chunk": 1, "act_samples": 4, "target_samples": 4, "flow_steps": 10}),
+        ("qc-bfn", {"chunk": 5, "act_samples": 32, "target_samples": 32, "flow_steps": 10}),
+        ("fql", {"chunk": 1, "flow_steps": 10}),
+        ("qc-fql", {"chunk": 5, "flow_steps": 10}),
+        ("mvp", {"chunk": 5, "lam": 0.0, "ivc": 1.0, "act_samples": 16, "time_mean": -0.4, "time_std": 1.0}),
+        ("mvp-topk", {"lam": 0.5, "candidates": 16, "top_k": 4, "old_rate": 1e-4}),
+        ("dfp", {"chunk": 5, "candidates": 16, "top_k": 4, "lam": 0.5, "lam_offline": 0.0, "old_rate": 1e-4}),
+        ("dfp-no-topk", {"lam": 0.0}),
+        ("dfp-eq3", {"field": "eq3:0.05", "improve_field": "eq3:0.05"}),
+        ("dfp-released", {"field": "released:0.1", "improve_field": "released:0.1"}),
+        ("iql", {"chunk": 1, "expectile": 0.9}),
+        ("ifql", {"chunk": 1, "act_samples": 32}),
+        ("fawac", {"chunk": 1, "alpha": 0.8}),
+        ("fbrac", {"chunk": 1, "alpha": 0.1}),
+    ],
+)
+def test_a_row_has_the_numbers_of_its_paper(method, numbers):
+    cfg = paper(method)
+    assert {name: getattr(cfg, name) for name in numbers} == numbers
+
+
+@pytest.mark.parametrize(
+    ("method", "env", "name", "value"),
+    [
+        *((m, CUBE.format("triple"), "alpha", 100.0) for m in ("fql", "qc-fql")),
+        *(("fql", CUBE.format(size), "alpha", 300.0) for size in ("single", "double")),
+        ("fql", SCENE, "alpha", 300.0),
+        ("fql", PUZZLE, "alpha", 1000.0),
+        ("mvp", CUBE.format("triple"), "ivc", 0.0),
+        ("mvp", CUBE.format("quadruple"), "ivc", 1.0),
+        *(("dfp", env, "top_k", 2) for env in ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim")),
+        ("dfp-eq3", "lift-mh-low_dim", "field", "eq3:0.005+eq3:0.05"),
+    ],
+)
+def test_a_task_has_the_number_its_paper_sets_for_it(method, env, name, value):
+    assert getattr(methods.paper(method, env), name) == value
+
+
+def test_every_number_of_a_task_has_a_source():
+    for names, beginnings, numbers, source in methods.TASKS:
+        assert set(names) <= set(methods.METHODS)
+        assert beginnings
+        assert source
+        assert all(hasattr(methods.ROWS[name], number) for name in names for number in numbers)
+
+
+def test_the_offline_table_takes_single_actions_and_no_online_phase():
+    for method in methods.METHODS:
+        cfg, schedule = methods.preset("paper-offline", method, CUBE.format("double"))
+        assert (cfg.chunk, schedule.offline_steps, schedule.online_steps) == (1, 1_000_000, 0)
+
+
+@pytest.mark.parametrize("env", [DEFAULT_ENV, CUBE.format("single")])
+def test_laptop_rows_differ_in_the_method_alone(env):
+    like, schedule = methods.preset("laptop", "dfp", env)
+    for method in methods.METHODS:
+        cfg, own = methods.preset("laptop", method, env)
+        for name in methods.ALIKE:
+            if hasattr(cfg, name) and not (method == "bfn" and name.endswith("_samples")):
+                assert getattr(cfg, name) == getattr(like, name), (method, name)
+        assert cfg.chunk == methods.ROWS[method].chunk
+        online = schedule.online_steps if method in methods.ONLINE else 0
+        assert own == dataclasses.replace(
+            schedule, online_steps=online, online_start=min(online, own.online_start)
+        )
+
+
+def test_variants_of_dfp_differ_in_field_and_weight_alone():
+    for preset in methods.PRESETS:
+        dfp, _ = methods.preset(preset, "dfp", DEFAULT_ENV)
+        for method in methods.METHODS:
+            if method.startswith("dfp-"):
+                cfg, _ = methods.preset(preset, method, DEFAULT_ENV)
+                same = dataclasses.replace(cfg, field=dfp.field, improve_field=dfp.improve_field, lam=dfp.lam)
+                assert same == dfp
+                assert (cfg.field == dfp.field) == (method == "dfp-no-topk")
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("preset", methods.PRESETS)
+def test_settings_hold_any_method(preset, method, tmp_path, capsys):
+    """Flags are those of the method; config.json gives back what was asked for; what a number cannot be is refused."""
+    settings = from_command_line(["--method", method, "--preset", preset, "--batch", "7"])
+    assert type(settings.agent) is type(methods.ROWS[method])
+    assert settings.agent.batch == 7
+    (tmp_path / "config.json").write_text(json.dumps({"settings": as_json(settings)}))
+    assert Settings.read(tmp_path) == settings
+    with pytest.raises(ValueError, match="--chunk is 0; wanted at least 1"):
+        from_command_line(["--method", method, "--chunk", "0"])
+
+
+def test_help_shows_a_methods_own_numbers(capsys):
+    for method, own, others in (("qc-fql", "--alpha", "--top-k"), ("dfp", "--top-k", "--alpha ")):
+        with pytest.raises(SystemExit, match="0"):
+            from_command_line(["--method", method, "--help"])
+        out = capsys.readouterr().out
+        assert own in out
+        assert others not in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--method fql --alpha -1", "--alpha is -1.0; wanted at least 0"),
+        ("--method mvp --candidates 3", "--candidates is 3; wanted at least 4"),
+        ("--method iql --expectile 1.2", "--expectile is 1.2; wanted a share"),
+        ("--method srpo --beta 0", "--beta is 0.0; wanted a number above 0"),
+        ("--method rebrac --policy-delay 0", "--policy-delay is 0; wanted at least 1"),
+        ("--method cac --levels 1", "--levels is 1; wanted at least 2"),
+        ("--method cac --sigma-max 0.001", "--sigma-max is 0.001; wanted a number above 0.002"),
+        ("--method idql --diffusion-steps 0", "--diffusion-steps is 0"),
+        ("--method dfp --positives best", "--positives is 'best'; wanted topk or boltzmann"),
+        ("--method dfp --temperature 0", "--temperature is 0.0; wanted a number above 0"),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_named(flags, message):
+    with pytest.raises(ValueError, match=message):
+        from_command_line([*flags.split(), "--preset", "paper"])
