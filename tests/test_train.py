@@ -327,6 +327,11 @@ def spoil_weights(monkeypatch, trainer, name):
     next(trainer.agent.modules[name].parameters()).data[0] = torch.nan
 
 
+def inflate_weights(monkeypatch, trainer, name):
+    for weight in trainer.agent.modules[name].parameters():
+        weight.data.mul_(1e25)  # finite, and no longer so after two layers
+
+
 @pytest.mark.parametrize(
     ("spoil", "what", "named"),
     [
@@ -336,6 +341,7 @@ def spoil_weights(monkeypatch, trainer, name):
         (spoil_loss, "actor_loss", "actor_loss is not finite"),
         (spoil_weights, "critic", "critic_loss is not finite"),
         (spoil_weights, "policy", "policy.net.first.weight is not finite"),
+        (inflate_weights, "policy", "a field of the update is not finite"),
     ],
 )
 def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(

@@ -26,8 +26,7 @@ from wgflow_rl.files import write_whole
 State = Literal["new", "started", "done", "failed", "diverged"]
 
 TRAIN = ("-m", "wgflow_rl.train")
-# How train and the fields speak of numbers that have overflowed. A resumed run repeats exactly, and would say it again.
-DIVERGED = ("is not finite at step", "holds NaN")
+DIVERGED = "is not finite at step"  # how TrainingDiverged speaks; a resumed run repeats exactly, so it would again
 GRACE = 300.0  # seconds that a stopped training gets for the step or the evaluation in progress, and its checkpoint
 POLL = 0.2
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -99,7 +98,7 @@ def _attempts(job: Job, lock: TextIO, retries: int, pause: float) -> Outcome:
         code, error = _train(job, lock)
         if code == 0:
             return Outcome("done", attempts=attempts)
-        if any(words in error for words in DIVERGED):
+        if DIVERGED in error:
             return Outcome("diverged", error, attempts)
         left = retries if _newest(job.folder) != reached else left - 1
         if left < 0:

@@ -36,7 +36,7 @@ def top_k(items: Tensor, score: Tensor, k: int) -> Tensor:
 def choose(items: Tensor, score: Tensor, *, temperature: float, generator: torch.Generator) -> Tensor:
     """One item per state, drawn with probability softmax(score / temperature); 0 takes the best. -> [B, 1, C].
 
-    Items drawn from pi make this a draw of the soft improvement pi+ ~ pi exp(Q / temperature), self-normalised over N of them.
+    Items drawn from pi make this a draw of the soft improvement pi+ ~ pi exp(Q / temperature), self-normalised over N.
     """
     if temperature == 0:
         return top_k(items, score, 1)

@@ -125,9 +125,15 @@ class Trainer:
         noise = self.agent.draw_noise(cfg.batch, self.generator)
         try:
             log = self.agent.update(batch, noise, online=collected >= 1)
-        except ValueError:  # a field refuses NaN: with a finite batch, it is the weights that have it
+        except ValueError as error:  # a field refuses NaN: with a finite batch, it is the weights that have it
             self._check_finite(snapshot(self.agent.modules, self.agent.optimiser))
-            raise
+            if "NaN" not in str(error):
+                raise
+            # Finite weights, so large that what they make is not.
+            raise TrainingDiverged(
+                f"a field of the update is not finite at step {self.step} ({self.phase}). Checkpoints are from before "
+                "it; what usually helps: a new run with a smaller --lr."
+            ) from error
         self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
         return log
 
