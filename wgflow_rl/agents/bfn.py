@@ -20,7 +20,7 @@ class BFNConfig(AgentConfig):
 
     target_samples: int = 32  # N, a' is the best of these by the critic
     act_samples: int = 32  # N again: the paper has one N for both
-    act_temperature: float = 0.0  # the executed chunk is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:

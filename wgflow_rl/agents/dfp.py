@@ -26,7 +26,7 @@ class DFPConfig(AgentConfig):
     lam_offline: float = 0.0  # the same in the offline phase: the released code improves online only
     target_samples: int = 1  # a' is the best of these by the critic; 1: a' ~ pi (paper); 16: released code
     act_samples: int = 16  # the executed chunk is one of these
-    act_temperature: float = 0.0  # the executed chunk is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
     field: str = "likelihood+energy"  # drift of the behaviour-cloning term, one positive per state
     improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
     positives: str = (

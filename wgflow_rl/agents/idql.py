@@ -21,11 +21,13 @@ class IDQLConfig(AgentConfig):
     chunk: int = 1
     expectile: float = 0.9  # tau, as IQL's row
     act_samples: int = 32  # N; per task it is not public: our choice, IFQL's
+    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
     diffusion_steps: int = 10  # not public: our choice, as many as the flows take (5 in the IDQL paper)
 
     def check(self) -> None:
         super().check()
         fraction(expectile=self.expectile)
+        at_least(0, act_temperature=self.act_temperature)
         at_least(1, act_samples=self.act_samples, diffusion_steps=self.diffusion_steps)
 
 
@@ -121,11 +123,12 @@ class IDQL:
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by min Q_target."""
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by min Q_target."""
         obs = self.normalise(obs.to(self.device))
         chunks = self.propose(obs, self.cfg.act_samples, generator).clamp(-1, 1)
-        best = ops.top_k(chunks, self.target_critic(obs, chunks).amin(0), 1)
-        return best.reshape(len(obs), self.cfg.chunk, -1)
+        score, temperature = self.target_critic(obs, chunks).amin(0), self.cfg.act_temperature
+        chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
+        return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -21,11 +21,13 @@ class IFQLConfig(AgentConfig):
     chunk: int = 1
     expectile: float = 0.9  # tau, as IQL's row
     act_samples: int = 32  # N (DFP appendix)
+    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:
         super().check()
         fraction(expectile=self.expectile)
+        at_least(0, act_temperature=self.act_temperature)
         at_least(1, act_samples=self.act_samples, flow_steps=self.flow_steps)
 
 
@@ -120,11 +122,12 @@ class IFQL:
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: best of `act_samples` by min Q_target."""
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by min Q_target."""
         obs = self.normalise(obs.to(self.device))
         chunks = self.propose(obs, self.cfg.act_samples, generator).clamp(-1, 1)
-        best = ops.top_k(chunks, self.target_critic(obs, chunks).amin(0), 1)
-        return best.reshape(len(obs), self.cfg.chunk, -1)
+        score, temperature = self.target_critic(obs, chunks).amin(0), self.cfg.act_temperature
+        chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
+        return chunk.reshape(len(obs), self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ class MVPConfig(AgentConfig):
     old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
     target_samples: int = 16  # a' is the best of these by the critic
     act_samples: int = 16  # the executed chunk is one of these
-    act_temperature: float = 0.0  # the executed chunk is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
 
     def check(self) -> None:
         super().check()
