@@ -5,7 +5,7 @@ r"""The toy setting of the drifting-models demonstration, with every field of th
 A generator 32 -> 256 x 3 -> 2 (SiLU) learns the swiss roll (noise .03) and the checkerboard (noise .05): 2,000 steps
 of Adam at 1e-3, batches of 512 generated and 512 fresh data points. Score: sliced W2 between 10,000 generated points
 and as many fresh ones, beside that of two fresh samples (the floor). Each field with a bandwidth has it chosen from
-`WIDTHS`, on a seed used for nothing else. Rows are written as they come, four fields with all seeds before the others;
+`WIDTHS`, on a seed used for nothing else. Rows are written as they come, five fields with all seeds before the others;
 a second call goes on where the first stopped. To try it: `--steps 3 --search-steps 1 --out /tmp/t.json`.
 """
 
@@ -53,20 +53,27 @@ def drifting(divergence: wg.ReverseKL, h: float) -> Field:
     return lambda x, y: wg.drifting_field(x, y, x, kernel=kernel, divergence=divergence, skip_self=True)
 
 
+def demonstration(x: Tensor, y: Tensor) -> Tensor:
+    """The balanced field with the demonstration's own constants: an absolute temperature, no division by the rms."""
+    unit = wg.balanced_scale(x, y).item()  # s / sqrt(D); the field's own coordinates are divided by it
+    temperature = 0.05 / (unit * x.shape[-1] ** 0.5)
+    return wg.balanced_field(x, y, temperatures=(temperature,), rms_floor=1.0, clip=1e-24, self_distance=1e6)
+
+
 def fields() -> dict[str, Callable[[float], Field]]:
-    """Name -> bandwidth -> field. `balanced` and `energy` have none: theirs are the library's defaults."""
+    """Name -> bandwidth -> field. `balanced` and `energy` have none."""
     table: dict[str, Callable[[float], Field]] = {
         "balanced": lambda h: wg.balanced_field,
+        "balanced, the demonstration's": lambda h: demonstration,
         "energy": lambda h: wg.energy_field,
         "likelihood": lambda h: lambda x, y: wg.likelihood_field(x, y, kernel=wg.Gaussian(h)),
     }
     return table | {f"drifting, {d}": lambda h, d=d: drifting(d, h) for d in DIVERGENCES}
 
 
-UNSCALED = ("balanced", "energy")
+UNSCALED = ("balanced", "balanced, the demonstration's", "energy")
 FIRST = (
-    "balanced",
-    "energy",
+    *UNSCALED,
     "likelihood",
     "drifting, ReverseKL()",
 )  # with all their seeds before the others' first
