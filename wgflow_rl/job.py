@@ -26,7 +26,8 @@ from wgflow_rl.files import write_whole
 State = Literal["new", "started", "done", "failed", "diverged"]
 
 TRAIN = ("-m", "wgflow_rl.train")
-DIVERGED = "is not finite at step"  # how TrainingDiverged speaks; a resumed run repeats exactly, so it would again
+# How TrainingDiverged speaks. A resumed run repeats exactly, and would say it again.
+DIVERGED = "is not finite at step"
 GRACE = 300.0  # seconds that a stopped training gets for the step or the evaluation in progress, and its checkpoint
 POLL = 0.2
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

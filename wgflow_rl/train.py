@@ -125,7 +125,8 @@ class Trainer:
         noise = self.agent.draw_noise(cfg.batch, self.generator)
         try:
             log = self.agent.update(batch, noise, online=collected >= 1)
-        except ValueError as error:  # a field refuses NaN: with a finite batch, it is the weights that have it
+        except ValueError as error:
+            # A field refuses NaN: with a finite batch, it is the weights that have it.
             self._check_finite(snapshot(self.agent.modules, self.agent.optimiser))
             if "NaN" not in str(error):
                 raise

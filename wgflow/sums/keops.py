@@ -52,11 +52,17 @@ def formula_of(kernel: Kernel) -> tuple[str, list[float], float]:
 @functools.cache
 def genred():
     """`pykeops.torch.Genred`, imported at first use and silently. Raises: RuntimeError without pykeops."""
-    # Only what the user has not set: both are read at import, and one alone leaves half of the messages on.
-    for name in ("PYKEOPS_VERBOSE", "KEOPS_VERBOSE"):
+    # Only what the user has not set: both are read at import, and one alone leaves half of the messages on. Another
+    # package may have imported it before, talking.
+    names = ("PYKEOPS_VERBOSE", "KEOPS_VERBOSE")
+    asked = any(name in os.environ for name in names)
+    for name in names:
         os.environ.setdefault(name, "0")
     try:
-        return importlib.import_module("pykeops.torch").Genred
+        found = importlib.import_module("pykeops.torch").Genred
+        if not asked:
+            importlib.import_module("pykeops").set_verbose(False)
+        return found
     except Exception as error:  # pykeops builds at import, so that anything can go wrong here
         raise RuntimeError(
             f'backend="keops" cannot be used: pykeops does not import ({error}). {HINT}'
