@@ -62,11 +62,11 @@ def genred():
         found = importlib.import_module("pykeops.torch").Genred
         if not asked:
             importlib.import_module("pykeops").set_verbose(False)
-        return found
     except Exception as error:  # pykeops builds at import, so that anything can go wrong here
         raise RuntimeError(
             f'backend="keops" cannot be used: pykeops does not import ({error}). {HINT}'
         ) from error
+    return found
 
 
 @functools.cache
