@@ -148,13 +148,14 @@ def test_rebrac_knows_the_datas_answer_only_inside_a_trajectory():
     assert targets[0] < targets[1]
 
 
-def test_rebrac_moves_its_policy_every_second_update():
+def test_rebrac_moves_its_policy_and_both_slow_copies_every_second_update():
     agent, moved = build("rebrac"), []
+    watched = [agent.policy.net, agent.target_policy.net, agent.target_critic.nets[0], agent.critic.nets[0]]
     for i in range(4):
-        before = agent.policy.net.first.weight.clone()
+        before = [net.first.weight.clone() for net in watched]
         update(agent, seed=i)
-        moved.append(not torch.equal(before, agent.policy.net.first.weight))
-    assert moved == [True, False, True, False]
+        moved.append([not torch.equal(b, net.first.weight) for b, net in zip(before, watched, strict=True)])
+    assert moved == [[True, True, True, True], [False, False, False, True]] * 2
 
 
 # ---- acting --------------------------------------------------------------------------------------------------------
@@ -244,6 +245,19 @@ def test_every_method_measures_how_far_it_is_from_its_data(method):
     assert ("q_executed" in measures) == (method != "bc")
     assert ("matched_temperature" in measures) == (method == "mvp-topk" or method.startswith("dfp"))
     assert all(torch.isfinite(value) and not value.requires_grad for value in measures.values())
+
+
+@pytest.mark.parametrize("method", ["dfp", "bfn", "mvp", "idql", "ifql"])
+def test_the_value_of_the_executed_chunk_is_that_of_the_draw(method):
+    """The best without a temperature, the mean of softmax(Q / temperature) with one, a flat draw in the limit."""
+    found = {}
+    for temperature in (0.0, 0.1, 1e6):
+        agent = build(method, act_temperature=temperature)
+        agent.critic = agent.target_critic = Likes(1)
+        log = agent.diagnose(make_batch(agent.cfg.chunk), torch.Generator().manual_seed(0))
+        found[temperature] = log["q_executed"] - log["q_proposed"]
+    assert found[0.0] > found[0.1] > found[1e6]
+    torch.testing.assert_close(found[1e6], torch.tensor(0.0), atol=1e-4, rtol=0)
 
 
 # ---- equations they share ------------------------------------------------------------------------------------------

@@ -42,9 +42,14 @@ def of_candidates(score: Tensor, k: int) -> dict[str, Tensor]:
     }
 
 
-def executed(score: Tensor) -> dict[str, Tensor]:
-    """Value of the chunks a policy proposes and of the one it executes, the best of them. score [B, N]."""
-    return {"q_proposed": score.mean(), "q_executed": score.max(-1).values.mean()}
+def executed(score: Tensor, temperature: float = 0.0) -> dict[str, Tensor]:
+    """Value of the chunks a policy proposes and of the one it executes. score [B, N].
+
+    That is the best of them, or with a temperature the mean of the draw from softmax(Q / temperature): `ops.choose`.
+    """
+    best = temperature == 0
+    chosen = score.amax(-1) if best else ((score / temperature).softmax(-1) * score).sum(-1)
+    return {"q_proposed": score.mean(), "q_executed": chosen.mean()}
 
 
 def repeat(chunk: Tensor) -> Tensor:

@@ -137,7 +137,8 @@ class BFN:
         noise = ops.normal(len(obs), count, self.chunk_dim, generator=generator, device=self.device)
         chunks = ops.euler(self.flow, obs, noise, self.cfg.flow_steps)
         score = self.critic.mean(obs, chunks[:, : self.cfg.act_samples].clamp(-1, 1))
-        return diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch) | diagnostics.executed(score)
+        log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch)
+        return log | diagnostics.executed(score, self.cfg.act_temperature)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

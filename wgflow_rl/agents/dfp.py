@@ -199,7 +199,7 @@ class DFP:
         pool = self.old_policy(obs, self._normal(len(obs), cfg.candidates, generator)).clamp(-1, 1)
         log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)
         chunks = self.policy(obs, self._normal(len(obs), cfg.act_samples, generator)).clamp(-1, 1)
-        return log | diagnostics.executed(self.critic.mean(obs, chunks))
+        return log | diagnostics.executed(self.critic.mean(obs, chunks), cfg.act_temperature)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -135,7 +135,8 @@ class IDQL:
         obs = self.normalise(batch.obs)
         chunks = self.propose(obs, max(diagnostics.SAMPLES, self.cfg.act_samples), generator)
         score = self.target_critic(obs, chunks[:, : self.cfg.act_samples].clamp(-1, 1)).amin(0)
-        return diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch) | diagnostics.executed(score)
+        log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch)
+        return log | diagnostics.executed(score, self.cfg.act_temperature)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

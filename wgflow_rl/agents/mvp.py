@@ -182,7 +182,8 @@ class MVP:
         e = ops.normal(len(obs), count, self.chunk_dim, generator=generator, device=self.device)
         chunks = self.generate(self.policy, obs, e)
         score = self.critic.mean(obs, chunks[:, : cfg.act_samples].clamp(-1, 1))
-        log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch) | diagnostics.executed(score)
+        log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch)
+        log |= diagnostics.executed(score, cfg.act_temperature)
         if cfg.lam > 0:
             e = ops.normal(len(obs), cfg.candidates, self.chunk_dim, generator=generator, device=self.device)
             pool = self.generate(self.old_policy, obs, e).clamp(-1, 1)

@@ -21,7 +21,7 @@ class ReBRACConfig(AgentConfig):
     chunk: int = 1
     actor_penalty: float = 0.1  # beta_1; per task it is not public: our choice
     critic_penalty: float = 0.01  # beta_2; likewise
-    policy_delay: int = 2  # critic updates to one of the policy (TD3)
+    policy_delay: int = 2  # critic updates to one of the policy and of both slow copies (TD3)
     target_noise: float = 0.2  # smoothing of a' (TD3)
     noise_clip: float = 0.5
 
@@ -75,7 +75,7 @@ class ReBRAC:
         return Noise(ops.normal(batch, 1, self.chunk_dim, generator=generator, device=self.device))
 
     def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on the critic, every `policy_delay`-th also on the policy; returns scalars to log."""
+        """One gradient step on the critic, every `policy_delay`-th also on policy and slow copies; scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         loss, log = self.critic_loss(batch, obs, next_obs, noise)
         log["critic_loss"] = loss.detach()
@@ -84,8 +84,8 @@ class ReBRAC:
         if turn:
             loss = loss + actor_loss
         ops.descend(self.optimiser, loss)
-        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
         if turn:
+            ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
             ops.polyak_(self.target_policy, self.policy, self.cfg.target_rate)
         return {**log, "actor_loss": actor_loss.detach(), **actor_log}
 
