@@ -63,6 +63,14 @@ def test_no_temperature_is_nearer_to_the_top_k_than_the_matched_one(values, data
         assert bool((other >= tv - 1e-4).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_candidates_of_one_value_have_a_matched_temperature_too(dtype):
+    """Every tilt of them is uniform, 1 - k/N from the top k."""
+    alpha, tv = tg.matched_temperature(torch.full((3, 8), -5.0, dtype=dtype), k=2)
+    assert bool((alpha > 0).all())
+    assert_close(tv, torch.full((3,), 0.75, dtype=dtype))
+
+
 @given(candidates(), st.floats(0.01, 100.0))
 def test_the_matched_temperature_has_the_units_of_the_values(values, unit):
     alpha, tv = tg.matched_temperature(values, k=1 + values.shape[-1] // 2)

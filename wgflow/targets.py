@@ -114,18 +114,20 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     """
     values = values.detach()
     target = top_k_weights(values, k=k)
-    spread = (values.amax(-1) - values.amin(-1)).clamp_min(torch.finfo(values.dtype).tiny)
+    tiny = torch.finfo(values.dtype).tiny
+    spread = (values.amax(-1) - values.amin(-1)).clamp_min(tiny)
     log_alpha, width = spread.log(), math.log(1e6)
+    below = values - values.amax(-1, keepdim=True)  # a softmax is blind to it, and nothing overflows
     steps = torch.linspace(-1, 1, 81, dtype=values.dtype, device=values.device)
     tv = torch.ones_like(spread)
     for _ in range(rounds):
         grid = log_alpha.unsqueeze(-1) + width * steps
-        tilts = (values.unsqueeze(-2) / grid.exp().unsqueeze(-1)).softmax(-1)
+        tilts = (below.unsqueeze(-2) / grid.exp().clamp_min(tiny).unsqueeze(-1)).softmax(-1)
         best = total_variation(tilts, target.unsqueeze(-2)).min(-1)
         tv = best.values
         log_alpha = grid.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
         width /= 20
-    return log_alpha.exp(), tv
+    return log_alpha.exp().clamp_min(tiny), tv
 
 
 def _distribution(weights: Tensor, names: str) -> Tensor:
