@@ -123,6 +123,13 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
     assert (tmp_path / "train.csv").read_bytes() == before
 
 
+def test_a_run_killed_before_its_settings_were_written_blocks_no_new_one(tmp_path):
+    RunLog(tmp_path, tensorboard=False).close()
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, [0])
+    assert len(read_rows(tmp_path / "eval.csv")[1]) == 1
+
+
 def test_there_must_be_a_run_to_resume(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run to resume"):
         RunLog(tmp_path / "missing", resume_step=5)

@@ -379,6 +379,30 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, caps
     assert saved(tmp_path / "run") == [7]
 
 
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_weights, "policy.net.first.weight is not finite"),
+        (inflate_weights, "a field of the diagnostics is not finite"),
+    ],
+)
+def test_a_divergence_that_the_diagnostics_find_first_is_named_too(
+    spoil, named, tmp_path, monkeypatch, capsys
+):
+    advance = train.Trainer.advance
+
+    def last_words(self):
+        log = advance(self)
+        if self.step == 15:  # a step whose measures are logged, and of no checkpoint
+            spoil(monkeypatch, self, "policy")
+        return log
+
+    monkeypatch.setattr(train.Trainer, "advance", last_words)
+    message = refused(flags(tmp_path / "run"), capsys)
+    assert message.startswith(f"error: {named} at step 15 (offline)")
+    assert saved(tmp_path / "run") == [7, 14]
+
+
 def test_a_nan_in_the_data_is_refused_by_file_and_row(cache, tmp_path, capsys):
     def spoil(arrays):
         arrays["observations"][417, 1] = np.nan

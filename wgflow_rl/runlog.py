@@ -51,13 +51,15 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
 
     `RunLog` asks this too; asked before the data are made, it saves the user that wait.
     """
-    holds_run = any((Path(folder) / name).exists() for name in ("config.json", "train.csv", "eval.csv"))
+    found = [p for name in ("config.json", "train.csv", "eval.csv") if (p := Path(folder) / name).exists()]
+    # Headers alone are of a run that was killed before its settings were written: nothing to resume, nothing to lose.
+    holds_run = any(path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found)
     if holds_run and not resume:
         raise FileExistsError(
             f"{folder} already holds a run. Continue it with --resume {folder}, "
             "or choose another folder with --run-dir."
         )
-    if resume and not holds_run:
+    if resume and not found:
         raise FileNotFoundError(
             f"no run to resume in {folder}: config.json, train.csv, eval.csv are missing."
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +125,25 @@ class Trainer:
         )
         self._check_finite({f"batch.{name}": t for name, t in batch._asdict().items()})
         noise = self.agent.draw_noise(cfg.batch, self.generator)
-        try:
+        with self._refusals_are_divergence("update"):
             log = self.agent.update(batch, noise, online=collected >= 1)
+        self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
+        return log
+
+    @contextlib.contextmanager
+    def _refusals_are_divergence(self, of: str) -> Iterator[None]:
+        """A field refuses NaN: with a finite batch, it is the weights that have it."""
+        try:
+            yield
         except ValueError as error:
-            # A field refuses NaN: with a finite batch, it is the weights that have it.
             self._check_finite(snapshot(self.agent.modules, self.agent.optimiser))
             if "NaN" not in str(error):
                 raise
             # Finite weights, so large that what they make is not.
             raise TrainingDiverged(
-                f"a field of the update is not finite at step {self.step} ({self.phase}). Checkpoints are from before "
+                f"a field of the {of} is not finite at step {self.step} ({self.phase}). Checkpoints are from before "
                 "it; what usually helps: a new run with a smaller --lr."
             ) from error
-        self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
-        return log
 
     def _check_finite(self, tensors: dict[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
@@ -168,11 +175,15 @@ class Trainer:
         }
 
     def diagnose(self) -> dict[str, torch.Tensor]:
-        """The agent's held-out measures, on the same validation chunks and noise each time."""
+        """The agent's held-out measures, on the same validation chunks and noise each time.
+
+        Raises: TrainingDiverged where a field of them is not finite.
+        """
         generator = torch.Generator().manual_seed(0)
         cfg = self.settings.agent
         batch = self.held_out.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
-        return self.agent.diagnose(batch, generator)
+        with self._refusals_are_divergence("diagnostics"):
+            return self.agent.diagnose(batch, generator)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of everything that `load` needs to go on as if nothing had happened.
