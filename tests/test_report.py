@@ -204,6 +204,14 @@ def test_the_figures_named_in_the_report_are_there(written):
     assert not list(written.glob(".*"))
 
 
+@pytest.mark.parametrize("longer", ["a", "b"])
+def test_of_a_seed_run_twice_the_run_that_came_further_counts(longer, tmp_path):
+    for place in ("a", "b"):
+        write_run(tmp_path / place, "dfp", TRIPLE, 0, [0.1, 0.9], upto=2 if place == longer else 1)
+    (arm,) = results.read([tmp_path / "a", tmp_path / "b"])
+    assert arm.at_end("online").tolist() == [0.9]
+
+
 def test_an_offline_row_is_not_filled_by_runs_of_chunks(tmp_path):
     write_run(tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.1, 0.2, 0.3, 0.4])
     write_run(tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.5], preset="paper-offline")

@@ -232,6 +232,7 @@ def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
         ("--methods dfp", "--methods and --envs go together"),
         ("--table 5", "--table is 5; tables that ask for runs: 1, 2, 3, 4, 6, 7"),
         (f"--methods dfp --envs {DEFAULT_ENV} --seed 3", "--seed is set by the sweep"),
+        (f"--methods dfp --envs {DEFAULT_ENV} --run_dir here", "--run_dir is set by the sweep"),
         (f"--methods nothing --envs {DEFAULT_ENV}", "method is 'nothing'"),
         ("--methods dfp --envs cube-single", "env is 'cube-single'"),
         (f"--methods dfp --envs {DEFAULT_ENV} --seeds 0", "--seeds is 0; wanted at least 1"),

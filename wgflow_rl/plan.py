@@ -89,7 +89,7 @@ def of_names(
 def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
     """Resolve the settings of a row in an environment. Raises: ValueError for flags that a sweep sets itself."""
     for flag in extra:
-        if flag.partition("=")[0] in RESERVED:
+        if flag.partition("=")[0].replace("_", "-") in RESERVED:
             raise ValueError(
                 f"{flag} is set by the sweep for each run; wanted other flags of train. Use --methods, --envs, "
                 "--seeds, --preset, --runs and --cpus-per-run."

@@ -182,7 +182,8 @@ def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
         default = agent
     plain = json.loads(json.dumps(default))
     changed = {name: value for name, value in agent.items() if name in plain and plain[name] != value}
-    seeds = {run.seed: run for run, _ in runs}  # a seed run twice with equal settings is one run
+    # A seed run twice with equal settings is one run: the one that came further.
+    seeds = {run.seed: run for run in sorted((run for run, _ in runs), key=lambda run: run.steps[-1])}
     offline, total = schedule["offline_steps"], schedule["offline_steps"] + schedule["online_steps"]
     return Arm(
         settings["method"], settings["env"], settings["preset"], agent, changed, offline, total,
