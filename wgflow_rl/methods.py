@@ -118,7 +118,7 @@ TASKS: tuple[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any], str], ...] 
         ("fql", "qc-fql"),
         ("pointmaze",),
         {"alpha": 30.0},
-        "not in the papers: our choice, between FQL's two mazes",
+        "not in the papers: our choice",
     ),
 )
 

@@ -258,7 +258,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
                     bar.write(
                         f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
                         f"(about 1 when it covers its data). --field {field} cannot clone data with "
-                        "one action per state here; try --field energy."
+                        "one action per state here; the preset's is likelihood+energy."
                     )
             if step % schedule.eval_every == 0 or last:
                 row = log.evaluation(step, trainer.phase, **trainer.evaluate())
