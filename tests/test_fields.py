@@ -21,6 +21,7 @@ from wgflow import (
     ReverseKL,
     SkewKL,
     balanced_field,
+    biweight,
     blob_field,
     drifting_field,
     energy_distance,
@@ -443,3 +444,48 @@ def test_regression_onto_a_field_is_one_step_along_it():
     V = energy_field(x, torch.randn(4, 1, 2, dtype=torch.float64))
     (grad,) = torch.autograd.grad(regress_onto(x, V), x)
     assert_close(grad, -2 * V.detach() / V.numel())
+
+
+@pytest.mark.parametrize("divergence", [JensenShannon(), ChiSquare(), ForwardKL(), SkewKL()])
+def test_a_gated_field_keeps_its_gradient_where_it_vanishes(divergence):
+    """In the middle of a cross V = 0 and r = 1 by symmetry: the slope is gate(1) times that of Eq. 3."""
+    pos = torch.tensor([[0.0, -1.0], [0.0, 1.0]], dtype=torch.float64)
+    x = torch.zeros(1, 2, dtype=torch.float64)
+
+    def slope(divergence):
+        field = lambda x: drifting_field(x, pos, pos.flip(-1), kernel=Gaussian(1.0), divergence=divergence)  # noqa: E731
+        return torch.autograd.functional.jacobian(field, x).reshape(2, 2)
+
+    gate = divergence.gate(torch.zeros((), dtype=torch.float64))
+    assert_close(slope(divergence), gate * slope(ReverseKL()))
+    assert slope(divergence).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("divergence", [ReverseKL(), JensenShannon(), ChiSquare(), ForwardKL()])
+def test_out_of_reach_of_a_compact_kernel_no_field_has_a_gradient(divergence):
+    x = torch.tensor([[0.1], [50.0]], dtype=torch.float64, requires_grad=True)
+    pos, neg = (torch.tensor([[a], [0.5]], dtype=torch.float64) for a in (0.2, -0.3))
+    V = drifting_field(x, pos, neg, kernel=biweight(2.0), divergence=divergence)
+    (grad,) = torch.autograd.grad(V.sum(), x)
+    assert V[1] == grad[1] == 0
+    assert grad.isfinite().all()
+
+
+def test_positives_out_of_reach_of_every_point_pull_none():
+    x, pos = torch.zeros(3, 2), torch.full((2, 2), 9.0)
+    assert (likelihood_field(x, pos, kernel=biweight(1.0)) == 0).all()
+    near = torch.full((1, 2), 0.1)
+    both = likelihood_field(x, torch.cat([pos, near]), kernel=biweight(1.0))
+    assert_close(both, likelihood_field(x, near, kernel=biweight(1.0)))
+
+
+def test_the_balanced_field_has_a_gradient_where_it_vanishes():
+    gen = torch.zeros(2, 2, requires_grad=True)
+    V = balanced_field(gen, torch.zeros(2, 2))
+    assert (V == 0).all()
+    assert torch.autograd.grad(V.sum(), gen)[0].isfinite().all()
+
+
+def test_the_balanced_field_names_batches_that_do_not_fit():
+    with pytest.raises(ValueError, match="leading dimensions"):
+        balanced_field(torch.zeros(5, 2), torch.zeros(4, 5, 2))

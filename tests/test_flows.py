@@ -373,3 +373,11 @@ def test_closed_forms_agree_with_samples():
         gaussians.mmd2(p, q, h=0.7).item(), abs=0.01
     )
     assert sliced_w2(x, y, generator=g) <= gaussians.w2(p, q) + 0.05
+
+
+def test_an_adaptive_flow_of_nothing_ends():
+    """No error, so nothing bounds a step that grows: it must not overflow."""
+    x = torch.ones(2, 1, dtype=torch.float64)
+    run = flow(torch.zeros_like, x, dt=0.1, steps=600, method="adaptive")
+    assert (run.end == x).all()
+    assert run.times.isfinite().all()

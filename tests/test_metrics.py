@@ -24,6 +24,7 @@ from wgflow import (
     toy,
     w2,
 )  # fmt: skip
+from wgflow.sums import sharding
 
 TARGETS = {
     "eight": toy.eight_gaussians(),
@@ -228,3 +229,33 @@ def test_a_batch_of_clouds_has_no_single_sliced_distance():
     x = torch.zeros(3, 5, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"x is \[3, 5, 2\].*wanted one cloud each"):
         sliced_w2(x, x)
+
+
+def test_modes_are_told_apart_wherever_they_are():
+    """1000 widths from the origin, where the expanded square of float32 would mistake neighbours."""
+    centres = torch.randn(40, 2, generator=torch.Generator().manual_seed(1)) + 1000
+    x = centres.repeat(3, 1) + 0.05 * torch.randn(120, 2, generator=torch.Generator().manual_seed(2))
+    assert_close(
+        mode_proportions(x, centres).double(), mode_proportions(x.double(), centres.double()), atol=1e-6
+    )
+    for radius in (0.01, 0.05):
+        found = mode_coverage(x, centres, radius=radius)
+        assert_close(found.double(), mode_coverage(x.double(), centres.double(), radius=radius), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_board_is_itself_turned_by_a_half_turn_however_far_one_is(dtype):
+    board, x = toy.Checkerboard(), torch.tensor([[1.4, -0.75], [1.6, 0.2], [5.0, -5.0]], dtype=dtype)
+    assert_close(board.log_density(x), board.log_density(-x), rtol=1e-5)
+    assert_close(board.score(x), -board.score(-x), rtol=1e-5)
+    # Far beyond a side, the score leads to the nearest square at the rate of the noise.
+    assert board.score(x)[2, 0] < -0.99 * (5 - 1) / board.noise**2
+    assert board.log_density(x).isfinite().all()
+
+
+def test_metrics_of_shards_are_refused():
+    x = torch.zeros(3, 2)
+    with sharding.use(object()):  # type: ignore[arg-type]
+        for metric in (w2, sliced_w2, mode_proportions, lambda x, y: mode_coverage(x, y, radius=1.0)):
+            with pytest.raises(ValueError, match="shards"):
+                metric(x, x)

@@ -159,6 +159,28 @@ def test_outside_a_compact_kernel_nothing_pulls(backend):
     assert_close(shift[0] + x[0], 0.5 * (1 - 0.16) / ((1 - 0.16) + (1 - 0.01)) * torch.ones(1).double())
     (grad,) = torch.autograd.grad(shift.sum() + log_mass[0], x)
     assert grad.isfinite().all()
+    assert grad[1] == 0  # the shift is 0 all around
+
+
+@pytest.mark.parametrize("backend", ["dense", "streaming", "attention"])
+def test_a_point_that_is_the_only_weighted_sample_itself_has_no_gradient(backend):
+    x = torch.tensor([[0.0], [0.7], [1.5]], dtype=torch.float64, requires_grad=True)
+    log_w = torch.tensor([0.0, -math.inf, -math.inf], dtype=torch.float64)
+    log_mass, shift = kernel_shift(
+        x, x, kernel=Gaussian(1.0), log_weights=log_w, skip_self=True, backend=backend
+    )
+    assert log_mass[0] == -math.inf
+    assert shift[0] == 0
+    (grad,) = torch.autograd.grad(shift.sum(), x)
+    assert_close(grad, torch.tensor([[2.0], [-1.0], [-1.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("backend", ["auto", "dense", "streaming", "attention"])
+def test_no_batch_element_is_an_empty_answer(backend):
+    log_mass, shift = kernel_shift(
+        torch.zeros(1, 3, 2), torch.zeros(0, 5, 2), kernel=Gaussian(1.0), backend=backend
+    )
+    assert (log_mass.shape, shift.shape) == ((0, 3), (0, 3, 2))
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e4])
@@ -222,6 +244,11 @@ def bad_calls():
         ("is empty", lambda: kernel_shift(x, x[:0], kernel=k)),
         ("zero", lambda: kernel_shift(x, x, kernel=k, log_weights=torch.full((4,), -math.inf))),
         ("weights are", lambda: kernel_shift(x, x, kernel=k, log_weights=torch.zeros(3))),
+        ("do not broadcast", lambda: kernel_shift(x.expand(2, 4, 3), x.expand(5, 4, 3), kernel=k)),
+        (
+            "of the weights",
+            lambda: kernel_shift(x.expand(2, 4, 3), x, kernel=k, log_weights=torch.zeros(5, 4)),
+        ),
         ("one floating dtype", lambda: kernel_shift(x, x.double(), kernel=k)),
         ("one floating dtype", lambda: kernel_shift(x.long(), x.long(), kernel=k)),
         ("is on cpu", lambda: kernel_shift(x, x.to("meta"), kernel=k)),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import COMPACT, HEAVY, LIGHT, assert_close, clouds
-from wgflow import Gaussian, Laplace, explain_backend, kernel_shift
+from wgflow import Gaussian, Laplace, RationalQuadratic, explain_backend, kernel_shift
 from wgflow.sums import attention, choice, linear, streaming
 
 AGAINST_DENSE = [("streaming", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [("attention", Gaussian)]
@@ -230,6 +230,8 @@ def test_no_setting_of_torch_makes_the_sums_coarse(never_dense):
     try:
         torch.set_float32_matmul_precision("medium")
         assert (kernel_shift(x, y, kernel=Gaussian(0.3))[1] - exact).norm() < 1e-5 * exact.norm()
+        # Blocks multiply matrices too, and not every machine rounds their factors: so by the choice, not the sum.
+        assert explain_backend(x, y, kernel=Laplace(0.3)).dtype == torch.float64
     finally:
         torch.set_float32_matmul_precision(precision)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -251,6 +253,30 @@ def test_an_explanation_says_what_happens(never_dense, monkeypatch):
         assert said.backend in str(said)
         with pytest.raises(AttributeError):
             said.backend = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kernel", [Laplace(1.0), RationalQuadratic(1.0, 2.0)])
+def test_the_size_of_log_weights_counts_in_the_error_of_blocks(never_dense, kernel):
+    """A common factor of all weights changes no shift, but float32 has no digits left beside a large one."""
+    x, y, log_w = (randn(*shape, seed=s).float() for shape, s in (((300, 2), 1), ((300, 2), 2), ((300,), 3)))
+    for log_weights in (log_w + 1e6, torch.where(log_w < 0, -math.inf, log_w - 1e6)):
+        found = kernel_shift(x, y, kernel=kernel, log_weights=log_weights)[1]
+        exact = kernel_shift(x.double(), y.double(), kernel=kernel, log_weights=log_weights.double())[1]
+        assert (found - exact).norm() < 1e-5 * exact.norm()
+    assert explain_backend(x, y, kernel=kernel, log_weights=log_w).dtype == torch.float32
+
+
+def test_a_narrow_power_law_keeps_the_digits_of_small_steps(never_dense):
+    y = torch.rand(600, 2, generator=torch.Generator().manual_seed(1))
+    x, kernel = y + 1e-6 * randn(600, 2).float(), RationalQuadratic(1e-4, 4.0)
+    found = kernel_shift(x, y, kernel=kernel)[1]
+    exact = kernel_shift(x.double(), y.double(), kernel=kernel)[1]
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_the_size_of_half_precision_clouds_is_measured_in_full():
+    x = (300 * randn(600, 2)).half()  # |x|² is beyond half precision
+    assert explain_backend(x, x, kernel=Gaussian(300.0)).dtype == torch.float32
 
 
 def test_few_pairs_are_dense_in_float64():

@@ -77,7 +77,7 @@ def balanced_parts(
     d, unit = _distances(gen, targets, weights, scale_floor)
     V = torch.zeros_like(gen)
     for V_R in _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, self_distance, clip):
-        V = V + V_R / _rms(V_R).clamp_min(rms_floor)
+        V = V + V_R / _rms(V_R, rms_floor)
     return V, unit
 
 
@@ -130,6 +130,10 @@ def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor
     clouds = [gen, pos] if neg is None else [gen, neg, pos]
     weights = [gen_weights, pos_weights] if neg is None else [gen_weights, neg_weights, pos_weights]
     batch = gen.shape[:-2]
+    if any(torch.broadcast_shapes(batch, c.shape[:-2]) != batch for c in clouds):
+        raise ValueError(
+            f"pos or neg has leading dimensions beyond the {list(batch)} of gen; expand gen, one group a batch element."
+        )
     targets = torch.cat([c.expand(batch + c.shape[-2:]) for c in clouds], -2)
     if all(w is None for w in weights):
         return targets, None
@@ -206,5 +210,6 @@ def _fields(
         yield s_neg * (towards @ z[..., negatives:, :]) - s_pos * (away @ z[..., :negatives, :])
 
 
-def _rms(V: Tensor) -> Tensor:
-    return V.square().mean().sqrt()
+def _rms(V: Tensor, floor: float = 0.0) -> Tensor:
+    # The floor goes in before the root, whose slope at 0 is infinite.
+    return V.square().mean().clamp_min(floor**2).sqrt()

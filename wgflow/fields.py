@@ -95,9 +95,11 @@ def drifting_field(
     if isinstance(divergence, ReverseKL):
         return V.to(x.dtype)
     log_ratio = (log_q - log_total(neg, log_wn, skip_self)) - (log_p - log_total(pos, log_wp))
-    gated = divergence.gate(log_ratio).unsqueeze(-1) * V
-    # Compact kernels: out of reach of both clouds the ratio is -inf + inf, but there is nothing to gate either.
-    return torch.where(V == 0, 0, gated).to(x.dtype)
+    # Compact kernels: out of reach of one cloud or both the ratio is infinite or NaN. Where V = 0 there is nothing to
+    # gate; masked before the product, so that a finite gate there keeps the gradient of V.
+    nowhere = ~log_ratio.isfinite() & (V == 0).all(-1)
+    gate = divergence.gate(log_ratio.masked_fill(nowhere, 0.0))
+    return (gate.unsqueeze(-1) * V).to(x.dtype)
 
 
 def likelihood_field(
@@ -122,9 +124,8 @@ def likelihood_field(
         each = [likelihood_field(x, pos, kernel=k, pos_weights=pos_weights) for k in (kernel, *others)]
         return torch.stack(each).sum(0)
     log_q, _ = double_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
-    log_q = torch.where(
-        log_q == -math.inf, math.inf, log_q
-    )  # compact kernels: a positive no point reaches pulls none
+    # Compact kernels: a positive that no point reaches pulls none, whatever finite weight it has.
+    log_q = torch.where(log_q == -math.inf, 0.0, log_q)
     log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
     log_pull, shift = double_shift(x, pos, kernel=kernel, log_weights=log_weights)
     return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)

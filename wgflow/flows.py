@@ -152,7 +152,8 @@ def _stepper(
         while True:
             change = (0.5 * dt) * (at(x + dt * v, t + dt) - v)
             error = _rms(change).item() / accuracy
-            factor = min(4.0, max(0.1, 0.9 / math.sqrt(error))) if error > 0 else 4.0
+            # Without any error the step stays: at rest it would grow until it overflows.
+            factor = min(4.0, max(0.1, 0.9 / math.sqrt(error))) if error > 0 else 1.0
             if error <= 1:
                 return x + dt * v + change, t + dt, dt * factor
             dt *= factor if math.isfinite(error) else 0.1

@@ -126,7 +126,8 @@ def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
         raise ValueError(
             f"radius = {radius!r}; wanted a positive length, such as 3 standard deviations of a mode."
         )
-    return (torch.cdist(centres, x).amin(-1) <= radius).to(x.dtype).mean()
+    nearest = torch.cdist(centres, x, compute_mode="donot_use_mm_for_euclid_dist").amin(-1)
+    return (nearest <= radius).to(x.dtype).mean()
 
 
 def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
@@ -135,12 +136,13 @@ def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
     Raises: ValueError on batches, empty clouds, NaN.
     """
     _check_modes(x, centres)
-    nearest = torch.cdist(x, centres).argmin(-1)
+    nearest = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
     return torch.bincount(nearest, minlength=len(centres)).to(x.dtype) / len(x)
 
 
 def _check_both(x: Tensor, y: Tensor) -> None:
     """Two clouds that match, neither of them empty, no NaN."""
+    only_whole("a metric")
     check_clouds(x, y, None, False)
     check_clouds(y, x, None, False, ("y", "x"))
     refuse_nan(x - x, "x")  # infinity becomes NaN too
@@ -148,6 +150,7 @@ def _check_both(x: Tensor, y: Tensor) -> None:
 
 
 def _check_modes(x: Tensor, centres: Tensor) -> None:
+    only_whole("a metric")
     check_clouds(x, centres, None, False, ("x", "centres"))
     check_clouds(centres, x, None, False, ("centres", "x"))
     refuse_nan(x, "x")

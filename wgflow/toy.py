@@ -200,9 +200,12 @@ class Checkerboard(_Known):
     def log_density(self, x: Tensor) -> Tensor:
         """[..., 2] -> [...]: a square convolved with the noise is a product of differences of normal integrals."""
         low, side = self._corners().to(x), 2 / self.cells
-        gap = x.unsqueeze(-2) - low
-        along = torch.special.ndtr(gap / self.noise) - torch.special.ndtr((gap - side) / self.noise)
-        return along.prod(-1).mean(-1).clamp_min(torch.finfo(x.dtype).tiny).log() - 2 * math.log(side)
+        # By symmetry read on the side where both integrals are small, and as logarithms: far away neither their
+        # difference nor their product would be left.
+        beyond = (x.unsqueeze(-2) - low - side / 2).abs() - side / 2
+        near, far = (torch.special.log_ndtr(-t / self.noise) for t in (beyond, beyond + side))
+        along = near + torch.log1p(-(far - near).exp())
+        return along.sum(-1).logsumexp(-1) - math.log(len(low)) - 2 * math.log(side)
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,10 @@ def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") ->
 
     Args:
         group: None for all processes. backend: of the local sums, as in `kernel_average`.
-    Raises: RuntimeError when no process group is initialised. The calls inside raise ValueError on every rank where
+    Raises: RuntimeError when no process group is initialised. The sums inside raise ValueError on every rank where
         one rank's clouds are wrong or two ranks disagree, and `LostProcess` within the group's timeout when a process
-        dies or hangs (NCCL ends the process instead, unless TORCH_NCCL_BLOCKING_WAIT=1).
+        dies or hangs, or when a field refuses its arguments before its first sum on one rank alone (NCCL
+        ends the process instead, unless TORCH_NCCL_BLOCKING_WAIT=1).
     """
     with sharding.use(Ring(group, backend)):
         yield

@@ -218,6 +218,7 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
     for batch, rows in f.tiles():
         A, minus_half = f.left(batch, rows)
         A[..., -1] = minus_half + f.heaviest[batch] - (log_mass[batch, rows] - log_scale) / LN2
+        A[..., -1].masked_fill_(log_mass[batch, rows] == -math.inf, -math.inf)  # no mass: every weight is 0
         G, here = g_shift[batch, rows], x[batch, rows].double() - f.centre[batch]
         constant = g_mass[batch, rows] - (G * (here + shift[batch, rows])).sum(-1)
         pull = torch.cat([G / f.s, constant.unsqueeze(-1)], -1).to(dtype)

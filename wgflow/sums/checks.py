@@ -36,6 +36,18 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
             f"{b} has dimension {y.shape[-1]} but {a} has {x.shape[-1]}; both must be [..., n, D]. "
             "For sequences, flatten time into D first: t.flatten(-2)."
         )
+    leads = {
+        a: x.shape[:-2],
+        b: y.shape[:-2],
+        "the weights": () if log_weights is None else log_weights.shape[:-1],
+    }
+    try:
+        torch.broadcast_shapes(*leads.values())
+    except RuntimeError:
+        said = " and ".join(f"{list(lead)} of {name}" for name, lead in leads.items() if lead)
+        raise ValueError(
+            f"the leading dimensions {said} do not broadcast; wanted equal ones, or ones of size 1."
+        ) from None
     if x.dtype != y.dtype or not x.is_floating_point():
         raise ValueError(
             f"{a} is {x.dtype} and {b} is {y.dtype}; both must share one floating dtype: {b}.to({a})."

@@ -49,7 +49,8 @@ def pairs(x: Tensor, y: Tensor) -> int:
 
 def radius(points: Tensor, centre: Tensor) -> float:
     """The largest distance from a centre, the points taken in parts."""
-    parts = [(p - centre).square().sum(-1).amax() for p in points.split(1 << 14, -2)]
+    wide = torch.promote_types(points.dtype, torch.float32)  # the square of 256 is beyond half precision
+    parts = [(p.to(wide) - centre).square().sum(-1).amax() for p in points.split(1 << 14, -2)]
     return math.sqrt(float(torch.stack(parts).amax()))
 
 
@@ -76,8 +77,10 @@ def direct_error(x: Tensor, y: Tensor, kernel: Kernel, dtype: torch.dtype) -> fl
         case Laplace(tau) | Matern(tau, _):
             centre = y.mean(-2, keepdim=True)
             return eps * (radius(x, centre) + radius(y, centre)) / tau
-        case RationalQuadratic(_, beta):
-            return eps * 4 * beta
+        case RationalQuadratic(scale, beta):
+            # The exponent alone errs by 4 eps beta; the rest is the barycentre, rounded at the size of the cloud.
+            centre = y.mean(-2, keepdim=True)
+            return eps * (4 * beta + (radius(x, centre) + radius(y, centre)) / scale)
     return None
 
 
@@ -95,6 +98,10 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
     gaussian = gaussian_of(kernel)
     if backend not in BACKENDS:
         raise ValueError(f"backend = {backend!r} is unknown; wanted one of {', '.join(map(repr, BACKENDS))}.")
+    if x.numel() == 0 or y.numel() == 0:
+        return Choice(
+            "dense", torch.float64, False, None, "no points, no blocks: the empty answer, with its graph"
+        )
     if backend in ("dense", "streaming"):
         return Choice(backend, torch.float64, False, None, "asked for")
     if backend == "attention" and gaussian is None:
@@ -120,7 +127,7 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
     double = None if error is None else error * scale
     if error is None:
         why = f"{kernel!r} has no estimate of errors"
-    elif backend == "attention" and single == torch.float32 and not products_are_exact():
+    elif single == torch.float32 and not products_are_exact():
         why = "torch is set to round the factors of float32 products"
     elif error <= (EXACT if single == torch.float64 else TOLERANCE):
         return Choice(backend, single, automatic, error, f"{n} pairs, the fastest that is accurate enough")
@@ -140,7 +147,11 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
 def _error(x, y, kernel, gaussian, log_weights, dtype) -> float | None:
     if gaussian is not None:
         return expanded_error(x, y, gaussian[0], log_weights, dtype)
-    return direct_error(x, y, kernel, dtype)
+    error = direct_error(x, y, kernel, dtype)
+    if error is None or log_weights is None:
+        return error
+    # Blocks add log w as it is, so that its size is rounded, not only its spread.
+    return error + torch.finfo(dtype).eps * float(log_weights[log_weights > -math.inf].abs().amax())
 
 
 def explain_backend(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wgflow.sums.tiles import finish, grad_tile, sum_tile
+from wgflow.sums.tiles import finish, grad_tile, sum_tile, where_mass
 
 
 def dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def dense_gradients(saved, g_mass, g_shift, kernel, skip_self):
     """(dx, dy, d log w) in float64, made of differentiable operations."""
     x, y, log_weights, log_mass, shift = saved
     w = None if log_weights is None else log_weights.double()
-    own = 0 if skip_self else None
+    own, g_shift = 0 if skip_self else None, where_mass(g_shift, log_mass)
     dx, dy, dw = grad_tile(x.double(), y.double(), w, log_mass, shift, g_mass, g_shift, kernel, own)
     dw = None if log_weights is None else dw.sum_to_size(log_weights.shape)
     return (dx - g_shift).sum_to_size(x.shape), dy.sum_to_size(y.shape), dw

@@ -12,7 +12,7 @@ from wgflow.kernels import Kernel
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums import sharding
 from wgflow.sums.checks import check_clouds, refuse_nan
-from wgflow.sums.choice import BACKENDS, choose
+from wgflow.sums.choice import choose
 from wgflow.sums.dense import DenseAverage, dense
 from wgflow.sums.linear import LinearAverage
 
@@ -100,8 +100,6 @@ def double_shift(
             u, v, kernel=plain, log_weights=log_w, skip_self=skip_self, backend=backend
         )
         return log_mass, shift * lengths
-    if x.numel() == 0 and backend in BACKENDS:
-        backend = "dense"  # no points, no blocks: the empty answer, with its graph
     choice = choose(x, y, kernel, log_weights, backend)
     if choice.backend == "dense":
         log_mass, shift = _dense(x, y, log_weights, kernel, skip_self)

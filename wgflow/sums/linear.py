@@ -9,6 +9,7 @@ import torch
 from wgflow.sums import attention, keops, streaming
 from wgflow.sums.choice import DENSE_PAIRS, Choice, pairs
 from wgflow.sums.dense import dense_gradients
+from wgflow.sums.tiles import where_mass
 
 FORWARD = {"attention": attention.forward, "streaming": streaming.forward, "keops": keops.forward}
 # KeOps would compile one more formula for each gradient: 8 to 12 seconds that the tiles do not take.
@@ -42,6 +43,7 @@ class LinearAverage(torch.autograd.Function):
                 )
             found = dense_gradients(saved, g_mass, g_shift, ctx.kernel, ctx.skip_self)
         else:
+            g_shift = where_mass(g_shift, saved[3])
             samples = any(ctx.needs_input_grad[1:3])
             run = GRADIENTS[ctx.choice.backend]
             with exact_products(g_shift.device):

@@ -44,11 +44,10 @@ def rows(x, y, log_weights, kernel: Kernel, first: int | None, dtype, wide: int 
     for c, part in columns(y, log_weights, wide or tile(x, y)[1]):
         there = (y[..., c, :].double() - origin).to(dtype)
         part = None if part is None else part.to(dtype)
-        new = sum_tile(here, there, part, kernel, diagonal(first, c, x.shape[-2]))
+        new = tuple(t.double() for t in sum_tile(here, there, part, kernel, diagonal(first, c, x.shape[-2])))
         sums = new if sums is None else merge(sums, new)
     assert sums is not None
-    top, total, moment = (t.double() for t in sums)
-    return finish(x.double() - origin, (top, total, moment))
+    return finish(x.double() - origin, sums)
 
 
 def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor]:

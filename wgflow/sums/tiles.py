@@ -61,6 +61,11 @@ def finish(x: Tensor, sums: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tens
     return (total.log() + top).squeeze(-1), shift
 
 
+def where_mass(g_shift: Tensor, log_mass: Tensor) -> Tensor:
+    """The upstream gradient of a shift, 0 in rows without mass: their shift is 0 wherever x is, so nothing pulls."""
+    return g_shift.masked_fill((log_mass == -math.inf).unsqueeze(-1), 0.0)
+
+
 def grad_tile(x, y, log_weights, log_mass, shift, g_mass, g_shift, kernel, diagonal):
     r"""Gradients of one tile, from W = w k / mass and S = w slope / mass alone (nothing of size N x M was kept).
 
