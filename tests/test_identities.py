@@ -220,3 +220,12 @@ def test_small_h_reads_the_score_of_a_smooth_density(c, h):
     wide = KDE(c.pos, Gaussian(1.0)).score(c.x)
     wider = KDE(c.pos, Gaussian(math.sqrt(1 + h**2))).score(c.x)
     assert bool(((wider - wide).abs() <= 20 * h**2 * c.scale**3).all())
+
+
+def test_a_point_out_of_reach_of_every_sample_rests_on_none():
+    kde = KDE(torch.tensor([[0.0], [0.5]]), epanechnikov(1.0))
+    x = torch.tensor([[0.25], [9.0]], requires_grad=True)
+    W, size = kde.responsibilities(x), kde.effective_sample_size(x)
+    assert_close(W, torch.tensor([[0.5, 0.5], [0.0, 0.0]]))
+    assert_close(size, torch.tensor([2.0, 0.0]))
+    assert torch.autograd.grad(size.sum() + W[:, 0].sum(), x)[0].isfinite().all()

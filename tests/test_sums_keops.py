@@ -91,3 +91,16 @@ def test_auto_needs_no_pykeops(monkeypatch, forgetful):
     x = randn(700, 2)
     for kernel in (Gaussian(1.0), Matern(1.0)):
         assert kernel_shift(x, x, kernel=kernel)[0].isfinite().all()
+
+
+@compiled
+@pytest.mark.slow
+def test_keops_has_no_mass_where_a_point_is_the_only_weighted_sample_itself():
+    x = torch.tensor([[0.0], [0.7], [1.5]], dtype=torch.float64)
+    log_w = torch.tensor([0.0, -math.inf, -math.inf], dtype=torch.float64)
+    results = [
+        kernel_shift(x, x, kernel=Gaussian(1.0), log_weights=log_w, skip_self=True, backend=backend)
+        for backend in ("keops", "dense")
+    ]
+    for a, b in zip(*results, strict=True):
+        assert_close(a, b)

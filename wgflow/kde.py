@@ -94,18 +94,21 @@ class KDE:
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """W_ij = w_j k(x_i, y_j) / Σ: how much each sample speaks for each point. x: [..., N, D] -> [..., N,
-        M], dense.
+        M], dense. All 0 where a compact kernel reaches no sample.
         """
         only_whole("responsibilities")
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         logits, w = self.kernel.log_pairs(x, self.samples), self._log_weights
-        return (logits if w is None else logits + w.unsqueeze(-2)).softmax(-1)
+        logits = logits if w is None else logits + w.unsqueeze(-2)
+        nowhere = logits.amax(-1, keepdim=True) == -math.inf
+        return logits.masked_fill(nowhere, 0.0).softmax(-1).masked_fill(nowhere, 0.0)
 
     def effective_sample_size(self, x: Tensor) -> Tensor:
         """1 / Σ_j W_ij²: the number of samples the estimate at x rests on, 1 to M. x: [..., N, D] -> [...,
-        N], dense.
+        N], dense. 0 where a compact kernel reaches none.
         """
-        return 1 / self.responsibilities(x).square().sum(-1)
+        W = self.responsibilities(x)
+        return W.sum(-1) / W.square().sum(-1).clamp_min(torch.finfo(W.dtype).tiny)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` independent draws from p_h: a sample by weight, then the kernel's own noise. Returns [..., n,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 
 import torch
@@ -110,8 +111,10 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
             raise RuntimeError(f'backend="keops" cannot compile {formula!r}: {error}. {HINT}') from error
         done.append(out.double())
     out = torch.stack(done)
-    log_mass = out[..., 0] + out[..., 1].log() + log_scale
-    return log_mass.view(*lead, -1), (out[..., 2:] / out[..., 1:2]).view(*lead, -1, D)
+    nothing = out[..., :1] < 0.5 * ABSENT  # rows whose every sample is absent
+    log_mass = (out[..., 0] + out[..., 1].log() + log_scale).masked_fill_(nothing.squeeze(-1), -math.inf)
+    shift = (out[..., 2:] / out[..., 1:2]).masked_fill_(nothing, 0.0)
+    return log_mass.view(*lead, -1), shift.view(*lead, -1, D)
 
 
 def keops_warmup(
