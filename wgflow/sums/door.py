@@ -40,7 +40,8 @@ def kernel_average(
             the fastest that is accurate enough, and `explain_backend` says which. "distributed": x and y are
             this process's shards, see `wgflow.distributed`. See docs/backends.md.
     Returns: log_mass [..., N], barycentre [..., N, D], in the dtype of x. Few pairs and float64 input are
-        summed in float64; float32 products are used where they change no field by 1e-3. Where no sample has
+        summed in float64; float32 is used where it changes weights by less than 2e-4, so a field by less than
+        1e-3 of the distances it averages (a step much shorter than these has fewer digits). Where no sample has
         weight (compact kernels), log_mass is -inf and the barycentre is x itself.
     Gradients: flow to x, y and log_weights; a second derivative exists for "dense", and for "auto" up to 4
         million pairs.
