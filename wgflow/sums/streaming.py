@@ -44,7 +44,8 @@ def rows(x, y, log_weights, kernel: Kernel, first: int | None, dtype, wide: int 
     for c, part in columns(y, log_weights, wide or tile(x, y)[1]):
         there = (y[..., c, :].double() - origin).to(dtype)
         part = None if part is None else part.to(dtype)
-        new = tuple(t.double() for t in sum_tile(here, there, part, kernel, diagonal(first, c, x.shape[-2])))
+        top, total, moment = sum_tile(here, there, part, kernel, diagonal(first, c, x.shape[-2]))
+        new = (top.double(), total.double(), moment.double())
         sums = new if sums is None else merge(sums, new)
     assert sums is not None
     return finish(x.double() - origin, sums)
