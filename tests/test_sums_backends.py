@@ -288,3 +288,22 @@ def test_few_pairs_are_dense_in_float64():
 def test_attention_refuses_what_is_not_gaussian():
     with pytest.raises(ValueError, match="Gaussian kernels only"):
         kernel_shift(randn(3, 2), randn(3, 2), kernel=Laplace(1.0), backend="attention")
+
+
+@pytest.mark.parametrize("n", [600, 601])
+@pytest.mark.parametrize("skip_self", [False, True])
+def test_attention_does_not_depend_on_the_number_of_threads(n, skip_self):
+    x, before = (
+        torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        torch.get_num_threads(),
+    )
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=skip_self, backend="attention"))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert_close(a, b, rtol=1e-11, atol=1e-12)

@@ -134,6 +134,11 @@ def _rows(
 ) -> tuple[Tensor, Tensor] | None:
     """The sums of some rows, None where the reference exponents were so far off that float range was left."""
     A, minus_half = f.left(batch, rows)
+    # Products this narrow are made in one thread; as a batch, one block of the rows for each thread, in all of them.
+    threads = torch.get_num_threads() if A.device.type == "cpu" and A.dim() == 2 and not skip_self else 1
+    spread = threads > 1 and A.shape[0] % threads == 0
+    if spread:
+        A = A.view(threads, -1, A.shape[-1])
     highest = math.log2(torch.finfo(f.dtype).max)
     # The reference only has to keep 2^(z - reference) within the range of floats: the nearest of a few samples will do.
     # It is set low, so that the best weights are huge and the smallest ones that matter are no denormal numbers.
@@ -149,12 +154,16 @@ def _rows(
     work = A.new_empty(A[..., 0].numel() * f.tile[1])
     e = turned = work
     for start, part, values in f.parts(batch):
+        if spread:
+            part, values = part.expand(threads, -1, -1), values.expand(threads, -1, -1)
         if part.shape[-1] != e.shape[-1] or e is work:  # the same views for all tiles but the last
             e = _room(A, part, work)
             turned = e.mT
         _powers(A, part, e, rows.start - start if skip_self else None, clamp)
         acc.add(values, turned)
     acc = acc.read()
+    if spread:
+        acc, reference = acc.transpose(0, 1).flatten(1), reference.flatten()
     total = acc[..., -1, :]
     if not bool(((total > 2.0 ** (-0.6 * highest)) & (total < math.inf)).all()):
         return None
