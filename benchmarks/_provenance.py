@@ -7,7 +7,7 @@ from wgflow_rl import runlog
 
 
 def provenance() -> dict:
-    """What `wgflow_rl` records of a run, with the processor's name."""
+    """What `wgflow_rl` records of a run, with the processor's name and no folder of the machine."""
     cpu = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -15,4 +15,6 @@ def provenance() -> dict:
             (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line),
             cpu,
         )
-    return runlog.provenance() | {"processor": cpu}
+    record = runlog.provenance()
+    argv = [Path(word).name if Path(word).is_absolute() else word for word in record["argv"]]
+    return record | {"argv": argv, "processor": cpu}

@@ -156,7 +156,10 @@ def main() -> None:
         "command": f"python benchmarks/train_runs.py {ask.study}",
         "env": study.env,
         **provenance(),
-        "settings": {name: each[0]["settings"] for name, each in configs.items()},
+        "settings": {
+            name: each[0]["settings"] | {"run_dir": jobs[name][0].folder.name}
+            for name, each in configs.items()
+        },
         "made_by": {
             name: [{key: config[key] for key in ("commit", "versions", "started")} for config in each]
             for name, each in configs.items()
