@@ -232,7 +232,7 @@ def test_the_learning_rate_falls_linearly_over_the_online_phase(method):
     agent = build(method, lr=0.5, lr_end=0.2)
     rates = []
     for progress in (0.0, 0.5, 1.0):
-        agent.anneal(progress)
+        ops.anneal_(agent.optimiser, agent.cfg.lr, agent.cfg.lr_end, progress)
         rates += [group["lr"] for group in agent.optimiser.param_groups]
     assert rates == pytest.approx([0.5, 0.3, 0.1])
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from wgflow_rl.batch import Batch
+
+Module = Callable[..., Tensor]
 Field = Callable[..., Tensor]  # (obs [B, S], x [B, G, C], *times) -> [B, G, C]
 
 
@@ -62,9 +65,36 @@ def td_loss(q: Tensor, target: Tensor, complete: Tensor) -> Tensor:
     return ((q - target.detach()).square() * complete).mean()
 
 
+def critic_loss(
+    critic: Module, batch: Batch, obs: Tensor, target: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Chunked TD, `td_loss` of Q(s_t, a_{t:t+h}) on the data's chunks, and what to log of it. obs [B, S], target [B]."""
+    q = critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
+    return td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+
+
 def expectile_loss(error: Tensor, tau: float) -> Tensor:
     """|tau - 1(u < 0)| u^2, elementwise: least at the tau-expectile (IQL, Kostrikov et al. 2021, Eq. 5)."""
     return torch.where(error < 0, 1 - tau, tau) * error.square()
+
+
+def implicit_value_loss(
+    value: Module, target_critic: Module, batch: Batch, obs: Tensor, tau: float
+) -> tuple[Tensor, Tensor]:
+    """Expectile of min Q_target(s, a) over the data's actions, V's loss (IQL Eq. 5); and the advantage [B]."""
+    with torch.no_grad():
+        q = target_critic(obs, batch.actions.flatten(1)[:, None]).amin(0)[:, 0]
+    v = value(obs)[:, 0, 0]
+    return (expectile_loss(q - v, tau) * batch.complete).mean(), (q - v).detach()
+
+
+def implicit_critic_loss(
+    critic: Module, value: Module, batch: Batch, obs: Tensor, next_obs: Tensor
+) -> Tensor:
+    """(Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2: only actions of the data are asked for (IQL Eq. 6)."""
+    with torch.no_grad():
+        target = td_target(batch.returns, batch.discount, value(next_obs)[:, 0, 0])
+    return critic_loss(critic, batch, obs, target)[0]
 
 
 def advantage_weight(advantage: Tensor, alpha: float, most: float = 100.0) -> Tensor:

@@ -58,10 +58,6 @@ class Agent(Protocol):
         """One gradient step; scalars to log. What ends in `_loss` stops the run when it is not finite."""
         ...
 
-    def anneal(self, online: float) -> None:
-        """Set the learning rate for this fraction (0 to 1) of the online phase."""
-        ...
-
     def start_online(self) -> None:
         """Called once, before the first environment step."""
         ...

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from wgflow_rl import checkpoint, data, envs, methods
+from wgflow_rl import checkpoint, data, envs, methods, ops
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
@@ -115,7 +115,7 @@ class Trainer:
             self.replay.add(**self.collector.step(self.agent.act, self.acting))
             if collected <= schedule.online_start:
                 return {}
-            self.agent.anneal(collected / schedule.online_steps)
+            ops.anneal_(self.agent.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps)
         batch = self.replay.sample(
             cfg.batch,
             chunk=cfg.chunk,

@@ -61,9 +61,6 @@ class BC:
         error = (self.policy(obs) - batch.actions.flatten(1)[:, None]).square()
         return (error * ops.coordinates(batch.valid, self.chunk_dim)).mean()
 
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
-
     def start_online(self) -> None:
         """Nothing changes at the switch."""
 

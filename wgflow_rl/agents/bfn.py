@@ -94,17 +94,13 @@ class BFN:
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
             )
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> Tensor:
         """Flow matching of the data's chunks, steps beyond the end of a trajectory left out. No value in it."""
         data = batch.actions.flatten(1)[:, None]
         error = ops.flow_matching(self.flow, obs, data, noise.flow, noise.time)
         return (error * ops.coordinates(batch.valid, self.chunk_dim)).mean()
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""

@@ -105,8 +105,7 @@ class CAC:
             chunk = self.generate(self.target_policy, next_obs, noise.target).clamp(-1, 1)
             value = self.target_critic(next_obs, chunk).amin(0)[:, 0]
             target = ops.td_target(batch.returns, batch.discount, value)
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         """|f(a + sigma_{n+1} e, sigma_{n+1}) - sg f_slow(a + sigma_n e, sigma_n)|^2 - eta Q(s, clip a_hat) / mean|Q|.
@@ -132,9 +131,6 @@ class CAC:
         c_in = (sigma.square() + SIGMA_DATA**2).rsqrt()
         c_out = above_min * SIGMA_DATA * c_in
         return c_skip * x + c_out * policy(obs, c_in * x, sigma.log() / 4)
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""

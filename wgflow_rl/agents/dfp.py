@@ -133,8 +133,7 @@ class DFP:
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
             )
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(
         self, batch: Batch, obs: Tensor, noise: Noise, lam: float
@@ -165,9 +164,6 @@ class DFP:
         if self.cfg.positives == "topk":
             return ops.top_k(pool, score, self.cfg.top_k), None
         return pool, wg.boltzmann_weights(score, alpha=self.cfg.temperature)
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """The offline-to-online switch: the old policy starts again from the present one."""

@@ -95,8 +95,7 @@ class FAWAC:
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, chunk)[:, 0]
             )
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         """exp(alpha A) L_flow with A = Q(s, a) - Q(s, flow(s, z)): advantage-weighted flow matching.
@@ -112,9 +111,6 @@ class FAWAC:
         error = ops.flow_matching(self.flow, obs, data, noise.flow, noise.time)
         loss = (weight[:, None, None] * error * ops.coordinates(batch.valid, self.chunk_dim)).mean()
         return loss, {"weight": weight.mean(), "q_policy": q[:, 1].mean()}
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""

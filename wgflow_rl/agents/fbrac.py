@@ -95,8 +95,7 @@ class FBRAC:
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, chunk)[:, 0]
             )
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         """-Q(s, clip flow(s, z)) / mean|Q| + alpha L_flow: Q's gradient passes back through every Euler step.
@@ -109,9 +108,6 @@ class FBRAC:
         q = frozen(self.critic)(obs, self.generate(obs, noise.policy).clamp(-1, 1)).mean(0)
         log = {"bc_loss": flow.detach(), "q_policy": q.detach().mean()}
         return self.cfg.alpha * flow - ops.value_scale(q) * q.mean(), log
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""

@@ -97,8 +97,7 @@ class FQL:
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, chunk)[:, 0]
             )
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         """L = L_flow + alpha |mu(s, z) - flow(s, z)|^2 - mean Q(s, clip mu(s, z)) (FQL, Algorithm 1).
@@ -116,9 +115,6 @@ class FQL:
         q = frozen(self.critic)(obs, student.clamp(-1, 1)).mean()
         log = {"bc_loss": flow.detach(), "distill": distill.detach(), "q_policy": q.detach()}
         return flow + self.cfg.alpha * distill - q, log
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""

@@ -83,19 +83,12 @@ class IQL:
         }
 
     def value_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Expectile of min Q_target(s, a) over the data's actions, V's loss (IQL Eq. 5); and the advantage [B]."""
-        with torch.no_grad():
-            q = self.target_critic(obs, batch.actions.flatten(1)[:, None]).amin(0)[:, 0]
-        v = self.value(obs)[:, 0, 0]
-        loss = (ops.expectile_loss(q - v, self.cfg.expectile) * batch.complete).mean()
-        return loss, (q - v).detach()
+        """V is the expectile of min Q_target over the data's actions (IQL Eq. 5); and the advantage [B]."""
+        return ops.implicit_value_loss(self.value, self.target_critic, batch, obs, self.cfg.expectile)
 
     def critic_loss(self, batch: Batch, obs: Tensor, next_obs: Tensor) -> Tensor:
         """(Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2: only actions of the data are asked for (IQL Eq. 6)."""
-        with torch.no_grad():
-            target = ops.td_target(batch.returns, batch.discount, self.value(next_obs)[:, 0, 0])
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete)
+        return ops.implicit_critic_loss(self.critic, self.value, batch, obs, next_obs)
 
     def actor_loss(self, batch: Batch, obs: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
         """exp(alpha A) |a - mu(s)|^2 / 2: advantage-weighted -log N(a; mu(s), 1) (Eq. 7), weights capped at 100."""
@@ -103,9 +96,6 @@ class IQL:
         error = (self.policy(obs) - batch.actions.flatten(1)[:, None]).square() / 2
         mask = ops.coordinates(batch.valid, self.chunk_dim)
         return (weight[:, None, None] * error * mask).mean(), weight
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""

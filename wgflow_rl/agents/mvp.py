@@ -112,8 +112,7 @@ class MVP:
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
             )
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        return ops.td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
+        return ops.critic_loss(self.critic, batch, obs, target)
 
     def actor_loss(
         self, batch: Batch, obs: Tensor, noise: Noise, lam: float
@@ -144,9 +143,6 @@ class MVP:
             u = self.policy(obs, (1 - r) * actions + r * e, r, r)
             error = error + self.cfg.ivc * (u - (e - actions)).square()
         return error
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """The offline-to-online switch: the old policy starts again from the present one."""

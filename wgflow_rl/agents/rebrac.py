@@ -104,9 +104,8 @@ class ReBRAC:
             penalty = (away * ops.coordinates(batch.next_valid, self.chunk_dim)).sum(-1)[:, 0]
             value = self.target_critic(next_obs, chunk).amin(0)[:, 0] - cfg.critic_penalty * penalty
             target = ops.td_target(batch.returns, batch.discount, value)
-        q = self.critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
-        log = {"q": q.detach().mean(), "td_target": target.mean(), "penalty": penalty.mean()}
-        return ops.td_loss(q, target, batch.complete), log
+        loss, log = ops.critic_loss(self.critic, batch, obs, target)
+        return loss, log | {"penalty": penalty.mean()}
 
     def actor_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """-min Q(s, pi(s)) / mean|Q| + beta_1 |pi(s) - a|^2 (ReBRAC Sec. 3). No gradient to the critic."""
@@ -118,9 +117,6 @@ class ReBRAC:
         bc = away.sum(-1).mean()
         log = {"bc_loss": bc.detach(), "q_policy": q.detach().mean()}
         return self.cfg.actor_penalty * bc - ops.value_scale(q) * q.mean(), log
-
-    def anneal(self, online: float) -> None:
-        ops.anneal_(self.optimiser, self.cfg.lr, self.cfg.lr_end, online)
 
     def start_online(self) -> None:
         """Nothing changes at the switch."""
