@@ -12,7 +12,6 @@ there already.
 """
 
 import argparse
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from _provenance import provenance
 from wgflow_rl import plan, sweep
 from wgflow_rl.curve import draw_curve
 from wgflow_rl.job import Job
+from wgflow_rl.results import bootstrap
+from wgflow_rl.table import read_rows
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
@@ -72,15 +73,8 @@ def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
 
 def read(folder: Path) -> list[dict]:
     """Rows of eval.csv as numbers."""
-    with (folder / "eval.csv").open() as file:
-        return [{k: v if k == "phase" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over seeds."""
-    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
-    return float(low), float(high)
+    _, rows = read_rows(folder / "eval.csv")
+    return [{k: v if k == "phase" else float(v) for k, v in row.items()} for row in rows]
 
 
 def table(runs: dict[str, list[list[dict]]]) -> str:

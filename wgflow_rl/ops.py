@@ -68,7 +68,7 @@ def td_loss(q: Tensor, target: Tensor, complete: Tensor) -> Tensor:
 def critic_loss(
     critic: Module, batch: Batch, obs: Tensor, target: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Chunked TD, `td_loss` of Q(s_t, a_{t:t+h}) on the data's chunks, and what to log of it. obs [B, S], target [B]."""
+    """Chunked TD, `td_loss` of Q(s_t, a_{t:t+h}) on the data's chunks, and what to log of it. target [B]."""
     q = critic(obs, batch.actions.flatten(1)[:, None])[..., 0]  # [2, B]
     return td_loss(q, target, batch.complete), {"q": q.detach().mean(), "td_target": target.mean()}
 
