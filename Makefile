@@ -1,9 +1,9 @@
 # make train | train-arm | test | lint | clean. The first three set everything up in .venv when needed.
 #   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
 #   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv (make clean first)
-#   make test EXTRAS=rl,dev,robomimic                     choose the optional parts
+#   make test EXTRAS=rl,dev                               fewer parts: without cmake, for one
 
-EXTRAS ?= rl,dev
+EXTRAS ?= rl,robomimic,dev
 PYTHON ?=
 ARGS ?=
 VENV := .venv
