@@ -4,7 +4,6 @@ from wgflow import distributed
 from wgflow.balanced import balanced_field, balanced_magnitudes, balanced_scale
 from wgflow.bandwidths import Annealed, leave_one_out, median_heuristic, per_dimension, scott, silverman
 from wgflow.divergences import Alpha, ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
-from wgflow.families import Compact, RationalQuadratic, biweight, epanechnikov, flat, student_t
 from wgflow.fields import (
     drifting_field,
     energy_field,
@@ -24,7 +23,18 @@ from wgflow.functionals import (
     Sinkhorn,
 )
 from wgflow.kde import KDE
-from wgflow.kernels import Gaussian, Kernel, Laplace, Matern
+from wgflow.kernels import (
+    Compact,
+    Gaussian,
+    Kernel,
+    Laplace,
+    Matern,
+    RationalQuadratic,
+    biweight,
+    epanechnikov,
+    flat,
+    student_t,
+)
 from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_weight, regress_onto
 from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_proportions, sliced_w2, w2
 from wgflow.particles import blob_field, mmd_field, stein_field

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow.families import RationalQuadratic
-from wgflow.kernels import Kernel, Laplace, Matern, Scaled
+from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums.attention import gaussian_of
 from wgflow.sums.checks import check_clouds

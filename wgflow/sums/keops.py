@@ -15,8 +15,7 @@ import os
 import torch
 from torch import Tensor
 
-from wgflow.families import RationalQuadratic
-from wgflow.kernels import Gaussian, Kernel, Laplace, Matern, Scaled
+from wgflow.kernels import Gaussian, Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.sums.flat import flatten
 
 __all__ = ["keops_warmup"]

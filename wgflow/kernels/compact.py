@@ -1,4 +1,4 @@
-r"""Two more families of kernels, power-law tails and compact support. Slopes and shadows stay in the family."""
+"""Kernels that vanish outside a ball. Slopes take one power away, shadows add one."""
 
 from __future__ import annotations
 
@@ -9,63 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from wgflow.kernels import Kernel, Scaled, check_bandwidth, exponential_noise, normal_noise
-
-__all__ = ["Compact", "RationalQuadratic", "biweight", "epanechnikov", "flat", "student_t"]
-
-
-@dataclass(frozen=True)
-class RationalQuadratic(Kernel):
-    r"""k = (1 + r²/scale²)^-beta: heavy tails, so a far point still feels every sample. Shadow: exponent 1 - beta."""
-
-    scale: float  # a length
-    beta: float = 1.0
-
-    def __post_init__(self):
-        check_bandwidth("scale", self.scale)
-        check_bandwidth("beta", self.beta)
-
-    def log(self, sq: Tensor) -> Tensor:
-        return (sq / self.scale**2).log1p() * -self.beta
-
-    def log_norm(self, dim: int) -> float | None:
-        if self.beta <= dim / 2:
-            return None
-        gap = math.lgamma(self.beta - dim / 2) - math.lgamma(self.beta)
-        return -(0.5 * dim * math.log(math.pi * self.scale**2) + gap)
-
-    @cached_property
-    def slope(self) -> Kernel:  # type: ignore[override]
-        return Scaled(RationalQuadratic(self.scale, self.beta + 1), math.log(2 * self.beta / self.scale**2))
-
-    @property
-    def shadow(self) -> Kernel | None:
-        return RationalQuadratic(self.scale, self.beta - 1) if self.beta > 1 else None
-
-    @property
-    def shadow_scale(self) -> float:
-        if self.beta <= 1:
-            return super().shadow_scale
-        return self.scale**2 / (2 * (self.beta - 1))
-
-    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        # A multivariate t with 2 beta - D degrees of freedom. torch's one gamma that takes a generator is private.
-        freedom = 2 * self.beta - like.shape[-1]
-        if freedom <= 0:
-            return super().noise(like, generator)
-        half = torch.full((*like.shape[:-1], 1), freedom / 2, dtype=like.dtype, device=like.device)
-        chi_square = 2 * torch._standard_gamma(half, generator=generator)
-        return self.scale * normal_noise(like, generator) / chi_square.sqrt()
-
-
-def student_t(scale: float, *, nu: float, dim: int) -> RationalQuadratic:
-    """The Student-t density's kernel, `nu` degrees of freedom in `dim` dimensions: (1 + r²/(nu scale²))^-(nu + dim)/2.
-
-    Its shadow constant is nu scale² / (nu + dim - 2). Raises: ValueError on scale or nu that is not positive.
-    """
-    check_bandwidth("nu", nu)
-    check_bandwidth("scale", scale)
-    return RationalQuadratic(scale * math.sqrt(nu), (nu + dim) / 2)
+from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
+from wgflow.kernels.radial import exponential_noise, normal_noise
 
 
 @dataclass(frozen=True)

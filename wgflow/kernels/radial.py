@@ -1,0 +1,38 @@
+"""What radial kernels share: the area of a sphere, roots that can be differentiated at 0, and noise."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sphere_area(dim: int) -> float:
+    """log of the area of the unit sphere in `dim` dimensions: log 2 π^(D/2) / Γ(D/2)."""
+    return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
+
+
+def safe_sqrt(sq: Tensor) -> Tensor:
+    """sqrt whose derivative at 0 is 0 rather than infinite, for kernels of r under autograd."""
+    return sq.sqrt() if not sq.requires_grad else safe_sq(sq).sqrt() * (sq != 0)
+
+
+def safe_sq(sq: Tensor) -> Tensor:
+    # Under autograd a masked infinity still gives 0 * inf = NaN, so zeros are replaced before the function, not after.
+    return torch.where(sq == 0, 1.0, sq) if sq.requires_grad else sq
+
+
+def normal_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normals shaped as `like`."""
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def direction(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.nn.functional.normalize(normal_noise(like, generator), dim=-1)
+
+
+def exponential_noise(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """[..., count] unit exponentials: a sum of k of them is Gamma(k)."""
+    shape = (*like.shape[:-1], count)
+    return -torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).neg().log1p()
