@@ -120,6 +120,55 @@ def test_a_restored_ring_is_the_ring_that_was_saved(history):
         assert torch.equal(again.rows[name][: len(again)], replay.rows[name][: len(replay)])
 
 
+def rows_of(replay):
+    return {name: rows[: len(replay)].clone() for name, rows in replay.rows.items()}
+
+
+@given(histories(), st.data())
+def test_segments_of_online_rows_put_together_are_the_ring(history, data):
+    rows, offline, capacity = history
+    replay = Replay(as_episodes(rows[:offline]), capacity=capacity)
+    segments, since = [], 0
+    for row in rows[offline:]:
+        replay.add(**row)
+        if data.draw(st.booleans()):
+            segment = replay.online_rows(since)
+            segments.append((segment, replay.added - len(segment["rewards"])))
+            since = replay.added
+    segments.append((replay.online_rows(since), max(since, replay.added - capacity)))
+    again = Replay(as_episodes(rows[:offline]), capacity=capacity)
+    for segment, first in segments:
+        again.load_online(segment, first)
+    assert (again.head, len(again), again.added) == (replay.head, len(replay), replay.added)
+    for name, held in rows_of(again).items():
+        assert torch.equal(held, rows_of(replay)[name])
+
+
+def test_online_rows_are_copies_numbered_from_the_first_ever_written():
+    replay = Replay(as_episodes([make_row(0, ended=True)]), capacity=4)
+    for t in range(1, 8):
+        replay.add(**make_row(t))
+    assert replay.online_rows()["obs"][:, 0].tolist() == [4, 5, 6, 7]
+    late = replay.online_rows(5)
+    assert late["obs"][:, 0].tolist() == [6, 7]
+    assert len(replay.online_rows(7)["rewards"]) == 0
+    replay.add(**make_row(8))
+    assert late["obs"][:, 0].tolist() == [6, 7]
+    with pytest.raises(ValueError, match="since is 9; wanted 0 to 8"):
+        replay.online_rows(9)
+
+
+def test_a_segment_that_does_not_follow_is_refused():
+    replay = Replay(as_episodes([make_row(0, ended=True)]), capacity=9)
+    for t in range(1, 8):
+        replay.add(**make_row(t))
+    again = Replay(as_episodes([make_row(0, ended=True)]), capacity=9)
+    with pytest.raises(ValueError, match="online rows 0 to 2 are missing"):
+        again.load_online(replay.online_rows(3), 3)
+    with pytest.raises(ValueError, match=r"actions is \(7, 2\); wanted 7 rows of \(1,\)"):
+        again.load_online(replay.online_rows() | {"actions": torch.zeros(7, 2)}, 0)
+
+
 def test_first_rows_are_drawn_uniformly_newest_row_included():
     replay = Replay(as_episodes([make_row(t, ended=t == 9) for t in range(10)]), capacity=20)
     for t in range(10, 16):

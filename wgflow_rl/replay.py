@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -98,6 +100,36 @@ class Replay:
             next_valid=next_valid,
             complete=torch.maximum(valid[:, -1], 1 - alive[:, -1]),
         )
+
+    def online_rows(self, since: int = 0) -> dict[str, Tensor]:
+        """Copies of the online rows numbered `since`, ..., `added` - 1 that are still held, oldest first, on the CPU.
+
+        Raises: ValueError if `since` is not in 0, ..., `added`.
+        """
+        if not 0 <= since <= self.added:
+            raise ValueError(f"since is {since}; wanted 0 to {self.added}, the online rows written so far")
+        number = torch.arange(max(since, self.added - self.capacity), self.added)
+        index = (self.offline + number) % self.capacity
+        return {name: rows[index.to(rows.device)].cpu() for name, rows in self.rows.items()}
+
+    def load_online(self, rows: Mapping[str, Tensor], first: int) -> None:
+        """Put online rows back where they stood, the first of them being number `first`; segment after segment.
+
+        With the offline data, all segments of `online_rows` are the whole ring. Rows that the ring no longer held need
+        no segment.
+        Raises: ValueError if rows before `first` are missing that the ring would still hold, or a shape differs.
+        """
+        count = len(rows["rewards"])
+        if first > self.added and count < self.capacity:
+            raise ValueError(f"online rows {self.added} to {first - 1} are missing; load their segment first")
+        index = (self.offline + first + torch.arange(count)) % self.capacity
+        for name, own in self.rows.items():
+            if rows[name].shape[1:] != own.shape[1:] or len(rows[name]) != count:
+                raise ValueError(
+                    f"{name} is {tuple(rows[name].shape)}; wanted {count} rows of {tuple(own.shape[1:])}"
+                )
+            own[index.to(own.device)] = rows[name].to(own.device)
+        self.added = first + count
 
     def state(self) -> dict[str, Tensor]:
         """The online rows that are still held, oldest first: with the offline data, all that a resumed run needs."""
