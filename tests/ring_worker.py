@@ -204,6 +204,7 @@ def refusals(rank):
             "mmd2": lambda: wg.mmd2(x, x, kernel=k),
             "kde_kl": lambda: wg.kde_kl(x, x, kernel=k),
             "leave_one_out": lambda: wg.leave_one_out(x),
+            "spread_ratio": lambda: wg.spread_ratio(x, x),
             "the balanced field": lambda: wg.balanced_field(x, x),
             "stein_field": lambda: wg.stein_field(x, torch.zeros_like, kernel=k),
             "responsibilities": lambda: wg.KDE(x, k).effective_sample_size(x),
@@ -241,6 +242,9 @@ def laws(rank, size):
     k, average = wg.Gaussian(0.8), wg.distributed.kernel_average
     done["named"] = list(wg.kernel_average(*mine[:2], kernel=k, backend="distributed"))
     done["function"] = list(average(*mine[:2], kernel=k))
+    said = str(wg.explain_backend(*mine[:2], kernel=k, backend="distributed"))
+    with sharded():
+        done["explained"] = [said, str(wg.explain_backend(*mine[:2], kernel=k))]
     alone = dist.new_group([0])
     if rank == 0:
         done["alone"] = list(average(*mine[:2], kernel=k, group=alone))

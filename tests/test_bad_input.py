@@ -87,6 +87,14 @@ def test_a_batch_of_clouds_has_an_energy_distance_each():
             assert_close(together[i, j], wg.energy_distance(x[i, j], y[j]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_distances_of_halves_are_those_of_their_values(dtype):
+    x, y = cloud(0, 30, 2).to(dtype), cloud(1, 20, 2).to(dtype)
+    found, exact = wg.energy_distance(x, y), wg.energy_distance(x.double(), y.double())
+    assert found.dtype == dtype
+    assert found.double() == pytest.approx(exact.item(), rel=torch.finfo(dtype).eps)
+
+
 def test_the_released_objective_measures_its_distances_once(monkeypatch):
     """A loss with its report: one scale, not one for the loss, one for the field and one for the report."""
     from wgflow import balanced
@@ -123,6 +131,8 @@ ONES = torch.ones(6)
         ("without neg", lambda: wg.balanced_field(X, X, neg_weights=ONES)),
         ("negative", lambda: wg.balanced_scale(X, X, gen_weights=-ONES)),
         ("NaN", lambda: wg.balanced_field(X, X / 0)),
+        ("gen is empty", lambda: wg.balanced_field(X[:0], X)),
+        ("compact support", lambda: wg.kde_kl(100 * X, X, kernel=wg.flat(0.01))),
         ("radius", lambda: wg.mode_coverage(X, X, radius=0.0)),
         ("once per cloud", lambda: wg.mode_coverage(X[None], X[None], radius=1.0)),
         ("once per cloud", lambda: wg.mode_proportions(X[None], X[None])),

@@ -154,6 +154,13 @@ def test_what_is_no_sum_over_samples_is_refused_on_shards(parts):
             assert said.startswith(f"ValueError: {name} cannot be had from shards")
 
 
+def test_the_ring_explains_itself(parts):
+    for part in parts:
+        for said in part["explained"]:
+            assert said.startswith("distributed in float64")
+            assert "dense" in said  # what sums its own shards
+
+
 @pytest.mark.parametrize("call", [lambda x, k: wg.distributed.kernel_average(x, x, kernel=k),
                                   lambda x, k: wg.kernel_average(x, x, kernel=k, backend="distributed")])  # fmt: skip
 def test_without_a_process_group_the_ring_says_how_to_make_one(call):

@@ -118,6 +118,7 @@ def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor
     """[gen | neg | pos] with one common batch, and their weights (None when all are 1)."""
     only_whole("the balanced field")
     check_clouds(gen, pos, None, False, ("gen", "pos"))
+    check_clouds(pos, gen, None, False, ("pos", "gen"))  # no gen, no scale
     if neg is not None:
         check_clouds(gen, neg, None, False, ("gen", "neg"))
     elif neg_weights is not None:

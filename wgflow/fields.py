@@ -22,6 +22,7 @@ from wgflow.sums import (
     kernel_shift,
     log_of_weights,
     log_total,
+    only_whole,
     refuse_nan,
 )
 
@@ -176,6 +177,7 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
 
     Returns: a scalar without gradient; a matched cloud has 1 or somewhat less. Raises: ValueError when N < 2, on NaN.
     """
+    only_whole("spread_ratio")
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, x, None, True, ("x", "x"))
     x, pos, n = x.detach(), pos.detach(), x.shape[-2]

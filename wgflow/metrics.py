@@ -28,7 +28,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     within = _mean_distance(x, x) * (n / (n - 1)) + _mean_distance(y, y) * (m / (m - 1))
     distance = 2 * _mean_distance(x, y) - within
     refuse_nan(distance, "x or y")
-    return distance
+    return distance.to(x.dtype)  # only now: for equal laws the three means cancel
 
 
 def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
@@ -105,14 +105,20 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
 def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     r"""KL(q_h || p_h) read at the points: mean of log q_h - log p_h over x ~ q, each point left out of its own density.
 
-    An estimate, of either sign near equality; smoothing hides differences below the bandwidth. x [..., N, D] and
-    y [..., M, D] -> [...], in nats. Raises: ValueError on clouds that do not match, or fewer than two points in x.
+    An estimate, of either sign near equality, infinite where only one of the densities is 0; smoothing hides
+    differences below the bandwidth. x [..., N, D], y [..., M, D] -> [...], in nats. Raises: ValueError on clouds that do
+    not match, fewer than two points in x, or a point of x where a compact kernel leaves both densities 0.
     """
     only_whole("kde_kl")
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
     log_q, _ = double_shift(x, x, kernel=kernel, skip_self=True)
     log_p, _ = double_shift(x, y, kernel=kernel)
+    if bool((log_q.maximum(log_p) == -math.inf).any()):
+        raise ValueError(
+            f"a point of x is out of reach of every other sample of x and of y, so no ratio is known there: {kernel!r} "
+            "has compact support. Widen it, or use a Gaussian."
+        )
     return ((log_q - log_p).mean(-1) - math.log((n - 1) / m)).to(x.dtype)
 
 
@@ -165,8 +171,11 @@ def _check_modes(x: Tensor, centres: Tensor) -> None:
 def _mean_distance(x: Tensor, y: Tensor) -> Tensor:
     batch = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
     rows = max(1, (1 << 22) // (y.shape[-2] * max(batch, 1)))
+    wide = torch.promote_types(x.dtype, torch.float32)  # torch has no distances in half precision
     total = sum(
-        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").sum((-2, -1), dtype=torch.float64)
+        torch.cdist(part.to(wide), y.to(wide), compute_mode="donot_use_mm_for_euclid_dist").sum(
+            (-2, -1), dtype=torch.float64
+        )
         for part in x.split(rows, -2)
     )
-    return (total / (x.shape[-2] * y.shape[-2])).to(x.dtype)  # type: ignore[union-attr]
+    return total / (x.shape[-2] * y.shape[-2])  # type: ignore[operator]

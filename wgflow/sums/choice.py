@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.stretched import Stretched, unstretch
+from wgflow.sums import sharding
 from wgflow.sums.attention import gaussian_of
 from wgflow.sums.checks import check_clouds
 
@@ -167,8 +168,13 @@ def explain_backend(
     Returns: a value with `backend`, `dtype`, `error` (relative, of a weight; None: exact to rounding) and `reason`.
     Raises: ValueError as `kernel_average`.
     """
+    shards = sharding.behind(backend)
     check_clouds(x, y, log_weights, skip_self)
     if isinstance(kernel, Stretched):
         kernel, x, y, _ = unstretch(kernel, x, y)
         log_weights = None if log_weights is None else log_weights.double()
-    return choose(x, y, kernel, log_weights, backend)
+    choice = choose(x, y, kernel, log_weights, backend if shards is None else shards.backend)
+    if shards is None:
+        return choice
+    reason = f"a ring of processes; this one's own shards by {choice.backend}: {choice.reason}"
+    return replace(choice, backend="distributed", reason=reason)

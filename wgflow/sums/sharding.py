@@ -20,6 +20,8 @@ from wgflow.kernels import Kernel
 class Shards(Protocol):
     """Processes that each hold a part of every cloud: the two sums over samples that the library is made of."""
 
+    backend: str  # of the local sums
+
     def double_shift(
         self, x: Tensor, y: Tensor, log_weights: Tensor | None, kernel: Kernel, skip_self: bool
     ) -> tuple[Tensor, Tensor]: ...
