@@ -106,7 +106,7 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     r"""KL(q_h || p_h) read at the points: mean of log q_h - log p_h over x ~ q, each point left out of its own density.
 
     An estimate, of either sign near equality, infinite where only one of the densities is 0; smoothing hides
-    differences below the bandwidth. x [..., N, D], y [..., M, D] -> [...], in nats. Raises: ValueError on clouds that do
+    differences below the bandwidth. x [..., N, D], y [..., M, D] -> [...], nats. Raises: ValueError on clouds that do
     not match, fewer than two points in x, or a point of x where a compact kernel leaves both densities 0.
     """
     only_whole("kde_kl")
