@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl.data import Episodes
-from wgflow_rl.replay import Replay
+from wgflow_rl.replay import FIELDS, Replay
 
 GAMMA = 0.9
 
@@ -116,7 +116,7 @@ def test_a_restored_ring_is_the_ring_that_was_saved(history):
     again = Replay(as_episodes(rows[:offline]), capacity=capacity)
     again.load_state(replay.state(), replay.added)
     assert (again.head, len(again)) == (replay.head, len(replay))
-    for name in Replay.FIELDS:
+    for name in FIELDS:
         assert torch.equal(again.rows[name][: len(again)], replay.rows[name][: len(replay)])
 
 

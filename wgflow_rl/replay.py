@@ -9,39 +9,83 @@ from torch import Tensor
 
 from wgflow_rl.batch import Batch
 from wgflow_rl.data import Episodes
+from wgflow_rl.data.shards import Shards, Turns
+
+FIELDS = {
+    "obs": "observations",
+    "actions": "actions",
+    "rewards": "rewards",
+    "masks": "masks",
+    "terminals": "terminals",
+    "next_obs": "next_observations",
+}  # columns, and what they are called in `Episodes`
 
 
 class Replay:
     """A ring of `capacity` rows. Chunks never cross the end of a trajectory nor the write head.
 
     Args:
-        episodes: offline data, copied in first.
-        capacity: rows held; the oldest row is overwritten first. At least the offline data.
-    Raises: ValueError if capacity is smaller than the offline data.
+        data: offline data, the first rows. Of `Shards` that do not fit into memory, `data.resident` rows at a time, the
+            oldest file giving way to the next one every `swap_every` updates; online, those that are there stay.
+        capacity: rows held; the oldest row is overwritten first. At least the resident offline data.
+        seed: of the order in which files take turns.
+    Raises: ValueError if capacity is smaller than the resident offline data.
     """
 
-    FIELDS = ("obs", "actions", "rewards", "masks", "terminals", "next_obs")
-
-    def __init__(self, episodes: Episodes, *, capacity: int, device: torch.device | str = "cpu"):
-        n = len(episodes.rewards)
+    def __init__(
+        self,
+        data: Episodes | Shards,
+        *,
+        capacity: int,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        swap_every: int = 1000,
+    ):
+        n = self.offline = data.resident
         if capacity < n:
             raise ValueError(f"capacity is {capacity} but the offline data has {n} rows; give at least {n}")
-        self.offline = n
         self.capacity = capacity
         self.added = 0  # online rows written since the start
-        source = {
-            "obs": episodes.observations,
-            "actions": episodes.actions,
-            "rewards": episodes.rewards,
-            "masks": episodes.masks,
-            "terminals": episodes.terminals,
-            "next_obs": episodes.next_observations,
+        obs, action = data.widths
+        width = {"obs": (obs,), "next_obs": (obs,), "actions": (action,)}
+        self.rows: dict[str, Tensor] = {
+            name: torch.empty(
+                (capacity, *width.get(name, ())),
+                dtype=torch.bool if name == "terminals" else torch.float32,
+                device=device,
+            )
+            for name in FIELDS
         }
-        self.rows: dict[str, Tensor] = {}
-        for name, array in source.items():
-            data = torch.as_tensor(array)
-            self.rows[name] = torch.empty((capacity, *data.shape[1:]), dtype=data.dtype, device=device)
-            self.rows[name][:n] = data
+        self.swap_every = swap_every
+        if isinstance(data, Episodes):
+            self.turns = None
+            self._write(data, 0)
+        else:
+            self.turns = Turns(data, seed=seed)  # its rows come with the first sample
+        self._held = range(0)  # turns that are written
+
+    def _write(self, episodes: Episodes, start: int) -> None:
+        """Put offline rows at `start`, the last offline row being followed by the first."""
+        until = self.offline - start
+        for name, rows in self.rows.items():
+            data = torch.as_tensor(getattr(episodes, FIELDS[name]))
+            rows[start : start + len(data)][:until] = data[:until]
+            rows[: max(0, len(data) - until)] = data[until:]
+        # No chunk leaves the offline rows: where they begin again, the trajectory counts as cut off.
+        self.rows["terminals"][self.offline - 1] = True
+
+    def _bring(self, step: int) -> None:
+        """Have the rows resident that are so after `step` updates, whatever was there before."""
+        assert self.turns is not None
+        wanted = self.turns.resident(step // self.swap_every)
+        if wanted == self._held:
+            return
+        forward = wanted.start <= self._held.stop <= wanted.stop
+        for turn in range(self._held.stop if forward else wanted.start, wanted.stop):
+            self._write(self.turns.take(turn), self.turns.row(turn))
+        self._held = wanted
+        if not self.added:
+            self.turns.read_ahead(wanted.stop)
 
     def __len__(self) -> int:
         return min(self.offline + self.added, self.capacity)
@@ -52,20 +96,40 @@ class Replay:
         return (self.offline + self.added) % self.capacity
 
     def add(self, **row) -> None:
-        """Append one transition: obs, actions, rewards, masks, terminals, next_obs."""
-        for name in self.FIELDS:
+        """Append one transition: obs, actions, rewards, masks, terminals, next_obs.
+
+        Raises: ValueError if the ring is full and its offline rows are those of files that take turns.
+        """
+        if self.turns is not None and self.offline + self.added == self.capacity:
+            raise ValueError(
+                f"the ring of {self.capacity} rows is full; give room for every online row beside files that take turns"
+            )
+        for name in FIELDS:
             self.rows[name][self.head] = torch.as_tensor(row[name])
         self.added += 1
+        if self.turns is not None:
+            self.turns.stop()
 
     def sample(
-        self, batch: int, *, chunk: int, gamma: float, generator: torch.Generator, online_share: float = 0.0
+        self,
+        batch: int,
+        *,
+        chunk: int,
+        gamma: float,
+        generator: torch.Generator,
+        online_share: float = 0.0,
+        step: int = 0,
     ) -> Batch:
         """`batch` chunks, their first rows drawn with replacement.
 
         Args:
             online_share: this fraction of the batch is drawn uniformly from the online rows alone, once there are any;
                 the rest, and with 0 everything, uniformly from the whole ring (the protocol of the paper).
+            step: offline updates so far: which files of `Shards` are resident depends on it and the seed alone.
+        Raises: ValueError naming a file of `Shards` that cannot be used.
         """
+        if self.turns is not None:
+            self._bring(step)
         start = torch.randint(len(self), (batch,), generator=generator)
         online = min(self.added, self.capacity)
         if online and online_share > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,13 @@ LAYOUT = {
     "masks": (1, np.float32),
     "terminals": (1, np.bool_),
 }  # axes and type of every array
+
+
+def row_bytes(widths: tuple[int, int]) -> int:
+    """Bytes of one transition with observations and actions of these sizes."""
+    observation, action = widths
+    sizes = {"observations": observation, "next_observations": observation, "actions": action}
+    return sum(sizes.get(name, 1) * np.dtype(dtype).itemsize for name, (_, dtype) in LAYOUT.items())
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,27 @@ class Episodes:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def resident(self) -> int:
+        """Rows that are in memory at a time: all."""
+        return len(self)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Sizes of an observation and of an action."""
+        return self.observations.shape[1], self.actions.shape[1]
+
+    def head(self) -> Episodes:
+        """The transitions to learn scales from: all."""
+        return self
+
+    def checksum(self, crc: int = 0) -> int:
+        """Of every array, continuing `crc`."""
+        for array in vars(self).values():
+            if isinstance(array, np.ndarray):
+                crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+        return crc
 
     @property
     def trajectories(self) -> int:
