@@ -38,7 +38,7 @@ def episode(env, seed, actions):
 def test_every_name_is_registered_with_ogbench():
     import ogbench  # noqa: F401
 
-    assert len(envs.names()) == len(set(envs.names())) == 6 * len(envs.SUITES)
+    assert len(envs.names()) == len(set(envs.names())) == 6 * len(envs.ogbench.SUITES)
     for name in envs.names():
         assert envs.parse(name).gym_id in gymnasium.registry
         assert envs.check_name(name) == name

@@ -1,15 +1,20 @@
-"""Sources of offline data, all ending in `Episodes`: OGBench's files, or data generated with OGBench's own oracles."""
+"""Sources of offline data, all ending in `Episodes`: official files, or data generated here."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 from wgflow_rl import envs
 from wgflow_rl.data import generated, ogbench
 from wgflow_rl.data.episodes import Episodes
 
-__all__ = ["Episodes", "cache_root", "load"]
+__all__ = ["SOURCES", "Episodes", "cache_root", "load"]
+
+# As `envs.SOURCES`: each file has load(folder, env), which is the only one to know how a folder's files are named and
+# read, and download(env, folder).
+SOURCES: dict[str, ModuleType] = {"ogbench": ogbench}
 
 
 def cache_root() -> Path:
@@ -30,20 +35,18 @@ def load(
 
     Args:
         env: a name of `envs.names()`.
-        folder: holds X.npz and X-val.npz (official or generated), read whole: the next three arguments are then not
+        folder: holds the source's files (official or generated), read whole: the next three arguments are then not
             used. None: generate once into the cache, then read it.
         rows: transitions to generate (rounded up to whole trajectories); None: as many as the official set. A tenth as
             many are added for validation.
         seed: of the generated data; the result is the same bit for bit whatever the number of workers.
         workers: processes that generate; None: one a core. They are spawned: a script that calls this needs its
             `if __name__ == "__main__"`.
-    Raises: ValueError, FileNotFoundError: see `ogbench.read` and `ogbench.pair`.
+    Raises: ValueError, FileNotFoundError: see the source's `load`.
     """
-    envs.check_name(env)
+    source = SOURCES[envs.parse(env).source]
     if folder is None:
         folder = generated.generate(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )
-    train, validation = ogbench.pair(Path(folder).expanduser(), env)
-    inner = envs.make(env)
-    return ogbench.read(train, env, inner), ogbench.read(validation, env, inner)
+    return source.load(Path(folder).expanduser(), env)

@@ -45,8 +45,7 @@ class Download:
     """Where they are put."""
 
     def run(self) -> None:
-        envs.check_name(self.env)
-        ogbench.download(self.env, self.folder.expanduser())
+        data.SOURCES[envs.parse(self.env).source].download(self.env, self.folder.expanduser())
         Check(self.env, self.folder).run()
 
 
@@ -72,7 +71,7 @@ class Info(Check):
         path = ogbench.pair(self.folder.expanduser(), self.env)[0]
         name = envs.parse(self.env)
         print(f"{path.name}, for each task of {name.suite}:")
-        for task in envs.TASKS:
+        for task in envs.ogbench.TASKS:
             part = ogbench.read(path, f"{name.suite}-{name.kind}-singletask-task{task}-v0")
             starts = np.flatnonzero(part.terminals) + 1 - part.lengths
             reached = int(np.logical_or.reduceat(part.masks == 0, starts).sum())

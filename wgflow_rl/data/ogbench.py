@@ -15,6 +15,13 @@ from wgflow_rl.data.episodes import Episodes
 NEEDED = ("observations", "actions", "terminals", "qpos")
 
 
+def load(folder: Path, env: str) -> tuple[Episodes, Episodes]:
+    """(training, validation) data of a folder's two files. Raises: as `pair` and `read`."""
+    train, validation = pair(folder, env)
+    inner = envs.make(env)
+    return read(train, env, inner), read(validation, env, inner)
+
+
 def read(path: Path, env: str, inner: Any = None) -> Episodes:
     """Read one file and label it for the task of `env`.
 

@@ -53,7 +53,7 @@ def _play(env: str) -> Callable[[int, int], Row]:
     from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
 
     suite = envs.parse(env).suite
-    inner, _ = envs.build(f"{suite}-v0", terminate_at_goal=False, mode="data_collection")
+    inner, _ = envs.ogbench.build(f"{suite}-v0", terminate_at_goal=False, mode="data_collection")
     noise = {"noise": 0.1, "noise_smoothing": 0.5}
     oracles = {
         "cube": CubePlanOracle(env=inner, **noise),
@@ -89,7 +89,7 @@ def _play(env: str) -> Callable[[int, int], Row]:
 
 def _maze(env: str) -> Callable[[int, int], Row]:
     """Navigate data: towards the oracle's next cell, with action noise; a new random goal whenever one is reached."""
-    inner, _ = envs.build(f"{envs.parse(env).suite}-v0", terminate_at_goal=False)
+    inner, _ = envs.ogbench.build(f"{envs.parse(env).suite}-v0", terminate_at_goal=False)
     maze: Any = inner.unwrapped
     cells = np.argwhere(maze.maze_map == 0)
 
