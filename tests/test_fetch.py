@@ -1,0 +1,177 @@
+"""Downloads against a local server that cuts connections, forgets ranges and sends what it should not."""
+
+import hashlib
+import http.server
+import re
+import threading
+
+import numpy as np
+import pytest
+
+from wgflow_rl.data import fetch, npz
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`; `cuts` says after how many bytes each of the coming answers breaks off (None: not at all)."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.cuts: list[int | None] = []
+        self.ranges = True
+        self.announced: int | None = None  # a wrong size
+        self.asked: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.server.asked.append((self.path, asked))
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        start, size = 0, len(content)
+        if asked and self.server.ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if start >= size:
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{size}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        else:
+            self.send_response(200)
+        body = content[start:]
+        self.send_header("Content-Length", str(self.server.announced or len(body)))
+        self.end_headers()
+        cut = self.server.cuts.pop(0) if self.server.cuts else None
+        self.wfile.write(body[:cut])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(fetch, "PAUSE", 0)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def content(tmp_path):
+    npz.write(tmp_path / "source.npz", {"observations": np.random.default_rng(0).normal(size=(500, 4))})
+    return (tmp_path / "source.npz").read_bytes()
+
+
+@pytest.fixture
+def get(server, content, tmp_path):
+    server.files["/x.npz"] = content
+    (tmp_path / "got").mkdir()
+
+    def get(**options):
+        path = tmp_path / "got" / "x.npz"
+        fetch.fetch(f"{server.url}/x.npz", path, progress=False, **options)
+        assert [p.name for p in path.parent.iterdir()] == ["x.npz"]
+        assert path.read_bytes() == content
+
+    get.folder = tmp_path / "got"
+    return get
+
+
+def test_a_file_comes_whole(server, get, content):
+    get(sha256=hashlib.sha256(content).hexdigest())
+    assert server.asked == [("/x.npz", None)]
+
+
+def test_cut_connections_go_on_where_they_stopped(server, get, content):
+    server.cuts = [5000, 3000, 1]
+    get()
+    assert server.asked == [("/x.npz", r) for r in (None, "bytes=5000-", "bytes=8000-", "bytes=8001-")]
+
+
+def test_a_later_call_asks_for_the_rest_only(server, get, content):
+    server.cuts = [2000] + [0] * fetch.ATTEMPTS
+    with pytest.raises(ConnectionError, match=r"2,000 bytes are kept in .*x.npz.part: call again to go on"):
+        get()
+    assert [p.name for p in get.folder.iterdir()] == ["x.npz.part"]
+    server.cuts = []
+    get()
+    assert server.asked[-1] == ("/x.npz", "bytes=2000-")
+
+
+def test_what_was_whole_before_it_got_its_name_is_not_fetched_again(server, get, content):
+    (get.folder / "x.npz.part").write_bytes(content)
+    get()
+    assert server.asked == [("/x.npz", f"bytes={len(content)}-")]
+
+
+def test_more_than_the_whole_file_is_begun_anew(server, get, content):
+    (get.folder / "x.npz.part").write_bytes(content + b"more")
+    get()
+    assert [r for _, r in server.asked] == [f"bytes={len(content) + 4}-", None]
+
+
+def test_a_server_without_ranges_is_asked_for_everything(server, get, content):
+    server.ranges, server.cuts = False, [4000]
+    get()
+    assert [r for _, r in server.asked] == [None, "bytes=4000-"]
+
+
+@pytest.mark.parametrize("announced", [1000, 10**6])
+def test_a_wrong_size_is_refused(server, get, announced):
+    server.announced, server.ranges = announced, False
+    with pytest.raises(ConnectionError, match="did not come whole|the connection was cut"):
+        get()
+    assert not (get.folder / "x.npz").exists()
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.99])
+def test_altered_bytes_are_refused_and_not_kept(server, get, content, place):
+    altered = bytearray(content)
+    altered[int(place * len(content))] ^= 1
+    server.files["/x.npz"] = bytes(altered)
+    with pytest.raises(ConnectionError, match="did not come whole"):
+        get(sha256=hashlib.sha256(content).hexdigest())
+    assert not list(get.folder.iterdir())
+
+
+def test_the_arrays_own_checksums_are_compared_where_no_other_is_known(server, get, content):
+    altered = bytearray(content)
+    altered[len(content) // 2] ^= 1
+    server.files["/x.npz"] = bytes(altered)
+    with pytest.raises(ConnectionError, match="did not come whole"):
+        get()
+    assert not list(get.folder.iterdir())
+
+
+def test_a_file_the_server_lacks_is_not_asked_for_again(server, get):
+    del server.files["/x.npz"]
+    with pytest.raises(ConnectionError, match="x.npz: the server answers 404 Not Found"):
+        get()
+    assert len(server.asked) == 1
+
+
+def test_checksums_are_those_that_sha256sum_prints(server, content):
+    digest = hashlib.sha256(content).hexdigest()
+    server.files["/SHA256SUMS"] = f"{digest}  x.npz\n{digest} *y.npz\nnonsense\n".encode()
+    assert fetch.checksums(server.url) == {"x.npz": digest, "y.npz": digest}
+    assert fetch.checksums(f"{server.url}/elsewhere") == {}
+
+
+def test_a_server_that_is_not_there_is_named():
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        fetch.checksums("http://127.0.0.1:9")
