@@ -125,7 +125,7 @@ class StateFunction(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """obs [B, S] -> [B, 1, out_dim]."""
-        return self.net(obs, obs.new_empty(len(obs), 1, 0))
+        return self.net(obs, obs[:, None, :0])
 
 
 class TwinCritic(nn.Module):

@@ -41,6 +41,8 @@ def choose(items: Tensor, score: Tensor, *, temperature: float, generator: torch
 
     Items drawn from pi make this a draw of the soft improvement pi+ ~ pi exp(Q / temperature), self-normalised over N.
     """
+    if items.shape[1] == 1:
+        return items  # and an exported policy of one proposal needs no critic
     if temperature == 0:
         return top_k(items, score, 1)
     gumbel = -uniform(*score.shape, generator=generator, device=score.device).clamp(1e-9).log()

@@ -63,7 +63,10 @@ class Agent(Protocol):
         ...
 
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]. No gradient."""
+        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]. No gradient.
+
+        `wgflow_rl.export` follows it at one B: draw with `ops.normal` and `ops.uniform`, sizes from shapes, not len.
+        """
         ...
 
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -120,17 +120,17 @@ class BFN:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         obs = self.normalise(obs.to(self.device))
         noise = ops.normal(
-            len(obs), self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
+            obs.shape[0], self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
         )
         chunks = self.propose(obs, noise)
         score, temperature = self.critic.mean(obs, chunks), self.cfg.act_temperature
         chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
-        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+        return chunk.reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs, count = self.normalise(batch.obs), max(diagnostics.SAMPLES, self.cfg.act_samples)
-        noise = ops.normal(len(obs), count, self.chunk_dim, generator=generator, device=self.device)
+        noise = ops.normal(obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device)
         chunks = ops.euler(self.flow, obs, noise, self.cfg.flow_steps)
         score = self.critic.mean(obs, chunks[:, : self.cfg.act_samples].clamp(-1, 1))
         log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch)

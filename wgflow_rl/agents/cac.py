@@ -142,7 +142,7 @@ class CAC:
 
         noise [B, n, K, C] -> [B, n, C], not clipped, differentiable.
         """
-        steps = noise.shape[-2]
+        steps = self.cfg.denoising_steps
         index = [
             round((len(self.sigmas) - 1) * (steps - i) / steps) for i in range(steps)
         ]  # from the top, evenly
@@ -159,10 +159,10 @@ class CAC:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one draw of the policy."""
         obs = self.normalise(obs.to(self.device))
         chunk = self.draw(obs, 1, generator).clamp(-1, 1)
-        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+        return chunk.reshape(obs.shape[0], self.cfg.chunk, -1)
 
     def draw(self, obs: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        shape = (len(obs), n, self.cfg.denoising_steps, self.chunk_dim)
+        shape = (obs.shape[0], n, self.cfg.denoising_steps, self.chunk_dim)
         return self.generate(self.policy, obs, ops.normal(*shape, generator=generator, device=self.device))
 
     @torch.no_grad()

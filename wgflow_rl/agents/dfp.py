@@ -179,22 +179,22 @@ class DFP:
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         cfg, obs = self.cfg, self.normalise(obs.to(self.device))
-        chunks = self.policy(obs, self._normal(len(obs), cfg.act_samples, generator)).clamp(-1, 1)
+        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(-1, 1)
         score = self.critic.mean(obs, chunks)
         chunk = ops.choose(chunks, score, temperature=cfg.act_temperature, generator=generator)
-        return chunk.reshape(len(obs), cfg.chunk, -1)
+        return chunk.reshape(obs.shape[0], cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Beside what every agent has: rms of the field before scaling, and the candidates of the improvement term."""
         cfg, obs = self.cfg, self.normalise(batch.obs)
-        a_hat = self.policy(obs, self._normal(len(obs), cfg.generated, generator))
+        a_hat = self.policy(obs, self._normal(obs.shape[0], cfg.generated, generator))
         whole = batch.valid[:, -1] > 0
         raw = self.data_drift.raw(a_hat[whole], batch.actions.flatten(1)[whole, None])
         log = {**diagnostics.against_data(a_hat, batch), "raw_field": raw.square().mean().sqrt()}
-        pool = self.old_policy(obs, self._normal(len(obs), cfg.candidates, generator)).clamp(-1, 1)
+        pool = self.old_policy(obs, self._normal(obs.shape[0], cfg.candidates, generator)).clamp(-1, 1)
         log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)
-        chunks = self.policy(obs, self._normal(len(obs), cfg.act_samples, generator)).clamp(-1, 1)
+        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(-1, 1)
         return log | diagnostics.executed(self.critic.mean(obs, chunks), cfg.act_temperature)
 
     @property

@@ -122,14 +122,14 @@ class FBRAC:
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one draw of the flow."""
         obs = self.normalise(obs.to(self.device))
-        noise = ops.normal(len(obs), 1, self.chunk_dim, generator=generator, device=self.device)
-        return self.generate(obs, noise).clamp(-1, 1).reshape(len(obs), self.cfg.chunk, -1)
+        noise = ops.normal(obs.shape[0], 1, self.chunk_dim, generator=generator, device=self.device)
+        return self.generate(obs, noise).clamp(-1, 1).reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs, count = self.normalise(batch.obs), diagnostics.SAMPLES
         chunks = self.generate(
-            obs, ops.normal(len(obs), count, self.chunk_dim, generator=generator, device=self.device)
+            obs, ops.normal(obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device)
         )
         score = self.critic.mean(obs, chunks[:, :1].clamp(-1, 1))
         return diagnostics.against_data(chunks, batch) | diagnostics.executed(score)

@@ -123,14 +123,14 @@ class FQL:
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one draw of the student."""
         obs = self.normalise(obs.to(self.device))
-        noise = ops.normal(len(obs), 1, self.chunk_dim, generator=generator, device=self.device)
-        return self.policy(obs, noise).clamp(-1, 1).reshape(len(obs), self.cfg.chunk, -1)
+        noise = ops.normal(obs.shape[0], 1, self.chunk_dim, generator=generator, device=self.device)
+        return self.policy(obs, noise).clamp(-1, 1).reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs = self.normalise(batch.obs)
         noise = ops.normal(
-            len(obs), diagnostics.SAMPLES, self.chunk_dim, generator=generator, device=self.device
+            obs.shape[0], diagnostics.SAMPLES, self.chunk_dim, generator=generator, device=self.device
         )
         chunks = self.policy(obs, noise)
         score = self.critic.mean(obs, chunks[:, :1].clamp(-1, 1))

@@ -108,7 +108,7 @@ class IDQL:
 
     def propose(self, obs: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """n chunks of the behaviour per state, [B, n, C]."""
-        shape = (len(obs), n, self.cfg.diffusion_steps, self.chunk_dim)
+        shape = (obs.shape[0], n, self.cfg.diffusion_steps, self.chunk_dim)
         return ops.ancestral(self.diffusion, obs, ops.normal(*shape, generator=generator, device=self.device))
 
     @torch.no_grad()
@@ -118,7 +118,7 @@ class IDQL:
         chunks = self.propose(obs, self.cfg.act_samples, generator).clamp(-1, 1)
         score, temperature = self.target_critic(obs, chunks).amin(0), self.cfg.act_temperature
         chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
-        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+        return chunk.reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

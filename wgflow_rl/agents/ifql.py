@@ -107,7 +107,7 @@ class IFQL:
 
     def propose(self, obs: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """n chunks of the behaviour per state, [B, n, C]."""
-        noise = ops.normal(len(obs), n, self.chunk_dim, generator=generator, device=self.device)
+        noise = ops.normal(obs.shape[0], n, self.chunk_dim, generator=generator, device=self.device)
         return ops.euler(self.flow, obs, noise, self.cfg.flow_steps)
 
     @torch.no_grad()
@@ -117,7 +117,7 @@ class IFQL:
         chunks = self.propose(obs, self.cfg.act_samples, generator).clamp(-1, 1)
         score, temperature = self.target_critic(obs, chunks).amin(0), self.cfg.act_temperature
         chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
-        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+        return chunk.reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -104,7 +104,7 @@ class IQL:
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: the mean of the policy."""
         obs = self.normalise(obs.to(self.device))
-        return self.policy(obs).clamp(-1, 1).reshape(len(obs), self.cfg.chunk, -1)
+        return self.policy(obs).clamp(-1, 1).reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

@@ -164,24 +164,26 @@ class MVP:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         obs = self.normalise(obs.to(self.device))
         e = ops.normal(
-            len(obs), self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
+            obs.shape[0], self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
         )
         chunks = self.generate(self.policy, obs, e).clamp(-1, 1)
         score, temperature = self.critic.mean(obs, chunks), self.cfg.act_temperature
         chunk = ops.choose(chunks, score, temperature=temperature, generator=generator)
-        return chunk.reshape(len(obs), self.cfg.chunk, -1)
+        return chunk.reshape(obs.shape[0], self.cfg.chunk, -1)
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         cfg, obs = self.cfg, self.normalise(batch.obs)
         count = max(diagnostics.SAMPLES, cfg.act_samples)
-        e = ops.normal(len(obs), count, self.chunk_dim, generator=generator, device=self.device)
+        e = ops.normal(obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device)
         chunks = self.generate(self.policy, obs, e)
         score = self.critic.mean(obs, chunks[:, : cfg.act_samples].clamp(-1, 1))
         log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch)
         log |= diagnostics.executed(score, cfg.act_temperature)
         if cfg.lam > 0:
-            e = ops.normal(len(obs), cfg.candidates, self.chunk_dim, generator=generator, device=self.device)
+            e = ops.normal(
+                obs.shape[0], cfg.candidates, self.chunk_dim, generator=generator, device=self.device
+            )
             pool = self.generate(self.old_policy, obs, e).clamp(-1, 1)
             log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)
         return log

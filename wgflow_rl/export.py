@@ -1,0 +1,285 @@
+"""A trained policy as one file that runs without this package: `python -m wgflow_rl.export RUN --format onnx`.
+
+The file is `agent.act` itself: observations in the environment's units go in, the chunk to execute comes out, with
+normalisation, critic and best-of-N inside. What the agent would draw is an input, so the file is a function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from wgflow_rl import envs
+from wgflow_rl.cli import one_line_errors
+from wgflow_rl.evaluate import FIRST_EPISODE, load_agent
+from wgflow_rl.files import publish
+from wgflow_rl.protocol import Agent
+from wgflow_rl.rollout import Collector
+from wgflow_rl.runlog import PACKAGES
+from wgflow_rl.settings import Settings
+
+FORMAT = 1  # of the description that is stored with the file
+STATES = 64  # states of the policy's own episodes on which a file is compared with its original
+TOLERANCE = 1e-4  # of an action in [-1, 1]; float32 sums in another order differ by about 1e-6
+KINDS = {"randn": "normal", "rand": "uniform"}  # how a draw is made, and what its input is called
+SUFFIX = {"onnx": ".onnx", "torchscript": ".pt"}
+
+Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Write the policy of a run's last checkpoint as one file, compared with the original before it gets its name."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    format: Literal["onnx", "torchscript"] = "onnx"
+    out: Path | None = None
+    """The file to write. Without it: policy.onnx or policy.pt in the run's folder."""
+    act_samples: int | None = None
+    """Execute the best of this many chunks (default: as trained); 1 leaves the critic out of the file."""
+
+    def check(self) -> Ask:
+        """Raises: ValueError naming the first flag that cannot be used."""
+        if self.act_samples is not None and self.act_samples < 1:
+            raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
+        if self.out is not None and self.out.suffix != SUFFIX[self.format]:
+            raise ValueError(f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}")
+        return self
+
+
+class Draws(TorchFunctionMode):
+    """What torch draws inside the block: written down, or taken from `given` in the same order."""
+
+    def __init__(self, given: Sequence[Tensor] | None = None):
+        super().__init__()
+        self.given = None if given is None else list(given)
+        self.made: list[tuple[str, Tensor]] = []  # (kind, draw)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = KINDS.get(getattr(func, "__name__", ""))
+        if kind is None:
+            if kwargs.get("generator") is not None:
+                raise ValueError(
+                    f"this agent draws with torch.{func.__name__}, which cannot become an input of a file; draw with "
+                    "wgflow_rl.ops.normal or ops.uniform in `act`"
+                )
+            return func(*args, **kwargs)
+        if self.given is not None:
+            return self.given.pop(0)
+        draw = func(*args, **kwargs)
+        self.made.append((kind, draw))
+        return draw
+
+
+class Deployed(nn.Module):
+    """`agent.act` as a module whose noise is an argument: forward(obs [B, S], *draws) -> actions [B, h, A]."""
+
+    def __init__(self, agent: Agent):
+        super().__init__()
+        self.agent = agent
+        self.parts = nn.ModuleDict(agent.modules)
+
+    def forward(self, obs: Tensor, *draws: Tensor) -> Tensor:
+        with Draws(draws):
+            return self.agent.act(obs, torch.Generator())
+
+
+def original(agent: Agent, obs: Tensor, *, seed: int = 0) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """What the agent executes in these states [B, S], and what it drew for it: (kind, [B, ...]) each."""
+    with Draws() as drawn:
+        actions = agent.act(obs, torch.Generator().manual_seed(seed))
+    return actions, drawn.made
+
+
+def input_names(drawn: Sequence[tuple[str, Tensor]]) -> list[str]:
+    """obs, then each draw by its kind, numbered from the second of a kind on: normal, uniform, normal_2, ..."""
+    kinds = [kind for kind, _ in drawn]
+    counts = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
+    return ["obs", *(k if n == 1 else f"{k}_{n}" for k, n in zip(kinds, counts, strict=True))]
+
+
+def describe(
+    settings: Settings, step: int, obs: Tensor, actions: Tensor, drawn: Sequence[tuple[str, Tensor]]
+) -> dict[str, Any]:
+    """What someone needs to run the file, and to know where it is from. JSON-able."""
+    tensors = [obs, *(draw for _, draw in drawn)]
+    shapes = [["batch", *tensor.shape[1:]] for tensor in tensors]
+    kinds = ["observation, in the environment's units", *(kind for kind, _ in drawn)]
+    parts = zip(input_names(drawn), shapes, kinds, strict=True)
+    return {
+        "format": FORMAT,
+        "env": settings.env,
+        "method": settings.method,
+        "seed": settings.seed,
+        "step": step,
+        "inputs": [{"name": name, "shape": shape, "is": kind} for name, shape, kind in parts],
+        "output": {"name": "actions", "shape": ["batch", *actions.shape[1:]], "is": "a chunk in [-1, 1]"},
+        "agent": dataclasses.asdict(settings.agent),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# ---- the two formats -------------------------------------------------------------------------------------------------
+
+
+def write_onnx(policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path) -> Run:
+    """Write an ONNX file, any batch size; the description is its metadata "wgflow". Returns the file, run."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (the exporter needs it, and says so less clearly)
+    except ImportError as error:
+        raise RuntimeError(
+            f"--format onnx needs {error.name}: pip install 'wgflow[export]'. --format torchscript needs nothing."
+        ) from error
+    names = [part["name"] for part in about["inputs"]]
+    sizes = [{0: torch.export.Dim.DYNAMIC} for _ in inputs]
+    shapes = (sizes[0], tuple(sizes[1:])) if len(sizes) > 1 else (sizes[0],)
+    program = torch.onnx.export(
+        policy, tuple(inputs), dynamo=True, dynamic_shapes=shapes, input_names=names,
+        output_names=[about["output"]["name"]], verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    program.model.metadata_props["wgflow"] = json.dumps(about)
+    program.save(str(path), external_data=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(*given: Tensor) -> Tensor:
+        (actions,) = session.run(None, {n: t.numpy() for n, t in zip(names, given, strict=True)})
+        return torch.as_tensor(actions)
+
+    return run
+
+
+def write_torchscript(policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path) -> Run:
+    """Write a TorchScript archive, any batch size, the description inside as wgflow.json. Returns the file, run."""
+    traced = torch.jit.trace(policy, tuple(inputs), check_trace=False)
+    frozen = torch.jit.freeze(traced)  # drops what acting does not use: target networks, the old policy
+    torch.jit.save(frozen, path, _extra_files={"wgflow.json": json.dumps(about)})
+    return torch.jit.load(path)
+
+
+WRITERS = {"onnx": write_onnx, "torchscript": write_torchscript}
+
+
+def write(agent: Agent, form: str, obs: Tensor, about: dict[str, Any], path: Path) -> Run:
+    """Write the agent in the format `form`, followed on two states of obs [B >= 2, S]; returns the file, run."""
+    _, drawn = original(agent, obs[:2])
+    inputs = [obs[:2], *(draw for _, draw in drawn)]
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporters, about their own future
+            return WRITERS[form](Deployed(agent).eval(), inputs, about, path)
+    finally:
+        logger.setLevel(level)
+
+
+# ---- comparison with the original ------------------------------------------------------------------------------------
+
+
+def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
+    """The first `count` states [count, S] in which the agent is asked in episodes of its own."""
+    seen: list[Tensor] = []
+
+    def act(obs: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(obs[0])
+        return agent.act(obs, generator)
+
+    env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
+    player = Collector(env, seed=FIRST_EPISODE)
+    while len(seen) < count:
+        player.step(act, generator)
+    env.close()
+    return torch.stack(seen)
+
+
+def disagreement(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
+    """(largest |difference| of an action, ties) between a file and its original, with the same draws.
+
+    A best-of-N whose two best chunks are worth the same to float32 may pick either. Such a tie is a state where the
+    original itself picks the file's chunk once its observation is changed by rounding; it is counted, not compared.
+    """
+    actions, drawn = original(agent, obs)
+    draws = [draw for _, draw in drawn]
+    got = run(obs, *draws)
+    error = (got - actions).abs().flatten(1).amax(1)
+    apart = error > TOLERANCE
+    nudge = torch.Generator().manual_seed(0)
+    for _ in range(16 if apart.any() else 0):
+        near = obs * (1 + 1e-6 * torch.randn(obs.shape, generator=nudge))
+        with Draws(draws):
+            other = agent.act(near, torch.Generator())
+        error = torch.minimum(error, (got - other).abs().flatten(1).amax(1))
+    ties = apart & (error <= TOLERANCE)
+    return float(error[~ties].max() if not ties.all() else 0.0), int(ties.sum())
+
+
+def export(ask: Ask) -> dict[str, Any]:
+    """Write the file, compare it with the original, and only then give it its name; what is printed about it.
+
+    Raises: RuntimeError when the file does not act as its original, with nothing written; what `load_agent` raises.
+    """
+    agent, settings, step = load_agent(ask.run, act_samples=ask.act_samples)
+    path = ask.out or ask.run / f"policy{SUFFIX[ask.format]}"
+    obs = visited(agent, settings, STATES)
+    actions, drawn = original(agent, obs)
+    about = describe(settings, step, obs, actions, drawn)
+    about["agent"] |= {} if ask.act_samples is None else {"act_samples": ask.act_samples}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        run = write(agent, ask.format, obs, about, temporary)
+        error, ties = disagreement(agent, run, obs)
+        alone, _ = disagreement(agent, run, obs[:1])  # a batch of one takes other paths through the runtimes
+        error = max(error, alone)
+        if not error <= TOLERANCE:
+            raise RuntimeError(
+                f"the {ask.format} file acts differently from the run: actions differ by up to {error:.2g} on "
+                f"{STATES} states (allowed: {TOLERANCE:g}). Nothing was written; please report it with config.json"
+            )
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "inputs": {part["name"]: part["shape"] for part in about["inputs"]},
+        "actions": about["output"]["shape"],
+        "compared_states": STATES,
+        "largest_difference": error,
+        "ties": ties,
+    }
+
+
+def main(args: list[str] | None = None) -> None:
+    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.export")
+    with one_line_errors():
+        print(json.dumps(export(ask.check()), indent=2))
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
