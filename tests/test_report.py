@@ -164,6 +164,31 @@ def test_a_changed_setting_is_a_row_of_its_own(written):
     assert "95.0 ±" in three[three.index("weight 0.5 ") :].splitlines()[1]
 
 
+def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
+    write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
+    write_run(tmp_path, "dfp", MAZE, 0, [0.9], "--eval-episodes", "50", preset="laptop")
+    write_run(tmp_path, "dfp", MAZE, 0, [0.8], "--data", str(tmp_path / "mine"), preset="laptop")
+    arms = results.read([tmp_path])
+    assert {arm.name for arm in arms} == {"dfp"}
+    assert {arm.protocol.partition("steps")[2] for arm in arms} == {"", ", eval_episodes=50", ", data=mine"}
+
+
+def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
+    write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
+    often = ("--log-every", "7", "--checkpoint-every", "9")
+    (kind,) = plan.of_names(["dfp"], [MAZE], preset="laptop", extra=often).kinds
+    assert kind.job(tmp_path, 0).folder.exists()
+    write_run(tmp_path, "dfp", MAZE, 1, [0.5], *often, preset="laptop")
+    (arm,) = results.read([tmp_path])
+    assert len(arm.runs) == 2
+
+
+def test_a_run_without_train_csv_still_has_its_evaluations(tmp_path):
+    (write_run(tmp_path / "runs", "dfp", MAZE, 0, [1.0], preset="laptop") / "train.csv").unlink()
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    assert "100.0 (1)" in (tmp_path / "report.md").read_text()
+
+
 def test_what_was_not_found_and_what_is_missing_is_said(written):
     text = (written / "report.md").read_text()
     assert line(section(text, "## Table 7"), "IQL", "paper")[2:] == ["not found"] * 5

@@ -20,6 +20,7 @@ from wgflow_rl.published import TABLES, Row
 from wgflow_rl.settings import Settings, as_json, from_command_line
 
 NOT_RESULTS = ("run_dir", "device", "threads")  # settings that say where a run is computed, not what
+NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
 RESERVED = ("--method", "--env", "--seed", "--run-dir", "--resume", "--threads", "--preset")
 
 
@@ -51,6 +52,7 @@ class Plan:
 def digest(settings: Settings) -> str:
     """Twelve hexadecimal digits of SHA-256 over the settings that change results."""
     contents: dict[str, Any] = {k: v for k, v in as_json(settings).items() if k not in NOT_RESULTS}
+    contents["schedule"] = {k: v for k, v in contents["schedule"].items() if k not in NOT_LEARNING}
     if contents["data"] is not None:
         contents["data"] = str(Path(contents["data"]).expanduser().resolve())
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]

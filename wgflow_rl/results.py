@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl import methods
+from wgflow_rl.plan import NOT_LEARNING, NOT_RESULTS
 from wgflow_rl.published import Phase
 from wgflow_rl.table import read_rows
 
@@ -58,10 +59,15 @@ class Arm:
     total: int | None
     runs: tuple[Run, ...]
     peer: bool = False
+    conditions: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # other settings that are not the preset's
 
     @property
     def protocol(self) -> str:
-        return "its own code" if self.peer else f"{self.preset} preset, {self.steps} steps"
+        if self.peer:
+            return "its own code"
+        return ", ".join([f"{self.preset} preset", f"{self.steps} steps", *told(self.conditions)])
 
     @property
     def steps(self) -> str:
@@ -70,11 +76,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        changes = " ".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in self.changed.items()
-        )
-        return f"{self.method} {changes}".strip()
+        return " ".join([self.method, *told(self.changed)])
 
     def at_end(self, phase: Phase) -> np.ndarray:
         """Success of the seeds that have come to the end of the phase."""
@@ -110,6 +112,14 @@ def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
     picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def told(settings: Mapping[str, Any]) -> list[str]:
+    """name=value of each."""
+    return [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in settings.items()
+    ]
 
 
 def short(steps: int) -> str:
@@ -167,27 +177,37 @@ def _columns(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _configuration(settings: Mapping[str, Any]) -> str:
-    apart = ("seed", "run_dir", "threads", "device")
-    return json.dumps({name: value for name, value in settings.items() if name not in apart}, sort_keys=True)
+    schedule = {name: value for name, value in settings["schedule"].items() if name not in NOT_LEARNING}
+    learned = {name: value for name, value in settings.items() if name not in (*NOT_RESULTS, "seed")}
+    return json.dumps(learned | {"schedule": schedule}, sort_keys=True)
 
 
 def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
     settings = runs[0][1]
     schedule, agent = settings["schedule"], settings["agent"]
     try:
-        default = dataclasses.asdict(
-            methods.preset(settings["preset"], settings["method"], settings["env"])[0]
-        )
+        defaults = methods.preset(settings["preset"], settings["method"], settings["env"])
+        plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # of a version that knew this method or preset
-        default = agent
-    plain = json.loads(json.dumps(default))
-    changed = {name: value for name, value in agent.items() if name in plain and plain[name] != value}
+        plain = [agent, schedule]
+    changed, conditions = (
+        {name: value for name, value in part.items() if name in default and default[name] != value}
+        for default, part in zip(plain, (agent, schedule), strict=True)
+    )
+    for name in (
+        "offline_steps",
+        "online_steps",
+        *NOT_LEARNING,
+    ):  # said with the preset, or of no consequence
+        conditions.pop(name, None)
+    if settings.get("data"):
+        conditions["data"] = Path(settings["data"]).name
     # A seed run twice with equal settings is one run: the one that came further.
     seeds = {run.seed: run for run in sorted((run for run, _ in runs), key=lambda run: run.steps[-1])}
     offline, total = schedule["offline_steps"], schedule["offline_steps"] + schedule["online_steps"]
     return Arm(
         settings["method"], settings["env"], settings["preset"], agent, changed, offline, total,
-        tuple(seeds[seed] for seed in sorted(seeds)),
+        tuple(seeds[seed] for seed in sorted(seeds)), conditions=conditions,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Pace:
 
 
 def earlier(root: Path, kind: Kind) -> Pace | None:
-    """The pace of a run under `root` with the same agent, evaluations and suite, whatever its seed and length."""
+    """The pace of a run under `root` with the same agent and suite, whatever its seed and length."""
     wanted = as_json(kind.settings)
     for path in sorted(root.glob("*/config.json")):
         try:
@@ -87,7 +87,12 @@ def measure(kind: Kind, *, threads: int = 1) -> Pace:
 
 
 def clocked(run: Path, source: str) -> Pace | None:
-    """From the clocks of train.csv and eval.csv: a step's time between rows with no evaluation in between."""
+    """From the clocks of train.csv and eval.csv: a step's time between rows with no evaluation in between.
+
+    None where there are not enough rows.
+    """
+    if not (run / "train.csv").exists():
+        return None
     _, trained = read_rows(run / "train.csv")
     _, evaluated = read_rows(run / "eval.csv")
     stops = {int(row["step"]) for row in evaluated}
