@@ -1,6 +1,7 @@
 """Data: transitions in their order, labels equal to the environment's own, damage named with file and row."""
 
 import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -231,16 +232,14 @@ def test_missing_files_are_named_beside_those_found(file):
 
 
 def test_a_server_that_cannot_be_reached_is_answered_with_ways_out(tmp_path, monkeypatch):
-    import ogbench as official
-
-    def unreachable(names, folder):
+    def unreachable(request, timeout):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(official, "download_datasets", unreachable)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(ConnectionError, match="no route to host") as error:
         ogbench.download(ARM, tmp_path / "new")
     message = str(error.value)
-    assert "cube-single-play-v0-val.npz into" in message
+    assert "put cube-single-play-v0.npz, cube-single-play-v0-val.npz into" in message
     assert "python -m wgflow_rl.data generate" in message
 
 

@@ -77,7 +77,7 @@ def test_commands_refuse_in_one_line(tmp_path, capsys, monkeypatch):
     assert "found no .npz file" in refusal(capsys, "check", MAZE, "--folder", str(tmp_path))
     assert "rows is 0" in refusal(capsys, "generate", MAZE, "--rows", "0", "--folder", str(tmp_path))
 
-    def unreachable(url):
+    def unreachable(request, timeout):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)

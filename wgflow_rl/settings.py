@@ -39,7 +39,11 @@ class Settings:
     """laptop (2 cores, minutes), paper (its numbers, sizes and steps) or paper-offline (its offline table)."""
     seed: int = 0
     data: str | None = None
-    """Folder holding OGBench files (X.npz and X-val.npz). Without it, data is generated once and cached."""
+    """Folder holding the data's files (X.npz and X-val.npz, or shards). Without it, data is generated and cached."""
+    memory_gb: float = 4.0
+    """Memory for a folder of shards; those that do not fit take turns."""
+    swap_every: int = 1000
+    """Offline updates after which the oldest shard in memory gives way to the next."""
     run_dir: str | None = None
     """Folder of this run. Without it: runs/METHOD-ENV-sSEED."""
     device: str = "cpu"
@@ -79,9 +83,12 @@ class Settings:
             ("data_rows", schedule.data_rows, 1),
             ("seed", self.seed, 0),
             ("threads", self.threads, 1),
+            ("swap_every", self.swap_every, 1),
         ):
             if value is not None:
                 at_least(least, **{name: value})
+        if not self.memory_gb > 0:
+            raise ValueError(f"--memory-gb is {self.memory_gb}; wanted more than 0")
         if not 0 <= schedule.online_share <= 1:
             raise ValueError(f"--online-share is {schedule.online_share}; wanted a fraction in [0, 1]")
         if 0 < schedule.online_steps <= schedule.online_start:

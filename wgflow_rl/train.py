@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -52,16 +50,6 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def fingerprint(*sources: data.Episodes) -> int:
-    """A checksum of every array of the data."""
-    crc = 0
-    for episodes in sources:
-        for array in vars(episodes).values():
-            if isinstance(array, np.ndarray):
-                crc = zlib.crc32(array.tobytes(), crc)
-    return crc
-
-
 class Trainer:
     """The whole state of a run. `advance` is a function of that state alone, so a resumed run repeats exactly."""
 
@@ -69,18 +57,26 @@ class Trainer:
         self.settings = settings
         cfg, schedule = settings.agent, settings.schedule
         train, validation = data.load(
-            settings.env, folder=settings.data, rows=schedule.data_rows, progress=progress
+            settings.env,
+            folder=settings.data,
+            rows=schedule.data_rows,
+            memory_gb=settings.memory_gb,
+            progress=progress,
         )
         self.replay = Replay(
-            train, capacity=len(train.rewards) + schedule.online_steps, device=settings.device
+            train,
+            capacity=train.resident + schedule.online_steps,
+            device=settings.device,
+            seed=settings.seed,
+            swap_every=settings.swap_every,
         )
-        self.data = fingerprint(train, validation)  # known again on resume
-        self.held_out = Replay(validation, capacity=len(validation.rewards), device=settings.device)
-        obs = torch.as_tensor(train.observations)
+        self.data = validation.checksum(train.checksum())  # known again on resume
+        self.held_out = Replay(validation, capacity=len(validation), device=settings.device)
+        obs = torch.as_tensor(train.head().observations)
         self.agent = methods.build(
             cfg,
-            obs_dim=obs.shape[1],
-            action_dim=train.actions.shape[1],
+            obs_dim=train.widths[0],
+            action_dim=train.widths[1],
             seed=settings.seed,
             obs_mean=obs.mean(0),
             obs_std=obs.std(0).clamp_min(1e-3),
@@ -122,6 +118,7 @@ class Trainer:
             gamma=cfg.gamma,
             generator=self.generator,
             online_share=schedule.online_share,
+            step=min(self.step, schedule.offline_steps),
         )
         self._check_finite({f"batch.{name}": t for name, t in batch._asdict().items()})
         noise = self.agent.draw_noise(cfg.batch, self.generator)

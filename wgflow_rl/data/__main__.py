@@ -51,14 +51,15 @@ class Download:
 
 @dataclass(frozen=True)
 class Check:
-    """Read both files as training would; the first thing wrong with them is the error, with exit code 2."""
+    """Read every file as training would; the first thing wrong with one is the error, with exit code 2."""
 
     env: Env
     folder: Path
-    """Holds X.npz and X-val.npz."""
+    """Holds the environment's files; or one of them."""
 
     def run(self) -> None:
-        for part in data.load(self.env, folder=self.folder.expanduser()):
+        source = data.SOURCES[envs.parse(self.env).source]
+        for part in source.contents(self.folder.expanduser(), self.env):
             print(f"{part.source}\n  {part.summary()}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +92,10 @@ class Episodes:
     def widths(self) -> tuple[int, int]:
         """Sizes of an observation and of an action."""
         return self.observations.shape[1], self.actions.shape[1]
+
+    def parts(self) -> Iterator[Episodes]:
+        """All transitions, as much at a time as one file holds."""
+        yield self
 
     def head(self) -> Episodes:
         """The transitions to learn scales from: all."""

@@ -1,25 +1,53 @@
-"""OGBench's files (X.npz and X-val.npz): reading, task labels, and the official download."""
+"""OGBench's files, X.npz and X-val.npz, or shards X-000.npz, X-000-val.npz, ...: reading, labels, official download."""
 
 from __future__ import annotations
 
-import http.client
+import itertools
+import re
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from wgflow_rl import envs
-from wgflow_rl.data import npz
-from wgflow_rl.data.episodes import Episodes
+from wgflow_rl.data import fetch, npz
+from wgflow_rl.data.episodes import Episodes, row_bytes
+from wgflow_rl.data.shards import Shard, Shards
 
-NEEDED = ("observations", "actions", "terminals", "qpos")
+LABELS = ("qpos", "button_states")  # what rewards and masks are read from
 
 
-def load(folder: Path, env: str) -> tuple[Episodes, Episodes]:
-    """(training, validation) data of a folder's two files. Raises: as `pair` and `read`."""
-    train, validation = pair(folder, env)
+def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, Episodes]:
+    """(training, validation) data of a folder: X.npz read whole, or shards of which `memory` bytes are held at a time.
+
+    Of every shard the headers and the ends of trajectories are read now, and the validation data of the first.
+    Raises: as `files` and `read`.
+    """
+    pairs = files(folder, env)
     inner = envs.make(env)
-    return read(train, env, inner), read(validation, env, inner)
+    train, validation = pairs[0]
+    if train.name == f"{envs.parse(env).dataset}.npz":
+        return read(train, env, inner), read(validation, env, inner)
+    shards = [_shard(train, env, inner) for train, _ in pairs]
+    for _, partner in pairs:
+        _check_headers(partner, env, inner)
+    settled = _settled(inner)
+    held_out = _read(validation, env, settled)
+    shards = Shards(
+        shards, widths=held_out.widths, read=lambda path: _read(path, env, settled), memory=memory
+    )
+    return shards, held_out
+
+
+def contents(path: Path, env: str) -> Iterator[Episodes]:
+    """Every file of a folder, or one file, compared with its checksums and read. Raises: as `files` and `read`."""
+    inner = envs.make(env)
+    for file in [path] if path.is_file() else itertools.chain(*files(path, env)):
+        npz.verify(file)
+        yield read(file, env, inner)
 
 
 def read(path: Path, env: str, inner: Any = None) -> Episodes:
@@ -33,110 +61,194 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
     Raises: FileNotFoundError; ValueError naming the file when it is cut, holds objects (a pickle), lacks an array, has
         NaN, or belongs to another environment. Rows in messages count from 0, as in the file.
     """
-    from ogbench.relabel_utils import relabel_dataset
+    return _read(path, env, _settled(envs.make(env) if inner is None else inner))
 
-    arrays = _arrays(path)
-    inner = envs.make(env) if inner is None else inner
-    _check(path, arrays, env, inner)
-    ends = arrays["terminals"].astype(bool)
-    keep = ~ends
-    if not keep.any():
-        raise ValueError(f"{path}: every row ends a trajectory, so there is not one transition in it")
-    following = np.roll(keep, 1)
-    following[0] = False
-    labels = {name: arrays[name][keep] for name in arrays if name in ("qpos", "button_states")}
+
+def _settled(inner: Any) -> Any:
+    """An environment with its task set, for good: labels then need no reset, which would draw from numpy's generator.
+
+    That generator is the process's, and shards are read in a thread.
+    """
     inner.reset(seed=0)
-    relabel_dataset(env, inner, labels)
-    return Episodes(
-        observations=arrays["observations"][keep].astype(np.float32),
-        actions=arrays["actions"][keep].astype(np.float32),
-        next_observations=arrays["observations"][following].astype(np.float32),
-        rewards=labels["rewards"].astype(np.float32),
-        masks=labels["masks"].astype(np.float32),
-        terminals=np.roll(ends, -1)[keep],
-        env=env,
-        source=str(path),
+    inner.reset()
+    return SimpleNamespace(
+        reset=lambda: None,
+        unwrapped=inner.unwrapped,
+        observation_space=inner.observation_space,
+        action_space=inner.action_space,
     )
 
 
-def _check(path: Path, arrays: dict[str, np.ndarray], env: str, inner: Any) -> None:
-    """Raises: ValueError naming file, array and row if these are not whole data of this environment."""
-    rows = len(arrays["observations"])
+def _read(path: Path, env: str, inner: Any) -> Episodes:
+    from ogbench.relabel_utils import relabel_dataset
+
+    _check_headers(path, env, inner)
+    ends = _ends(path)
+    keep = ~ends
+    # One array after the other: a shard should not need its own size several times over.
+    states = npz.read(path, LABELS)
+    for name, array in states.items():
+        _check_finite(path, name, array)
+    _check_walls(path, states["qpos"], env, inner)
+    labels = {name: array[keep] for name, array in states.items()}
+    del states
+    with np.errstate(over="ignore", invalid="ignore"):  # a state far out is at no goal
+        relabel_dataset(env, inner, labels)
+    actions = npz.read(path, ("actions",))["actions"]
+    _check_finite(path, "actions", actions)
+    observations = npz.read(path, ("observations",))["observations"]
+    _check_finite(path, "observations", observations)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below, as infinite
+        return Episodes(
+            observations=observations[keep].astype(np.float32, copy=False),
+            actions=actions[keep].astype(np.float32, copy=False),
+            next_observations=observations[np.roll(keep, 1)].astype(np.float32, copy=False),
+            rewards=labels["rewards"].astype(np.float32, copy=False),
+            masks=labels["masks"].astype(np.float32, copy=False),
+            terminals=np.roll(ends, -1)[keep],
+            env=env,
+            source=str(path),
+        )
+
+
+def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
+    """What a file says of its arrays. Raises: ValueError naming the first that training on `env` cannot use."""
+    members = npz.headers(path)
     wanted = {
-        "observations": inner.observation_space.shape[0],
-        "actions": inner.action_space.shape[0],
-        "qpos": inner.unwrapped.model.nq,
+        "observations": inner.observation_space.shape,
+        "actions": inner.action_space.shape,
+        "qpos": (inner.unwrapped.model.nq,),
+        "terminals": (),
     }
     if envs.parse(env).suite.startswith(("scene", "puzzle")):
-        wanted["button_states"] = inner.unwrapped._num_buttons  # their labels need more than qpos
+        wanted["button_states"] = (inner.unwrapped._num_buttons,)  # their labels need more than qpos
     another = f"this is data of another environment than {env}. Give --data the folder of the right files."
+    for name in wanted:
+        if name not in members:
+            raise ValueError(f"{path} has no {name}; it holds {', '.join(members) or 'nothing'}: {another}")
+    lengths = {name: member.shape[:1] for name, member in members.items()}
+    if len(set(lengths.values())) != 1 or lengths["observations"] in ((), (0,)):
+        raise ValueError(f"{path}: its arrays have different lengths or none: {lengths}")
+    (rows,) = lengths["observations"]
     for name, size in wanted.items():
-        if name not in arrays:
-            raise ValueError(f"{path} has no {name}; it holds {', '.join(arrays)}: {another}")
-        if arrays[name].shape != (rows, size):
-            raise ValueError(f"{path}: {name} is {arrays[name].shape}, wanted ({rows}, {size}): {another}")
-        finite = np.isfinite(arrays[name]).all(1)
-        if not finite.all():
-            raise ValueError(
-                f"{path}: {name} is not finite in row {np.argmin(finite)} ({np.sum(~finite)} such rows). Remove that "
-                "trajectory, or download or generate the file again."
-            )
-    if "maze" in env:
-        # Mazes differ in their walls alone: no shape tells them apart.
-        maze = inner.unwrapped
-        corner = np.array([maze._offset_x, maze._offset_y])
-        columns, lines = np.floor((arrays["qpos"] + corner) / maze._maze_unit + 0.5).astype(int).T
-        height, width = maze.maze_map.shape
-        inside = (lines >= 0) & (lines < height) & (columns >= 0) & (columns < width)
-        free = inside & (maze.maze_map[lines.clip(0, height - 1), columns.clip(0, width - 1)] == 0)
-        if not free.all():
-            row = np.argmin(free)
-            raise ValueError(
-                f"{path}: position {arrays['qpos'][row]} of row {row} is inside a wall: {another}"
-            )
-    if not arrays["terminals"].astype(bool)[-1]:
-        raise ValueError(f"{path}: the last row, {rows - 1}, does not end a trajectory; the file looks cut")
+        shape, kind = members[name].shape, members[name].dtype
+        if name == "terminals" and shape != (rows,):
+            raise ValueError(f"{path}: terminals is {shape}; wanted one axis, an entry a row")
+        if shape != (rows, *size):
+            raise ValueError(f"{path}: {name} is {shape}, wanted {(rows, *size)}: {another}")
+        if kind.kind not in ("biuf" if name in ("terminals", "button_states") else "f"):
+            raise ValueError(f"{path}: {name} is {kind}; wanted floating-point numbers")
+    return members
 
 
-def pair(folder: Path, env: str) -> tuple[Path, Path]:
-    """The two files of an environment in a folder. Raises: FileNotFoundError naming what is there instead."""
+def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
+    finite = np.isfinite(array).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"{path}: {name} is not finite in row {np.argmin(finite)} ({np.sum(~finite)} such rows). Remove that "
+            "trajectory, or download or generate the file again."
+        )
+
+
+def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
+    """Mazes differ in their walls alone: no shape tells them apart."""
+    if "maze" not in env:
+        return
+    maze = inner.unwrapped
+    corner = np.array([maze._offset_x, maze._offset_y])
+    height, width = maze.maze_map.shape
+    cells = np.floor((qpos.astype(np.float64) + corner) / maze._maze_unit + 0.5)
+    columns, lines = cells.clip(-1, max(height, width)).astype(int).T
+    inside = (lines >= 0) & (lines < height) & (columns >= 0) & (columns < width)
+    free = inside & (maze.maze_map[lines.clip(0, height - 1), columns.clip(0, width - 1)] == 0)
+    if not free.all():
+        row = np.argmin(free)
+        raise ValueError(
+            f"{path}: position {qpos[row]} of row {row} is inside a wall: this is data of another environment than "
+            f"{env}. Give --data the folder of the right files."
+        )
+
+
+def _ends(path: Path) -> np.ndarray:
+    """Where trajectories end, [rows] bool. Raises: ValueError if that makes no sense."""
+    values = npz.read(path, ("terminals",))["terminals"]
+    ends = values == 1
+    if not (ends | (values == 0)).all():
+        raise ValueError(f"{path}: terminals holds {np.unique(values)[:5]}; wanted 0 and 1")
+    if not ends[-1]:
+        raise ValueError(
+            f"{path}: the last row, {len(ends) - 1}, does not end a trajectory; the file looks cut"
+        )
+    if ends.all():
+        raise ValueError(f"{path}: every row ends a trajectory, so there is not one transition in it")
+    return ends
+
+
+def _shard(path: Path, env: str, inner: Any) -> Shard:
+    members = _check_headers(path, env, inner)
+    rows = int((~_ends(path)).sum())
+    held = row_bytes((members["observations"].shape[1], members["actions"].shape[1])) * rows
+    raw = sum(members[name].nbytes for name in ("observations", "actions", "qpos"))
+    recorded = [(name, m.shape, str(m.dtype), m.crc) for name, m in sorted(members.items())]
+    return Shard(path, rows, reading=held + raw, checksum=zlib.crc32(repr(recorded).encode()))
+
+
+def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
+    """The files of an environment in a folder, (training, validation): X.npz, or shards by number.
+
+    Raises: FileNotFoundError naming what is missing or what is there instead; ValueError if there are both kinds.
+    """
     stem = envs.parse(env).dataset
-    train, validation = folder / f"{stem}.npz", folder / f"{stem}-val.npz"
-    missing = [p.name for p in (train, validation) if not p.exists()]
+    found = sorted(p.name for p in folder.glob("*.npz")) if folder.is_dir() else []
+    known = [re.fullmatch(rf"({re.escape(stem)}(?:-\d+)?)(-val)?\.npz", name) for name in found]
+    parts = sorted({match[1] for match in known if match})
+    if len(parts) > 1 and stem in parts:
+        raise ValueError(
+            f"{folder} holds {stem}.npz and shards like {parts[1]}.npz; keep them in two folders"
+        )
+    pairs = [(folder / f"{part}.npz", folder / f"{part}-val.npz") for part in parts or [stem]]
+    missing = [path.name for pair in pairs for path in pair if path.name not in found]
     if missing:
-        found = sorted(p.name for p in folder.glob("*.npz")) if folder.is_dir() else []
         raise FileNotFoundError(
-            f"{folder} has no {' and no '.join(missing)}; found {', '.join(found) or 'no .npz file'}. "
+            f"{folder} has no {' and no '.join(missing[:4])}; found {', '.join(found[:8]) or 'no .npz file'}. "
             "Leave --data out to generate the data, or download the official files with "
             f"'python -m wgflow_rl.data download {env} --folder {folder}'."
         )
-    return train, validation
+    return pairs
 
 
-def download(env: str, folder: Path) -> tuple[Path, Path]:
-    """Fetch the official files through OGBench. Raises: ConnectionError saying what to do when it cannot be reached."""
-    import ogbench
+def pair(folder: Path, env: str) -> tuple[Path, Path]:
+    """The first of `files`. Raises: as it does."""
+    return files(folder, env)[0]
 
-    stem = envs.parse(env).dataset
+
+def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
+    """Fetch the official files that are not in `folder` yet; returns the folder they are in.
+
+    Args:
+        mirror: a server to ask instead of OGBench's, which keeps its layout: MIRROR/X.npz, MIRROR/X-val.npz.
+        shards: 0, or so many of the 100 shards of the large data set, MIRROR/...-100m-v0/X-000.npz and on, of which
+            each has a million transitions.
+    Raises: ConnectionError saying what to do when a file cannot be had.
+    """
+    from ogbench.utils import DATASET_URL
+
+    name = envs.parse(env)
+    server, parts = (mirror or DATASET_URL).rstrip("/"), [name.dataset]
+    if shards:
+        large = f"{name.suite}-{name.kind}-100m-v0"
+        server, folder = f"{server}/{large}", folder / large
+        parts = [f"{name.dataset}-{number:03d}" for number in range(shards)]
     folder.mkdir(parents=True, exist_ok=True)
+    wanted = [f"{part}{end}.npz" for part in parts for end in ("", "-val")]
+    wanted = [file for file in wanted if not (folder / file).exists()]
     try:
-        ogbench.download_datasets([stem], str(folder))
-    except (OSError, http.client.HTTPException) as error:
+        sums = fetch.checksums(server) if wanted else {}
+        for file in wanted:
+            fetch.fetch(f"{server}/{file}", folder / file, sha256=sums.get(file))
+    except ConnectionError as error:
         raise ConnectionError(
-            f"OGBench's server did not give {stem}.npz ({error}). Put {stem}.npz and {stem}-val.npz into {folder} by "
-            f"hand, or generate data of the same kind: python -m wgflow_rl.data generate {env}"
+            f"{error}. Try --mirror, put {', '.join(wanted[:2])} into {folder} by hand, or generate data of the same "
+            f"kind: python -m wgflow_rl.data generate {env}"
         ) from error
-    return pair(folder, env)
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    arrays = npz.read(path)
-    missing = [name for name in NEEDED if name not in arrays]
-    if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
-    lengths = {name: array.shape[:1] for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1 or lengths["observations"] in ((), (0,)):
-        raise ValueError(f"{path}: its arrays have different lengths or none: {lengths}")
-    if arrays["terminals"].ndim != 1:
-        raise ValueError(f"{path}: terminals is {arrays['terminals'].shape}; wanted one axis, an entry a row")
-    return arrays
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,16 @@ class Shards:
         return self.rows
 
     def read(self, number: int) -> Episodes:
-        """The transitions of a file. Raises: ValueError naming it, if it is damaged or no longer what it was."""
+        """The transitions of a file. Raises: ValueError naming it, if it is damaged or has other rows than at first."""
         file = self.files[number]
         episodes = self._read(file.path)
         if len(episodes) != file.rows:
             raise ValueError(f"{file.path} was changed while it was in use; put it back, or start a new run")
         return episodes
+
+    def parts(self) -> Iterator[Episodes]:
+        """All transitions, file after file."""
+        return map(self.read, range(len(self.files)))
 
     def head(self) -> Episodes:
         """The transitions of the first file, to learn scales from."""
