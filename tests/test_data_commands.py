@@ -6,6 +6,8 @@ import urllib.request
 import numpy as np
 import pytest
 
+from wgflow_rl import envs
+from wgflow_rl.data import generated
 from wgflow_rl.data.__main__ import main
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -48,13 +50,100 @@ def test_check_names_both_files(file, capsys):
 def test_info_tells_what_the_data_know_of_each_task(file, capsys):
     main(["info", MAZE, "--folder", str(file.parent)])
     out = capsys.readouterr().out
-    assert "observations 2, actions 2" in out
+    assert "18 transitions in 2 trajectories of 9 to 9; observations 2, actions 2" in out
     for task in (1, 2, 3, 4):
-        assert f"task {task}: 0 rows at the goal, in 0 of 2 trajectories; returns -9 to -9, mean -9.0" in out
+        facts = out[out.index(f"task{task}") :]
+        assert "0 rows at the goal, in 0 of 2 trajectories; returns -9 to -9, mean -9.0" in facts
     kept = np.delete(np.load(file, allow_pickle=False)["qpos"], [9, 19], axis=0)
     reached = int((np.linalg.norm(kept, axis=1) <= 1).sum())  # task 5 ends in the cell the file is in
-    assert reached and f"task 5: {reached} rows at the goal, in 2 of 2 trajectories" in out
+    assert reached
+    assert f"{reached} rows at the goal, in 2 of 2 trajectories" in out[out.index("task5") :]
     assert f"actions {kept[:, 0].min():.2f} to {kept[:, 0].max():.2f}, " in out
+    picture = file.with_suffix(".png")
+    assert out.endswith(f"{picture}\n")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_facts_of_shards_are_those_of_their_union(file, tmp_path, capsys):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(2):
+        for end in ("", "-val"):
+            (folder / f"{file.stem}-{number:03d}{end}.npz").write_bytes(
+                file.with_name(f"{file.stem}{end}.npz").read_bytes()
+            )
+    env = MAZE.replace("task1", "task5")
+    main(["info", env, "--folder", str(folder), "--picture", str(tmp_path / "a.png")])
+    twice = capsys.readouterr().out
+    main(["info", env, "--folder", str(file.parent)])
+    once = capsys.readouterr().out.partition("task5")[2]
+    assert "36 transitions in 4 trajectories of 9 to 9" in twice
+    goal = lambda text: [int(w) for w in text[: text.index(" rows at")].split()[-1:]]  # noqa: E731
+    assert goal(twice) == [2 * n for n in goal(once)]
+    assert once.splitlines()[-2] in twice  # ranges of the actions
+    assert (tmp_path / "a.png").exists()
+
+
+def test_list_names_every_environments_data_and_the_files_that_are_there(file, capsys, monkeypatch):
+    monkeypatch.setenv("WGFLOW_DATA", str(file.parent / "nowhere"))
+    main(["list", "--folder", str(file.parent)])
+    out = capsys.readouterr().out
+    for env in envs.names():
+        assert f"\n{envs.parse(env).dataset}: " in f"\n{out}"
+    assert f"{file.stem}: {MAZE.replace('-task1', '')} and 5 more\n  {file.parent}: 1 file, 0 MB\n" in out
+
+
+def test_check_takes_one_file(file, capsys):
+    file.with_name(f"{file.stem}-val.npz").unlink()
+    main(["check", MAZE, "--folder", str(file)])
+    assert "18 transitions" in capsys.readouterr().out
+
+
+def test_check_compares_arrays_that_training_does_not_read(file, capsys):
+    arrays = dict(np.load(file, allow_pickle=False)) | {"qvel": np.full((20, 2), 0.123)}
+    np.savez(file, **arrays)
+    content = bytearray(file.read_bytes())
+    content[content.index(arrays["qvel"].tobytes())] ^= 1
+    file.write_bytes(content)
+    assert "Bad CRC-32 for file 'qvel.npy'" in refusal(capsys, "check", MAZE, "--folder", str(file.parent))
+
+
+def test_generated_shards_are_data_sets_of_successive_seeds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(generated, "LENGTH", 30)
+    args = ["generate", MAZE, "--rows", "30", "--folder", str(tmp_path), "--workers", "1"]
+    main([*args, "--shards", "2"])
+    folder = tmp_path / "pointmaze-medium-navigate-v0-rows30-seed0-v1-shards2"
+    assert f"{folder}\n" in capsys.readouterr().out
+    names = [f"pointmaze-medium-navigate-v0-{n}.npz" for n in ("000", "000-val", "001", "001-val")]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(names)
+    alone = tmp_path / "pointmaze-medium-navigate-v0-rows30-seed1-v1" / "pointmaze-medium-navigate-v0.npz"
+    assert (folder / names[2]).read_bytes() == alone.read_bytes()
+
+
+def test_download_asks_a_mirror_for_what_is_not_there(file, tmp_path, capsys):
+    mirror = f"file://{file.parent}"
+    main(["download", MAZE, "--folder", str(tmp_path / "got"), "--mirror", mirror])
+    assert "18 transitions" in capsys.readouterr().out
+    for end in ("", "-val"):
+        name = f"{file.stem}{end}.npz"
+        assert (tmp_path / "got" / name).read_bytes() == (file.parent / name).read_bytes()
+    file.unlink()
+    main(["download", MAZE, "--folder", str(tmp_path / "got"), "--mirror", mirror])
+
+
+def test_download_of_shards_asks_for_the_large_set(file, tmp_path, capsys):
+    large = tmp_path / "mirror" / "pointmaze-medium-navigate-100m-v0"
+    large.mkdir(parents=True)
+    for number in range(2):
+        for end in ("", "-val"):
+            source = file.with_name(f"{file.stem}{end}.npz")
+            (large / f"{file.stem}-{number:03d}{end}.npz").write_bytes(source.read_bytes())
+    args = ["download", MAZE, "--folder", str(tmp_path / "got"), "--mirror", f"file://{tmp_path}/mirror"]
+    main([*args, "--shards", "2"])
+    got = tmp_path / "got" / large.name
+    assert sorted(p.name for p in got.iterdir()) == sorted(p.name for p in large.iterdir())
+    assert capsys.readouterr().out.count("transitions") == 4
+    assert "-002.npz" in refusal(capsys, *args, "--shards", "3")
 
 
 @pytest.mark.parametrize(

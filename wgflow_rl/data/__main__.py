@@ -1,28 +1,53 @@
-"""`python -m wgflow_rl.data generate|download|check|info ENV`: make, fetch, check or look at an environment's data."""
+"""`python -m wgflow_rl.data list|download|generate|check|info`: find, make, fetch, check or look at data."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from wgflow_rl import data, envs
 from wgflow_rl.cli import one_line_errors
-from wgflow_rl.data import generated, ogbench
+from wgflow_rl.data import facts, generated
 
 Env = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")]
+DOWNLOADS = Path("~/.ogbench/data")
+
+
+@dataclass(frozen=True)
+class List:
+    """Print every data set with its environments, and the files of it that are on this machine."""
+
+    folder: Path = DOWNLOADS
+    """Looked through beside $WGFLOW_DATA (or ~/.cache/wgflow), where generated data is kept."""
+
+    def run(self) -> None:
+        datasets: dict[str, list[str]] = {}
+        for env in envs.names():
+            datasets.setdefault(envs.parse(env).dataset, []).append(env)
+        roots = [self.folder.expanduser(), data.cache_root()]
+        here = [path for root in roots if root.is_dir() for path in sorted((root, *root.iterdir()))]
+        for dataset, names in datasets.items():
+            print(f"{dataset}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+            for folder in here:
+                found = [p for p in folder.glob(f"{dataset}*") if p.is_file() and "-val" not in p.name]
+                if found:
+                    size = sum(p.stat().st_size for p in found)
+                    print(f"  {folder}: {len(found)} file{'s'[: len(found) > 1]}, {size / 1e6:,.0f} MB")
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Make data with OGBench's own oracles, unless they are there. A generation that was stopped goes on."""
+    """Make data with scripted oracles, unless they are there. A generation that was stopped goes on."""
 
     env: Env
     rows: int | None = None
-    """Training transitions (default: as many as the official set)."""
+    """Training transitions, of each shard if there are any (default: as many as the official set)."""
+    shards: int = 0
+    """0: one data set. Otherwise a folder of so many, each made with its own seed, from --seed on."""
     seed: int = 0
     folder: Path | None = None
     """The data's own folder is made in this one (default: $WGFLOW_DATA, or ~/.cache/wgflow)."""
@@ -30,23 +55,50 @@ class Generate:
     """Processes (default: one a core)."""
 
     def run(self) -> None:
+        if self.shards and envs.parse(self.env).source != "ogbench":
+            raise ValueError(
+                f"--shards is {self.shards}, but only data of OGBench's environments come in shards"
+            )
         root = data.cache_root() if self.folder is None else self.folder.expanduser()
-        folder = generated.generate(self.env, root=root, rows=self.rows, seed=self.seed, workers=self.workers)
+        folder = self._make(root, self.seed)
+        if self.shards:
+            folder = self._collect(folder, root)
         print(folder)
         Check(self.env, folder).run()
+
+    def _make(self, root: Path, seed: int) -> Path:
+        return generated.generate(self.env, root=root, rows=self.rows, seed=seed, workers=self.workers)
+
+    def _collect(self, first: Path, root: Path) -> Path:
+        """Link the files of every seed into one folder, as shards."""
+        folder = root / f"{first.name}-shards{self.shards}"
+        folder.mkdir(exist_ok=True)
+        stem = envs.parse(self.env).dataset
+        for number in range(self.shards):
+            made = self._make(root, self.seed + number)
+            for end in ("", "-val"):
+                shard = folder / f"{stem}-{number:03d}{end}.npz"
+                if not shard.exists():
+                    os.link(made / f"{stem}{end}.npz", shard)
+        return folder
 
 
 @dataclass(frozen=True)
 class Download:
-    """Fetch the official files, unless they are there."""
+    """Fetch the official files, unless they are there. A download that was stopped goes on where it stood."""
 
     env: Env
-    folder: Path = Path("~/.ogbench/data")
+    folder: Path = DOWNLOADS
     """Where they are put."""
+    mirror: str | None = None
+    """A server to ask instead of the official one, with its layout. Its SHA256SUMS is used if it has one."""
+    shards: int = 0
+    """So many of the 100 shards, a million transitions each, of the 100M data set (default: the ordinary one)."""
 
     def run(self) -> None:
-        data.SOURCES[envs.parse(self.env).source].download(self.env, self.folder.expanduser())
-        Check(self.env, self.folder).run()
+        source = data.SOURCES[envs.parse(self.env).source]
+        folder = source.download(self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards)
+        Check(self.env, folder).run()
 
 
 @dataclass(frozen=True)
@@ -64,28 +116,34 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Info(Check):
-    """Check both files, then count: what the training data know of each task, returns, ranges of the actions."""
+class Info:
+    """Count and draw the training data: sizes, returns, successes, ranges of the actions.
+
+    Data in one piece are counted for each task they serve, shards for the one that is asked for.
+    """
+
+    env: Env
+    folder: Path
+    """Holds the environment's files."""
+    picture: Path | None = None
+    """Where it is drawn (default: a PNG beside the files)."""
 
     def run(self) -> None:
-        super().run()
-        path = ogbench.pair(self.folder.expanduser(), self.env)[0]
-        name = envs.parse(self.env)
-        print(f"{path.name}, for each task of {name.suite}:")
-        for task in envs.ogbench.TASKS:
-            part = ogbench.read(path, f"{name.suite}-{name.kind}-singletask-task{task}-v0")
-            starts = np.flatnonzero(part.terminals) + 1 - part.lengths
-            reached = int(np.logical_or.reduceat(part.masks == 0, starts).sum())
-            returns = part.returns
-            print(
-                f"  task {task}: {part.successes:,} rows at the goal, in {reached:,} of {part.trajectories:,} "
-                f"trajectories; returns {returns.min():g} to {returns.max():g}, mean {returns.mean():.1f}"
-            )
-        low, high = part.actions.min(0), part.actions.max(0)
-        print("  actions " + ", ".join(f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)))
+        folder, dataset = self.folder.expanduser(), envs.parse(self.env).dataset
+        train, _ = data.load(self.env, folder=folder)
+        own = facts.gather(train.parts())
+        tasks = [e for e in envs.names() if envs.parse(e).dataset == dataset and "-task" in e]
+        if isinstance(train, data.Shards) or not tasks:
+            tasks = [self.env]  # reading all shards for every task would take hours
+        for env in tasks:
+            found = own if env == self.env else facts.gather(data.load(env, folder=folder)[0].parts())
+            print("\n  ".join([f"{env}:", *found.lines()]))
+        picture = self.picture or folder / f"{dataset}.png"
+        facts.draw(own, picture, self.env)
+        print(picture)
 
 
-COMMANDS: Any = Generate | Download | Check | Info
+COMMANDS: Any = List | Download | Generate | Check | Info
 
 
 def main(args: list[str] | None = None) -> None:

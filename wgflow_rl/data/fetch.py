@@ -67,8 +67,10 @@ def checksums(url: str) -> dict[str, str]:
     try:
         with urllib.request.urlopen(f"{url}/SHA256SUMS", timeout=PATIENCE) as response:
             text = response.read().decode("utf-8", "replace")
-    except urllib.error.HTTPError:
-        return {}
+    except urllib.error.URLError as error:
+        if _lacking(error):
+            return {}
+        raise ConnectionError(f"{url} cannot be reached ({error})") from error
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"{url} cannot be reached ({error})") from error
     return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](\S+)$", text, re.MULTILINE)}
@@ -90,6 +92,10 @@ def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
             if error.code < 500:
                 raise Refused(f"{url}: the server answers {error.code} {error.reason}") from error
             raise
+    except urllib.error.URLError as error:
+        if _lacking(error):
+            raise Refused(f"{url}: {error.reason}") from error
+        raise
     with response:
         answer = response.headers.get("Content-Range") or ""
         if response.status == 206 and answer.startswith(f"bytes {have}-"):
@@ -106,6 +112,14 @@ def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
                 file.write(block)
                 bar.update(len(block))
     return total is None or _size(part) == total
+
+
+def _lacking(error: urllib.error.URLError) -> bool:
+    """Whether there is no such file, on a server or (file:///mnt/...) on a disk."""
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()
+        return error.code in (403, 404, 410)
+    return isinstance(error.reason, FileNotFoundError)
 
 
 def _total(content_range: str) -> int | None:
