@@ -91,7 +91,7 @@ def draw(
                     )  # fmt: skip
         axes.set_title(panel, fontsize=9, color=INK)
         axes.set_xlim(0, max(last, 1) * 1.02)
-        axes.set_ylim(-0.06, 1.04)
+        axes.set_ylim(-0.11, 1.04)  # the names of the phases stand below 0
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
