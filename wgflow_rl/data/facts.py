@@ -90,11 +90,12 @@ def draw(facts: Facts, path: Path, title: str) -> None:
         space.scatter(*facts.goals[:, :2].T, s=4, color=BLUE, linewidth=0, label="at the goal")
         space.legend(frameon=False, fontsize=8, markerscale=3)
     space.set(xlabel="observation 0", ylabel="observation 1")
-    for axes, values, name in (
-        (lengths, facts.lengths, "transitions of a trajectory"),
-        (returns, facts.returns, "return of a trajectory"),
+    for axes, values, name, span in (
+        (lengths, facts.lengths, "transitions of a trajectory", (0, 1.05 * facts.lengths.max())),
+        (returns, facts.returns, "return of a trajectory", None),
     ):
-        axes.hist(values, bins=40 if np.ptp(values) else [values[0] - 0.5, values[0] + 0.5], color=BLUE)
+        axes.hist(values, bins=40, range=span, color=BLUE)
+        axes.ticklabel_format(axis="x", useOffset=False)
         axes.set(xlabel=name, ylabel="trajectories")
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
