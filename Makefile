@@ -1,4 +1,4 @@
-# make train | train-arm | test | lint | clean. The first three set everything up in .venv when needed.
+# make train | train-arm | test | lint | docs | clean. All but the last set everything up in .venv when needed.
 #   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
 #   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv (make clean first)
 #   make test EXTRAS=rl,dev                               fewer parts: without cmake, for one
@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 comma := ,
 SET_UP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: train train-arm test lint format clean
+.PHONY: train train-arm test lint format docs clean
 
 train: $(SET_UP)
 	$(RUN) -m wgflow_rl.train $(ARGS)
@@ -31,10 +31,14 @@ format: $(SET_UP)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
+docs: $(SET_UP)
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+	@echo "open docs/_build/html/index.html"
+
 $(SET_UP): pyproject.toml constraints.txt
 	PYTHON="$(PYTHON)" EXTRAS="$(EXTRAS)" VENV="$(VENV)" sh .ci/setup
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/gallery docs/generated .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

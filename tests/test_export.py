@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import untrained
 
-from wgflow_rl import checkpoint, export, methods
-from wgflow_rl.runlog import RunLog
-from wgflow_rl.settings import DEFAULT_ENV, as_json, from_command_line
-from wgflow_rl.snapshot import snapshot
+from wgflow_rl import export, methods
+from wgflow_rl.settings import DEFAULT_ENV, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 5, 3
@@ -47,16 +46,7 @@ def description(agent, method):
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a run in the maze, with one checkpoint."""
-    settings = from_command_line(["--hidden", "16", "16", "--seed", "3"])
-    agent = methods.build(
-        settings.agent, obs_dim=2, action_dim=2, obs_mean=torch.ones(2), obs_std=2 * torch.ones(2)
-    )
-    with RunLog(tmp_path / "run", tensorboard=False) as log:
-        log.config(as_json(settings))
-    tensors = {f"agent.{name}": t for name, t in snapshot(agent.modules, agent.optimiser).items()}
-    checkpoint.save(tmp_path / "run" / "checkpoints", step=12, tensors=tensors, state={})
-    return tmp_path / "run"
+    return untrained(tmp_path / "run")
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

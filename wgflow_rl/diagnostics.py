@@ -31,14 +31,17 @@ def of_candidates(score: Tensor, k: int) -> dict[str, Tensor]:
     """Values of N candidates a state, score [B, N], of the K best, and the soft target the top-K is nearest to.
 
     matched_temperature: mean over states of the alpha whose exp(Q / alpha) tilt is nearest to the uniform top-K, in the
-    units of Q; matched_tv: the total variation that is left (`wgflow.matched_temperature`).
+    units of Q; matched_tv: the total variation that is left (`wgflow.matched_temperature`); ess: the effective number
+    of candidates under that tilt, between 1 (one takes all) and N.
     """
     alpha, tv = wg.matched_temperature(score, k=k)
+    tilt = wg.boltzmann_weights(score, alpha=alpha)
     return {
         "q_candidates": score.mean(),
         "q_positives": score.topk(k, dim=-1).values.mean(),
         "matched_temperature": alpha.mean(),
         "matched_tv": tv.mean(),
+        "ess": wg.effective_sample_size(tilt).mean(),
     }
 
 

@@ -12,11 +12,12 @@ import gymnasium
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 
 from wgflow_rl import checkpoint, envs, methods
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.protocol import Agent
-from wgflow_rl.rollout import Evaluation, evaluate
+from wgflow_rl.rollout import Collector, Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
 from wgflow_rl.snapshot import restore
@@ -74,6 +75,22 @@ def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[Agent, Set
     own = {k.removeprefix("agent."): v for k, v in tensors.items() if k.startswith("agent.")}
     restore(agent.modules, agent.optimiser, own)
     return agent, settings, step
+
+
+def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
+    """The first `count` states [count, S] in which the agent is asked in episodes of its own."""
+    seen: list[Tensor] = []
+
+    def act(obs: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append(obs[0])
+        return agent.act(obs, generator)
+
+    env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
+    player = Collector(env, seed=FIRST_EPISODE)
+    while len(seen) < count:
+        player.step(act, generator)
+    env.close()
+    return torch.stack(seen)
 
 
 def run_episodes(

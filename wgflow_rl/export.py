@@ -21,12 +21,10 @@ import tyro
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wgflow_rl import envs
 from wgflow_rl.cli import one_line_errors
-from wgflow_rl.evaluate import FIRST_EPISODE, load_agent
+from wgflow_rl.evaluate import load_agent, visited
 from wgflow_rl.files import publish
 from wgflow_rl.protocol import Agent
-from wgflow_rl.rollout import Collector
 from wgflow_rl.runlog import PACKAGES
 from wgflow_rl.settings import Settings
 
@@ -198,22 +196,6 @@ def write(agent: Agent, form: str, obs: Tensor, about: dict[str, Any], path: Pat
 
 
 # ---- comparison with the original ------------------------------------------------------------------------------------
-
-
-def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
-    """The first `count` states [count, S] in which the agent is asked in episodes of its own."""
-    seen: list[Tensor] = []
-
-    def act(obs: Tensor, generator: torch.Generator) -> Tensor:
-        seen.append(obs[0])
-        return agent.act(obs, generator)
-
-    env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
-    player = Collector(env, seed=FIRST_EPISODE)
-    while len(seen) < count:
-        player.step(act, generator)
-    env.close()
-    return torch.stack(seen)
 
 
 def disagreement(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:

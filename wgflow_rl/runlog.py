@@ -28,6 +28,18 @@ from wgflow_rl.table import Table
 
 EVAL_COLUMNS = ("step", "phase", "success", "success_low", "success_high", "return", "length", "wall_s")
 TRAIN_COLUMNS = ("step", "phase", "wall_s")  # the first ones; the values of the first row follow
+TOGETHER = {  # TensorBoard's tab "custom scalars": what is read together
+    "success": {
+        "success, 95 % interval": ["Margin", ["eval/success", "eval/success_low", "eval/success_high"]]
+    },
+    "values": {
+        "Q of chunks": [
+            "Multiline",
+            [f"train/q_{of}$" for of in ("candidates", "positives", "proposed", "executed")],
+        ]
+    },
+    "policy": {"diversity, clipped": ["Multiline", ["train/spread_ratio", "train/clipped"]]},
+}
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
 
 
@@ -223,4 +235,6 @@ def _events(folder: Path, resume_step: int | None):
             raise ImportError(
                 "TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False."
             ) from error
-        return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
+        events = SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
+    events.add_custom_scalars(TOGETHER)
+    return events

@@ -1,0 +1,22 @@
+"""A run as training leaves it, without training."""
+
+from pathlib import Path
+
+import torch
+
+from wgflow_rl import checkpoint, methods
+from wgflow_rl.runlog import RunLog
+from wgflow_rl.settings import as_json, from_command_line
+from wgflow_rl.snapshot import snapshot
+
+
+def untrained(folder: Path, *flags: str) -> Path:
+    """The folder of a run in the maze (observations of two numbers, actions of two), one checkpoint at step 12."""
+    settings = from_command_line(["--hidden", "16", "16", "--seed", "3", *flags])
+    statistics = {"obs_mean": torch.ones(2), "obs_std": 2 * torch.ones(2)}
+    agent = methods.build(settings.agent, obs_dim=2, action_dim=2, **statistics)
+    with RunLog(folder, tensorboard=False) as log:
+        log.config(as_json(settings))
+    tensors = {f"agent.{name}": t for name, t in snapshot(agent.modules, agent.optimiser).items()}
+    checkpoint.save(folder / "checkpoints", step=12, tensors=tensors, state={})
+    return folder

@@ -1,0 +1,88 @@
+"""The documentation builds without a warning, its code runs, and the commands it shows exist."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SHOWN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """What torchrun tells a process; a page may start a group of one."""
+    import torch.distributed as dist
+
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, alone):
+    names: dict = {"__name__": page.stem}
+    for i, code in enumerate(blocks(page)):
+        exec(compile(code, f"{page.name}, block {i}", "exec"), names)
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for module in set(re.findall(r"python -m (wgflow[\w.]*\w)", text)):
+        assert importlib.util.find_spec(module), f"{page.name} shows python -m {module}"
+    for script in set(re.findall(r"(?:examples|benchmarks)/\w+\.py", text)):
+        assert (ROOT / script).exists(), f"{page.name} shows {script}"
+    targets = set(
+        re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    )
+    fenced = "\n".join(re.findall(r"```\n(.*?)```", text, flags=re.DOTALL))
+    assert set(re.findall(r"^(?:\S+=\S+ )*make ([\w-]+)", fenced, flags=re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)
+def test_the_files_a_page_links_to_exist(page):
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_page_is_on_the_site():
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^([\w/]+)$", index, flags=re.MULTILINE)
+    assert {page.stem for page in PAGES} - {"index"} <= set(listed)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    """As `make docs`, the examples not run: tests/test_examples.py does that."""
+    for package in ("sphinx", "furo", "myst_parser", "sphinx_gallery", "sphinx_copybutton", "sphinx_design"):
+        pytest.importorskip(package)
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
+    options = ["-D", "sphinx_gallery_conf.plot_gallery=0"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, *options, str(ROOT / "docs"), str(tmp_path / "site")],
+        capture_output=True, text=True, env=env, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    reference = (tmp_path / "site" / "generated" / "api" / "wgflow.html").read_text(encoding="utf-8")
+    import wgflow
+
+    public = [name for name in wgflow.__all__ if callable(getattr(wgflow, name))]
+    assert [name for name in public if f'id="wgflow.{name}"' not in reference] == []
