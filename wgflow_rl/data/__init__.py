@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from wgflow_rl import envs
-from wgflow_rl.data import generated, ogbench
+from wgflow_rl.data import generated, ogbench, robomimic
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.data.shards import Shards
 
@@ -15,7 +15,7 @@ __all__ = ["SOURCES", "Episodes", "Shards", "cache_root", "load"]
 
 # As `envs.SOURCES`: each file alone knows how the files in a folder are named and read. It has load(folder, env,
 # memory=), contents(path, env), which reads every file that is there, and download(env, folder).
-SOURCES: dict[str, ModuleType] = {"ogbench": ogbench}
+SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
 
 
 def cache_root() -> Path:

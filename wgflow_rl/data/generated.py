@@ -1,7 +1,8 @@
-"""Offline data made here with OGBench's own oracles, in OGBench's own file layout: the official files drop in.
+"""Offline data made here by oracles and scripted operators, in the official files' own layout: those drop in.
 
-Each trajectory is a function of (environment, seed, split, number) alone and is written when it is finished. So the
-files are the same bit for bit for any number of workers, and a generation that was stopped goes on where it stood.
+Data are made in parts of 1,000 transitions: a trajectory of OGBench's, some demonstrations of robomimic's. Each part is
+a function of (environment, seed, split, number) alone and is written when it is finished. So the files are the same
+bit for bit for any number of workers, and a generation that was stopped goes on where it stood.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from tqdm import tqdm
 
 from wgflow_rl import envs
-from wgflow_rl.data import npz, oracles
+from wgflow_rl.data import demonstrations, npz, oracles
 
-LENGTH = 1000  # transitions in a trajectory; a file has one row more, whose action leads nowhere
-VERSION = 1  # raised when the oracles' driver changes its data: an old cache is then left alone
+LENGTH = 1000  # transitions in a part, at least
 TRAIN, VALIDATION = 0, 1
-OFFICIAL_ROWS = {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}  # 1,000,000 otherwise
+Row = dict[str, np.ndarray]
+
+# As `data.SOURCES`: each file has VERSION, official_rows(env), files(folder, env), prepare(env), which makes parts, and
+# write(folder, env, train, validation), which joins them.
+MAKERS: dict[str, ModuleType] = {"ogbench": oracles, "robomimic": demonstrations}
 
 
 def generate(
@@ -40,29 +45,31 @@ def generate(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Make X.npz and X-val.npz for `env` under `root` unless they are there; returns their folder.
+    """Make the data of `env` in a folder of their own under `root`, unless they are there; returns that folder.
 
     Args:
-        rows: training transitions, rounded up to whole trajectories of 1,000; None: as many as the official set.
-            A tenth as many trajectories, at least one, are added for validation.
+        rows: training transitions, rounded up to whole parts; None: as many as the official set. A tenth as many parts,
+            at least one, are added for validation.
         workers: processes; None: one a core.
     Raises: ValueError for rows < 1, seed < 0, a name that `envs.names()` lacks, or a part file that was damaged;
-        RuntimeError if a process is ended from outside. Finished trajectories stay, and the next call goes on.
+        RuntimeError if a process is ended from outside, or an extra is missing. Finished parts stay, and the next call
+        goes on.
     """
     name = envs.parse(env)
-    rows = OFFICIAL_ROWS.get(name.suite, 1_000_000) if rows is None else rows
+    maker = MAKERS[name.source]
+    rows = int(maker.official_rows(env)) if rows is None else rows
     if rows < 1:
-        raise ValueError(f"rows is {rows}; wanted at least 1 (a trajectory has {LENGTH})")
+        raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")
     if seed < 0:
         raise ValueError(f"seed is {seed}; wanted 0 or more")
+    envs.require(env)
     count = -(-rows // LENGTH)
-    folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{VERSION}"
-    splits = {TRAIN: (folder / f"{name.dataset}.npz", count)}
-    splits[VALIDATION] = (folder / f"{name.dataset}-val.npz", max(1, count // 10))
+    folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{maker.VERSION}"
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root / f".{folder.name}.lock"):
-        if not all(path.exists() for path, _ in splits.values()):
-            _fill(env, seed, splits, folder / "parts", workers=workers or _cores(), progress=progress)
+        if not all(path.exists() for path in maker.files(folder, env)):
+            splits = {TRAIN: count, VALIDATION: max(1, count // 10)}
+            _fill(env, seed, splits, folder, workers=workers or _cores(), progress=progress)
     return folder
 
 
@@ -74,27 +81,23 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(
-    env: str, seed: int, splits: dict[int, tuple[Path, int]], parts: Path, *, workers: int, progress: bool
-) -> None:
+def _fill(env: str, seed: int, splits: dict[int, int], folder: Path, *, workers: int, progress: bool) -> None:
+    name = envs.parse(env)
+    parts = folder / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     jobs = [
         (env, seed, split, number, parts / f"{split}-{number:06d}.npz")
-        for split, (_, size) in splits.items()
+        for split, size in splits.items()
         for number in range(size)
     ]
     todo = [job for job in jobs if not job[-1].exists()]
     with tqdm(
-        total=len(jobs),
-        initial=len(jobs) - len(todo),
-        unit="trajectory",
-        disable=not progress,
-        desc=envs.parse(env).dataset,
+        total=len(jobs), initial=len(jobs) - len(todo), unit="part", disable=not progress, desc=name.dataset
     ) as bar:
         for _ in _run(todo, workers):
             bar.update()
-    for split, (path, _) in splits.items():
-        _join([job[-1] for job in jobs if job[2] == split], path)
+    train, validation = ([_read(job[-1]) for job in jobs if job[2] == split] for split in (TRAIN, VALIDATION))
+    MAKERS[name.source].write(folder, env, train, validation)
     shutil.rmtree(parts)
 
 
@@ -117,11 +120,11 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a process that generated data was ended from outside, perhaps for memory. Finished trajectories are "
+                "a process that generated data was ended from outside, perhaps for memory. Finished parts are "
                 f"kept: start again, with fewer workers than {workers} if it happens again."
             ) from error
         finally:
-            # After Ctrl-C: the trajectories in progress are finished, no others are started.
+            # After Ctrl-C: the parts in progress are finished, no others are started.
             pool.shutdown(cancel_futures=True)
 
 
@@ -133,27 +136,22 @@ def _start_worker() -> None:
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-_made: dict[str, Callable[[int, int], oracles.Row]] = {}  # one environment a process
+_made: dict[str, Callable[[int, int], Row]] = {}  # one environment a process
 
 
 def _make_part(job: tuple[str, int, int, int, Path]) -> None:
     env, seed, split, number, path = job
     if env not in _made:
         _made.clear()
-        _made[env] = oracles.prepare(env)
+        _made[env] = MAKERS[envs.parse(env).source].prepare(env)
     own = int(np.random.SeedSequence((seed, split, number)).generate_state(1)[0])
     with envs.numpy_seeded(own):  # oracles and environments draw from numpy's global generator
-        npz.write(path, _made[env](own, LENGTH + 1))
+        npz.write(path, _made[env](own, LENGTH))
 
 
-def _join(parts: list[Path], path: Path) -> None:
-    loaded = []
-    for part in parts:
-        try:
-            loaded.append(npz.read(part))
-        except npz.Damaged as error:
-            part.unlink()
-            raise ValueError(
-                f"{error} It is removed now: start again to make that trajectory anew."
-            ) from error
-    npz.write(path, {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]})
+def _read(part: Path) -> Row:
+    try:
+        return npz.read(part)
+    except npz.Damaged as error:
+        part.unlink()
+        raise ValueError(f"{error} It is removed now: start again to make that part anew.") from error

@@ -1,4 +1,4 @@
-"""One trajectory of OGBench's own oracles: the arm's plan oracle at play, the maze's subgoals followed with noise.
+"""Trajectories of OGBench's own oracles: the arm's plan oracle at play, the maze's subgoals followed with noise.
 
 OGBench's package holds the oracles but not the driver; this is one, with the published settings of its play data.
 Oracles draw from numpy's global generator: `generated` seeds it around each trajectory.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wgflow_rl import envs
+from wgflow_rl.data import npz
 
 Row = dict[str, np.ndarray]
+
+VERSION = 1  # raised when a trajectory of the same seed changes: an old cache is then left alone
 
 # Range from which a trajectory draws its probability of stacking cubes, as in OGBench's play data.
 STACKING = {
@@ -25,8 +29,28 @@ STACKING = {
 }
 
 
+def official_rows(env: str) -> int:
+    """Transitions of the official training set."""
+    return {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}.get(envs.parse(env).suite, 1_000_000)
+
+
+def files(folder: Path, env: str) -> list[Path]:
+    """What `write` makes: X.npz and X-val.npz."""
+    stem = envs.parse(env).dataset
+    return [folder / f"{stem}.npz", folder / f"{stem}-val.npz"]
+
+
+def write(folder: Path, env: str, train: list[Row], validation: list[Row]) -> None:
+    """Write each split's trajectories end to end."""
+    for path, parts in zip(files(folder, env), (train, validation), strict=True):
+        npz.write(path, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
 def prepare(env: str) -> Callable[[int, int], Row]:
-    """An environment and its oracle, made once: (seed, rows) -> the arrays of one trajectory in OGBench's layout."""
+    """An environment and its oracle, made once: (seed, transitions) -> one trajectory's arrays in OGBench's layout.
+
+    A trajectory has one row more than transitions: the action of its last row leads nowhere.
+    """
     return _maze(env) if envs.parse(env).kind == "navigate" else _play(env)
 
 
@@ -70,7 +94,7 @@ def _play(env: str) -> Callable[[int, int], Row]:
         oracle = oracles[info["privileged/target_task"]]
         oracle.reset(ob, info)
         record = _Recorder()
-        for _ in range(rows):
+        for _ in range(rows + 1):
             action = np.clip(oracle.select_action(ob, info), -1, 1)
             following, _, _, _, next_info = inner.step(action)
             state = {"qpos": next_info["prev_qpos"], "qvel": next_info["prev_qvel"]}
@@ -103,7 +127,7 @@ def _maze(env: str) -> Callable[[int, int], Row]:
     def trajectory(seed: int, rows: int) -> Row:
         ob, _ = inner.reset(seed=seed, options={"task_info": {"init_ij": cell(), "goal_ij": cell()}})
         record = _Recorder()
-        for _ in range(rows):
+        for _ in range(rows + 1):
             here, goal = maze.get_xy(), np.asarray(maze.cur_goal_xy)
             # The oracle leads through the centres of cells; goals lie off theirs by up to a quarter of a cell on each
             # axis. Every cell is crossed with the offset of the goal, so that the data fill the corridors: on centre

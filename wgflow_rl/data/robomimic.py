@@ -1,0 +1,210 @@
+"""Robomimic's HDF5 files, {lift,can,square}/mh/low_dim_v15.hdf5 or _v141: reading, checking, writing.
+
+data/demo_i holds the arrays of a demonstration, mask/NAME the demonstrations that belong to NAME. The conventions of
+Q-chunking and DFP are applied on reading: reward - 1, mask = 1 - done, observations and actions as they are. Reward and
+done of row t describe the state *after* its action, as online; a trajectory ends with its demonstration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wgflow_rl import envs
+from wgflow_rl.data.episodes import Episodes
+from wgflow_rl.envs.robomimic import KEYS
+from wgflow_rl.files import publish
+
+FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # the first that is there is read
+HELD_OUT = 10  # of a file without masks, every tenth demonstration is for validation
+PLACES = {
+    "robot0_eef_pos": 3,
+    "robot0_eef_quat": 4,
+    "robot0_gripper_qpos": 2,
+}  # widths; "object" has the rest
+CONTROL = ("type", "input_type", "input_max", "input_min", "output_max", "output_min", "impedance_mode", "kp")
+
+
+def path_of(env: str) -> Path:
+    """Where robomimic keeps an environment's file: lift/mh/low_dim_v15.hdf5."""
+    return Path(envs.parse(env).suite, "mh", FILES[0])
+
+
+def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
+    """(training, validation) demonstrations of a folder's file, read whole. Raises: as `find` and `read`."""
+    train, validation = contents(folder, env)
+    return train, validation
+
+
+def contents(path: Path, env: str) -> Iterator[Episodes]:
+    """The training, then the validation demonstrations of a folder's file, or of a file. Raises: as `find`, `read`."""
+    file = path if path.is_file() else find(path, env)
+    for split in ("train", "valid"):
+        yield read(file, env, split)
+
+
+def find(folder: Path, env: str) -> Path:
+    """The file of an environment: in robomimic's subfolders, or in the folder itself. Raises: FileNotFoundError."""
+    own = path_of(env).parent
+    for place in (folder / own, folder):
+        for name in FILES:
+            if (place / name).exists():
+                return place / name
+    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.hdf5")) if folder.is_dir() else []
+    raise FileNotFoundError(
+        f"{folder} has no {own / FILES[0]}; found {', '.join(found) or 'no .hdf5 file'}. Leave --data out to generate "
+        f"demonstrations, or put robomimic's own file there (names it may have: {', '.join(FILES)})."
+    )
+
+
+def download(env: str, folder: Path) -> None:
+    """Robomimic's files are fetched by hand. Raises: ConnectionError saying where they belong."""
+    raise ConnectionError(
+        f"robomimic's files are not downloaded from here. Put {FILES[0]} of {envs.parse(env).suite}/mh, from "
+        f"robomimic's page of data sets, into {folder / path_of(env).parent}, or generate demonstrations: "
+        f"python -m wgflow_rl.data generate {env}"
+    )
+
+
+def read(path: Path, env: str, split: str = "train") -> Episodes:
+    """The demonstrations of a file that are for "train" or "valid", by number.
+
+    Raises: FileNotFoundError; ValueError naming file and demonstration when something is missing, is cut, has another
+        shape, or was recorded in another environment or with another controller.
+    """
+    with _opened(path) as file:
+        _check_environment(path, file, env)
+        parts = [_demo(path, file[f"data/{name}"]) for name in _names(path, file, split)]
+    together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return Episodes(**together, env=env, source=f"{path} ({split})")
+
+
+def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> None:
+    """Write parts made by `demonstrations` as one file, whole or not at all; the same parts give the same bytes."""
+    import h5py
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    masks: dict[str, list[str]] = {}
+    total = number = 0
+    try:
+        with h5py.File(temporary, "w") as file:
+            group = file.create_group("data")
+            for split, parts in (("train", train), ("valid", validation)):
+                for part in parts:
+                    ends = np.cumsum(part["lengths"])
+                    for operator, length, end in zip(part["operators"], part["lengths"], ends, strict=True):
+                        demo = group.create_group(f"demo_{number}")
+                        for key in part.keys() - {"lengths", "operators", "model_file"}:
+                            demo[key] = part[key][end - length : end]
+                        demo.attrs["num_samples"] = int(length)
+                        demo.attrs["model_file"] = str(part["model_file"])
+                        for mask in (split, operator, f"{operator}_{split}"):
+                            masks.setdefault(str(mask), []).append(f"demo_{number}")
+                        number, total = number + 1, total + int(length)
+            group.attrs["total"] = total
+            group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
+            for name, demos in masks.items():
+                file[f"mask/{name}"] = np.array(demos, dtype="S")
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def parted(observation: np.ndarray) -> dict[str, np.ndarray]:
+    """An observation [S] as robomimic's arrays."""
+    ends = np.cumsum([PLACES[key] for key in KEYS[:-1]])
+    return dict(zip(KEYS, np.split(observation, ends), strict=True))
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"{path} is read with h5py: {envs.robomimic.INSTALL}") from error
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (
+        OSError,
+        KeyError,
+    ) as error:  # a cut file, a chunk that cannot be decoded; a name that is not there
+        raise ValueError(
+            f"{path} is no data of robomimic's, or is damaged ({type(error).__name__}: {error}). Delete it, then "
+            "download or generate it again."
+        ) from error
+
+
+def _names(path: Path, file: Any, split: str) -> list[str]:
+    """The demonstrations of a split, by number."""
+    every = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
+    if f"mask/{split}" in file:
+        chosen = {name.decode() for name in file[f"mask/{split}"][:]}
+        if missing := chosen - set(every):
+            raise ValueError(f"{path}: mask/{split} names {min(missing)}, which is not in data")
+        names = [name for name in every if name in chosen]
+    else:
+        names = [name for i, name in enumerate(every) if (i % HELD_OUT == HELD_OUT - 1) == (split == "valid")]
+    if not names:
+        raise ValueError(
+            f"{path}: no demonstration is for {split}; it has {len(every)} and masks {list(file.get('mask', ()))}"
+        )
+    return names
+
+
+def _demo(path: Path, demo: Any) -> dict[str, np.ndarray]:
+    """The arrays of one demonstration as those of `Episodes`."""
+    where = f"{path}: {demo.name}"
+    length = int(demo.attrs.get("num_samples", len(demo["actions"])))
+    columns = [
+        "actions",
+        "rewards",
+        "dones",
+        *(f"{part}/{key}" for part in ("obs", "next_obs") for key in KEYS),
+    ]
+    arrays = {}
+    for name in columns:
+        if name not in demo:
+            raise ValueError(
+                f"{where} has no {name}. Wanted are low-dimensional data, with {', '.join(KEYS)} in obs and next_obs."
+            )
+        arrays[name] = demo[name][:]
+        if len(arrays[name]) != length or length == 0:
+            raise ValueError(f"{where}: {name} has {len(arrays[name])} rows of {length}; the file looks cut")
+    dones = arrays["dones"].astype(np.float32)
+
+    def joined(part: str) -> np.ndarray:
+        return np.concatenate([arrays[f"{part}/{key}"] for key in KEYS], axis=1).astype(np.float32)
+
+    return {
+        "observations": joined("obs"),
+        "actions": arrays["actions"].astype(np.float32),
+        "next_observations": joined("next_obs"),
+        "rewards": arrays["rewards"].astype(np.float32) - 1,
+        "masks": 1 - dones,
+        "terminals": np.arange(length) == length - 1,
+    }
+
+
+def _check_environment(path: Path, file: Any, env: str) -> None:
+    """Raises: ValueError unless the file's task and controller are ours: its actions then mean here what they did."""
+    args: Mapping[str, Any] = json.loads(file["data"].attrs["env_args"])
+    ours = envs.robomimic.env_args(envs.parse(env).suite)
+    if args["env_name"] != ours["env_name"]:
+        raise ValueError(f"{path} was recorded in {args['env_name']}, but {env} is {ours['env_name']}")
+    theirs, controller = envs.robomimic.arm_controller(args), envs.robomimic.arm_controller(ours)
+    for name in CONTROL:
+        if np.any(theirs[name] != controller[name]):
+            raise ValueError(
+                f"{path} was recorded with a controller whose {name} is {theirs[name]}; here it is {controller[name]}, "
+                "and its actions would move the arm otherwise"
+            )
