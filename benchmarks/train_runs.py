@@ -2,6 +2,7 @@
 
     python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
     python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
+    python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 3 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
@@ -27,6 +28,7 @@ from wgflow_rl.table import read_rows
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
+LIFT = "lift-mh-low_dim"
 # Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings a field). The learning rate is the
 # preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
 FIELDS = {
@@ -54,6 +56,7 @@ class Study:
 STUDIES = {
     "pointmaze": Study(MAZE, 5, {"dfp": ("dfp",)}),
     "arm": Study(ARM, 3, {"dfp": ("dfp",)}),
+    "lift": Study(LIFT, 2, {"dfp": ("dfp",)}),
     "fields-pointmaze": Study(MAZE, 3, FIELDS),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp", *OTHERS)}),
     "fields-arm": Study(
