@@ -295,8 +295,9 @@ def test_missing_files_are_named_beside_those_found(file, tmp_path):
         FileNotFoundError, match=r"no can/mh/low_dim_v15.hdf5; found lift/mh/low_dim_v15.hdf5"
     ):
         data.load("can-mh-low_dim", folder=tmp_path)
-    with pytest.raises(ConnectionError, match="data generate lift-mh-low_dim"):
-        robomimic.download(LIFT, tmp_path)
+    with pytest.raises(ConnectionError, match="data generate can-mh-low_dim"):
+        robomimic.download("can-mh-low_dim", tmp_path)
+    assert robomimic.download(LIFT, tmp_path) == tmp_path
 
 
 # Operators and presets

@@ -22,6 +22,7 @@ from wgflow_rl.envs.robomimic import KEYS
 from wgflow_rl.files import publish
 
 FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # the first that is there is read
+SERVER = "http://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomimic 0.3, for low_dim_v141.hdf5
 HELD_OUT = 10  # of a file without masks, every tenth demonstration is for validation
 PLACES = {
     "robot0_eef_pos": 3,
@@ -63,13 +64,17 @@ def find(folder: Path, env: str) -> Path:
     )
 
 
-def download(env: str, folder: Path) -> None:
-    """Robomimic's files are fetched by hand. Raises: ConnectionError saying where they belong."""
-    raise ConnectionError(
-        f"robomimic's files are not downloaded from here. Put {FILES[0]} of {envs.parse(env).suite}/mh, from "
-        f"robomimic's page of data sets, into {folder / path_of(env).parent}, or generate demonstrations: "
-        f"python -m wgflow_rl.data generate {env}"
-    )
+def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
+    """`folder`, if the environment's file is in it: that is fetched by hand. Raises: ConnectionError saying from where."""
+    try:
+        find(folder, env)
+    except FileNotFoundError as error:
+        own = path_of(env).parent
+        raise ConnectionError(
+            f"robomimic's files are not downloaded by this command. Put {mirror or SERVER}/{own}/{FILES[1]}, or the "
+            f"newer {FILES[0]}, into {folder / own}, or generate demonstrations: python -m wgflow_rl.data generate {env}"
+        ) from error
+    return folder
 
 
 def read(path: Path, env: str, split: str = "train") -> Episodes:
