@@ -94,6 +94,8 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
     del states
     with np.errstate(over="ignore", invalid="ignore"):  # a state far out is at no goal
         relabel_dataset(env, inner, labels)
+    rewards, masks = labels["rewards"], labels["masks"]
+    del labels
     actions = npz.read(path, ("actions",))["actions"]
     _check_finite(path, "actions", actions)
     observations = npz.read(path, ("observations",))["observations"]
@@ -103,8 +105,8 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
             observations=observations[keep].astype(np.float32, copy=False),
             actions=actions[keep].astype(np.float32, copy=False),
             next_observations=observations[np.roll(keep, 1)].astype(np.float32, copy=False),
-            rewards=labels["rewards"].astype(np.float32, copy=False),
-            masks=labels["masks"].astype(np.float32, copy=False),
+            rewards=rewards.astype(np.float32, copy=False),
+            masks=masks.astype(np.float32, copy=False),
             terminals=np.roll(ends, -1)[keep],
             env=env,
             source=str(path),
