@@ -177,14 +177,14 @@ ARM_SCHEDULE = Schedule(
     data_rows=100_000,
 )
 LIFT_SCHEDULE = Schedule(
-    offline_steps=3_000,
-    online_steps=2_000,
+    offline_steps=1_000,
+    online_steps=1_000,
     online_start=0,
     online_share=0.0,
-    eval_every=1_000,
+    eval_every=250,
     eval_episodes=20,
-    checkpoint_every=1_000,
-    log_every=100,
+    checkpoint_every=500,
+    log_every=50,
     data_rows=10_000,
 )
 
