@@ -65,13 +65,13 @@ def find(folder: Path, env: str) -> Path:
 
 
 def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
-    """`folder`, if it has the environment's file, which is fetched by hand. Raises: ConnectionError saying from where."""
+    """`folder`, if it has the file, which is fetched by hand. Raises: ConnectionError saying from where."""
     try:
         find(folder, env)
     except FileNotFoundError as error:
         own = path_of(env).parent
         raise ConnectionError(
-            f"robomimic's files are not fetched by this command. Put {mirror or SERVER}/{own}/{FILES[1]}, or the "
+            f"robomimic's files are fetched by hand. Put {mirror or SERVER}/{own}/{FILES[1]}, or the "
             f"newer {FILES[0]}, into {folder / own}, or generate demonstrations: python -m wgflow_rl.data generate {env}"
         ) from error
     return folder

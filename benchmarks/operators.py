@@ -1,0 +1,64 @@
+"""How often does each scripted operator solve each task of robomimic, and in how many steps?
+
+    python benchmarks/operators.py                       # some minutes; a second call goes on where the first stopped
+
+Every operator gets the same start states. Rows go to results/operators.json, the table to results/operators.md.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from _provenance import provenance
+
+from wgflow_rl import envs
+from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator
+from wgflow_rl.data.demonstrations import play
+from wgflow_rl.runlog import wilson
+
+
+def measure(suite: str, operator: Operator, episodes: int) -> dict:
+    """Attempts from the start states of seeds 0, 1, ...: which succeeded, after how many steps."""
+    simulator = envs.robomimic.Robosuite(envs.robomimic.env_args(suite))
+    attempts = [play(simulator, suite, operator, seed=seed) for seed in range(episodes)]
+    steps = [len(demo["rewards"]) for demo in attempts if demo["rewards"][-1] > 0]
+    return {"suite": suite, "operator": operator.name, "episodes": episodes, "steps_to_success": steps}
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        "| task | operator | success [95 % Wilson] | steps to success: median, least, most |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        steps = row["steps_to_success"]
+        low, high = wilson(len(steps), row["episodes"])
+        spread = f"{np.median(steps):.0f}, {min(steps)}, {max(steps)}" if steps else "—"
+        lines.append(
+            f"| {row['suite']} | {row['operator']} | {len(steps)} of {row['episodes']} [{low:.2f}, {high:.2f}] | "
+            f"{spread} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--episodes", type=int, default=20)
+    ask = parser.parse_args()
+    out = Path(__file__).parent / "results" / "operators.json"
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    for suite in PLANS:
+        for operator in OPERATORS:
+            if any((row["suite"], row["operator"]) == (suite, operator.name) for row in rows):
+                continue
+            rows.append(measure(suite, operator, ask.episodes))
+            out.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+            out.with_suffix(".md").write_text(table(rows))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
