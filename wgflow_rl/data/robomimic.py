@@ -72,7 +72,7 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         own = path_of(env).parent
         raise ConnectionError(
             f"robomimic's files are fetched by hand. Put {mirror or SERVER}/{own}/{FILES[1]}, or the "
-            f"newer {FILES[0]}, into {folder / own}, or generate demonstrations: python -m wgflow_rl.data generate {env}"
+            f"newer {FILES[0]}, into {folder / own}, or generate data: python -m wgflow_rl.data generate {env}"
         ) from error
     return folder
 
