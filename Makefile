@@ -1,4 +1,4 @@
-# make train | train-arm | test | lint | docs | clean. All but the last set everything up in .venv when needed.
+# make train | train-arm | train-lift | test | lint | docs | clean. All but the last set everything up in .venv when needed.
 #   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
 #   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv (make clean first)
 #   make test EXTRAS=rl,dev                               fewer parts: without cmake, for one
@@ -11,13 +11,16 @@ RUN := $(VENV)/bin/python
 comma := ,
 SET_UP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: train train-arm test lint format docs clean
+.PHONY: train train-arm train-lift test lint format docs clean
 
 train: $(SET_UP)
 	$(RUN) -m wgflow_rl.train $(ARGS)
 
 train-arm: $(SET_UP)
 	$(RUN) -m wgflow_rl.train --env cube-single-play-singletask-task2-v0 $(ARGS)
+
+train-lift: $(SET_UP)
+	$(RUN) -m wgflow_rl.train --env lift-mh-low_dim $(ARGS)
 
 test: $(SET_UP)
 	$(RUN) -m pytest $(ARGS)

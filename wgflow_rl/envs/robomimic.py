@@ -5,8 +5,8 @@ terminated and success describe the state *after* the action, as the rewards in 
 the state before it): reward 0 and the end of the episode on success, -1 otherwise, at most 300 or 400 steps.
 
 A reset places objects and arm anew in the same model. robosuite would compile another one, whose cube differs by up to
-a tenth in size and which takes far longer; the published code resets in this way too. Two environments have the same
-model, so an episode is a function of (seed, actions).
+a tenth in size and which takes far longer; public code of the protocol resets in this way too. Two environments have
+the same model, so an episode is a function of (seed, actions).
 """
 
 from __future__ import annotations
