@@ -106,7 +106,7 @@ def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> No
                     ends = np.cumsum(part["lengths"])
                     for operator, length, end in zip(part["operators"], part["lengths"], ends, strict=True):
                         demo = group.create_group(f"demo_{number}")
-                        for key in part.keys() - {"lengths", "operators", "model_file"}:
+                        for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
                             demo[key] = part[key][end - length : end]
                         demo.attrs["num_samples"] = int(length)
                         demo.attrs["model_file"] = str(part["model_file"])
@@ -139,10 +139,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (
-        OSError,
-        KeyError,
-    ) as error:  # a cut file, a chunk that cannot be decoded; a name that is not there
+    except (OSError, RuntimeError, LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        # What HDF5 answers to bytes that are cut or altered, and Python to a file that holds other things.
         raise ValueError(
             f"{path} is no data of robomimic's, or is damaged ({type(error).__name__}: {error}). Delete it, then "
             "download or generate it again."
