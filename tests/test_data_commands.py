@@ -90,7 +90,7 @@ def test_list_names_every_environments_data_and_the_files_that_are_there(file, c
     out = capsys.readouterr().out
     for env in envs.names():
         assert f"\n{envs.parse(env).dataset}: " in f"\n{out}"
-    assert f"{file.stem}: {MAZE.replace('-task1', '')} and 5 more\n  {file.parent}: 1 file, 0 MB\n" in out
+    assert f"{file.stem}: {MAZE.replace('-task1', '')} and 5 more\n  {file.parent}: 2 files, 0 MB\n" in out
 
 
 def test_check_takes_one_file(file, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shutil
+import tracemalloc
 
 import gymnasium
 import numpy as np
@@ -39,7 +40,7 @@ def folder(tmp_path):
 
 def memory_for(rows):
     """The --memory-gb with which so many rows are resident."""
-    reading = 20 * 2 * 3 * 2 * 4 + ROWS * row_bytes((2, 2))
+    reading = 40 * (3 * 2 * 4 + 2 + 16) + ROWS * row_bytes((2, 2))
     return (rows * row_bytes((2, 2)) + reading) / 1e9
 
 
@@ -173,3 +174,18 @@ def test_a_run_on_shards_resumes_exactly(settings, stop, tmp_path, monkeypatch):
     assert whole[0] == again[0] == 38
     assert all(torch.equal(t, again[1][name]) for name, t in whole[1].items())
     assert (tmp_path / "run" / "train.csv").read_text().count("\n") > 5
+
+
+def test_reading_a_shard_takes_no_more_memory_than_was_counted_for_it(tmp_path):
+    env, widths = "cube-single-play-singletask-task1-v0", {"observations": 28, "actions": 5, "qpos": 21}
+    rng = np.random.default_rng(0)
+    for end in ("-000", "-000-val"):
+        arrays = {name: rng.uniform(-1, 1, (10_000, n)).astype(np.float32) for name, n in widths.items()}
+        ends = np.arange(10_000) % 1000 == 999
+        np.savez(tmp_path / f"cube-single-play-v0{end}.npz", **arrays, terminals=ends)
+    shards, _ = data.load(env, folder=tmp_path)
+    tracemalloc.start()  # numpy's arrays are counted in it
+    shards.read(0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < shards.files[0].reading

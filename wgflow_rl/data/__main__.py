@@ -25,18 +25,19 @@ class List:
     """Looked through beside $WGFLOW_DATA (or ~/.cache/wgflow), where generated data is kept."""
 
     def run(self) -> None:
-        datasets: dict[str, list[str]] = {}
+        environments: dict[str, list[str]] = {}
         for env in envs.names():
-            datasets.setdefault(envs.parse(env).dataset, []).append(env)
+            environments.setdefault(envs.parse(env).dataset, []).append(env)
         roots = [self.folder.expanduser(), data.cache_root()]
-        here = [path for root in roots if root.is_dir() for path in sorted((root, *root.iterdir()))]
-        for dataset, names in datasets.items():
-            print(f"{dataset}: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
-            for folder in here:
-                found = [p for p in folder.glob(f"{dataset}*") if p.is_file() and "-val" not in p.name]
-                if found:
-                    size = sum(p.stat().st_size for p in found)
-                    print(f"  {folder}: {len(found)} file{'s'[: len(found) > 1]}, {size / 1e6:,.0f} MB")
+        folders = [path for root in roots if root.is_dir() for path in sorted((root, *root.iterdir()))]
+        for dataset, (first, *others) in environments.items():
+            print(f"{dataset}: {first}" + (f" and {len(others)} more" if others else ""))
+            name = envs.parse(first)
+            for folder in folders:
+                files = [*folder.glob(f"{dataset}*.npz"), *folder.glob(f"{name.suite}/{name.kind}/*.hdf5")]
+                if files:
+                    size = sum(path.stat().st_size for path in files)
+                    print(f"  {folder}: {len(files)} file{'s'[: len(files) > 1]}, {size / 1e6:,.0f} MB")
 
 
 @dataclass(frozen=True)

@@ -189,10 +189,12 @@ def _ends(path: Path) -> np.ndarray:
 def _shard(path: Path, env: str, inner: Any) -> Shard:
     members = _check_headers(path, env, inner)
     rows = int((~_ends(path)).sum())
-    held = row_bytes((members["observations"].shape[1], members["actions"].shape[1])) * rows
+    held = rows * row_bytes((members["observations"].shape[1], members["actions"].shape[1]))
     raw = sum(members[name].nbytes for name in ("observations", "actions", "qpos"))
+    lines, width = members["observations"].shape
+    checks = lines * (width + 16)  # a byte for each number that is tested, and row numbers
     recorded = [(name, m.shape, str(m.dtype), m.crc) for name, m in sorted(members.items())]
-    return Shard(path, rows, reading=held + raw, checksum=zlib.crc32(repr(recorded).encode()))
+    return Shard(path, rows, reading=held + raw + checks, checksum=zlib.crc32(repr(recorded).encode()))
 
 
 def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
