@@ -51,3 +51,30 @@ def test_a_film_has_a_frame_for_each_snapshot(tmp_path):
 def test_a_picture_is_planar(draw):
     with pytest.raises(ValueError, match="wanted \\[N, 2\\]"):
         draw(plots.axes(), torch.zeros(4, 3))
+
+
+def test_panels_share_a_box_and_streamlines_fill_it(tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    box = (-2.0, 2.0, -1.0, 1.0)
+    with plt.style.context(plots.STYLE):
+        figure, axes = plots.panels("one", "two", "three", columns=2, box=box)
+    assert (
+        [ax.get_title() for ax in axes] == ["one", "two", "three"] == [ax.get_title() for ax in figure.axes]
+    )
+    plots.streamlines(axes[2], lambda x: mean_shift(x, CLOUD, kernel=Gaussian(1.0)), box=box, grid=8)
+    assert all((*ax.get_xlim(), *ax.get_ylim()) == box for ax in axes)
+    assert len(axes[2].collections) == 1
+    figure.savefig(tmp_path / "panels.png", dpi=60)
+    plt.close(figure)
+    with pytest.raises(ValueError, match="needs titles"):
+        plots.panels()
+
+
+def test_streamlines_follow_the_field_at_their_own_place():
+    """v(x, y) = (1, 0) for y > 0 only: a field that is read transposed would stream on the right instead."""
+    ax = plots.axes()
+    above = lambda x: torch.stack([1.0 * (x[:, 1] > 0), 0 * x[:, 0]], -1)  # noqa: E731
+    plots.streamlines(ax, above, box=(-1.0, 1.0, -1.0, 1.0), grid=9)
+    lines = torch.tensor(ax.collections[0].get_segments()[0])
+    assert (lines[:, 1] > -0.3).all()
+    assert ax.collections[0].get_segments()

@@ -4,6 +4,7 @@ imported on first use.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,8 +14,20 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["animate", "axes", "density", "field", "samples", "trajectories"]
+__all__ = [
+    "COLOURS",
+    "STYLE",
+    "animate",
+    "axes",
+    "density",
+    "field",
+    "panels",
+    "samples",
+    "streamlines",
+    "trajectories",
+]
 
 COLOURS = (
     "#1f6f8b",
@@ -23,6 +36,18 @@ COLOURS = (
     "#66a182",
     "#5c5470",
 )  # one a cloud, told apart in grey and by most eyes
+
+
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "0.4",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "savefig.dpi": 130,
+}  # quiet defaults, for `plt.style.use(plots.STYLE)`
 
 
 class Snapshots(Protocol):
@@ -47,6 +72,37 @@ def axes(width: float = 5.0, height: float = 5.0) -> Axes:
     ax.set_aspect("equal")
     ax.tick_params(labelsize=8)
     return ax
+
+
+def panels(
+    *titles: str,
+    columns: int | None = None,
+    box: tuple[float, float, float, float] | None = None,
+    size: float = 2.6,
+) -> tuple[Figure, list[Axes]]:
+    """A pyplot figure of panels without ticks, one a title, row by row; all show box = (left, right, bottom, top).
+
+    `size` is the width of a panel in inches, `columns` how many stand side by side (None: all). Pyplot keeps the
+    figure, so a notebook shows it. Raises: ValueError without a title.
+    """
+    from matplotlib import pyplot as plt
+
+    if not titles:
+        raise ValueError('panels needs titles, one for each panel; pass "" for a panel without one.')
+    columns = columns or len(titles)
+    rows = math.ceil(len(titles) / columns)
+    tall = 1.0 if box is None else (box[3] - box[2]) / (box[1] - box[0])
+    inches = (size * columns, (size * tall + 0.4) * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=inches, layout="constrained", squeeze=False)
+    drawn = list(grid.flat)
+    for ax in drawn[len(titles) :]:
+        ax.remove()
+    for ax, title in zip(drawn, titles, strict=False):
+        ax.set(aspect="equal", xticks=[], yticks=[], title=title)
+        ax.spines[:].set(visible=True, color="0.8")
+        if box is not None:
+            ax.set(xlim=box[:2], ylim=box[2:])
+    return figure, drawn[: len(titles)]
 
 
 def samples(
@@ -82,6 +138,28 @@ def field(
     return ax
 
 
+def streamlines(
+    ax: Axes,
+    velocity: Callable[[Tensor], Tensor],
+    *,
+    box: tuple[float, float, float, float],
+    grid: int = 40,
+    colour: str = "0.3",
+    density: float = 1.0,
+) -> Axes:
+    """Lines along velocity([G, 2]) over box = (left, right, bottom, top); `density` is matplotlib's, of lines."""
+    left, right, bottom, top = box
+    xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
+    with torch.no_grad():
+        v = velocity(torch.cartesian_prod(xs, ys)).view(grid, grid, 2).transpose(0, 1).numpy()
+    ax.streamplot(
+        xs.numpy(), ys.numpy(), v[..., 0], v[..., 1],
+        color=colour, density=density, linewidth=0.6, arrowsize=0.6, zorder=1,
+    )  # fmt: skip
+    ax.set(xlim=(left, right), ylim=(bottom, top))
+    return ax
+
+
 def density(
     ax: Axes,
     log_density: Callable[[Tensor], Tensor],
@@ -95,7 +173,8 @@ def density(
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     with torch.no_grad():
         p = log_density(torch.cartesian_prod(xs, ys)).exp().view(grid, grid).mT
-    ax.contourf(xs, ys, p, levels=levels, cmap="Greys", zorder=0)
+    # Half of the colour map: points in front of the peak stay legible.
+    ax.contourf(xs, ys, p, levels=levels, cmap="Greys", vmin=0, vmax=2 * p.max().item(), zorder=0)
     return ax
 
 

@@ -1,0 +1,90 @@
+r"""
+Handwritten digits in one step
+==============================
+
+One network evaluation per digit: a class-conditional generator drifts along the energy field
+:math:`V(x; p, q) = \mathbb E_{y\sim p}\frac{y-x}{|y-x|} - \mathbb E_{z\sim q}\frac{z-x}{|z-x|}`, guided away from the
+digits of all classes (u) as classifier-free guidance of strength a would have it,
+
+.. math:: V_a(x) = V(x; p_c, q_c) + (a - 1)\,V(x; p_c, u), \qquad\text{at rest where } q_c = a\,p_c - (a - 1)\,u.
+
+Beside it flow matching with the same hidden layers, optimiser and training time. Its digits after one step are farther
+from the data, well as they read (averages do); after ten they are about as near as drifting's, and read better.
+One seed here, three in ``benchmarks/digits.py``.
+"""
+
+import torch
+from matplotlib import pyplot as plt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+from torch.nn.functional import pad
+
+import wgflow as wg
+
+pixels, classes = load_digits(return_X_y=True)
+whole = torch.from_numpy(pixels).float() / 8 - 1, torch.from_numpy(classes)
+x, x_test, y, y_test = train_test_split(*whole, test_size=0.33, random_state=0, stratify=classes)
+classifier = SVC(gamma=0.064).fit(x, y)  # on the real digits
+generator = torch.Generator().manual_seed(0)
+some = lambda n: torch.randint(len(x), (n,), generator=generator)
+randn = lambda *shape: torch.randn(*shape, generator=generator)
+every, hot, lin, silu = torch.arange(10), torch.eye(10), torch.nn.Linear, torch.nn.SiLU()
+draw = lambda net, labels: net(torch.cat([randn(*labels.shape, 16), hot[labels]], -1))
+queue = wg.SampleQueue(size=200, classes=10)
+queue.push(x, y)
+
+# %%
+# One recipe for both, then two objectives. Drifting makes sixteen digits of each class a step.
+
+
+def train(inputs, steps, loss):
+    torch.manual_seed(0)  # of the network's weights
+    net = torch.nn.Sequential(lin(inputs, 256), silu, lin(256, 256), silu, lin(256, 64))
+    adam = torch.optim.Adam(net.parameters(), 5e-3)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    for _ in range(steps):
+        adam.zero_grad()
+        loss(net).backward()
+        adam.step()
+        decay.step()
+    return net.requires_grad_(False)
+
+
+def drifting(net, guidance):
+    digits, positives = draw(net, every[:, None].expand(-1, 16)), queue.draw(32, every, generator=generator)
+    guided = lambda q, p: wg.energy_field(q, p) + (guidance - 1) * wg.energy_field(q, p, x[some(32)])
+    return wg.drifting_loss(digits, positives, field=guided if guidance > 1 else wg.energy_field)
+
+
+def matching(net):
+    i, t, x0 = some(320), torch.rand(320, 1, generator=generator), randn(320, 64)
+    return (net(torch.cat([(1 - t) * x0 + t * x[i], t, hot[y[i]]], -1)) - (x[i] - x0)).square().mean()
+
+
+def euler(net, labels, steps):
+    at = randn(len(labels), 64)
+    for k in range(steps):
+        at = at + net(torch.cat([at, torch.full((len(at), 1), k / steps), hot[labels]], -1)) / steps
+    return at
+
+
+# %%
+# Equal time: a step of drifting costs a quarter more than one of flow matching, a guided one half as much again.
+
+plain, guided = (train(26, n, lambda net, a=a: drifting(net, a)) for n, a in ((450, 1.0), (350, 1.1)))
+flow, labels, distances = train(75, 550, matching), y_test.repeat(2), {}
+made = {"real": x, "drifting, 1 step": draw(plain, labels), "drifting, guided": draw(guided, labels)}
+made |= {f"flow matching, {n} step{'s' * (n > 1)}": euler(flow, labels, n) for n in (1, 10)}
+figure, axes = plt.subplots(1, 5, figsize=(13, 2.1), layout="constrained")
+for ax, (name, digits) in zip(axes, made.items(), strict=True):
+    asked = y if digits is x else labels
+    pairs = [(digits[asked == c], x_test[y_test == c]) for c in range(10)]
+    distance = distances[name] = sum(wg.energy_distance(*pair).item() for pair in pairs) / 10
+    page = pad(torch.stack([d[:5] for d, _ in pairs], 1).view(5, 10, 8, 8), (1, 1, 1, 1), value=-1)
+    ax.imshow(page.transpose(1, 2).reshape(50, 100), cmap="Greys", vmin=-1, vmax=1)
+    ax.set(xticks=[], yticks=[], title=name)
+    ax.set_xlabel(f"read as asked {classifier.score(digits, asked):.3f}\nenergy distance {distance:.3f}")
+figure.savefig("digits.png", dpi=130)
+one, flow_one = (f"{distances[name]:.3f}" for name in ("drifting, 1 step", "flow matching, 1 step"))
+print(f"energy distance after one step: drifting {one} (below 0.11), flow matching {flow_one} (above 0.11)")
