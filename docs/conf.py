@@ -20,8 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
-    "gallery",  # this one and the next two are in docs/_site
-    "links",
+    "links",  # this one and the next are in docs/_site
     "reference",
 ]
 exclude_patterns = ["_build", "_site"]
@@ -50,9 +49,8 @@ python_maximum_signature_line_length = 100
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/(?!run_policy_onnx|sharded_density)[^/]*\.py$",  # these want a file, or torchrun
-    "image_scrapers": (gallery.scrape,),
-    "reset_argv": gallery.argv,
+    "filename_pattern": r"/(?!run_policy_onnx)[^/]*\.py$",  # that one wants a file
+    "within_subsection_order": gallery.ReadingOrder,
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_signature": False,

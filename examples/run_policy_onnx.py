@@ -1,6 +1,9 @@
-"""A trained policy with onnxruntime and numpy alone: `python -m wgflow_rl.export runs/<run>` wrote the file.
+"""
+A trained policy without this library
+=====================================
 
-    python examples/run_policy_onnx.py policy.onnx
+With onnxruntime and numpy alone, from a file that ``python -m wgflow_rl.export runs/<run>`` wrote:
+``python examples/run_policy_onnx.py policy.onnx``.
 
 Prints the chunk of actions for one observation. The file says what it needs: what is random is an input.
 """
