@@ -11,9 +11,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 LINKS = sorted(set(re.findall(r"\]\((?!https?:|#)([^)#]+)", README)))
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
-def test_the_code_blocks_run(code):
-    exec(compile(code, "README.md", "exec"), {})
+def test_the_code_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WGFLOW_DATA", str(tmp_path))
+    names: dict = {}
+    for code in BLOCKS:
+        exec(compile(code, "README.md", "exec"), names)
+    assert names["actions"].shape == (128, 5, 2)
 
 
 @pytest.mark.parametrize("link", LINKS)

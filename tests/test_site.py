@@ -68,6 +68,12 @@ def test_every_page_is_on_the_site():
     assert {page.stem for page in PAGES} - {"index"} <= set(listed)
 
 
+def test_the_deviations_are_numbered_one_by_one():
+    page = (ROOT / "docs" / "deviations.md").read_text(encoding="utf-8")
+    numbers = [int(n) for n in re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     """As `make docs`, the examples not run: tests/test_examples.py does that."""
