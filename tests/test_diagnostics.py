@@ -1,0 +1,41 @@
+"""The numbers that a run is watched by say what their names say, and what TensorBoard groups is written."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wgflow_rl import diagnostics
+from wgflow_rl.batch import Batch
+from wgflow_rl.runlog import EVAL_COLUMNS, TOGETHER
+
+
+def chunks(states=4, length=2, size=3):
+    draw = torch.Generator().manual_seed(0)
+    actions = torch.rand(states, length, size, generator=draw) * 2 - 1
+    one, row = torch.ones(states), torch.zeros(states, 5)
+    whole = torch.ones(states, length)
+    return Batch(row, actions, whole, one, one, row, actions, whole, one)
+
+
+@given(st.integers(1, 6), st.integers(1, 6))
+def test_where_k_candidates_are_worth_the_same_and_the_rest_nothing_the_effective_number_is_k(k, more):
+    score = torch.cat([torch.zeros(3, k), torch.full((3, more), -1000.0)], 1)
+    log = diagnostics.of_candidates(score, k)
+    assert abs(log["ess"] - k) < 1e-3
+    assert log["matched_tv"] < 1e-3
+    assert log["q_positives"] == 0
+
+
+@given(st.integers(0, 1000), st.integers(2, 16))
+def test_the_effective_number_is_between_one_and_all(seed, n):
+    score = torch.randn(5, n, generator=torch.Generator().manual_seed(seed))
+    assert 1 - 1e-4 <= diagnostics.of_candidates(score, max(1, n // 4))["ess"] <= n + 1e-4
+
+
+def test_what_tensorboard_shows_together_is_written():
+    batch = chunks()
+    log = diagnostics.against_data(torch.randn(4, 8, 6), batch)
+    log |= diagnostics.of_candidates(torch.randn(4, 8), 2) | diagnostics.executed(torch.randn(4, 8))
+    written = {f"train/{name}" for name in log} | {f"eval/{name}" for name in EVAL_COLUMNS}
+    shown = {tag.rstrip("$") for group in TOGETHER.values() for _, tags in group.values() for tag in tags}
+    assert shown <= written
