@@ -148,14 +148,17 @@ def test_every_row_of_the_set_is_drawn_equally_often():
     assert np.abs(counts / expected - 1).max() < 0.15
 
 
-def test_what_fits_into_memory_is_never_swapped():
+def test_what_fits_into_memory_is_read_once_and_never_swapped(monkeypatch):
     data = shards([[4], [4], [4]], resident=12)
+    read, reads = data.read, []
+    monkeypatch.setattr(data, "read", lambda number: (reads.append(number), read(number))[1])
     replay = Replay(data, capacity=12, swap_every=1)
     sample(replay, 0)
     before = numbers(replay)
     sample(replay, 50)
     assert numbers(replay) == before
     assert sorted(before) == list(range(12))
+    assert sorted(reads) == [0, 1, 2]
 
 
 def test_the_order_belongs_to_the_seed():

@@ -62,7 +62,7 @@ class Replay:
             self._write(data, 0)
         else:
             self.turns = Turns(data, seed=seed)  # its rows come with the first sample
-        self._held = range(0)  # turns that are written
+        self._swaps, self._held = -1, range(0)  # what was done last, and the turns that are then written
 
     def _write(self, episodes: Episodes, start: int) -> None:
         """Put offline rows at `start`, the last offline row being followed by the first."""
@@ -77,13 +77,14 @@ class Replay:
     def _bring(self, step: int) -> None:
         """Have the rows resident that are so after `step` updates, whatever was there before."""
         assert self.turns is not None
-        wanted = self.turns.resident(step // self.swap_every)
-        if wanted == self._held:
+        swaps = step // self.swap_every
+        if swaps == self._swaps:
             return
+        wanted = self.turns.resident(swaps)
         forward = wanted.start <= self._held.stop <= wanted.stop
         for turn in range(self._held.stop if forward else wanted.start, wanted.stop):
             self._write(self.turns.take(turn), self.turns.row(turn))
-        self._held = wanted
+        self._swaps, self._held = swaps, wanted
         if not self.added:
             self.turns.read_ahead(wanted.stop)
 

@@ -92,6 +92,7 @@ class Turns:
 
     def __init__(self, shards: Shards, *, seed: int):
         self.shards, self.seed = shards, seed
+        self._all_fit = shards.resident == shards.rows
         self._first = next(
             n for n in itertools.count(1) if self._before(n) >= shards.resident
         )  # fill the ring
@@ -100,7 +101,7 @@ class Turns:
 
     def resident(self, swaps: int) -> range:
         """The turns whose rows are in the ring; where everything fits, nothing is ever swapped."""
-        end = self._first + (swaps if self.shards.resident < self.shards.rows else 0)
+        end = self._first + (0 if self._all_fit else swaps)
         first = end - 1
         while first > 0 and self._before(first) > self._before(end) - self.shards.resident:
             first -= 1
@@ -118,7 +119,9 @@ class Turns:
         return self.shards.read(self._number(turn))
 
     def read_ahead(self, turn: int) -> None:
-        """Begin to read the file of a turn."""
+        """Begin to read the file of a turn, if it will ever come."""
+        if self._all_fit:
+            return
         self._ahead = turn, self._thread.submit(self.shards.read, self._number(turn))
 
     def stop(self) -> None:
