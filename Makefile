@@ -1,14 +1,15 @@
 # make train | train-arm | train-lift | test | lint | docs | clean. All but the last set everything up in .venv when needed.
 #   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
 #   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv (make clean first)
-#   make test EXTRAS=rl,dev                               fewer parts: without cmake, for one
+#   make test EXTRAS=rl,dev                               choose the parts; by default robomimic only where cmake and g++ are
 
-EXTRAS ?= rl,robomimic,dev
+comma := ,
+COMPILES := $(shell command -v cmake >/dev/null 2>&1 && command -v g++ >/dev/null 2>&1 && echo robomimic$(comma))
+EXTRAS ?= rl,$(COMPILES)dev
 PYTHON ?=
 ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
-comma := ,
 SET_UP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .PHONY: train train-arm train-lift test lint format docs clean
