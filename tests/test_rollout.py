@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl import envs
+from wgflow_rl.guard import Guard
 from wgflow_rl.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
 
+GUARD = Guard("walk")
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
@@ -61,7 +63,7 @@ def rng(seed=0):
 @given(steps=st.integers(1, 25), chunk=st.integers(1, 5), limit=st.integers(1, 8))
 def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, chunk, limit):
     env, policy, generator = Walk(limit), Recorder(chunk), rng()
-    collector = Collector(env, seed=3)
+    collector = Collector(env, seed=3, guard=GUARD)
     rows = [collector.step(policy, generator) for _ in range(steps)]
     asked = [t for t in range(steps) if t % limit % chunk == 0]  # once a chunk, and anew in every episode
     assert len(policy.given) == len(asked)
@@ -75,7 +77,7 @@ def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, 
 
 def test_rows_join_inside_an_episode_and_part_where_it_ends():
     env = Walk(limit=4)
-    collector, generator = Collector(env, seed=0), rng()
+    collector, generator = Collector(env, seed=0, guard=GUARD), rng()
     rows = [collector.step(Recorder(3), generator) for _ in range(9)]
     for before, after in pairwise(rows):
         joined = np.array_equal(before["next_obs"], after["obs"])
@@ -87,7 +89,7 @@ def test_rows_join_inside_an_episode_and_part_where_it_ends():
 
 @pytest.mark.parametrize(("goal", "mask"), [(2, 0.0), (10, 1.0)], ids=["reached", "out of time"])
 def test_only_the_end_of_the_task_stops_the_bootstrap(goal, mask):
-    collector, generator = Collector(Walk(limit=3, goal=goal), seed=0), rng()
+    collector, generator = Collector(Walk(limit=3, goal=goal), seed=0, guard=GUARD), rng()
     rows = [collector.step(Recorder(2), generator) for _ in range(min(goal, 3))]
     assert rows[-1]["terminals"]
     assert rows[-1]["masks"] == mask
@@ -96,14 +98,14 @@ def test_only_the_end_of_the_task_stops_the_bootstrap(goal, mask):
 
 def assert_continues(make, policy, steps, more):
     """A collector rebuilt from its state plays on as the one that was never stopped."""
-    collector, generator = Collector(make(), seed=5), rng(1)
+    collector, generator = Collector(make(), seed=5, guard=GUARD), rng(1)
     for _ in range(steps):
         collector.step(policy, generator)
     tensors, state = collector.state()
     tensors, drawn = {k: t.clone() for k, t in tensors.items()}, generator.get_state()
     expected = [collector.step(policy, generator) for _ in range(more)]
 
-    other, generator = Collector(make(), seed=5), rng(2)
+    other, generator = Collector(make(), seed=5, guard=GUARD), rng(2)
     other.load_state(tensors, state)
     generator.set_state(drawn)
     for row, wanted in zip([other.step(policy, generator) for _ in range(more)], expected, strict=True):
@@ -127,7 +129,7 @@ def test_a_restored_collector_continues_bit_for_bit_in_the_simulator(steps):
 @given(pool=st.integers(1, 7), episodes=st.integers(1, 9), chunk=st.integers(1, 4))
 def test_exactly_the_episodes_asked_for_are_played_on_any_pool(pool, episodes, chunk):
     walks = [Walk(limit=3 + i) for i in range(pool)]
-    result = evaluate(Recorder(chunk), walks, episodes=episodes, seed=4, first_episode=100)
+    result = evaluate(Recorder(chunk), walks, episodes=episodes, seed=4, first_episode=100, guard=GUARD)
     assert sorted(seed for walk in walks for seed in walk.seeds) == sorted(
         reset_seed(4, EVAL_SEEDS, 100 + i) for i in range(episodes)
     )
@@ -148,8 +150,10 @@ def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chu
             home = abs(self.x) < 0.2
             return obs, reward, home, truncated, {"success": home}
 
-    alone = evaluate(policy, [Short(60)], episodes=6, seed=1, first_episode=0)
-    together = evaluate(policy, [Short(60) for _ in range(pool)], episodes=6, seed=1, first_episode=0)
+    alone = evaluate(policy, [Short(60)], episodes=6, seed=1, first_episode=0, guard=GUARD)
+    together = evaluate(
+        policy, [Short(60) for _ in range(pool)], episodes=6, seed=1, first_episode=0, guard=GUARD
+    )
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(set(alone.lengths.tolist())) > 1
@@ -158,7 +162,7 @@ def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chu
 
 def test_success_is_that_of_the_last_step():
     pool = [Walk(limit=5, goal=3), Walk(limit=5, goal=9)]
-    result = evaluate(Recorder(2), pool, episodes=2, seed=0, first_episode=0)
+    result = evaluate(Recorder(2), pool, episodes=2, seed=0, first_episode=0, guard=GUARD)
     assert result.success.tolist() == [True, False]
     assert result.lengths.tolist() == [3, 5]
     assert result.returns.tolist() == [-2, -5]
@@ -166,9 +170,9 @@ def test_success_is_that_of_the_last_step():
 
 def test_an_evaluation_takes_nothing_from_the_outside():
     torch.manual_seed(0)
-    first = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9)
+    first = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9, guard=GUARD)
     torch.manual_seed(1)
-    again = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9)
+    again = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9, guard=GUARD)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -187,6 +191,7 @@ def test_each_round_of_steps_can_be_filmed():
         episodes=3,
         seed=0,
         first_episode=0,
+        guard=GUARD,
         frame=lambda played: rounds.append({e: pool[i].time for i, e in played.items()}),
     )
     assert rounds == [{0: 1, 1: 1}, {0: 2, 1: 2}, {0: 3, 1: 3}, {1: 4, 2: 1}, {1: 5, 2: 2}, {2: 3}]

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from wgflow_rl import checkpoint, data, envs, evaluate, methods, train
+from wgflow_rl.replay import FIELDS
 from wgflow_rl.runlog import RunLog
 from wgflow_rl.settings import DEFAULT_ENV, Settings, from_command_line
 from wgflow_rl.table import read_rows
@@ -96,12 +97,14 @@ def contents(folder, name):
 def assert_same_run(folder, whole):
     for name in ("train.csv", "eval.csv"):
         assert contents(folder, name) == contents(whole, name)
-    (step, tensors, state), (step_, tensors_, state_) = (
-        checkpoint.load(f / "checkpoints") for f in (folder, whole)
-    )
-    assert (step, state) == (step_, state_)
-    assert tensors.keys() == tensors_.keys()
-    assert [name for name, t in tensors.items() if not torch.equal(t, tensors_[name])] == []
+    one, other = (checkpoint.load(f / "checkpoints") for f in (folder, whole))
+    assert (one.step, one.state) == (other.step, other.state)
+    rows = [
+        {f"ring.{k}": torch.cat([part[k] for part in c.rows]) for k in FIELDS} for c in (one, other) if c.rows
+    ]
+    a, b = (c.tensors | (rows.pop(0) if c.rows else {}) for c in (one, other))
+    assert a.keys() == b.keys()
+    assert [name for name, t in a.items() if not torch.equal(t, b[name])] == []
 
 
 def refused(args, capsys):
@@ -359,9 +362,9 @@ def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
     assert message.startswith(
         f"error: {named} at step 33 (offline). Checkpoints are from before it; what usually helps:"
     )
-    step, tensors, _ = checkpoint.load(tmp_path / "run" / "checkpoints")
-    assert step == 28
-    assert all(torch.isfinite(t.float()).all() for t in tensors.values())
+    last = checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert last.step == 28
+    assert all(torch.isfinite(t.float()).all() for t in last.tensors.values())
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, capsys):

@@ -3,12 +3,14 @@
 python -m wgflow_rl.curve runs/maze-0 runs/maze-1 runs/maze-2 --out maze.png --title "pointmaze, 3 seeds"
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wgflow_rl.files import write_whole
 from wgflow_rl.table import read_rows
 
 BLUE, INK, SHADE, RULE = "#2563a8", "#333a44", "#eef0f3", "#d9dde3"
@@ -61,11 +63,10 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     _shade_offline(runs, success, length)
     if title:
         figure.suptitle(title, fontsize=11, color=INK)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
-    return path
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_whole(Path(path), picture.getvalue())
+    return Path(path)
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wgflow_rl import checkpoint, envs, methods
 from wgflow_rl.cli import one_line_errors
+from wgflow_rl.guard import Guard
 from wgflow_rl.protocol import Agent
 from wgflow_rl.rollout import Collector, Evaluation, evaluate
 from wgflow_rl.runlog import wilson
@@ -28,11 +29,13 @@ FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training
 
 @dataclass(frozen=True)
 class Ask:
-    """Evaluate the last checkpoint of a run."""
+    """Evaluate a checkpoint of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     episodes: int = 50
+    checkpoint: Literal["last", "best"] = "last"
+    """best: that of the evaluation of most success during training, the later of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
@@ -54,14 +57,19 @@ class Ask:
         return self
 
 
-def load_agent(run: Path, *, act_samples: int | None = None) -> tuple[Agent, Settings, int]:
-    """The agent of a run's newest intact checkpoint, its settings and its step.
+def load_agent(
+    run: Path, *, best: bool = False, act_samples: int | None = None
+) -> tuple[Agent, Settings, int]:
+    """The agent of a run's newest intact checkpoint, or of its best one; its settings and its step.
 
     Raises: FileNotFoundError, ValueError when the folder holds no run or no intact checkpoint, or when `act_samples` is
         given for a method that executes one chunk without choosing.
     """
     settings = Settings.read(run)
-    step, tensors, _ = checkpoint.load(run / "checkpoints")
+    saved = checkpoint.load(run / "checkpoints")
+    if best:
+        saved = checkpoint.load(run / "checkpoints", step=saved.state["best"][0])
+    step, tensors = saved.step, saved.tensors
     cfg: Any = settings.agent
     if act_samples is not None:
         if not hasattr(cfg, "act_samples"):
@@ -86,7 +94,7 @@ def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
         return agent.act(obs, generator)
 
     env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
-    player = Collector(env, seed=FIRST_EPISODE)
+    player = Collector(env, seed=FIRST_EPISODE, guard=Guard(settings.env))
     while len(seen) < count:
         player.step(act, generator)
     env.close()
@@ -119,6 +127,7 @@ def run_episodes(
         episodes=episodes,
         seed=settings.seed,
         first_episode=FIRST_EPISODE,
+        guard=Guard(settings.env),
         frame=film if shown else None,
     )
     for env in pool:
@@ -156,7 +165,7 @@ def main(args: list[str] | None = None) -> None:
 
 def report(ask: Ask) -> dict[str, Any]:
     """Play the episodes asked for; what is printed about them."""
-    agent, settings, step = load_agent(ask.run, act_samples=ask.act_samples)
+    agent, settings, step = load_agent(ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples)
     result = run_episodes(agent, settings, ask.episodes, shown=ask.video_episodes, video=ask.video)
     successes = int(result.success.sum())
     low, high = wilson(successes, ask.episodes)

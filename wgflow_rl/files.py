@@ -11,14 +11,22 @@ def publish(temporary: Path, path: Path) -> None:
     _flush(path.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old contents or the new ones, never a part of either."""
+def write_whole(path: Path, contents: str | bytes) -> None:
+    """Write a file (text as UTF-8) so that a reader sees the old contents or the new ones, never a part of either."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(contents.encode() if isinstance(contents, str) else contents)
         publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, each with its entry flushed to the disk; harmless where it is there."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _flush(path.parent)
 
 
 def _flush(path: Path) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 from wgflow_rl import envs, methods
 from wgflow_rl.job import Job
 from wgflow_rl.published import TABLES, Row
-from wgflow_rl.settings import Settings, as_json, from_command_line
+from wgflow_rl.settings import NOT_RESULTS, Settings, as_json, from_command_line
 
-NOT_RESULTS = ("run_dir", "device", "threads")  # settings that say where a run is computed, not what
 NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
 RESERVED = ("--method", "--env", "--seed", "--run-dir", "--resume", "--threads", "--preset")
 

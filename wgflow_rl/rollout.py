@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow_rl.guard import Guard
+
 Act = Callable[[Tensor, torch.Generator], Tensor]  # obs [B, S], generator -> chunk [B, h, A]
 
 TRAIN_SEEDS, EVAL_SEEDS = 1, 2  # streams of reset seeds that never meet
@@ -25,29 +27,36 @@ class Collector:
 
     The episode in progress is known by its number and the actions so far: `load_state` replays them, so any
     environment that is reproducible from `reset(seed=)` resumes exactly.
+
+    Args:
+        seed: of the start states.
+        guard: names what goes wrong inside the environment; EnvironmentFailed.
     """
 
-    def __init__(self, env: gymnasium.Env, *, seed: int):
-        self.env, self.seed = env, seed
+    def __init__(self, env: gymnasium.Env, *, seed: int, guard: Guard):
+        self.env, self.seed, self.guard = env, seed, guard
         self.episode, self.taken, self.queue = 0, [], []
         self.obs = self._reset()
 
     def _reset(self) -> np.ndarray:
-        obs, _ = self.env.reset(seed=reset_seed(self.seed, TRAIN_SEEDS, self.episode))
-        return obs
+        self.reset_seed = reset_seed(self.seed, TRAIN_SEEDS, self.episode)
+        return self.guard.reset(self.env, episode=self.episode, seed=self.reset_seed)
+
+    def _step(self, action: np.ndarray, number: int) -> tuple:
+        return self.guard.step(self.env, action, episode=self.episode, seed=self.reset_seed, step=number)
 
     def step(self, act: Act, generator: torch.Generator) -> dict:
         """Take one environment step; returns the transition as `Replay.add` takes it."""
         if not self.queue:
             self.queue = list(act(torch.as_tensor(self.obs)[None], generator)[0].cpu().numpy())
         obs, action = self.obs, self.queue.pop(0)
-        self.obs, reward, terminated, truncated, _ = self.env.step(action)
+        self.obs, reward, terminated, truncated, _ = self._step(action, len(self.taken) + 1)
         self.taken.append(action)
         ended = terminated or truncated
         row = {
             "obs": obs,
             "actions": action,
-            "rewards": float(reward),
+            "rewards": reward,
             "masks": 1.0 - float(terminated),
             "terminals": ended,
             "next_obs": self.obs,
@@ -67,8 +76,8 @@ class Collector:
         self.episode, self.taken = state["episode"], list(tensors["taken"].numpy())
         self.queue = list(tensors["queue"].numpy())
         self.obs = self._reset()
-        for action in self.taken:
-            self.obs = self.env.step(action)[0]
+        for number, action in enumerate(self.taken, start=1):
+            self.obs = self._step(action, number)[0]
 
 
 class Evaluation(NamedTuple):
@@ -84,6 +93,7 @@ def evaluate(
     episodes: int,
     seed: int,
     first_episode: int,
+    guard: Guard,
     frame: Callable[[dict[int, int]], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes on a pool of environments that step together, so the policy acts on several at once.
@@ -91,6 +101,7 @@ def evaluate(
     Args:
         envs: the pool; each takes the next episode when its own ends.
         seed, first_episode: start states are those of episodes first_episode, first_episode + 1, ... of this seed.
+        guard: names what goes wrong inside an environment; EnvironmentFailed.
         frame: called after each round of steps with the episode that each environment has just played a step of
             (videos).
     """
@@ -98,12 +109,14 @@ def evaluate(
     result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))
     obs: list[np.ndarray] = [np.empty(0)] * len(envs)
     queues: list[list[np.ndarray]] = [[] for _ in envs]
+    seeds = [0] * len(envs)
     playing: dict[int, int] = {}  # environment -> episode
     started = 0
 
     def start(i: int) -> None:
         nonlocal started
-        obs[i], _ = envs[i].reset(seed=reset_seed(seed, EVAL_SEEDS, first_episode + started))
+        seeds[i] = reset_seed(seed, EVAL_SEEDS, first_episode + started)
+        obs[i] = guard.reset(envs[i], episode=first_episode + started, seed=seeds[i])
         queues[i], playing[i], started = [], started, started + 1
 
     for i in range(min(len(envs), episodes)):
@@ -116,9 +129,15 @@ def evaluate(
                 queues[i] = list(chunk)
         stepped = dict(playing)
         for i, episode in stepped.items():
-            obs[i], reward, terminated, truncated, info = envs[i].step(queues[i].pop(0))
-            result.returns[episode] += reward
             result.lengths[episode] += 1
+            obs[i], reward, terminated, truncated, info = guard.step(
+                envs[i],
+                queues[i].pop(0),
+                episode=first_episode + episode,
+                seed=seeds[i],
+                step=int(result.lengths[episode]),
+            )
+            result.returns[episode] += reward
             if terminated or truncated:
                 result.success[episode] = bool(info["success"])
                 del playing[i]

@@ -8,6 +8,7 @@ A killed and resumed run ends with the CSV rows of one that was never killed (th
 the rows of a step are written before its checkpoint.
 """
 
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from wgflow_rl.curve import draw_curve
-from wgflow_rl.files import write_whole
+from wgflow_rl.files import make_folder, write_whole
 from wgflow_rl.table import Table
 
 EVAL_COLUMNS = ("step", "phase", "success", "success_low", "success_high", "return", "length", "wall_s")
@@ -61,8 +62,18 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
 def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
     """Raise FileExistsError if a new run would write over another, FileNotFoundError if there is none to resume.
 
-    `RunLog` asks this too; asked before the data are made, it saves the user that wait.
+    Raises PermissionError or NotADirectoryError if nothing can be written there. `RunLog` asks this too; asked before
+    the data are made, it saves the user that wait.
     """
+    there = next(
+        place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists()
+    )
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"{there} is no folder, so no run can be written to {folder}; choose another --run-dir."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"nothing can be written to {there}; choose another folder with --run-dir.")
     found = [p for name in ("config.json", "train.csv", "eval.csv") if (p := Path(folder) / name).exists()]
     # Headers alone are of a run that was killed before its settings were written: nothing to resume, nothing to lose.
     holds_run = any(path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found)
@@ -94,8 +105,15 @@ class RunLog:
     ):
         self.folder = Path(folder)
         check_folder(self.folder, resume=resume_step is not None)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._lock = _lock(self.folder / ".lock")
+        try:
+            check_folder(
+                self.folder, resume=resume_step is not None
+            )  # again: the lock may just have been let go of
+        except OSError:
+            self._lock.close()
+            raise
         self.resume_step = resume_step
         self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
         self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, resume_step)
@@ -119,6 +137,10 @@ class RunLog:
             contents = {"settings": dict(settings), **here, "resumed": []}
         else:
             contents = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(contents.get("resumed"), list):
+                raise ValueError(
+                    f"{path} is damaged: it has no list of resumes. Give it an empty one: resumed, []."
+                )
             contents["resumed"].append({"step": self.resume_step, **here})
         write_whole(path, json.dumps(contents, indent=2) + "\n")
 
@@ -151,7 +173,7 @@ class RunLog:
             "length": float(length),
             "wall_s": round(self.wall_s, 1),
         }
-        self._eval.add(row, durable=True)
+        self._eval.add(row)
         if self._events is not None:
             for name in EVAL_COLUMNS[2:]:
                 self._events.add_scalar(f"eval/{name}", row[name], step)
@@ -162,13 +184,19 @@ class RunLog:
         """Draw curve.png from the rows of eval.csv and return its path."""
         return draw_curve(self._eval.rows, path=self.folder / "curve.png", title=title)
 
+    def sync(self) -> None:
+        """Wait until the rows are on the disk: those of a checkpoint must not be lost with the power after it."""
+        self._train.sync()
+        self._eval.sync()
+
     def close(self) -> None:
-        """Flush everything and let go of the folder; done by `with`, and harmless twice."""
-        self._train.close()
-        self._eval.close()
-        if self._events is not None:
-            self._events.close()
-        self._lock.close()
+        """Flush everything and let go of the folder, also on a full disk; done by `with`, and harmless twice."""
+        with contextlib.ExitStack() as stack:  # the last one first
+            stack.callback(self._lock.close)
+            if self._events is not None:
+                stack.callback(self._events.close)
+            stack.callback(self._eval.close)
+            stack.callback(self._train.close)
 
     def __enter__(self) -> Self:
         return self

@@ -8,15 +8,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
 
 from wgflow_rl import envs, methods
 from wgflow_rl.methods import Schedule
-from wgflow_rl.protocol import AgentConfig, at_least
+from wgflow_rl.protocol import AgentConfig, above, at_least
 
+NOT_RESULTS = ("run_dir", "device", "threads", "env_timeout")  # say where a run is computed, not what
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
@@ -26,7 +27,7 @@ class Settings:
 
     The flags shown are those of the method: see `--method NAME --help`.
 
-    A stopped run goes on with `--resume DIR` (beside it, only --threads and --device).
+    A stopped run goes on with `--resume DIR` (beside it, only --threads, --device and --env-timeout).
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -49,16 +50,19 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     """CPU threads of torch. Without it, torch's own choice."""
+    env_timeout: float = 600.0
+    """Seconds that one step of the environment may take before the run ends itself, to be resumed."""
 
     @staticmethod
     def resumed(args: Sequence[str]) -> Settings:
-        """Settings of `--resume DIR`: those the run began with; only --threads and --device may be given anew."""
+        """Settings of `--resume DIR`: those the run began with; only --threads, --device, --env-timeout may be new."""
         parser = argparse.ArgumentParser(prog="python -m wgflow_rl.train", allow_abbrev=False)
         parser.add_argument(
             "--resume", metavar="DIR", required=True, help="the folder of the run to continue"
         )
         parser.add_argument("--threads", type=int)
         parser.add_argument("--device")
+        parser.add_argument("--env-timeout", type=float)
         given = parser.parse_args(args)
         changes = {k: v for k, v in vars(given).items() if k != "resume" and v is not None}
         return dataclasses.replace(Settings.read(Path(given.resume)), run_dir=given.resume, **changes).check()
@@ -87,8 +91,7 @@ class Settings:
         ):
             if value is not None:
                 at_least(least, **{name: value})
-        if not self.memory_gb > 0:
-            raise ValueError(f"--memory-gb is {self.memory_gb}; wanted more than 0")
+        above(0, memory_gb=self.memory_gb, env_timeout=self.env_timeout)
         if not 0 <= schedule.online_share <= 1:
             raise ValueError(f"--online-share is {schedule.online_share}; wanted a fraction in [0, 1]")
         if 0 < schedule.online_steps <= schedule.online_start:
@@ -115,14 +118,10 @@ class Settings:
             stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
             if stored["method"] not in methods.METHODS:
                 raise KeyError(f"unknown method {stored['method']!r}")
-            return Settings(
-                **{
-                    **stored,
-                    "agent": _rebuild(type(methods.ROWS[stored["method"]]), stored["agent"]),
-                    "schedule": _rebuild(Schedule, stored["schedule"]),
-                }
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            agent = _rebuild(type(methods.ROWS[stored["method"]]), stored["agent"])
+            schedule = _rebuild(Schedule, stored["schedule"])
+            return _rebuild(Settings, {**stored, "agent": agent, "schedule": schedule})
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not the config.json of a run ({type(error).__name__}: {error})"
             ) from error
@@ -142,11 +141,26 @@ def from_command_line(args: Sequence[str]) -> Settings:
 
 
 def _rebuild(kind: type, stored: Mapping[str, Any]) -> Any:
-    """A frozen dataclass from its JSON form: lists become tuples again, unknown names are refused."""
+    """A frozen dataclass from its JSON form: lists become tuples again, unknown names and other types are refused."""
     known = get_type_hints(kind)
     if unknown := stored.keys() - known.keys():
         raise KeyError(f"unknown setting(s) {', '.join(sorted(unknown))}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()})
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+    for name, value in values.items():
+        if not _is(value, known[name]):
+            raise TypeError(f"{name} is {value!r}; wanted {getattr(known[name], '__name__', known[name])}")
+    return kind(**values)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type; a float may be written as an integer."""
+    if args := get_args(kind):  # tuple[int, ...], or a union such as int | None
+        if get_origin(kind) is tuple:
+            return isinstance(value, tuple) and all(_is(entry, args[0]) for entry in value)
+        return any(_is(value, arg) for arg in args)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def as_json(settings: Settings) -> dict[str, Any]:

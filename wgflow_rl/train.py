@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import gymnasium
 import torch
+from safetensors.torch import save as to_bytes
+from torch import nn
 from tqdm import tqdm
 
 from wgflow_rl import checkpoint, data, envs, methods, ops
+from wgflow_rl.batch import Batch
 from wgflow_rl.cli import one_line_errors
+from wgflow_rl.files import write_whole
+from wgflow_rl.guard import Guard
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
-from wgflow_rl.settings import Settings, as_json, from_command_line
+from wgflow_rl.settings import NOT_RESULTS, Settings, as_json, from_command_line
 from wgflow_rl.snapshot import restore, snapshot
 
 SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
@@ -29,15 +38,25 @@ class TrainingDiverged(RuntimeError):
     """A loss or a weight stopped being finite."""
 
 
+class Best(NamedTuple):
+    """The evaluation of most success, the later of equal ones; its checkpoint is kept."""
+
+    step: int
+    success: float
+
+
 class StopRequest:
     """Ctrl-C or SIGTERM asks; the loop answers after the step in progress, so that no half step is ever saved.
 
-    A second Ctrl-C stops at once.
+    A second Ctrl-C stops at once. Signals come to the main thread alone: in another one nothing asks.
     """
 
     def __enter__(self) -> StopRequest:
         self.asked = False
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = (
+            (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        )
+        self._before = {number: signal.signal(number, self._ask) for number in heard}
         return self
 
     def _ask(self, number, frame) -> None:
@@ -50,11 +69,32 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
+    """Raises: ValueError if the data's observations and actions are not of the environment's sizes."""
+    spaces = {"observations": env.observation_space, "actions": env.action_space}
+    for (what, space), width in zip(spaces.items(), widths, strict=True):
+        if space.shape != (width,):
+            raise ValueError(
+                f"{what} of the data have {width} entries, those of {name} have shape {space.shape}; these are data of "
+                "another environment. Give --data the right folder."
+            )
+
+
+def gradients(modules: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
+    """The gradients of the last update, as 'gradient of policy.net.first.weight'."""
+    return {
+        f"gradient of {name}.{key}": weight.grad
+        for name, module in modules.items()
+        for key, weight in module.named_parameters()
+        if weight.grad is not None
+    }
+
+
 class Trainer:
     """The whole state of a run. `advance` is a function of that state alone, so a resumed run repeats exactly."""
 
-    def __init__(self, settings: Settings, *, progress: bool = True):
-        self.settings = settings
+    def __init__(self, settings: Settings, *, guard: Guard, progress: bool = True):
+        self.settings, self.guard = settings, guard
         cfg, schedule = settings.agent, settings.schedule
         train, validation = data.load(
             settings.env,
@@ -85,9 +125,22 @@ class Trainer:
         # On the CPU whatever the device: a run then draws the same numbers, and resumes, on any other.
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.acting = torch.Generator().manual_seed(settings.seed)
-        self.collector = Collector(envs.make(settings.env), seed=settings.seed)
+        env = envs.make(settings.env)
+        check_sizes(train.widths, env, settings.env)
+        self.collector = Collector(env, seed=settings.seed, guard=guard)
         self.eval_envs = [envs.make(settings.env) for _ in range(min(EVAL_ENVS, schedule.eval_episodes))]
         self.step = 0
+        self.best = Best(step=0, success=-1.0)
+        self.parts: tuple[checkpoint.Part, ...] = ()  # of the online rows, as written so far
+        self.written = 0  # online rows in them
+        self.batch: Batch | None = None  # the last one drawn
+
+    @property
+    def _what(self) -> dict[str, object]:
+        """The settings that results depend on, flat, as JSON gives them back; the data have a fingerprint."""
+        told = json.loads(json.dumps(as_json(self.settings)))
+        agent, schedule = told.pop("agent"), told.pop("schedule")
+        return {k: v for k, v in (told | agent | schedule).items() if k not in (*NOT_RESULTS, "data")}
 
     @property
     def total(self) -> int:
@@ -120,11 +173,13 @@ class Trainer:
             online_share=schedule.online_share,
             step=min(self.step, schedule.offline_steps),
         )
+        self.batch = batch
         self._check_finite({f"batch.{name}": t for name, t in batch._asdict().items()})
         noise = self.agent.draw_noise(cfg.batch, self.generator)
         with self._refusals_are_divergence("update"):
             log = self.agent.update(batch, noise, online=collected >= 1)
         self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
+        self._check_finite(gradients(self.agent.modules))
         return log
 
     @contextlib.contextmanager
@@ -143,17 +198,17 @@ class Trainer:
             ) from error
 
     def _check_finite(self, tensors: dict[str, torch.Tensor]) -> None:
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                hint = (
-                    "see where it comes from"
-                    if name.startswith("batch.")
-                    else "a new run with a smaller --lr"
-                )
-                raise TrainingDiverged(
-                    f"{name} is not finite at step {self.step} ({self.phase}). Checkpoints are from before it; what "
-                    f"usually helps: {hint}."
-                )
+        # A sum is finite only if every entry is: ten times faster than asking each, and one answer for a GPU to give.
+        if torch.stack([tensor.sum().float() for tensor in tensors.values()]).isfinite().all():
+            return
+        name = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if name is None:  # the sum of entries so large
+            return
+        hint = "see where it comes from" if name.startswith("batch.") else "a new run with a smaller --lr"
+        raise TrainingDiverged(
+            f"{name} is not finite at step {self.step} ({self.phase}). Checkpoints are from before it; what usually "
+            f"helps: {hint}."
+        )
 
     def evaluate(self) -> dict:
         """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
@@ -163,7 +218,11 @@ class Trainer:
             episodes=self.settings.schedule.eval_episodes,
             seed=self.settings.seed,
             first_episode=self.step,
+            guard=self.guard,
         )
+        success = float(result.success.mean())
+        if success >= self.best.success:
+            self.best = Best(self.step, success)
         return {
             "successes": int(result.success.sum()),
             "episodes": len(result.success),
@@ -190,32 +249,60 @@ class Trainer:
         taken, state = self.collector.state()
         groups = {
             "agent": snapshot(self.agent.modules, self.agent.optimiser),
-            "replay": self.replay.state(),
             "collector": taken,
             "random": {"training": self.generator.get_state(), "acting": self.acting.get_state()},
         }
         tensors = {f"{group}.{name}": t for group, content in groups.items() for name, t in content.items()}
         self._check_finite(groups["agent"])
-        state |= {"added": self.replay.added, "data": self.data}
-        checkpoint.save(folder, step=self.step, tensors=tensors, state=state)
+        if self.replay.added > self.written:
+            part = checkpoint.save_rows(
+                folder,
+                first=self.written,
+                last=self.replay.added,
+                tensors=self.replay.online_rows(self.written),
+            )
+            self.parts, self.written = (*self.parts, part), self.replay.added
+        state |= {"added": self.replay.added, "data": self.data, "best": self.best, "settings": self._what}
+        checkpoint.save(
+            folder, step=self.step, tensors=tensors, state=state, parts=self.parts, best=self.best.step
+        )
 
     def load(self, folder: Path) -> None:
         """Continue from the newest intact checkpoint. Raises: as `checkpoint.load`; ValueError if it does not fit."""
-        self.step, tensors, state = checkpoint.load(folder)
+        saved = checkpoint.load(folder)
+        tensors, state = saved.tensors, saved.state
         if state["data"] != self.data:
             raise ValueError(
                 f"the data read now are not those the run in {folder.parent} began with, so it cannot be continued. "
                 "Put the files back, or start a new run."
             )
 
+        began = state.get("settings", self._what)
+        if changed := [name for name, value in self._what.items() if began.get(name) != value]:
+            raise ValueError(
+                f"{changed[0]} is {self._what[changed[0]]!r}, but the run in {folder.parent} began with "
+                f"{began.get(changed[0])!r}, so it cannot be continued. Undo the change in its config.json."
+            )
+
         def group(name: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
 
         restore(self.agent.modules, self.agent.optimiser, group("agent"))
-        self.replay.load_state(group("replay"), state["added"])
+        held = group("replay")  # format 1 wrote every row with the rest
+        for rows in (held,) if held else saved.rows:
+            self.replay.load_online(rows, self.replay.added)
         self.collector.load_state(group("collector"), state)
         self.generator.set_state(tensors["random.training"])
         self.acting.set_state(tensors["random.acting"])
+        self.step, self.best = saved.step, Best(*state.get("best", self.best))
+        self.parts, self.written = saved.parts, self.replay.added if saved.parts else 0
+
+    def dump(self, folder: Path) -> Path:
+        """Write the last batch drawn, whole, beside what was learned from it. Raises: OSError when the disk is full."""
+        assert self.batch is not None
+        path = folder / f"batch-of-step-{self.step:012d}.safetensors"
+        write_whole(path, to_bytes({k: t.cpu().contiguous() for k, t in self.batch._asdict().items()}))
+        return path
 
 
 def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> Path:
@@ -226,50 +313,68 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    schedule, folder = settings.schedule, settings.folder
+    folder = settings.folder
     check_folder(folder, resume=resume)  # before data is generated
-    trainer = Trainer(settings, progress=progress)
-    if resume and any((folder / "checkpoints").glob("step-*")):
-        trainer.load(folder / "checkpoints")
-    # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.
-    resume_step = (trainer.step or -1) if resume else None
-    with (
-        RunLog(folder, resume_step=resume_step) as log,
-        tqdm(
-            total=trainer.total, initial=trainer.step, disable=not progress, unit="step", mininterval=1
-        ) as bar,
-        StopRequest() as stop,
-    ):
+    with contextlib.ExitStack() as stack:
+        guard = stack.enter_context(Guard(settings.env, timeout=settings.env_timeout))
+        trainer = Trainer(settings, guard=guard, progress=progress)
+        if resume and any((folder / "checkpoints").glob("step-*")):
+            trainer.load(folder / "checkpoints")
+        # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.
+        log = stack.enter_context(RunLog(folder, resume_step=(trainer.step or -1) if resume else None))
+        bar = stack.enter_context(
+            tqdm(total=trainer.total, initial=trainer.step, disable=not progress, unit="step", mininterval=1)
+        )
+        stop = stack.enter_context(StopRequest())
+        stack.enter_context(batch_dumped(trainer, folder))
         log.config(as_json(settings))
-        warned = False
-        while trainer.step < trainer.total:
-            metrics = trainer.advance()
-            step, last = trainer.step, trainer.step == trainer.total
-            bar.update()
-            if metrics and (step % schedule.log_every == 0 or last):
-                metrics |= trainer.diagnose()
-                log.train(step, trainer.phase, metrics)
-                field = getattr(settings.agent, "field", None)  # only a drift collapses without being told to
-                if field and step >= SETTLED and metrics["spread_ratio"] < COLLAPSED and not warned:
-                    warned = True
-                    bar.write(
-                        f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
-                        f"(about 1 when it covers its data). --field {field} cannot clone data with "
-                        "one action per state here; the preset's is likelihood+energy."
-                    )
-            if step % schedule.eval_every == 0 or last:
-                row = log.evaluation(step, trainer.phase, **trainer.evaluate())
-                log.curve(settings.env)
-                bar.set_postfix_str(
-                    f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}"
-                )
-            stopping = stop.asked and not last  # read once: a signal may come between the next two lines
-            if step % schedule.checkpoint_every == 0 or last or stopping:
-                trainer.save(folder / "checkpoints")
-            if stopping:
-                bar.write(f"stopped after step {step}; continue with --resume {folder}")
-                raise SystemExit(130)
+        train(trainer, log, bar, stop)
     return folder
+
+
+def train(trainer: Trainer, log: RunLog, bar: tqdm, stop: StopRequest) -> None:
+    """Every step that is left, with its rows and checkpoints. Raises: SystemExit(130) when asked to stop."""
+    settings, schedule = trainer.settings, trainer.settings.schedule
+    warned = False
+    while trainer.step < trainer.total:
+        metrics = trainer.advance()
+        step, last = trainer.step, trainer.step == trainer.total
+        bar.update()
+        if metrics and (step % schedule.log_every == 0 or last):
+            metrics |= trainer.diagnose()
+            log.train(step, trainer.phase, metrics)
+            field = getattr(settings.agent, "field", None)  # only a drift collapses without being told to
+            if field and step >= SETTLED and metrics["spread_ratio"] < COLLAPSED and not warned:
+                warned = True
+                bar.write(
+                    f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
+                    f"(about 1 when it covers its data). --field {field} cannot clone data with "
+                    "one action per state here; the preset's is likelihood+energy."
+                )
+        if step % schedule.eval_every == 0 or last:
+            row = log.evaluation(step, trainer.phase, **trainer.evaluate())
+            log.curve(settings.env)
+            bar.set_postfix_str(f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}")
+        stopping = stop.asked and not last  # read once: a signal may come between the next two lines
+        if step % schedule.checkpoint_every == 0 or step == trainer.best.step or last or stopping:
+            log.sync()  # a checkpoint without its rows would leave a gap in them
+            trainer.save(settings.folder / "checkpoints")
+        if stopping:
+            bar.write(f"stopped after step {step}; continue with --resume {settings.folder}")
+            raise SystemExit(130)
+
+
+@contextlib.contextmanager
+def batch_dumped(trainer: Trainer, folder: Path) -> Iterator[None]:
+    """Leave the batch of the step that diverged in the run's folder, and say so in the error."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        try:
+            where = f"The batch is in {trainer.dump(folder)}."
+        except OSError as full:
+            where = f"The batch could not be written ({full})."
+        raise TrainingDiverged(f"{error} {where}") from error
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,0 +1,238 @@
+"""A run that is killed at any moment, any number of times, ends as the run that never was."""
+
+import ctypes
+import errno
+import multiprocessing
+import random
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from disk import Disk, put
+from gymnasium.spaces import Box
+
+from wgflow_rl import checkpoint, data, envs, runlog, train
+from wgflow_rl.replay import FIELDS
+from wgflow_rl.settings import Settings, from_command_line
+from wgflow_rl.table import read_rows
+
+FLAGS = (
+    "--offline-steps 5 --online-steps 7 --online-start 1 --hidden 4 --batch 4 --candidates 3 --top-k 2 --generated 2 "
+    "--target-samples 1 --act-samples 2 --chunk 2 --eval-every 4 --eval-episodes 2 --checkpoint-every 3 --log-every 3 "
+    "--threads 1"
+)
+
+
+class Walk(gymnasium.Env):
+    """A noisy walk on a line in episodes of six steps: a simulator that costs nothing."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.x = 0, self.np_random.normal()
+        return self.look(), {}
+
+    def look(self):
+        return np.array([self.x, self.time], np.float32)
+
+    def step(self, action):
+        self.time += 1
+        self.x += float(action[0]) + 0.1 * self.np_random.normal()
+        success = abs(self.x) < 0.7
+        return self.look(), success - 1.0, success, self.time >= 6, {"success": success}
+
+
+def walks(*_, **__):
+    """(training, validation) data, made up."""
+    numbers, rows = np.random.default_rng(0), 60
+    x = numbers.normal(size=(rows + 1, 2)).astype(np.float32)
+    episodes = data.Episodes(
+        observations=x[:-1],
+        actions=numbers.uniform(-1, 1, (rows, 1)).astype(np.float32),
+        next_observations=x[1:],
+        rewards=np.full(rows, -1, np.float32),
+        masks=np.ones(rows, np.float32),
+        terminals=np.arange(rows) % 6 == 5,
+        env="walk",
+    )
+    return episodes, episodes
+
+
+def small_world(patch):
+    """Training without a simulator, data files and pictures: all of it but what is slow."""
+    patch(envs, "make", lambda *_, **__: Walk())
+    patch(data, "load", walks)
+    patch(runlog, "provenance", dict)
+    patch(runlog, "draw_curve", lambda rows, path, title: runlog.write_whole(path, f"{len(rows)} points"))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    small_world(monkeypatch.setattr)
+
+
+def go_on(folder):
+    """What a person does after a kill: --resume, or the command again when there is nothing to resume."""
+    if (folder / "config.json").exists():
+        train.run(Settings.resumed(["--resume", str(folder)]), resume=True, progress=False)
+    else:
+        train.run(from_command_line([*FLAGS.split(), "--run-dir", str(folder)]), progress=False)
+
+
+def outcome(folder):
+    """Everything a run leaves that must not depend on kills."""
+    tables = []
+    for name in ("train.csv", "eval.csv"):
+        columns, rows = read_rows(folder / name)
+        tables.append((columns, [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]))
+    last = checkpoint.load(folder / "checkpoints")
+    rows = {f"ring.{k}": torch.cat([part[k] for part in last.rows]).tolist() for k in FIELDS}
+    tensors = {k: t.tolist() for k, t in last.tensors.items()}
+    return tables, last.step, last.state, tensors, rows
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nothing happened to, and what its folder went through."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch, Disk(folder) as disk:
+        small_world(patch.setattr)
+        go_on(folder)
+    return outcome(folder), disk
+
+
+def test_a_run_has_rows_that_grow_a_best_checkpoint_and_several_episodes(whole):
+    (tables, step, state, _, rows), disk = whole
+    assert [len(rows) for _, rows in tables] == [3, 3]
+    assert step == state["added"] + 5 == 12
+    assert state["episode"] > 1
+    assert len(rows["ring.rewards"]) == 7
+    kept = sorted(int(path.stem[5:]) for path in (disk.folder / "checkpoints").glob("step-*"))
+    assert kept == [
+        8,
+        9,
+        12,
+    ]  # of the evaluations at 4, 8 and 12 the first two are the best, and the second is kept
+    assert len(disk.killed) == len(disk.unplugged) > 100
+
+
+@pytest.mark.parametrize("how", ["killed", "unplugged"])
+def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(how, whole, tmp_path):
+    expected, disk = whole
+    states = {tuple(tree.items()): tree for tree in getattr(disk, how)}
+    assert len(states) > 20
+    for at, tree in enumerate(states.values()):
+        put(tree, tmp_path / str(at))
+        go_on(tmp_path / str(at))
+        assert outcome(tmp_path / str(at)) == expected, f"from {list(tree)}"
+
+
+def child(folder, ready):
+    """Go on in a process of its own that says when it begins."""
+    torch.set_num_threads(1)
+    small_world(setattr)
+    from torch.utils import tensorboard  # noqa: F401  (not part of the time)
+
+    ready.send(None)
+    go_on(folder)
+    ready.send(None)
+
+
+def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_not(whole, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wgflow_rl.train", "ogbench", "torch.utils.tensorboard"])
+    number, seconds, kills, folder = random.Random(0), None, 0, tmp_path / "0"
+    while kills < 20:
+        here, there = context.Pipe()
+        process = context.Process(target=child, args=(folder, there))
+        process.start()
+        there.close()  # or a child that fails would be waited for
+        here.recv()
+        began = time.monotonic()
+        finished = here.poll(None if seconds is None else number.uniform(0, seconds))
+        seconds = time.monotonic() - began if seconds is None else seconds  # of the first run, which is whole
+        process.kill()
+        process.join()
+        if finished:
+            assert outcome(folder) == whole[0]
+            folder = tmp_path / str(kills)
+        kills += not finished
+    if folder.exists():
+        go_on(folder)
+        assert outcome(folder) == whole[0]
+
+
+def test_a_disk_that_is_full_at_any_file_ends_the_run_with_its_name_and_the_run_goes_on(
+    whole, tmp_path, monkeypatch
+):
+    write = Path.write_bytes
+    for at in range(0, 24, 5):
+        folder, files = tmp_path / str(at), []
+
+        def full(path, contents):
+            files.append(path)  # noqa: B023
+            if len(files) > at:  # noqa: B023
+                write(path, contents[:10])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(path, contents)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", full)
+            with pytest.raises(OSError, match="No space left"):
+                go_on(folder)
+        assert not list(folder.rglob(".*.tmp"))
+        go_on(folder)
+        assert outcome(folder) == whole[0]
+
+
+def test_a_run_outside_the_main_thread_is_the_same(whole, tmp_path):
+    thread = threading.Thread(target=go_on, args=[tmp_path / "run"])
+    thread.start()
+    thread.join()
+    assert outcome(tmp_path / "run") == whole[0]
+
+
+class Stuck(Walk):
+    """Its ninth step never answers, inside C and without Python's lock being held."""
+
+    steps = 0
+
+    def step(self, action):
+        Stuck.steps += 1
+        if Stuck.steps == 9:
+            ctypes.CDLL(None).sleep(600)
+        return super().step(action)
+
+
+def stuck_child(folder):
+    torch.set_num_threads(1)
+    small_world(setattr)
+    envs.make = lambda *_, **__: Stuck()
+    sys.stderr = (folder.parent / "stderr").open("w")
+    train.run(
+        from_command_line([*FLAGS.split(), "--run-dir", str(folder), "--env-timeout", "1"]), progress=False
+    )
+
+
+def test_an_environment_that_hangs_ends_the_run_with_its_place_and_the_run_goes_on(whole, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=stuck_child, args=[tmp_path / "run"])
+    process.start()
+    process.join()
+    assert process.exitcode == 2
+    said = (tmp_path / "stderr").read_text()
+    assert re.match(
+        r"error: the environment did not answer for 1 s \(--env-timeout\) in step \d of episode \d+ of pointmaze.*, "
+        r"reset\(seed=\d+\), action \[.*\]\. .* with --resume\.\n$",
+        said,
+    )
+    go_on(tmp_path / "run")
+    assert outcome(tmp_path / "run") == whole[0]
