@@ -136,6 +136,80 @@ def test_a_stop_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path, monke
     assert len(list(tmp_path.iterdir())) == 2  # no temporary file stays
 
 
+def part(folder, first, last):
+    tensors = {"rewards": torch.arange(first, last), "obs": torch.full((last - first, 2), float(last))}
+    return checkpoint.save_rows(folder, first=first, last=last, tensors=tensors)
+
+
+def test_rows_are_written_once_and_come_back_in_order(tmp_path):
+    parts = [part(tmp_path, 0, 4)]
+    save(tmp_path, 1, parts=parts)
+    first = (tmp_path / parts[0].name).stat()
+    save(tmp_path, 2, parts=[*parts, part(tmp_path, 4, 5)])
+    assert (tmp_path / parts[0].name).stat() == first
+    loaded = checkpoint.load(tmp_path)
+    assert_is(loaded, 2)
+    assert torch.cat([rows["rewards"] for rows in loaded.rows]).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "another"])
+def test_a_damaged_part_is_damage_of_every_checkpoint_that_needs_it(tmp_path, damage):
+    parts = [part(tmp_path, 0, 4)]
+    save(tmp_path, 1, parts=parts, keep=3)
+    parts.append(part(tmp_path, 4, 5))
+    for step in (2, 3):
+        save(tmp_path, step, parts=parts, keep=3)
+    path = tmp_path / parts[1].name
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        (tmp_path / parts[0].name).replace(tmp_path / "kept")
+        part(tmp_path, 4, 6)
+        (tmp_path / "rows-000000000004-000000000006.safetensors").replace(path)
+        (tmp_path / "kept").replace(tmp_path / parts[0].name)
+    with pytest.warns(RuntimeWarning) as warned:
+        assert_is(checkpoint.load(tmp_path), 1)
+    assert len(warned) == 2
+
+
+def test_parts_go_with_the_last_checkpoint_that_needs_them(tmp_path):
+    old = part(tmp_path, 0, 4)
+    save(tmp_path, 1, parts=[old])
+    new = part(tmp_path, 4, 8)
+    save(tmp_path, 2, parts=[old, new])
+    save(tmp_path, 3, parts=[new])
+    assert (tmp_path / old.name).exists()
+    save(tmp_path, 4, parts=[new])
+    assert not (tmp_path / old.name).exists()
+    part(tmp_path, 8, 9)  # of a save that was killed before its checkpoint
+    save(tmp_path, 5, parts=[new])
+    assert sorted(p.name[:4] for p in tmp_path.iterdir()) == ["rows", "step", "step"]
+
+
+def test_the_best_is_kept_beside_the_last_ones_and_loaded_when_asked_for(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step, best=min(step, 2))
+    assert sorted(int(p.stem[5:]) for p in tmp_path.iterdir()) == [2, 5, 6]
+    assert_is(checkpoint.load(tmp_path), 6)
+    assert_is(checkpoint.load(tmp_path, step=2), 2)
+    with pytest.raises(FileNotFoundError, match="step-000000000004"):
+        checkpoint.load(tmp_path, step=4)
+
+
+def test_a_checkpoint_is_as_readable_as_any_other_file(tmp_path):
+    (tmp_path / "other").touch()
+    assert save(tmp_path, 1).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_checkpoint_of_the_first_format_is_still_read(tmp_path):
+    sha256 = checkpoint._digest(1, 3, tensors := {"x": torch.arange(3)}, "{}", "[]")
+    meta = {"format": "1", "step": "3", "state": "{}", "sha256": sha256}
+    save_file(tensors, tmp_path / "step-000000000003.safetensors", metadata=meta)
+    assert checkpoint.load(tmp_path).tensors["x"].tolist() == [0, 1, 2]
+
+
 def test_what_a_killed_save_left_is_swept(tmp_path):
     (tmp_path / ".step-000000000001.safetensors.tmp").write_bytes(b"half")
     save(tmp_path, 2)

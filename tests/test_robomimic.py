@@ -11,8 +11,8 @@ import torch
 from wgflow_rl import data, envs, methods
 from wgflow_rl.data import controllers, demonstrations, generated, robomimic
 from wgflow_rl.envs.robomimic import KEYS, Robosuite, env_args
-from wgflow_rl.replay import Replay
 from wgflow_rl.guard import Guard
+from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector
 
 h5py = pytest.importorskip("h5py")

@@ -1,5 +1,9 @@
 """Chunks are played open loop, an episode in progress survives a restart, and evaluation plays what was asked."""
 
+import re
+import subprocess
+import sys
+import time
 from itertools import pairwise
 
 import gymnasium
@@ -11,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl import envs
-from wgflow_rl.guard import Guard
+from wgflow_rl.guard import EnvironmentFailed, Guard
 from wgflow_rl.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
 
 GUARD = Guard("walk")
@@ -158,6 +162,77 @@ def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chu
         np.testing.assert_array_equal(one, other)
     assert len(set(alone.lengths.tolist())) > 1
     assert alone.success.all()
+
+
+class Broken(Walk):
+    """Answers what it should not at its third step."""
+
+    def __init__(self, obs, reward):
+        super().__init__()
+        self.answer = np.array(obs, np.float32), reward
+
+    def step(self, action):
+        if self.time < 2:
+            return super().step(action)
+        return *self.answer, False, False, {"success": False}
+
+
+@pytest.mark.parametrize(
+    ("obs", "reward", "named"),
+    [
+        ([np.nan, 0], 0.0, "observation [nan  0.]"),
+        ([1, 0], -np.inf, "reward -inf"),
+        ([1, 0, 0], 0.0, "observation of shape (3,)"),
+    ],
+)
+def test_an_answer_that_is_no_number_is_refused_where_it_comes_from(obs, reward, named):
+    wanted = (
+        re.escape(named)
+        + r".* in step 3 of episode 7 of walk, reset\(seed=\d+\), action \[.*\]; wanted finite"
+    )
+    with pytest.raises(EnvironmentFailed, match=wanted):
+        evaluate(Recorder(2), [Broken(obs, reward)], episodes=1, seed=0, first_episode=7, guard=GUARD)
+
+
+def test_an_environment_that_cannot_be_reset_is_named():
+    class Stubborn(Walk):
+        def reset(self, **options):
+            raise OSError("no model")
+
+    with pytest.raises(
+        EnvironmentFailed, match=r"failed in episode 0 of walk, reset\(seed=\d+\): OSError: no model"
+    ):
+        Collector(Stubborn(), seed=0, guard=GUARD)
+
+
+HANG = """
+import ctypes, sys, time
+from wgflow_rl.guard import Guard
+class Env:
+    def step(self, action):
+        exec(sys.argv[1])
+with Guard("walk", timeout=0.2) as guard:
+    guard.step(Env(), [0.5], episode=3, seed=11, step=4)
+"""
+
+
+@pytest.mark.parametrize("how", ["time.sleep(99)", "ctypes.CDLL(None).sleep(99)"], ids=["Python", "C"])
+def test_an_environment_that_hangs_ends_the_process_and_says_where(how):
+    done = subprocess.run([sys.executable, "-c", HANG, how], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "line 6 in step" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: the environment did not answer for 0.2 s (--env-timeout) in step 4 of episode 3 of walk, "
+        "reset(seed=11), action [0.5]."
+    )
+
+
+def test_a_guard_ends_nothing_that_answers_in_time():
+    with Guard("walk", timeout=0.2) as guard:
+        collector = Collector(Walk(), seed=0, guard=guard)
+        for _ in range(6):
+            time.sleep(0.1)
+            collector.step(Recorder(2), rng())
 
 
 def test_success_is_that_of_the_last_step():

@@ -1,9 +1,11 @@
 """A run folder has one writer, loses nothing to a kill, and resumed reads as if it had never been stopped."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 from hypothesis import given
@@ -90,6 +92,80 @@ def test_a_row_cut_anywhere_costs_that_row_only(tmp_path_factory, length):
     complete = kept.count(b"\n")
     header = b"step,phase,wall_s\n"  # when even the header was cut the table starts again
     assert left == (b"".join(whole.splitlines(keepends=True)[:complete]) or header)
+
+
+@pytest.mark.parametrize("cell", ["x", '1.5"', "\x00", "nine,9"])
+@pytest.mark.parametrize("column", [0, 2, 3])
+def test_a_damaged_row_is_warned_about_and_dropped_with_those_below(tmp_path, cell, column):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, range(0, 30, 10))
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    cells = lines[2].split(",")
+    cells[column] = cell
+    lines[2] = ",".join(cells)
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    with pytest.warns(RuntimeWarning, match="train.csv is damaged: line 3 "):
+        RunLog(tmp_path, resume_step=100, tensorboard=False).close()
+    assert (tmp_path / "train.csv").read_text().splitlines() == lines[:2]
+
+
+def test_a_step_out_of_order_is_damage(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, [0, 910, 20])  # 10, damaged
+    with pytest.warns(RuntimeWarning, match="train.csv is damaged: line 4 "):
+        RunLog(tmp_path, resume_step=100, tensorboard=False).close()
+
+
+def test_a_table_with_another_header_is_refused(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        write(log, [0])
+    damaged = (tmp_path / "eval.csv").read_text().replace("success", "sucess")
+    (tmp_path / "eval.csv").write_text(damaged)
+    with pytest.raises(ValueError, match="eval.csv is damaged: it begins with 'step,phase,sucess"):
+        RunLog(tmp_path, resume_step=0, tensorboard=False)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_are_a_table_a_damaged_one_or_refused(tmp_path_factory, contents, headed):
+    folder = tmp_path_factory.mktemp("bytes")
+    RunLog(folder, tensorboard=False).close()
+    (folder / "train.csv").write_bytes(b"step,phase,wall_s\n" * headed + contents)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            log = RunLog(folder, resume_step=5, tensorboard=False)
+        except ValueError as error:
+            refused = str(error)
+            log = None
+    if log is None:
+        assert "train.csv is damaged" in refused
+        return
+    log.train(6, "offline", {"x": 1})
+    log.close()
+    assert read_rows(folder / "train.csv")[1][-1]["step"] == "6"
+
+
+def test_where_nothing_can_be_written_no_run_begins(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is no folder.*--run-dir"):
+        runlog.check_folder(tmp_path / "file" / "run", resume=False)
+    (tmp_path / "shut").mkdir(mode=0o500)
+    if os.access(tmp_path / "shut", os.W_OK):
+        pytest.skip("this user may write anywhere")
+    with pytest.raises(PermissionError, match="nothing can be written to .*shut.*--run-dir"):
+        runlog.check_folder(tmp_path / "shut" / "run", resume=False)
+
+
+def test_a_config_that_lost_its_resumes_is_refused(tmp_path):
+    with RunLog(tmp_path, tensorboard=False) as log:
+        log.config({})
+        log.train(0, "offline", {"x": 1})
+    (tmp_path / "config.json").write_text('{"settings": {}}')
+    with (
+        RunLog(tmp_path, resume_step=0, tensorboard=False) as log,
+        pytest.raises(ValueError, match="config.json is damaged: it has no list of resumes"),
+    ):
+        log.config({})
 
 
 def test_the_rows_are_in_the_file_at_once(tmp_path):

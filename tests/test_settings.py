@@ -5,6 +5,8 @@ import json
 import shlex
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wgflow_rl import methods
 from wgflow_rl.cli import one_line_errors
@@ -71,12 +73,43 @@ def test_a_resumed_run_takes_no_other_flag(more, tmp_path, capsys):
         '{"settings": []}',
         '{"settings": {"agent": "x", "schedule": {}}}',
         '{"settings": {"agent": {"unknown": 1}, "schedule": {}}}',
+        "[" * 100_000,
     ],
 )
 def test_a_file_that_is_no_config_is_refused_by_name(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json is not the config.json of a run"):
         Settings.read(tmp_path)
+
+
+DEFAULT = json.dumps(as_json(from_command_line([])))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=3,
+)
+
+
+@given(st.data(), JSON)
+def test_a_config_with_any_entry_changed_is_used_as_it_is_or_refused(tmp_path_factory, data, value):
+    settings = json.loads(DEFAULT)
+    part = data.draw(st.sampled_from([settings["agent"], settings["schedule"], settings]))
+    part[data.draw(st.sampled_from(sorted(part.keys() - {"agent", "schedule"})))] = value
+    folder = tmp_path_factory.mktemp("changed")
+    (folder / "config.json").write_text(json.dumps({"settings": settings}))
+    try:
+        read = Settings.read(folder).check()
+    except ValueError:
+        return
+    assert json.loads(json.dumps(as_json(read))).items() >= settings.items()
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_refused_as_a_config(tmp_path_factory, contents):
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "config.json").write_bytes(contents)
+    with pytest.raises(ValueError, match="is not the config.json of a run"):
+        Settings.read(folder)
 
 
 def test_a_folder_without_a_run_is_refused_by_name(tmp_path):

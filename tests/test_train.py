@@ -1,5 +1,6 @@
 """A run is a function of its settings: kills, signals and damaged files change no row of it. What fails, says why."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -16,9 +17,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from wgflow_rl import checkpoint, data, envs, evaluate, methods, train
+from wgflow_rl.batch import Batch
 from wgflow_rl.replay import FIELDS
+from wgflow_rl.rollout import TRAIN_SEEDS, reset_seed
 from wgflow_rl.runlog import RunLog
 from wgflow_rl.settings import DEFAULT_ENV, Settings, from_command_line
 from wgflow_rl.table import read_rows
@@ -238,7 +242,7 @@ def test_a_signal_in_the_last_step_changes_nothing(whole, tmp_path, monkeypatch)
 
 @pytest.fixture
 def stopped(tmp_path, monkeypatch):
-    """A run stopped after step 23, with the checkpoints of 21 and 23."""
+    """A run stopped after step 23, with the checkpoints of 20 (the best evaluation), 21 and 23."""
     with monkeypatch.context() as patch:
         send(patch, "advance", 23, signal.SIGTERM)
         with pytest.raises(SystemExit, match="130"):
@@ -326,6 +330,10 @@ def spoil_loss(monkeypatch, trainer, name):
     monkeypatch.setattr(agent, name, lambda *a, **k: (real(*a, **k)[0] * torch.nan, {}))
 
 
+def spoil_gradient(monkeypatch, trainer, name):
+    next(trainer.agent.modules[name].parameters()).register_hook(lambda gradient: gradient * torch.nan)
+
+
 def spoil_weights(monkeypatch, trainer, name):
     next(trainer.agent.modules[name].parameters()).data[0] = torch.nan
 
@@ -342,6 +350,7 @@ def inflate_weights(monkeypatch, trainer, name):
         (spoil_batch, "actions", "batch.actions is not finite"),
         (spoil_loss, "critic_loss", "critic_loss is not finite"),
         (spoil_loss, "actor_loss", "actor_loss is not finite"),
+        (spoil_gradient, "policy", "gradient of policy.net.first.weight is not finite"),
         (spoil_weights, "critic", "critic_loss is not finite"),
         (spoil_weights, "policy", "policy.net.first.weight is not finite"),
         (inflate_weights, "policy", "a field of the update is not finite"),
@@ -362,9 +371,76 @@ def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
     assert message.startswith(
         f"error: {named} at step 33 (offline). Checkpoints are from before it; what usually helps:"
     )
+    dump = tmp_path / "run" / f"batch-of-step-{33:012d}.safetensors"
+    assert message.endswith(f"The batch is in {dump}.\n")
+    batch = load_file(dump)
+    assert batch.keys() == set(Batch._fields)
+    assert [f"batch.{k} is not finite" for k, t in batch.items() if not t.isfinite().all()] == [
+        name for name in [named] if name.startswith("batch.")
+    ]
     last = checkpoint.load(tmp_path / "run" / "checkpoints")
     assert last.step == 28
     assert all(torch.isfinite(t.float()).all() for t in last.tensors.values())
+
+
+def test_a_divergence_is_named_even_where_no_batch_can_be_written(tmp_path, monkeypatch, capsys):
+    def full(path, contents):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    spoil_batch(monkeypatch, None, "returns")
+    monkeypatch.setattr(train, "write_whole", full)
+    message = refused(flags(tmp_path / "run"), capsys)
+    assert message.startswith("error: batch.returns is not finite at step 1 (offline)")
+    assert "The batch could not be written ([Errno 28] No space left on device" in message
+
+
+def test_an_environment_that_raises_is_named_and_the_run_goes_on(whole, tmp_path, monkeypatch, capsys):
+    folder, step = tmp_path / "run", gymnasium.wrappers.TimeLimit.step
+    taken = []
+
+    def broken(self, action):
+        taken.append(action)
+        if len(taken) == 2 * 3 * EPISODE + 20:  # two evaluations, one episode, and the fifth step of the next
+            raise RuntimeError("joint limit")
+        return step(self, action)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gymnasium.wrappers.TimeLimit, "step", broken)
+        message = refused(flags(folder), capsys)
+    seed = reset_seed(0, TRAIN_SEEDS, 1)
+    assert message.startswith(
+        f"error: the environment failed in step 5 of episode 1 of {DEFAULT_ENV}, reset(seed={seed}), action ["
+    )
+    assert (
+        "RuntimeError: joint limit. A training run goes on from its last checkpoint with --resume" in message
+    )
+    resume(folder)
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("name", ["observations", "actions"])
+def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, capsys):
+    def wider(*args, load=data.load, **options):
+        parts = load(*args, **options)
+        columns = {"observations": ("observations", "next_observations"), "actions": ("actions",)}[name]
+        for episodes in parts:
+            for column in columns:
+                vars(episodes)[column] = np.repeat(getattr(episodes, column), 2, axis=1)
+        return parts
+
+    monkeypatch.setattr(data, "load", wider)
+    assert refused(flags(tmp_path / "run"), capsys).startswith(
+        f"error: {name} of the data have 4 entries, those of {DEFAULT_ENV} have shape (2,)"
+    )
+
+
+def test_a_run_whose_settings_were_changed_does_not_go_on(stopped, capsys):
+    config = json.loads((stopped / "config.json").read_text())
+    config["settings"]["agent"]["gamma"] = 0.9
+    (stopped / "config.json").write_text(json.dumps(config))
+    assert refused(["--resume", stopped], capsys).startswith(
+        f"error: gamma is 0.9, but the run in {stopped} began with 0.99, so it cannot be continued."
+    )
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, capsys):
@@ -477,6 +553,34 @@ def test_an_evaluation_that_cannot_be_done_is_refused(asked, message, whole, cap
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(whole), *asked.split()])
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_the_best_checkpoint_is_kept_and_can_be_evaluated(tmp_path, monkeypatch, capsys):
+    real = train.evaluate
+
+    def told(*args, **options):
+        result = real(*args, **options)
+        result.success[:] = options["first_episode"] == 20  # only the first evaluation succeeds
+        return result
+
+    monkeypatch.setattr(train, "evaluate", told)
+    start(tmp_path / "run", offline_steps=60, online_steps=0)
+    assert saved(tmp_path / "run") == [20, 56, 60]
+    capsys.readouterr()
+    for asked, step in ((["--checkpoint", "best"], 20), ([], 60)):
+        evaluate.main([str(tmp_path / "run"), "--episodes", "1", *asked])
+        assert json.loads(capsys.readouterr().out)["step"] == step
+
+
+def test_a_run_without_an_evaluation_has_no_best_checkpoint(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        send(patch, "advance", 9, signal.SIGTERM)
+        with pytest.raises(SystemExit, match="130"):
+            start(tmp_path / "run")
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main([str(tmp_path / "run"), "--checkpoint", "best"])
+    assert "no evaluation yet" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_run_is_not_evaluated(tmp_path, capsys):

@@ -68,7 +68,12 @@ def load_agent(
     settings = Settings.read(run)
     saved = checkpoint.load(run / "checkpoints")
     if best:
-        saved = checkpoint.load(run / "checkpoints", step=saved.state["best"][0])
+        at, success = saved.state.get("best", (0, -1))
+        if success < 0:
+            raise ValueError(
+                f"{run} has no evaluation yet, so no best checkpoint; leave --checkpoint best out"
+            )
+        saved = checkpoint.load(run / "checkpoints", step=at)
     step, tensors = saved.step, saved.tensors
     cfg: Any = settings.agent
     if act_samples is not None:

@@ -106,19 +106,21 @@ class RunLog:
         self.folder = Path(folder)
         check_folder(self.folder, resume=resume_step is not None)
         make_folder(self.folder)
-        self._lock = _lock(self.folder / ".lock")
-        try:
+        self.resume_step = resume_step
+        with contextlib.ExitStack() as opened:  # closed again, the lock last, if anything of this fails
+            opened.enter_context(_lock(self.folder / ".lock"))
             check_folder(
                 self.folder, resume=resume_step is not None
-            )  # again: the lock may just have been let go of
-        except OSError:
-            self._lock.close()
-            raise
-        self.resume_step = resume_step
-        self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
-        self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, resume_step)
+            )  # again: another run may just have ended
+            self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
+            opened.callback(self._train.close)
+            self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, resume_step)
+            opened.callback(self._eval.close)
+            self._events = _events(self.folder / "tensorboard", resume_step) if tensorboard else None
+            if self._events is not None:
+                opened.callback(self._events.close)
+            self._opened = opened.pop_all()
         self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
-        self._events = _events(self.folder / "tensorboard", resume_step) if tensorboard else None
 
     @property
     def wall_s(self) -> float:
@@ -191,12 +193,7 @@ class RunLog:
 
     def close(self) -> None:
         """Flush everything and let go of the folder, also on a full disk; done by `with`, and harmless twice."""
-        with contextlib.ExitStack() as stack:  # the last one first
-            stack.callback(self._lock.close)
-            if self._events is not None:
-                stack.callback(self._events.close)
-            stack.callback(self._eval.close)
-            stack.callback(self._train.close)
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self

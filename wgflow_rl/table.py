@@ -97,10 +97,17 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, s
 
 
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
-    """(header, cells of the lines below it); what follows the last newline is half a row."""
+    """(header, cells of the lines below it), an empty line where the file stops to be CSV.
+
+    What follows the last newline is half a row.
+    """
     whole = Path(path).read_bytes().decode(errors="replace").rpartition("\n")[0]
-    header, *lines = csv.reader(io.StringIO(whole), quoting=csv.QUOTE_NONE) if whole else [[]]
-    return header, lines
+    lines: list[list[str]] = []
+    try:
+        lines.extend(csv.reader(io.StringIO(whole)))
+    except csv.Error:
+        lines.append([])
+    return (lines[0], lines[1:]) if lines else ([], [])
 
 
 def _is_row(row: Mapping[str, str], needed: tuple[str, ...]) -> bool:
