@@ -47,7 +47,7 @@ SETUP = {
     "held_out": 594,
     "seeds": [0, 1, 2],
 }
-STEPS = {"plain": 900, "guided": 700, "released": 800, "flow": 1100}  # chosen for equal processor time
+STEPS = {"plain": 900, "guided": 700, "released": 800, "flow": 1100}  # for about equal processor time
 HOT = torch.eye(10)
 Sampler = Callable[[Tensor, torch.Generator], Tensor]  # labels [N] -> digits [N, 64]
 

@@ -35,7 +35,7 @@ queue = wg.SampleQueue(size=200, classes=10)
 queue.push(x, y)
 
 # %%
-# One recipe for both, then two objectives. Drifting makes sixteen digits of each class a step.
+# One recipe for both, then two objectives.
 
 
 def train(inputs, steps, loss):
@@ -70,7 +70,7 @@ def euler(net, labels, steps):
 
 
 # %%
-# Equal time: a step of drifting costs a quarter more than one of flow matching, a guided one half as much again.
+# A step of drifting costs about as much as one of flow matching, which gets more; a guided one costs a quarter more.
 
 plain, guided = (train(26, n, lambda net, a=a: drifting(net, a)) for n, a in ((450, 1.0), (350, 1.1)))
 flow, labels, distances = train(75, 550, matching), y_test.repeat(2), {}

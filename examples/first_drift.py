@@ -64,5 +64,5 @@ floor = wg.energy_distance(target.sample(300, generator=generator), fresh).item(
 shares = ", ".join(f"{share:.3f}" for share in wg.mode_proportions(path.end, target.means))
 print(f"share of particles at each mode: {shares} (truth 0.125)")
 print(
-    f"energy distance to fresh data: {before:.4f} before, {after:.4f} after (below 0.02; perfect: {floor:.4f})"
+    f"energy distance to fresh data: before {before:.4f}, after {after:.4f} (below 0.02; perfect {floor:.4f})"
 )
