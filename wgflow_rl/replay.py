@@ -195,17 +195,3 @@ class Replay:
                 )
             own[index.to(own.device)] = rows[name].to(own.device)
         self.added = first + count
-
-    def state(self) -> dict[str, Tensor]:
-        """The online rows that are still held, oldest first: with the offline data, all that a resumed run needs."""
-        kept = min(self.added, self.capacity)
-        index = (self.head - kept + torch.arange(kept)) % self.capacity
-        return {name: rows[index].cpu() for name, rows in self.rows.items()}
-
-    def load_state(self, state: dict[str, Tensor], added: int) -> None:
-        """Undo of `state`: put the online rows back where they stood. `added` counts every row ever written."""
-        kept = len(state["rewards"])
-        self.added = added
-        index = (self.head - kept + torch.arange(kept)) % self.capacity
-        for name, rows in self.rows.items():
-            rows[index] = state[name].to(rows.device)
