@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from runs import untrained
 
+from tests.runs import untrained
 from wgflow_rl import actions
 from wgflow_rl.evaluate import load_agent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import untrained
 
+from tests.runs import untrained
 from wgflow_rl import export, methods
 from wgflow_rl.settings import DEFAULT_ENV, from_command_line
 
