@@ -94,7 +94,7 @@ def test_a_row_cut_anywhere_costs_that_row_only(tmp_path_factory, length):
     assert left == (b"".join(whole.splitlines(keepends=True)[:complete]) or header)
 
 
-@pytest.mark.parametrize("cell", ["x", '1.5"', "\x00", "nine,9"])
+@pytest.mark.parametrize("cell", ["x", '1.5"', "\x00", "nine,9", "1\r2"])
 @pytest.mark.parametrize("column", [0, 2, 3])
 def test_a_damaged_row_is_warned_about_and_dropped_with_those_below(tmp_path, cell, column):
     with RunLog(tmp_path, tensorboard=False) as log:
