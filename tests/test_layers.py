@@ -20,8 +20,8 @@ LIBRARY = [
 LEARNING = [
     "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "batch",
     "protocol", "replay", "networks", "ops", "drift", "diagnostics", "agents", "methods", "settings",
-    "published", "job", "plan", "stopwatch", "guard", "rollout", "train", "evaluate", "actions", "results",
-    "figures", "comparison", "report", "export", "sweep",
+    "published", "job", "plan", "stopwatch", "profile", "guard", "rollout", "train", "evaluate", "actions",
+    "results", "figures", "comparison", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}
 LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")

@@ -1,0 +1,92 @@
+"""How the time of an update grows with width, depth, candidates, generated samples and batch; rows and a picture.
+
+    python benchmarks/update_cost.py        # writes results/update_cost.json and .png; a minute of one core
+
+Each number is varied alone about 256 x 4, N = 16, G = 8, batch 128, a' ~ pi: processor time, one thread, fastest call.
+Lines: the arithmetic (`_update.flops_of_update`) at one speed, that of all points together by least squares, plus one
+constant for what no size changes: straight in depth, N, G and batch, square in width.
+"""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from _provenance import provenance
+from _update import agent_of, flops_of_update, random_batch
+
+from wgflow_rl import methods, profile
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+ENV = "cube-double-play-singletask-task2-v0"
+BASE = replace(methods.paper("dfp", ENV), hidden=(256,) * 4, batch=128)
+SWEEPS = {
+    "width": {n: replace(BASE, hidden=(n,) * 4) for n in (64, 128, 256, 384, 512)},
+    "depth": {n: replace(BASE, hidden=(256,) * n) for n in (1, 2, 4, 6, 8)},
+    "candidates N": {n: replace(BASE, candidates=n) for n in (4, 8, 16, 32, 48)},
+    "generated G": {n: replace(BASE, generated=n) for n in (2, 4, 8, 16, 32)},
+    "batch": {n: replace(BASE, batch=n) for n in (32, 64, 128, 192, 256)},
+}
+
+
+def time_of(cfg) -> float:
+    """Seconds of one online update."""
+    generator = torch.Generator().manual_seed(0)
+    agent, batch = agent_of(cfg), random_batch(cfg, generator)
+    noise = agent.draw_noise(cfg.batch, generator)
+    agent.update(batch, noise, online=True)
+    return profile.seconds(lambda: agent.update(batch, noise, online=True), at_least=0.5)
+
+
+def fit(rows: list[dict]) -> tuple[float, float]:
+    """(seconds of no size, seconds per FLOP), least squares of relative errors."""
+    t = np.array([row["seconds"] for row in rows])
+    design = np.array([[1.0, row["flops"]] for row in rows]) / t[:, None]
+    constant, slope = np.linalg.lstsq(design, np.ones(len(t)), rcond=None)[0]
+    return float(constant), float(slope)
+
+
+def draw(rows: list[dict], constant: float, slope: float) -> None:
+    figure, axes = plt.subplots(1, len(SWEEPS), figsize=(15, 3), sharey=True, layout="constrained")
+    for axis, name in zip(axes, SWEEPS, strict=True):
+        mine = [row for row in rows if row["varied"] == name]
+        sizes = [row["size"] for row in mine]
+        axis.plot(sizes, [1e3 * row["seconds"] for row in mine], "o", color="C0")
+        axis.plot(sizes, [1e3 * (constant + slope * row["flops"]) for row in mine], color="C1")
+        axis.set(xlabel=name, xlim=(0, None), ylim=(0, None))
+    axes[0].set_ylabel("ms an update")
+    figure.suptitle(
+        f"points: measured; lines: {constant * 1e3:.1f} ms + FLOPs at {1e-9 / slope:.0f} GFLOP/s", fontsize=10
+    )
+    figure.savefig(RESULTS / "update_cost.png", dpi=100)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    times = {cfg: time_of(cfg) for sweep in SWEEPS.values() for cfg in sweep.values()}  # the base once
+    rows = [
+        {"varied": name, "size": size, "seconds": times[cfg], "flops": flops_of_update(cfg)}
+        for name, sweep in SWEEPS.items()
+        for size, cfg in sweep.items()
+    ]
+    constant, slope = fit(rows)
+    found = {"constant_s": constant, "flops_per_s": 1 / slope, "rows": rows, "provenance": provenance()}
+    (RESULTS / "update_cost.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    draw(rows, constant, slope)
+    for row in rows:
+        off = row["seconds"] / (constant + slope * row["flops"]) - 1
+        print(
+            f"{row['varied']:>13} {row['size']:>4}  {row['seconds'] * 1e3:8.1f} ms  {off:+.0%} off the line"
+        )
+
+
+if __name__ == "__main__":
+    main()

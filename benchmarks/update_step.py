@@ -1,0 +1,205 @@
+"""One update of DFP at the paper's size: torch in whole passes, torch in blocks (ours), and the same step in JAX.
+
+    python benchmarks/update_step.py --case pi --jax-python OTHER/bin/python      # a' ~ pi, the paper's TD target
+    python benchmarks/update_step.py --case best16 --jax-python OTHER/bin/python  # a' the best of 16: released code
+
+One core, one thread, processor time, repetitions interleaved; all variants start from the same weights, batch and
+noise, and their losses are compared before anything is timed. JAX runs in its own interpreter (there: `pip install
+"jax[cpu]"`; the project needs none); without --jax-python its column is left out. Rows go to results/update_step.json,
+the table to update_step.md. About a minute a case on a free core.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from _provenance import provenance
+from _update import OBS, agent_of, flops_of_update, random_batch
+
+from wgflow_rl import methods, networks, profile
+
+RESULTS = Path(__file__).parent / "results" / "update_step.json"
+ENV = "cube-double-play-singletask-task2-v0"
+CASES = {"pi": 1, "best16": 16}  # target_samples
+WHOLE = 1 << 62  # a block that holds every pass
+CHECKED = 5  # updates whose losses are compared
+
+
+class Torch:
+    """An agent whose passes without gradient are taken in blocks of `block` vectors."""
+
+    def __init__(self, cfg, batch, noise, block: int):
+        self.agent, self.batch, self.noise, self.block = agent_of(cfg), batch, noise, block
+
+    def __call__(self, steps: int) -> tuple[float, list[float]]:
+        networks.BLOCK, log, start = self.block, {}, time.process_time()
+        for _ in range(steps):
+            log = self.agent.update(self.batch, self.noise, online=True)
+        return time.process_time() - start, [float(log["critic_loss"]), float(log["actor_loss"])]
+
+
+class Jax:
+    """update_step_jax.py in another interpreter, from the same weights, batch and noise."""
+
+    def __init__(self, python: str, cfg, batch, noise):
+        arrays = {
+            f"{name}.{key}": t.numpy()
+            for name, module in agent_of(cfg).modules.items()
+            for key, t in module.state_dict().items()
+        }
+        for name, group in (("batch", batch), ("noise", noise)):
+            arrays |= {f"{name}.{key}": t.numpy() for key, t in group._asdict().items()}
+        with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
+            np.savez(file, cfg=np.array(json.dumps(dataclasses.asdict(cfg))), **arrays)
+        script = Path(__file__).with_name("update_step_jax.py")
+        self.process = subprocess.Popen(
+            [python, str(script), file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version = self._answer()["jax"]
+        Path(file.name).unlink()
+
+    def _answer(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("the JAX interpreter stopped; its message is above")
+        return json.loads(line)
+
+    def __call__(self, steps: int) -> tuple[float, list[float]]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{steps}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        return answer["seconds"], answer["losses"]
+
+
+def check_losses(variants: dict) -> dict[str, float]:
+    """The largest relative difference of any loss from plain torch's, over the first updates; also warms all up."""
+    far = dict.fromkeys(variants, 0.0)
+    for _ in range(CHECKED):
+        losses = {name: run(1)[1] for name, run in variants.items()}
+        for name, mine in losses.items():
+            gaps = [abs(a - b) / abs(b) for a, b in zip(mine, losses["torch, whole passes"], strict=True)]
+            far[name] = max(far[name], *gaps)
+    assert max(far.values()) < 1e-3, f"not the same step: {far}"
+    return far
+
+
+def parts_at_paper_size(cfg, agent, batch, noise) -> dict[str, float]:
+    """Seconds of what is no matrix product of a network: the fields of both terms, and acting."""
+    with torch.no_grad():
+        a_hat, pool = agent.policy(batch.obs, noise.generated), noise.candidates[:, : cfg.top_k]
+        data = batch.actions.flatten(1)[:, None]
+    generator, one, eight = torch.Generator().manual_seed(0), torch.randn(1, OBS), torch.randn(8, OBS)
+    return {
+        "field, one positive": profile.seconds(lambda: agent.data_drift(a_hat, data), at_least=0.3),
+        "field, top-K positives": profile.seconds(lambda: agent.improve_drift(a_hat, pool), at_least=0.3),
+        "acting, one state": profile.seconds(lambda: agent.act(one, generator), at_least=0.3),
+        "acting, eight states": profile.seconds(lambda: agent.act(eight, generator), at_least=0.3),
+    }
+
+
+def bf16_speed() -> float:
+    """FLOP/s of bfloat16 matrix products."""
+    x, w = (torch.randn(n, 512, dtype=torch.bfloat16) for n in (1024, 512))
+    return 2 * 1024 * 512**2 / profile.seconds(lambda: torch.nn.functional.linear(x, w), at_least=0.3)
+
+
+def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
+    cfg = dataclasses.replace(methods.paper("dfp", ENV), target_samples=CASES[case])
+    generator = torch.Generator().manual_seed(0)
+    batch = random_batch(cfg, generator)
+    noise = agent_of(cfg).draw_noise(cfg.batch, generator)
+    variants = {
+        "torch, whole passes": Torch(cfg, batch, noise, WHOLE),
+        "torch, blocks": Torch(cfg, batch, noise, 1024),
+    }
+    if jax_python:
+        variants["JAX"] = Jax(jax_python, cfg, batch, noise)
+    far = check_losses(variants)
+    times = {name: [] for name in variants}
+    speeds = []
+    for _ in range(repetitions):
+        speeds.append(profile.machine().flops)
+        for name, run in variants.items():
+            times[name].append(run(1)[0])
+    agent = variants["torch, blocks"].agent
+    work = profile.work(lambda: agent.update(batch, noise, online=True))
+    assert work.flops == flops_of_update(cfg), (work.flops, flops_of_update(cfg))
+    return {
+        "case": case,
+        "flops": work.flops,
+        "bytes": work.bytes,
+        "machine_flops": max(speeds),
+        "machine_bandwidth": profile.machine().bandwidth,
+        "bf16_flops": bf16_speed(),
+        "seconds": times,
+        "largest_loss_difference": far,
+        "parts": parts_at_paper_size(cfg, agent, batch, noise),
+        "jax": getattr(variants.get("JAX"), "version", None),
+        "provenance": provenance(),
+    }
+
+
+def table(rows: dict[str, dict]) -> str:
+    lines = [
+        "Milliseconds of processor time of one update, one thread: median [least, most]. Ratio: of medians, to JAX.",
+        "Share: floor (FLOPs at the best speed of matrix products seen between the repetitions) over median.",
+        "",
+        "| TD target | GFLOP, floor | variant | time | ratio | share | losses differ by at most |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case, row in rows.items():
+        floor = row["flops"] / row["machine_flops"]
+        peer = statistics.median(row["seconds"].get("JAX", [float("nan")]))
+        for name, times in row["seconds"].items():
+            t = statistics.median(times)
+            lines.append(
+                f"| {case} | {row['flops'] / 1e9:.1f}, {floor * 1e3:.0f} | {name} "
+                f"| {t * 1e3:.0f} [{min(times) * 1e3:.0f}, {max(times) * 1e3:.0f}] "
+                f"| {t / peer:.2f} | {floor / t:.2f} | {row['largest_loss_difference'][name]:.0e} |"
+            )
+    for case, row in rows.items():
+        parts = ", ".join(f"{name} {t * 1e3:.2f}" for name, t in row["parts"].items())
+        lines += [
+            "",
+            f"{case}: {len(row['seconds']['torch, blocks'])} repetitions on {row['provenance']['processor']}; "
+            f"matrix products {row['machine_flops'] / 1e9:.1f} GFLOP/s, in bfloat16 {row['bf16_flops'] / 1e9:.1f}; "
+            f"memory {row['machine_bandwidth'] / 1e9:.1f} GB/s, operands {row['bytes'] / 1e9:.2f} GB; "
+            f"JAX {row['jax']}. Milliseconds of parts: {parts}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--repetitions", type=int, default=6)
+    parser.add_argument("--jax-python", help="an interpreter that can import jax")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # JAX's process inherits it
+    rows = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+    rows[given.case] = measure(given.case, repetitions=given.repetitions, jax_python=given.jax_python)
+    given.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    text = table(rows)
+    given.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

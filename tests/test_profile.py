@@ -1,0 +1,91 @@
+"""What an update costs: its arithmetic is counted right, every operation has a kind, blocks change no number."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from test_dfp import make_batch, noise_for
+
+from wgflow_rl import methods, networks, profile
+from wgflow_rl.agents.dfp import DFP, DFPConfig
+from wgflow_rl.settings import from_command_line
+
+TINY = ["--hidden", "16", "16", "--batch", "8"]
+
+
+def forward_flops(rows: int, states: int, obs: int, chunk: int, hidden: tuple[int, ...], out: int) -> int:
+    """2 for each weight and row; the state's part of the first layer once a state."""
+    widths = (*hidden, out)
+    deep = sum(a * b for a, b in itertools.pairwise(widths))
+    return 2 * rows * (chunk * hidden[0] + deep) + 2 * states * obs * hidden[0]
+
+
+def test_the_products_of_a_network_are_counted_as_by_hand():
+    net = networks.StateMLP(3, 4, 2, (32, 16), generator=torch.Generator().manual_seed(0))
+    obs, v = torch.randn(5, 3), torch.randn(5, 7, 4)
+    work = profile.work(lambda: net(obs, v))
+    assert work.flops == forward_flops(35, 5, 3, 4, (32, 16), 2)
+    # Each weight, bias and input once; each activation written by one product and read by the next.
+    weights = 7 * 32 + 32 + 32 * 16 + 16 + 16 * 2 + 2
+    assert work.bytes == 4 * (weights + 5 * (3 + 32) + 35 * (4 + 32 + 32 + 16 + 16 + 2))
+
+
+def test_floors_are_work_over_speed():
+    assert profile.Work(600, 40).floors(profile.Machine(flops=100, bandwidth=20)) == (6, 2)
+
+
+def test_every_second_of_a_profile_has_a_kind():
+    x, w = torch.randn(64, 64), torch.randn(64, 64)
+    kinds = profile.by_kind(lambda: torch.nn.functional.gelu(x @ w).normal_(), calls=3)
+    assert set(kinds) == {*profile.KINDS, "other operations"}
+    for kind in ("matrix products", "GELU", "random numbers"):
+        assert kinds[kind][0] > 0
+        assert kinds[kind][1] == 1
+    assert kinds["LayerNorm"] == (0, 0)
+
+
+@pytest.mark.parametrize("method", ["dfp", "srpo"])
+def test_the_command_reports_any_method(method, capsys, monkeypatch):
+    monkeypatch.setattr(profile, "machine", lambda: profile.Machine(1e11, 1e10))
+    monkeypatch.setattr(profile, "seconds", lambda call, at_least=0: float(call() is not None))
+    profile.main(["--method", method, *TINY])
+    said = capsys.readouterr().out
+    assert f"{method}, pointmaze" in said
+    assert "matrix products" in said
+    assert "chunk sampling" in said
+
+
+def test_another_device_is_refused():
+    settings = dataclasses.replace(from_command_line(TINY), device="meta")
+    with pytest.raises(ValueError, match="wanted cpu"):
+        profile.report(settings)
+
+
+def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
+    cfg = DFPConfig(chunk=2, generated=4, candidates=16, target_samples=16, hidden=(32, 32), batch=16)
+    logs, agents = [], []
+    for block in (64, 1 << 30):
+        monkeypatch.setattr(networks, "BLOCK", block)
+        agent = DFP(cfg, obs_dim=3, action_dim=2, seed=1)
+        logs.append([])
+        for i in range(200):
+            log = agent.update(make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=i >= 100)
+            logs[-1].append(torch.stack([log["critic_loss"], log["actor_loss"]]))
+        agents.append(agent)
+    torch.testing.assert_close(torch.stack(logs[0]), torch.stack(logs[1]), rtol=1e-5, atol=1e-6)
+    for a, b in zip(*(agent.policy.parameters() for agent in agents), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dfp", "mvp", "srpo"])
+def test_blocks_change_no_value(method, monkeypatch):
+    """States that do not divide into blocks, networks with and without LayerNorm, one vector a state and several."""
+    cfg = dataclasses.replace(methods.ROWS[method], hidden=(16, 16))
+    agent = methods.build(cfg, obs_dim=3, action_dim=2)
+    obs = torch.randn(13, 3)
+    acts = []
+    for block in (1 << 30, 40):
+        monkeypatch.setattr(networks, "BLOCK", block)
+        acts.append(agent.act(obs, torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(*acts)

@@ -1,0 +1,187 @@
+"""Where an update goes, against what the machine could do: `python -m wgflow_rl.profile [flags of wgflow_rl.train]`.
+
+The floors of a roofline: the step's matrix products at the speed that this machine reaches on nothing else, and their
+operands at the speed at which it copies memory. Data are random numbers: no file is read or written, and what an update
+costs does not depend on what it learns from.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from wgflow_rl import envs, methods
+from wgflow_rl.cli import one_line_errors
+from wgflow_rl.data import Episodes
+from wgflow_rl.protocol import Agent
+from wgflow_rl.replay import Replay
+from wgflow_rl.settings import Settings, from_command_line
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+KINDS = {
+    "matrix products": PRODUCTS,
+    "GELU": ("aten::gelu", "aten::gelu_backward"),
+    "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
+    "optimiser, slow copies": ("Optimizer.", "aten::_fused_adam_", "aten::_foreach_lerp_", "aten::lerp_"),
+    "random numbers": ("aten::normal_", "aten::uniform_", "aten::random_"),
+}  # beginnings of names, first match wins; what is none of these is "other operations"
+ROWS = 10_000  # of random data
+
+
+class Machine(NamedTuple):
+    """What the present number of threads reaches at best."""
+
+    flops: float  # per second, float32 matrix products
+    bandwidth: float  # bytes per second, read and written, of a copy much larger than the caches
+
+
+class Work(NamedTuple):
+    """Of the matrix products of a call: floating-point operations, and bytes of operands and results."""
+
+    flops: int
+    bytes: int
+
+    def floors(self, machine: Machine) -> tuple[float, float]:
+        """Seconds that arithmetic and memory take at least."""
+        return self.flops / machine.flops, self.bytes / machine.bandwidth
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes of operands and results of matrix products."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if str(func).rpartition(".")[0].replace(".", "::") in PRODUCTS:
+            self.bytes += sum(t.nbytes for t in (*args, result) if isinstance(t, torch.Tensor))
+        return result
+
+
+def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
+    """The fastest of several calls after a first, in processor seconds a thread, which other work disturbs least."""
+    call()
+    best, end = math.inf, time.process_time() + at_least
+    while time.process_time() < end:
+        start = time.process_time()
+        call()
+        best = min(best, time.process_time() - start)
+    return best / torch.get_num_threads()
+
+
+def machine() -> Machine:
+    """Measured: products of the sizes that networks have, and a copy of 128 MB."""
+    fastest = 0.0
+    for rows, width in ((256, 512), (1024, 512), (2048, 1024)):
+        x, w = torch.randn(rows, width), torch.randn(width, width)
+        out = x @ w
+        took = seconds(lambda x=x, w=w, out=out: torch.mm(x, w, out=out), at_least=0.2)
+        fastest = max(fastest, 2 * rows * width**2 / took)
+    x = torch.zeros(1 << 25)
+    y = torch.zeros_like(x)
+    return Machine(fastest, 2 * x.nbytes / seconds(lambda: y.copy_(x), at_least=0.2))
+
+
+def work(call: Callable[[], object]) -> Work:
+    with FlopCounterMode(display=False) as counter, Traffic() as traffic:
+        call()
+    return Work(counter.get_total_flops(), traffic.bytes)
+
+
+def by_kind(call: Callable[[], object], *, calls: int) -> dict[str, tuple[float, float]]:
+    """Seconds and operations of one call by kind. Under torch's profiler small operations look dearer than they are."""
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile:
+        for _ in range(calls):
+            call()
+    found = dict.fromkeys((*KINDS, "other operations"), (0.0, 0.0))
+    for event in profile.key_averages():
+        kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), "other operations")
+        total, count = found[kind]
+        found[kind] = total + event.self_cpu_time_total / 1e6 / calls, count + event.count / calls
+    return found
+
+
+def random_data(obs_dim: int, action_dim: int) -> Episodes:
+    """Standard normal observations and uniform actions, in trajectories of 100."""
+    rng = np.random.default_rng(0)
+    terminals = np.arange(1, ROWS + 1) % 100 == 0
+    return Episodes(
+        observations=rng.standard_normal((ROWS, obs_dim), dtype=np.float32),
+        actions=rng.uniform(-1, 1, (ROWS, action_dim)).astype(np.float32),
+        next_observations=rng.standard_normal((ROWS, obs_dim), dtype=np.float32),
+        rewards=-np.ones(ROWS, np.float32),
+        masks=np.ones(ROWS, np.float32),
+        terminals=terminals,
+        env="random",
+    )
+
+
+def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
+    """The agent, and the parts of its step by name; "update" is the one that learns."""
+    env, cfg = envs.make(settings.env), settings.agent
+    obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    env.close()
+    agent = methods.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=settings.seed)
+    replay = Replay(random_data(obs_dim, action_dim), capacity=ROWS)
+    generator = torch.Generator().manual_seed(settings.seed)
+
+    def sample():
+        return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
+
+    batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
+    return agent, {
+        "update": lambda: agent.update(batch, noise, online=settings.schedule.online_steps > 0),
+        "noise": lambda: agent.draw_noise(cfg.batch, generator),
+        "chunk sampling": lambda: sample(),
+        "acting, one state": lambda: agent.act(state, generator),
+    }
+
+
+def report(settings: Settings) -> str:
+    """The text that the command prints. Raises: ValueError on a device other than the CPU."""
+    if settings.device != "cpu":
+        raise ValueError(
+            f"--device is {settings.device!r}; the profile reads processor clocks, so wanted cpu"
+        )
+    torch.set_num_threads(settings.threads or 1)
+    limits, (_, calls) = machine(), parts(settings)
+    took = {name: seconds(call, at_least=2.0 if name == "update" else 0.3) for name, call in calls.items()}
+    update = work(calls["update"])
+    arithmetic, memory = update.floors(limits)
+    kinds = by_kind(calls["update"], calls=5)
+    everything = sum(total for total, _ in kinds.values())
+    lines = [
+        f"{settings.method}, {settings.env}, preset {settings.preset}; milliseconds",
+        f"update {took['update'] * 1e3:.2f}; floors: {arithmetic * 1e3:.2f} ({update.flops / 1e9:.2f} GFLOP at "
+        f"{limits.flops / 1e9:.1f} GFLOP/s), {memory * 1e3:.2f} ({update.bytes / 1e9:.3f} GB at "
+        f"{limits.bandwidth / 1e9:.1f} GB/s); {arithmetic / took['update']:.0%} of the machine",
+        *(
+            f"  {name:<24}{total / everything:>6.1%}  {count:7.0f} calls"
+            for name, (total, count) in kinds.items()
+        ),
+        "beside it",
+        *(
+            f"  {name:<24}{t * 1e3:>9.3f}  {t / took['update']:>6.1%}"
+            for name, t in took.items()
+            if name != "update"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def main(args: list[str] | None = None) -> None:
+    with one_line_errors():
+        print(report(from_command_line(sys.argv[1:] if args is None else args)))
+
+
+if __name__ == "__main__":
+    main()
