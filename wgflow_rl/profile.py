@@ -128,7 +128,7 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     """The agent, and the parts of its step by name; "update" is the one that learns."""
     env, cfg = envs.make(settings.env), settings.agent
-    obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    obs_dim, action_dim = (len(space.sample()) for space in (env.observation_space, env.action_space))
     env.close()
     agent = methods.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=settings.seed)
     replay = Replay(random_data(obs_dim, action_dim), capacity=ROWS)
