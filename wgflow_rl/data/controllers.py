@@ -65,14 +65,18 @@ def can(scene: Scene) -> Plan:
     """Grasp the can from above, carry it over the wall, let it go in its bin; again if it slipped."""
     bin_ = np.array([0.15, 0.34])  # in the far quarter of the second table, on the arm's side
     while True:
-        scene = yield from _grasp(scene, lambda now: now.thing + np.array([0, 0, 0.02]), 0.0)
-        scene = yield from _go(scene, np.array([*scene.hand[:2], 1.0]), 0.0, CLOSED)
+        axis = scene.thing_turn.apply([0, 0, 1])
+        stands = abs(axis[2]) > 0.7
+        turn = 0.0 if stands else _least(float(np.arctan2(axis[1], axis[0])), np.pi)  # the fingers across it
+        grip = np.array([0, 0, 0.02 if stands else 0.0])
+        scene = yield from _grasp(scene, lambda now, grip=grip: now.thing + grip, turn)
+        scene = yield from _go(scene, np.array([*scene.hand[:2], 1.0]), turn, CLOSED)
         if not _held(scene):
             continue
-        scene = yield from _go(scene, np.array([*bin_, 1.0]), 0.0, CLOSED)
+        scene = yield from _go(scene, np.array([*bin_, 1.0]), turn, CLOSED)
         for _ in range(GRIP):
-            scene = yield Aim(scene.hand, 0.0, OPEN)
-        scene = yield from _go(scene, np.array([*bin_, 1.1]), 0.0, OPEN)
+            scene = yield Aim(scene.hand, turn, OPEN)
+        scene = yield from _go(scene, np.array([*bin_, 1.1]), turn, OPEN)
 
 
 def square(scene: Scene) -> Plan:
