@@ -297,9 +297,27 @@ def test_missing_files_are_named_beside_those_found(file, tmp_path):
         FileNotFoundError, match=r"no can/mh/low_dim_v15.hdf5; found lift/mh/low_dim_v15.hdf5"
     ):
         data.load("can-mh-low_dim", folder=tmp_path)
-    with pytest.raises(ConnectionError, match="data generate can-mh-low_dim"):
-        robomimic.download("can-mh-low_dim", tmp_path)
-    assert robomimic.download(LIFT, tmp_path) == tmp_path
+
+
+def test_a_download_is_read_before_it_gets_its_name(file, tmp_path):
+    """From a folder that stands for a server; what is there already is not asked for."""
+    server = tmp_path / "server" / "lift" / "mh"
+    server.mkdir(parents=True)
+    content = file.read_bytes()
+    (server / robomimic.OFFICIAL).write_bytes(content)
+    mirror, here = f"file://{tmp_path}/server", tmp_path / "here"
+    assert robomimic.download(LIFT, here, mirror=mirror) == here
+    assert robomimic.find(here, LIFT).read_bytes() == content
+    assert robomimic.download(LIFT, here, mirror="file:///nowhere") == here
+
+    (server / robomimic.OFFICIAL).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ConnectionError, match=r"did not come whole.*data generate lift-mh-low_dim"):
+        robomimic.download(LIFT, tmp_path / "there", mirror=mirror)
+    assert not list((tmp_path / "there").rglob("*.hdf5*"))
+    with pytest.raises(ConnectionError, match="by hand"):
+        robomimic.download("can-mh-low_dim", here, mirror=mirror)
+    with pytest.raises(ValueError, match="shards"):
+        robomimic.download(LIFT, here, shards=2)
 
 
 # Operators and presets

@@ -8,6 +8,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,11 +26,19 @@ class Refused(ConnectionError):
     """The server has no such file, or sent one that is damaged: asking again does not help."""
 
 
-def fetch(url: str, path: Path, *, sha256: str | None = None, progress: bool = True) -> None:
-    """Download an npz file. What has come stays in PATH.part; the next call asks for the rest of it.
+def fetch(
+    url: str,
+    path: Path,
+    *,
+    sha256: str | None = None,
+    verify: Callable[[Path], object] = npz.verify,
+    progress: bool = True,
+) -> None:
+    """Download a file. What has come stays in PATH.part; the next call asks for the rest of it.
 
-    The size is compared with what the server announced, every array with its checksum in the file, and the whole with
-    `sha256` where it is known. The file gets its name when all of them agree.
+    The size is compared with what the server announced, the whole with `sha256` where it is known, and the contents by
+    `verify`, which raises a ValueError if they are damaged (default: every array of an npz file with its checksum). The
+    file gets its name when all of them agree.
     Raises: ConnectionError saying what came and what was wanted.
     """
     part = path.with_name(f"{path.name}.part")
@@ -52,8 +61,8 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, progress: bool = T
     try:
         if sha256 is not None and _sha256(part) != sha256:
             raise Refused(f"what came from {url} has another SHA-256 than {sha256}; it is deleted")
-        npz.verify(part)
-    except (Refused, npz.Damaged) as error:
+        verify(part)
+    except (Refused, ValueError) as error:
         part.unlink()
         raise Refused(f"{url} did not come whole ({error})") from error
     publish(part, path)

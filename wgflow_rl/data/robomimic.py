@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl import envs
+from wgflow_rl.data import fetch
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.envs.robomimic import KEYS
 from wgflow_rl.files import publish
 
 FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # the first that is there is read
-SERVER = "http://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomimic 0.3, for low_dim_v141.hdf5
+SERVER, OFFICIAL = (
+    "http://downloads.cs.stanford.edu/downloads/rt_benchmark",
+    "low_dim_v141.hdf5",
+)  # of robomimic 0.3
 HELD_OUT = 10  # of a file without masks, every tenth demonstration is for validation
 PLACES = {
     "robot0_eef_pos": 3,
@@ -65,15 +69,30 @@ def find(folder: Path, env: str) -> Path:
 
 
 def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
-    """`folder`, if it has the file, which is fetched by hand. Raises: ConnectionError saying from where."""
+    """Fetch robomimic 0.3's file unless one is in `folder`; returns the folder. There are no `shards` of it.
+
+    Args:
+        mirror: a server to ask instead of robomimic's, with its layout: MIRROR/lift/mh/low_dim_v141.hdf5.
+    Raises: ValueError for shards; ConnectionError saying what to do when the file cannot be had.
+    """
+    if shards:
+        raise ValueError(f"--shards is {shards}, but robomimic's data is one file; leave it out")
     try:
         find(folder, env)
-    except FileNotFoundError as error:
-        own = path_of(env).parent
-        raise ConnectionError(
-            f"robomimic's files are fetched by hand. Put {mirror or SERVER}/{own}/{FILES[1]}, or the "
-            f"newer {FILES[0]}, into {folder / own}, or generate data: python -m wgflow_rl.data generate {env}"
-        ) from error
+    except FileNotFoundError:
+        own, server = path_of(env).parent, (mirror or SERVER).rstrip("/")
+        (folder / own).mkdir(parents=True, exist_ok=True)
+        try:
+            fetch.fetch(
+                f"{server}/{own}/{OFFICIAL}",
+                folder / own / OFFICIAL,
+                verify=lambda part: list(contents(part, env)),
+            )
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{error}. Try --mirror, put {OFFICIAL} or the newer {FILES[0]} into {folder / own} by hand, or "
+                f"generate demonstrations: python -m wgflow_rl.data generate {env}"
+            ) from error
     return folder
 
 
