@@ -13,7 +13,7 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 # Vectors of a pass without gradient that a CPU takes at a time. The activations of 1024 (2 MB at width 512) stay in its
-# cache and in memory that it already has; those of 4096 cost a quarter more time: benchmarks/results/update_step.md.
+# cache and in memory that it already has; with those of 4096 an update is up to 15 % slower (docs/performance.md).
 BLOCK = 1024
 
 
