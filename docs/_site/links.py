@@ -21,8 +21,9 @@ def shown() -> dict[Path, Path]:
     """Markdown outside `docs` -> its page."""
     pages = {ROOT / name: GENERATED / name.lower() for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
     pages[ROOT / "benchmarks" / "README.md"] = GENERATED / "benchmarks.md"
-    for table in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
-        pages[table] = GENERATED / "results" / table.name
+    results = ROOT / "benchmarks" / "results"
+    for table in sorted(results.rglob("*.md")):
+        pages[table] = GENERATED / "results" / table.relative_to(results)
     return pages
 
 
@@ -47,14 +48,15 @@ def generate(app: Any) -> None:
             text = f"# {source.stem}\n\n{text}"
         text = relink(text, source, page, pages)
         if page.name == "benchmarks.md":
-            tables = [f"results/{other.stem}" for other in pages.values() if other.parent.name == "results"]
+            below = (other.relative_to(GENERATED).with_suffix("") for other in pages.values())
+            tables = [str(name) for name in below if name.parts[0] == "results"]
             text += "\n```{toctree}\n:hidden:\n\n" + "\n".join(tables) + "\n```\n"
         page.parent.mkdir(parents=True, exist_ok=True)
         if (
             not page.exists() or page.read_text(encoding="utf-8") != text
         ):  # an old page need not be read again
             page.write_text(text, encoding="utf-8")
-    for left in set((GENERATED / "results").glob("*.md")) - set(pages.values()):
+    for left in set((GENERATED / "results").rglob("*.md")) - set(pages.values()):
         left.unlink()
 
 
