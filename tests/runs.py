@@ -18,5 +18,5 @@ def untrained(folder: Path, *flags: str) -> Path:
     with RunLog(folder, tensorboard=False) as log:
         log.config(as_json(settings))
     tensors = {f"agent.{name}": t for name, t in snapshot(agent.modules, agent.optimiser).items()}
-    checkpoint.save(folder / "checkpoints", step=12, tensors=tensors, state={})
+    checkpoint.save(folder / "checkpoints", step=12, tensors=tensors, state={"best": [12, 0.5]})
     return folder

@@ -73,7 +73,11 @@ def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
 
 
 def test_a_file_says_what_it_is(run, tmp_path):
-    said = export.export(export.Ask(run, "torchscript", out=tmp_path / "new" / "p.pt", act_samples=4).check())
+    said = export.export(
+        export.Ask(
+            run, "torchscript", out=tmp_path / "new" / "p.pt", act_samples=4, checkpoint="best"
+        ).check()
+    )
     held = {"wgflow.json": ""}
     with pytest.deprecated_call():  # torch would have us use torch.export; C++ runtimes load TorchScript
         torch.jit.load(said["file"], _extra_files=held)

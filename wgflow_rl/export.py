@@ -39,13 +39,15 @@ Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]
 
 @dataclass(frozen=True)
 class Ask:
-    """Write the policy of a run's last checkpoint as one file, compared with the original before it gets its name."""
+    """Write the policy of a run's checkpoint as one file, compared with the original before it gets its name."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     format: Literal["onnx", "torchscript"] = "onnx"
     out: Path | None = None
     """The file to write. Without it: policy.onnx or policy.pt in the run's folder."""
+    checkpoint: Literal["last", "best"] = "last"
+    """best: that of the evaluation of most success during training, the later of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained); 1 leaves the critic out of the file."""
 
@@ -224,7 +226,7 @@ def export(ask: Ask) -> dict[str, Any]:
 
     Raises: RuntimeError when the file does not act as its original, with nothing written; what `load_agent` raises.
     """
-    agent, settings, step = load_agent(ask.run, act_samples=ask.act_samples)
+    agent, settings, step = load_agent(ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples)
     path = ask.out or ask.run / f"policy{SUFFIX[ask.format]}"
     obs = visited(agent, settings, STATES)
     actions, drawn = original(agent, obs)
