@@ -301,10 +301,12 @@ def test_load_generates_once_then_reads(tmp_path, short, monkeypatch):
 
 
 def test_the_command_line_says_what_files_hold(file, capsys):
+    main(["check", MAZE, "--folder", str(file.parent)])
+    assert str(file) in capsys.readouterr().out
     main(["info", MAZE, "--folder", str(file.parent)])
     out = capsys.readouterr().out
-    assert str(file) in out
     assert "18 transitions in 2 trajectories" in out
+    assert file.with_suffix(".png").exists()
     with pytest.raises(SystemExit, match="2"):
         main(["generate", "maze"])
     assert capsys.readouterr().err.startswith("error: env is 'maze'")

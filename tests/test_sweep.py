@@ -308,8 +308,9 @@ def test_a_dry_run_prints_runs_and_hours_and_starts_nothing(tmp_path, capsys):
 # ---- on Ray ----------------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import sys
+import signal, sys
 from wgflow_rl import job, sweep
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in a shell's background inherit none
 job.TRAIN = (sys.argv[1],)
 sweep.main(sys.argv[2:])
 """
