@@ -119,6 +119,21 @@ def test_a_row_whose_nearest_sample_was_not_looked_at_is_still_right(monkeypatch
         assert_close(a.double(), b, rtol=tol, atol=tol)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_fit_into_floats_only_without_their_coordinate_are_right(dtype):
+    """A pair far from the samples that are looked at first: the mass is just a float, mass times place is not."""
+    highest = math.log2(torch.finfo(dtype).max)
+    for exponent in torch.linspace(0.55, 0.65, 200) * highest:  # by how much the unseen neighbour is heavier
+        far = math.sqrt(2 * math.log(2) * exponent)
+        y = 0.01 * randn(300, 2)
+        y[1:3] += torch.tensor([far, 0.0])  # of 300, every fifth is looked at
+        found = attention.forward(y.to(dtype), y.to(dtype), None, Gaussian(1.0), True, dtype)
+        exact = kernel_shift(y.to(dtype).double(), y.to(dtype).double(), kernel=Gaussian(1.0), skip_self=True,
+                             backend="dense")  # fmt: skip
+        for a, b in zip(found, exact, strict=True):
+            assert_close(a, b, rtol=1e-3, atol=1e-3 if dtype == torch.float32 else 1e-9)
+
+
 def test_a_point_whose_only_neighbour_is_itself_is_shown_the_next_one():
     x = torch.arange(6, dtype=torch.float64).unsqueeze(-1) * 100
     found = kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=True, backend="attention")

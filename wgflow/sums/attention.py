@@ -165,7 +165,8 @@ def _rows(
     if spread:
         acc, reference = acc.transpose(0, 1).flatten(1), reference.flatten()
     total = acc[..., -1, :]
-    if not bool(((total > 2.0 ** (-0.6 * highest)) & (total < math.inf)).all()):
+    # Not the mass alone: it can be finite where the mass times a coordinate is not.
+    if not bool((total > 2.0 ** (-0.6 * highest)).all() & acc.isfinite().all()):
         return None
     log_mass = (total.log2() + reference + minus_half + f.heaviest[batch]) * LN2
     here = f.x[batch, rows].double() - f.centre[batch]
