@@ -336,3 +336,13 @@ def test_infinities_survive(tmp_path):
     _, tensors, state = checkpoint.load(tmp_path)[:3]
     assert state["y"] == -math.inf
     assert tensors["x"].isnan().tolist() == [False, True]
+
+
+def test_weights_are_read_without_rows_that_are_gone(tmp_path):
+    """Acting needs no replay: a damaged part of it costs no policy."""
+    part = checkpoint.save_rows(tmp_path, first=0, last=3, tensors={"rewards": torch.zeros(3)})
+    checkpoint.save(tmp_path, step=3, tensors={"w": torch.ones(2)}, state={}, parts=[part])
+    (tmp_path / part.name).unlink()
+    assert checkpoint.load(tmp_path, rows=False).tensors["w"].tolist() == [1, 1]
+    with pytest.warns(RuntimeWarning), pytest.raises(checkpoint.DamagedCheckpoint):
+        checkpoint.load(tmp_path)

@@ -183,6 +183,34 @@ def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
     assert len(arm.runs) == 2
 
 
+def test_settings_of_shards_make_no_other_run_where_there_are_none(tmp_path):
+    write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
+    (kind,) = plan.of_names(["dfp"], [MAZE], preset="laptop", extra=("--memory-gb", "8")).kinds
+    assert kind.job(tmp_path, 0).folder.exists()
+    older = (
+        write_run(tmp_path, "dfp", MAZE, 1, [0.5], preset="laptop") / "config.json"
+    )  # of a version without shards
+    told = json.loads(older.read_text())
+    del told["settings"]["memory_gb"], told["settings"]["swap_every"]
+    older.write_text(json.dumps(told))
+    (arm,) = results.read([tmp_path])
+    assert len(arm.runs) == 2
+    for memory in ("2", "8"):
+        write_run(
+            tmp_path / "s",
+            "dfp",
+            MAZE,
+            0,
+            [1.0],
+            "--data",
+            str(tmp_path),
+            "--memory-gb",
+            memory,
+            preset="laptop",
+        )
+    assert len({arm.protocol for arm in results.read([tmp_path / "s"])}) == 2
+
+
 def test_a_run_without_train_csv_still_has_its_evaluations(tmp_path):
     (write_run(tmp_path / "runs", "dfp", MAZE, 0, [1.0], preset="laptop") / "train.csv").unlink()
     report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])

@@ -292,6 +292,36 @@ def test_a_cut_file_is_refused(file, part):
         list(robomimic.contents(file, LIFT))
 
 
+def alter(path, change):
+    import h5py
+
+    with h5py.File(path, "r+") as opened:
+        change(opened)
+
+
+def replace_array(opened, name, array):
+    del opened[name]
+    opened[name] = array
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: replace_array(f, "data/demo_0/obs/object", f["data/demo_0/obs/object"][:, :9]), "wide|the same"),
+        (lambda f: replace_array(f, "data/demo_0/actions", f["data/demo_0/actions"][:].astype("S")), "wanted numbers"),
+        (lambda f: f.create_group("data/other"), "data holds 'other'"),
+        (lambda f: f.__delitem__("mask/valid"), "no mask/valid beside mask/train"),
+        (lambda f: replace_array(f, "mask/valid", f["mask/train"][:]), "for training and for validation"),
+        (lambda f: replace_array(f, "mask/valid", np.array([b"demo_99"])), "names demo_99"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_refused_by_name(file, change, says):
+    alter(file, change)
+    with pytest.raises(ValueError, match=says) as refused:
+        list(robomimic.contents(file, LIFT))
+    assert str(file) in str(refused.value)
+
+
 def test_missing_files_are_named_beside_those_found(file, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"no can/mh/low_dim_v15.hdf5; found lift/mh/low_dim_v15.hdf5"

@@ -147,8 +147,8 @@ def _listed(path: Path) -> tuple[Part, ...]:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
-def load(folder: str | os.PathLike[str], *, step: int | None = None) -> Checkpoint:
-    """Read the newest intact checkpoint, or that of `step` and no other, with the rows of its parts.
+def load(folder: str | os.PathLike[str], *, step: int | None = None, rows: bool = True) -> Checkpoint:
+    """Read the newest intact checkpoint, or that of `step` and no other, with the rows of its parts if `rows`.
 
     The recorded SHA-256 covers step, state and every tensor's name, dtype, shape and bytes. A damaged file, or one
     that needs a damaged part, is reported by a RuntimeWarning and the one before it is read instead.
@@ -167,7 +167,7 @@ def load(folder: str | os.PathLike[str], *, step: int | None = None) -> Checkpoi
         )
     for at in sorted(found, reverse=True):
         try:
-            return _with_rows(found[at])
+            return _with_rows(found[at]) if rows else read(found[at])
         except DamagedCheckpoint as error:
             warnings.warn(f"{error} Falling back to the checkpoint before it.", RuntimeWarning, stacklevel=2)
     raise DamagedCheckpoint(

@@ -66,14 +66,14 @@ def load_agent(
         given for a method that executes one chunk without choosing.
     """
     settings = Settings.read(run)
-    saved = checkpoint.load(run / "checkpoints")
+    saved = checkpoint.load(run / "checkpoints", rows=False)
     if best:
         at, success = saved.state.get("best", (0, -1))
         if success < 0:
             raise ValueError(
                 f"{run} has no evaluation yet, so no best checkpoint; leave --checkpoint best out"
             )
-        saved = checkpoint.load(run / "checkpoints", step=at)
+        saved = checkpoint.load(run / "checkpoints", step=at, rows=False)
     step, tensors = saved.step, saved.tensors
     cfg: Any = settings.agent
     if act_samples is not None:

@@ -7,7 +7,6 @@ import faulthandler
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -47,7 +46,7 @@ class Guard:
 
     def __init__(self, env: str, *, timeout: float = 600.0):
         self.env, self.timeout = env, timeout
-        self._playing: tuple[float, Call] | None = None  # since when, what
+        self._playing: Call | None = None
         self._left = threading.Event()
 
     def reset(self, env: gymnasium.Env, *, episode: int, seed: int) -> np.ndarray:
@@ -68,7 +67,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _named(self, call: Call) -> Iterator[None]:
-        self._playing = (time.monotonic(), call)
+        self._playing = call
         try:
             yield
         except Exception as error:
@@ -88,10 +87,13 @@ class Guard:
         self._left.set()
 
     def _watch(self) -> None:
-        while not self._left.wait(min(self.timeout / 10, 5.0)):
-            playing = self._playing
-            if playing is not None and time.monotonic() - playing[0] > self.timeout:
-                self._end(playing[1])
+        # Ticks of this thread, not a clock: a process that is paused (Ctrl-Z) is not one that hangs.
+        tick, held, last = min(self.timeout / 10, 5.0), 0.0, None
+        while not self._left.wait(tick):
+            call = self._playing
+            held, last = (held + tick if call is not None and call is last else 0.0), call
+            if call is not None and held > self.timeout:
+                self._end(call)
 
     def _end(self, call: Call) -> NoReturn:
         faulthandler.dump_traceback(2)  # on stderr: where it hangs

@@ -12,12 +12,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wgflow_rl import envs, methods
 from wgflow_rl.job import Job
 from wgflow_rl.published import TABLES, Row
-from wgflow_rl.settings import NOT_RESULTS, Settings, as_json, from_command_line
+from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
 
 NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
 RESERVED = ("--method", "--env", "--seed", "--run-dir", "--resume", "--threads", "--preset")
@@ -50,7 +49,7 @@ class Plan:
 
 def digest(settings: Settings) -> str:
     """Twelve hexadecimal digits of SHA-256 over the settings that change results."""
-    contents: dict[str, Any] = {k: v for k, v in as_json(settings).items() if k not in NOT_RESULTS}
+    contents = of_results(as_json(settings))
     contents["schedule"] = {k: v for k, v in contents["schedule"].items() if k not in NOT_LEARNING}
     if contents["data"] is not None:
         contents["data"] = str(Path(contents["data"]).expanduser().resolve())

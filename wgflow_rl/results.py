@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl import methods
-from wgflow_rl.plan import NOT_LEARNING, NOT_RESULTS
+from wgflow_rl.plan import NOT_LEARNING
 from wgflow_rl.published import Phase
+from wgflow_rl.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.table import read_rows
 
 PEER_COLUMNS = ["step", "seed", "success"]
@@ -178,8 +179,7 @@ def _columns(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
 
 def _configuration(settings: Mapping[str, Any]) -> str:
     schedule = {name: value for name, value in settings["schedule"].items() if name not in NOT_LEARNING}
-    learned = {name: value for name, value in settings.items() if name not in (*NOT_RESULTS, "seed")}
-    return json.dumps(learned | {"schedule": schedule}, sort_keys=True)
+    return json.dumps(of_results(settings) | {"seed": None, "schedule": schedule}, sort_keys=True)
 
 
 def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
@@ -202,6 +202,9 @@ def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
         conditions.pop(name, None)
     if settings.get("data"):
         conditions["data"] = Path(settings["data"]).name
+        for name in ONLY_OF_SHARDS:
+            if settings.get(name, usual := getattr(Settings, name)) != usual:
+                conditions[name] = settings[name]
     # A seed run twice with equal settings is one run: the one that came further.
     seeds = {run.seed: run for run in sorted((run for run, _ in runs), key=lambda run: run.steps[-1])}
     offline, total = schedule["offline_steps"], schedule["offline_steps"] + schedule["online_steps"]

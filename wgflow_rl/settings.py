@@ -18,6 +18,7 @@ from wgflow_rl.methods import Schedule
 from wgflow_rl.protocol import AgentConfig, above, at_least
 
 NOT_RESULTS = ("run_dir", "device", "threads", "env_timeout")  # say where a run is computed, not what
+ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # without --data there are none
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
@@ -165,3 +166,11 @@ def _is(value: Any, kind: Any) -> bool:
 
 def as_json(settings: Settings) -> dict[str, Any]:
     return dataclasses.asdict(settings)
+
+
+def of_results(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What results depend on, of settings as `as_json` gives them in this or an older version, defaults filled in."""
+    fields = dataclasses.fields(Settings)
+    whole = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | dict(told)
+    left_out = (*NOT_RESULTS, *(ONLY_OF_SHARDS if whole["data"] is None else ()))
+    return {name: value for name, value in whole.items() if name not in left_out}

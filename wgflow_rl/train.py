@@ -25,7 +25,7 @@ from wgflow_rl.guard import Guard
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
-from wgflow_rl.settings import NOT_RESULTS, Settings, as_json, from_command_line
+from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
 from wgflow_rl.snapshot import restore, snapshot
 
 SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
@@ -138,9 +138,9 @@ class Trainer:
     @property
     def _what(self) -> dict[str, object]:
         """The settings that results depend on, flat, as JSON gives them back; the data have a fingerprint."""
-        told = json.loads(json.dumps(as_json(self.settings)))
+        told = json.loads(json.dumps(of_results(as_json(self.settings))))
         agent, schedule = told.pop("agent"), told.pop("schedule")
-        return {k: v for k, v in (told | agent | schedule).items() if k not in (*NOT_RESULTS, "data")}
+        return {k: v for k, v in (told | agent | schedule).items() if k != "data"}
 
     @property
     def total(self) -> int:
@@ -278,7 +278,8 @@ class Trainer:
             )
 
         began = state.get("settings", self._what)
-        if changed := [name for name, value in self._what.items() if began.get(name) != value]:
+        # A setting that the version it began with did not have is at the default that does as before.
+        if changed := [name for name, value in self._what.items() if began.get(name, value) != value]:
             raise ValueError(
                 f"{changed[0]} is {self._what[changed[0]]!r}, but the run in {folder.parent} began with "
                 f"{began.get(changed[0])!r}, so it cannot be continued. Undo the change in its config.json."

@@ -40,6 +40,11 @@ class List:
                     print(f"  {folder}: {len(files)} file{'s'[: len(files) > 1]}, {size / 1e6:,.0f} MB")
 
 
+def _check_shards(shards: int) -> None:
+    if shards < 0:
+        raise ValueError(f"--shards is {shards}; wanted 0 for one data set, or how many shards")
+
+
 @dataclass(frozen=True)
 class Generate:
     """Make data with scripted oracles, unless they are there. A generation that was stopped goes on."""
@@ -56,6 +61,7 @@ class Generate:
     """Processes (default: one a core)."""
 
     def run(self) -> None:
+        _check_shards(self.shards)
         if self.shards and envs.parse(self.env).source != "ogbench":
             raise ValueError(
                 f"--shards is {self.shards}, but only data of OGBench's environments come in shards"
@@ -97,6 +103,7 @@ class Download:
     """So many of the 100 shards, a million transitions each, of the 100M data set (default: the ordinary one)."""
 
     def run(self) -> None:
+        _check_shards(self.shards)
         source = data.SOURCES[envs.parse(self.env).source]
         folder = source.download(self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards)
         Check(self.env, folder).run()

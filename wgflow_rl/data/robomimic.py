@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ SERVER, OFFICIAL = (
     "http://downloads.cs.stanford.edu/downloads/rt_benchmark",
     "low_dim_v141.hdf5",
 )  # of robomimic 0.3
+SPLITS = ("train", "valid")
 HELD_OUT = 10  # of a file without masks, every tenth demonstration is for validation
 PLACES = {
     "robot0_eef_pos": 3,
@@ -50,7 +52,7 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
 def contents(path: Path, env: str) -> Iterator[Episodes]:
     """The training, then the validation demonstrations of a folder's file, or of a file. Raises: as `find`, `read`."""
     file = path if path.is_file() else find(path, env)
-    for split in ("train", "valid"):
+    for split in SPLITS:
         yield read(file, env, split)
 
 
@@ -105,6 +107,11 @@ def read(path: Path, env: str, split: str = "train") -> Episodes:
     with _opened(path) as file:
         _check_environment(path, file, env)
         parts = [_demo(path, file[f"data/{name}"]) for name in _names(path, file, split)]
+    for key in ("observations", "next_observations", "actions"):
+        if len(widths := {part[key].shape[1] for part in parts}) > 1:
+            raise ValueError(
+                f"{path}: {key} are {sorted(widths)} numbers wide, by demonstration; wanted one width"
+            )
     together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Episodes(**together, env=env, source=f"{path} ({split})")
 
@@ -168,12 +175,22 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _names(path: Path, file: Any, split: str) -> list[str]:
     """The demonstrations of a split, by number."""
+    if strange := [name for name in file["data"] if not re.fullmatch(r"demo_\d+", name)]:
+        raise ValueError(f"{path}: data holds {strange[0]!r}; wanted demonstrations, demo_0 and on")
     every = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
-    if f"mask/{split}" in file:
-        chosen = {name.decode() for name in file[f"mask/{split}"][:]}
-        if missing := chosen - set(every):
-            raise ValueError(f"{path}: mask/{split} names {min(missing)}, which is not in data")
-        names = [name for name in every if name in chosen]
+    masks = {
+        name: {demo.decode() for demo in file[f"mask/{name}"][:]} for name in SPLITS if f"mask/{name}" in file
+    }
+    if masks:
+        if lacking := set(SPLITS) - masks.keys():
+            raise ValueError(
+                f"{path} has no mask/{lacking.pop()} beside mask/{min(masks)}; wanted both, or neither"
+            )
+        if missing := set.union(*masks.values()) - set(every):
+            raise ValueError(f"{path}: a mask names {min(missing)}, which is not in data")
+        if both := set.intersection(*masks.values()):
+            raise ValueError(f"{path}: {min(both)} is in the masks for training and for validation")
+        names = [name for name in every if name in masks[split]]
     else:
         names = [name for i, name in enumerate(every) if (i % HELD_OUT == HELD_OUT - 1) == (split == "valid")]
     if not names:
@@ -202,6 +219,12 @@ def _demo(path: Path, demo: Any) -> dict[str, np.ndarray]:
         arrays[name] = demo[name][:]
         if len(arrays[name]) != length or length == 0:
             raise ValueError(f"{where}: {name} has {len(arrays[name])} rows of {length}; the file looks cut")
+        width = PLACES.get(name.rpartition("/")[2])
+        columns_of = () if name in ("rewards", "dones") else (width or arrays[name].shape[-1],)
+        if arrays[name].shape[1:] != columns_of or arrays[name].dtype.kind not in "biuf":
+            raise ValueError(
+                f"{where}: {name} is {arrays[name].dtype} {arrays[name].shape}; wanted numbers {(length, *columns_of)}"
+            )
     dones = arrays["dones"].astype(np.float32)
 
     def joined(part: str) -> np.ndarray:
