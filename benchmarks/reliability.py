@@ -21,10 +21,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from _provenance import provenance
 
 from wgflow_rl import checkpoint, envs, train
+from wgflow_rl.data import robomimic
+from wgflow_rl.data.episodes import LAYOUT
 from wgflow_rl.files import write_whole
 from wgflow_rl.settings import Settings, as_json, from_command_line
 from wgflow_rl.table import Table, read_rows
@@ -179,6 +182,40 @@ def good_table(folder: Path) -> tuple[Path, Callable[[Path], str]]:
     return path, read
 
 
+def good_demonstrations(folder: Path) -> tuple[Path, Callable[[Path], str]]:
+    env, path, rng = "lift-mh-low_dim", folder / "low_dim_v15.hdf5", np.random.default_rng(0)
+
+    def part(lengths: list[int]) -> dict:
+        rows = sum(lengths)
+        observed = {
+            f"{kind}/{key}": rng.normal(size=(rows, width))
+            for kind in ("obs", "next_obs")
+            for key, width in {**robomimic.PLACES, "object": 10}.items()
+        }
+        ends = np.isin(np.arange(1, rows + 1), np.cumsum(lengths))
+        actions = rng.uniform(-1, 1, (rows, 7))
+        whole = {"actions": actions, "rewards": ends.astype(float), "dones": ends.astype(np.int64)}
+        return (
+            whole
+            | observed
+            | {"lengths": lengths, "operators": ["clean"] * len(lengths), "model_file": "none"}
+        )
+
+    robomimic.write(path, env, [part([5, 7])], [part([6])])
+    written = [vars(episodes) for episodes in robomimic.contents(path, env)]
+
+    def read(path: Path) -> str:
+        found = [vars(episodes) for episodes in robomimic.contents(path, env)]
+        same = all(
+            np.array_equal(old[name], new[name])
+            for old, new in zip(written, found, strict=True)
+            for name in LAYOUT
+        )
+        return "as written" if same else "other contents"  # robomimic's files have no checksums
+
+    return path, read
+
+
 def fuzz(count: int, seed: int, folder: Path) -> dict:
     """Give each reader `count` damaged files; what it made of them."""
     results = {}
@@ -186,6 +223,7 @@ def fuzz(count: int, seed: int, folder: Path) -> dict:
         "checkpoint": good_checkpoint,
         "config.json": good_config,
         "CSV table": good_table,
+        "HDF5": good_demonstrations,
     }.items():
         number, seen = random.Random(seed), Counter()
         (folder / name).mkdir()

@@ -292,6 +292,21 @@ def test_a_cut_file_is_refused(file, part):
         list(robomimic.contents(file, LIFT))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_file_altered_at_random_is_read_or_refused_by_name(file):
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    said = []
+    for _ in range(60):
+        at, length = int(rng.integers(len(whole))), int(rng.integers(1, 200))
+        file.write_bytes(whole[:at] + rng.bytes(length) + whole[at + length :])
+        try:
+            list(robomimic.contents(file, LIFT))
+        except ValueError as error:
+            said.append(str(error))
+    assert len(said) > 5
+    assert all(str(file) in message for message in said)
+
+
 def alter(path, change):
     import h5py
 
