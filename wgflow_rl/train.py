@@ -277,13 +277,14 @@ class Trainer:
                 "Put the files back, or start a new run."
             )
 
-        began = state.get("settings", self._what)
         # A setting that the version it began with did not have is at the default that does as before.
-        if changed := [name for name, value in self._what.items() if began.get(name, value) != value]:
-            raise ValueError(
-                f"{changed[0]} is {self._what[changed[0]]!r}, but the run in {folder.parent} began with "
-                f"{began.get(changed[0])!r}, so it cannot be continued. Undo the change in its config.json."
-            )
+        began = state.get("settings", {})
+        for name, value in self._what.items():
+            if began.get(name, value) != value:
+                raise ValueError(
+                    f"{name} is {value!r}, but the run in {folder.parent} began with {began[name]!r}, so it cannot be "
+                    "continued. Undo the change in its config.json."
+                )
 
         def group(name: str) -> dict[str, torch.Tensor]:
             return {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}

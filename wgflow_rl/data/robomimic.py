@@ -127,7 +127,7 @@ def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> No
     try:
         with h5py.File(temporary, "w") as file:
             group = file.create_group("data")
-            for split, parts in (("train", train), ("valid", validation)):
+            for split, parts in zip(SPLITS, (train, validation), strict=True):
                 for part in parts:
                     ends = np.cumsum(part["lengths"])
                     for operator, length, end in zip(part["operators"], part["lengths"], ends, strict=True):
