@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import torch
@@ -43,6 +43,14 @@ class Best(NamedTuple):
 
     step: int
     success: float
+
+
+class Work(NamedTuple):
+    """What one update is a function of, beside the agent."""
+
+    batch: Batch
+    noise: Any
+    online: bool
 
 
 class StopRequest:
@@ -155,6 +163,19 @@ class Trainer:
 
         Raises: TrainingDiverged naming what is not finite, and the step.
         """
+        work = self.draw()
+        if work is None:
+            return {}
+        with self._refusals_are_divergence("update"):
+            log = self.agent.update(work.batch, work.noise, online=work.online)
+        self.check_update(log)
+        return log
+
+    def draw(self) -> Work | None:
+        """Begin a step: collect online, then draw what its update takes; None before the first online update.
+
+        Raises: TrainingDiverged if the batch is not finite.
+        """
         self.step += 1
         cfg, schedule = self.settings.agent, self.settings.schedule
         collected = self.step - schedule.offline_steps
@@ -163,7 +184,7 @@ class Trainer:
         if collected >= 1:
             self.replay.add(**self.collector.step(self.agent.act, self.acting))
             if collected <= schedule.online_start:
-                return {}
+                return None
             ops.anneal_(self.agent.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps)
         batch = self.replay.sample(
             cfg.batch,
@@ -175,12 +196,12 @@ class Trainer:
         )
         self.batch = batch
         self._check_finite({f"batch.{name}": t for name, t in batch._asdict().items()})
-        noise = self.agent.draw_noise(cfg.batch, self.generator)
-        with self._refusals_are_divergence("update"):
-            log = self.agent.update(batch, noise, online=collected >= 1)
+        return Work(batch, self.agent.draw_noise(cfg.batch, self.generator), online=collected >= 1)
+
+    def check_update(self, log: Mapping[str, torch.Tensor]) -> None:
+        """Raises: TrainingDiverged naming the loss or the gradient of the last update that is not finite."""
         self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
         self._check_finite(gradients(self.agent.modules))
-        return log
 
     @contextlib.contextmanager
     def _refusals_are_divergence(self, of: str) -> Iterator[None]:
