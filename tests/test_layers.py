@@ -18,8 +18,8 @@ LIBRARY = [
     "toy", "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "cli", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data", "batch",
-    "protocol", "replay", "networks", "ops", "drift", "diagnostics", "agents", "methods", "settings",
+    "cli", "interrupt", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data",
+    "batch", "protocol", "replay", "networks", "ops", "drift", "diagnostics", "agents", "methods", "settings",
     "published", "job", "plan", "stopwatch", "profile", "guard", "rollout", "train", "evaluate", "actions",
     "results", "figures", "comparison", "report", "export", "sweep",
 ]  # fmt: skip

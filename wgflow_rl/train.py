@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +12,15 @@ from typing import Any, NamedTuple
 import gymnasium
 import torch
 from safetensors.torch import save as to_bytes
-from torch import nn
 from tqdm import tqdm
 
 from wgflow_rl import checkpoint, data, envs, methods, ops
 from wgflow_rl.batch import Batch
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.files import write_whole
+from wgflow_rl.finite import TrainingDiverged, check_finite, gradients, refusals_are_divergence
 from wgflow_rl.guard import Guard
+from wgflow_rl.interrupt import StopRequest
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
@@ -32,10 +31,6 @@ SETTLED = 500  # updates after which a narrow policy is no longer its initialisa
 COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
 EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
 HELD_OUT = 256  # validation chunks the diagnostics are read on
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss or a weight stopped being finite."""
 
 
 class Best(NamedTuple):
@@ -53,30 +48,6 @@ class Work(NamedTuple):
     online: bool
 
 
-class StopRequest:
-    """Ctrl-C or SIGTERM asks; the loop answers after the step in progress, so that no half step is ever saved.
-
-    A second Ctrl-C stops at once. Signals come to the main thread alone: in another one nothing asks.
-    """
-
-    def __enter__(self) -> StopRequest:
-        self.asked = False
-        heard = (
-            (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        )
-        self._before = {number: signal.signal(number, self._ask) for number in heard}
-        return self
-
-    def _ask(self, number, frame) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
 def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
     """Raises: ValueError if the data's observations and actions are not of the environment's sizes."""
     spaces = {"observations": env.observation_space, "actions": env.action_space}
@@ -86,16 +57,6 @@ def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
                 f"{what} of the data have {width} entries, those of {name} have shape {space.shape}; these are data of "
                 "another environment. Give --data the right folder."
             )
-
-
-def gradients(modules: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
-    """The gradients of the last update, as 'gradient of policy.net.first.weight'."""
-    return {
-        f"gradient of {name}.{key}": weight.grad
-        for name, module in modules.items()
-        for key, weight in module.named_parameters()
-        if weight.grad is not None
-    }
 
 
 class Trainer:
@@ -158,6 +119,13 @@ class Trainer:
     def phase(self) -> str:
         return "online" if self.step > self.settings.schedule.offline_steps else "offline"
 
+    @property
+    def _now(self) -> str:
+        return f"step {self.step} ({self.phase})"
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return snapshot(self.agent.modules, self.agent.optimiser)
+
     def advance(self) -> dict[str, torch.Tensor]:
         """One step: offline an update; online an environment step, then an update. Returns scalars to log.
 
@@ -166,7 +134,7 @@ class Trainer:
         work = self.draw()
         if work is None:
             return {}
-        with self._refusals_are_divergence("update"):
+        with refusals_are_divergence("update", self._weights, at=self._now):
             log = self.agent.update(work.batch, work.noise, online=work.online)
         self.check_update(log)
         return log
@@ -195,41 +163,13 @@ class Trainer:
             step=min(self.step, schedule.offline_steps),
         )
         self.batch = batch
-        self._check_finite({f"batch.{name}": t for name, t in batch._asdict().items()})
+        check_finite({f"batch.{name}": t for name, t in batch._asdict().items()}, at=self._now)
         return Work(batch, self.agent.draw_noise(cfg.batch, self.generator), online=collected >= 1)
 
     def check_update(self, log: Mapping[str, torch.Tensor]) -> None:
         """Raises: TrainingDiverged naming the loss or the gradient of the last update that is not finite."""
-        self._check_finite({name: value for name, value in log.items() if name.endswith("_loss")})
-        self._check_finite(gradients(self.agent.modules))
-
-    @contextlib.contextmanager
-    def _refusals_are_divergence(self, of: str) -> Iterator[None]:
-        """A field refuses NaN: with a finite batch, it is the weights that have it."""
-        try:
-            yield
-        except ValueError as error:
-            self._check_finite(snapshot(self.agent.modules, self.agent.optimiser))
-            if "NaN" not in str(error):
-                raise
-            # Finite weights, so large that what they make is not.
-            raise TrainingDiverged(
-                f"a field of the {of} is not finite at step {self.step} ({self.phase}). Checkpoints are from before "
-                "it; what usually helps: a new run with a smaller --lr."
-            ) from error
-
-    def _check_finite(self, tensors: dict[str, torch.Tensor]) -> None:
-        # A sum is finite only if every entry is: ten times faster than asking each, and one answer for a GPU to give.
-        if torch.stack([tensor.sum().float() for tensor in tensors.values()]).isfinite().all():
-            return
-        name = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
-        if name is None:  # the sum of entries so large
-            return
-        hint = "see where it comes from" if name.startswith("batch.") else "a new run with a smaller --lr"
-        raise TrainingDiverged(
-            f"{name} is not finite at step {self.step} ({self.phase}). Checkpoints are from before it; what usually "
-            f"helps: {hint}."
-        )
+        check_finite({name: value for name, value in log.items() if name.endswith("_loss")}, at=self._now)
+        check_finite(gradients(self.agent.modules), at=self._now)
 
     def evaluate(self) -> dict:
         """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
@@ -259,7 +199,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(0)
         cfg = self.settings.agent
         batch = self.held_out.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
-        with self._refusals_are_divergence("diagnostics"):
+        with refusals_are_divergence("diagnostics", self._weights, at=self._now):
             return self.agent.diagnose(batch, generator)
 
     def save(self, folder: Path) -> None:
@@ -269,12 +209,12 @@ class Trainer:
         """
         taken, state = self.collector.state()
         groups = {
-            "agent": snapshot(self.agent.modules, self.agent.optimiser),
+            "agent": self._weights(),
             "collector": taken,
             "random": {"training": self.generator.get_state(), "acting": self.acting.get_state()},
         }
         tensors = {f"{group}.{name}": t for group, content in groups.items() for name, t in content.items()}
-        self._check_finite(groups["agent"])
+        check_finite(groups["agent"], at=self._now)
         if self.replay.added > self.written:
             part = checkpoint.save_rows(
                 folder,
