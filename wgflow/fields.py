@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wgflow.divergences import Divergence, ReverseKL
-from wgflow.kernels import Kernel, Riesz, as_kernels
+from wgflow.kernels import Kernel, Riesz, Scaled, as_kernels
 from wgflow.sums import (
     check_clouds,
     double_shift,
@@ -137,23 +137,28 @@ def energy_field(
     pos: Tensor,
     neg: Tensor | None = None,
     *,
+    beta: float = 1.0,
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
 ) -> Tensor:
     r"""Unit pulls, unit pushes, the energy distance's flow: V_i = mean_k unit(y_k - x_i) - mean_{j≠i} unit(x_j - x_i).
 
-    V_i = -N ∇_i of the energy score's U-statistic mean|x-y| - mean_{i≠j}|x-x'| / 2. No bandwidth, strictly
-    proper, linear in the positives: unbiased with one positive and any N >= 2. The direction between
-    coincident points is zero.
+    V_i = -N ∇_i of the energy score's U-statistic mean|x-y|^β - mean_{i≠j}|x-x'|^β / 2: each unit vector times
+    β r^(β-1), 1 for β = 1. No bandwidth, strictly proper for every β, linear in the positives: unbiased with one
+    positive and any N >= 2. The same for a kernel with a bandwidth, or for several: `mmd_field`.
 
     Args:
         x: [..., N, D] generated points; pos: [..., P, D]; weights [..., P], [..., M]: w >= 0, only their
             ratios matter.
         neg: [..., M, D] what pushes. None: the points themselves, each leaving itself out (needs N >= 2).
-    Returns: [..., N, D], |V_i| <= 2 whatever the units of x (scale it by a length for a displacement).
-        Differentiable.
-    Raises: ValueError as `kernel_average`; one lone point without `neg`; neg_weights without `neg`.
+        beta: 0 < β < 2. Smaller weighs fine detail more and is noisier; below 1 near pairs pull without bound (as
+            r^(β-1)). Coincident points have no direction and pull nothing, whatever β.
+    Returns: [..., N, D], in length^(β-1) whatever the units of x (β = 1: |V_i| <= 2; scale it by a length for a
+        displacement). Differentiable.
+    Raises: ValueError as `kernel_average`; beta out of range; one lone point without `neg`; neg_weights without `neg`.
     """
+    check_beta(beta)
+    slope = Scaled(Riesz(2 - beta), math.log(beta))  # of the kernel -r^β
     check_clouds(x, pos, None, False, ("x", "pos"))
     if neg is None:
         if x.shape[-2] < 2:
@@ -165,10 +170,19 @@ def energy_field(
             raise ValueError(
                 "neg_weights came without neg; the points themselves count equally. Pass neg=x with weights."
             )
-        V = mean_pull(x, pos, Riesz(1), pos_weights) - mean_pull(x, x, Riesz(1), None, skip_self=True)
+        V = mean_pull(x, pos, slope, pos_weights) - mean_pull(x, x, slope, None, skip_self=True)
         return V.to(x.dtype)
     check_clouds(x, neg, None, False, ("x", "neg"))
-    return (mean_pull(x, pos, Riesz(1), pos_weights) - mean_pull(x, neg, Riesz(1), neg_weights)).to(x.dtype)
+    return (mean_pull(x, pos, slope, pos_weights) - mean_pull(x, neg, slope, neg_weights)).to(x.dtype)
+
+
+def check_beta(beta: float) -> None:
+    """Refuse an exponent of |x - y| that makes no strictly proper score. Raises: ValueError."""
+    if isinstance(beta, Tensor) or not 0 < beta < 2:
+        raise ValueError(
+            f"beta = {beta!r}; wanted a number with 0 < beta < 2, 1 for the energy distance. At 2 only means count: "
+            "every law with the mean of the data would be at rest."
+        )
 
 
 def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:

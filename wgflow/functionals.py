@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wgflow.divergences import Divergence
-from wgflow.fields import energy_field, mean_pull
+from wgflow.fields import check_beta, energy_field, mean_pull
 from wgflow.kde import KDE
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.particles import blob_field, mmd_field
@@ -105,19 +105,31 @@ class MMD:
 
 @dataclass(frozen=True, eq=False)
 class EnergyDistance:
-    """The energy score mean|x - y| - mean_{i≠j}|x_i - x_j|/2: half the energy distance, less the samples' constant."""
+    """The energy score mean|x-y|^β - mean_{i≠j}|x_i-x_j|^β/2: half the energy distance, less the samples' constant.
+
+    0 < beta < 2, 1 for the energy distance itself. Raises: ValueError on another beta.
+    """
 
     samples: Tensor
+    beta: float = 1.0
+
+    def __post_init__(self):
+        check_beta(self.beta)
 
     def value(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         check_clouds(x, x, None, True, ("x", "x"))
-        n, mode = x.shape[-2], "donot_use_mm_for_euclid_dist"
-        across = torch.cdist(x, self.samples, compute_mode=mode).mean((-2, -1))
-        return across - torch.cdist(x, x, compute_mode=mode).sum((-2, -1)) / (2 * n * (n - 1))
+        n = x.shape[-2]
+        across, within = self._powers(x, self.samples).mean((-2, -1)), self._powers(x, x).sum((-2, -1))
+        return across - within / (2 * n * (n - 1))
 
     def velocity(self, x: Tensor) -> Tensor:
-        return energy_field(x, self.samples)
+        return energy_field(x, self.samples, beta=self.beta)
+
+    def _powers(self, x: Tensor, y: Tensor) -> Tensor:
+        r = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        # Zeros are put in before the power, whose slope at 0 may be infinite.
+        return torch.where(r == 0, 1.0, r).pow(self.beta) * (r != 0)
 
 
 @dataclass(frozen=True, eq=False)
