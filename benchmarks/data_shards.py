@@ -67,6 +67,7 @@ def measure(case: Case, folder: Path) -> dict:
 
     from wgflow_rl import data, envs, methods
     from wgflow_rl.replay import Replay
+    from wgflow_rl.updates import update
 
     torch.set_num_threads(1)
     inner = envs.make(ENV)
@@ -99,7 +100,7 @@ def measure(case: Case, folder: Path) -> dict:
         batch = draw(step)
         if step % every == 0:
             swaps.append(time.perf_counter() - before)
-        agent.update(batch, agent.draw_noise(256, generator), online=False)
+        update(agent, batch, agent.draw_noise(256, generator), online=False)
     took, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "transitions": len(train),

@@ -21,6 +21,7 @@ from _provenance import provenance
 from _update import agent_of, flops_of_update, random_batch
 
 from wgflow_rl import methods, profile
+from wgflow_rl.updates import update
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -42,8 +43,8 @@ def time_of(cfg) -> float:
     generator = torch.Generator().manual_seed(0)
     agent, batch = agent_of(cfg), random_batch(cfg, generator)
     noise = agent.draw_noise(cfg.batch, generator)
-    agent.update(batch, noise, online=True)
-    return profile.seconds(lambda: agent.update(batch, noise, online=True), at_least=0.5)
+    update(agent, batch, noise, online=True)
+    return profile.seconds(lambda: update(agent, batch, noise, online=True), at_least=0.5)
 
 
 def fit(rows: list[dict]) -> tuple[float, float]:

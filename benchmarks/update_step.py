@@ -27,6 +27,7 @@ from _provenance import provenance
 from _update import OBS, agent_of, flops_of_update, random_batch
 
 from wgflow_rl import methods, networks, profile
+from wgflow_rl.updates import update
 
 RESULTS = Path(__file__).parent / "results" / "update_step.json"
 ENV = "cube-double-play-singletask-task2-v0"
@@ -44,7 +45,7 @@ class Torch:
     def __call__(self, steps: int) -> tuple[float, list[float]]:
         networks.BLOCK, log, start = self.block, {}, time.process_time()
         for _ in range(steps):
-            log = self.agent.update(self.batch, self.noise, online=True)
+            log = update(self.agent, self.batch, self.noise, online=True)
         return time.process_time() - start, [float(log["critic_loss"]), float(log["actor_loss"])]
 
 
@@ -134,7 +135,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
         for name, run in variants.items():
             times[name].append(run(1)[0])
     agent = variants["torch, blocks"].agent
-    work = profile.work(lambda: agent.update(batch, noise, online=True))
+    work = profile.work(lambda: update(agent, batch, noise, online=True))
     assert work.flops == flops_of_update(cfg), (work.flops, flops_of_update(cfg))
     return {
         "case": case,

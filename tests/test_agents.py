@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from wgflow_rl import methods, ops
+from wgflow_rl import methods, ops, updates
 from wgflow_rl.batch import Batch
 from wgflow_rl.networks import VectorField
 
@@ -41,7 +41,7 @@ def make_batch(h, seed=0):
 
 def update(agent, seed=0):
     batch = make_batch(agent.cfg.chunk, seed)
-    return agent.update(batch, agent.draw_noise(B, torch.Generator().manual_seed(seed)), online=True)
+    return updates.update(agent, batch, agent.draw_noise(B, torch.Generator().manual_seed(seed)), online=True)
 
 
 def gradients(agent, names):
@@ -104,7 +104,7 @@ def test_saturated_coordinates_are_pulled_back(method):
     with torch.no_grad():
         last.bias.fill_(out)
     batch, noise = make_batch(agent.cfg.chunk), agent.draw_noise(B, torch.Generator().manual_seed(0))
-    agent.update(batch, noise, online=False)
+    updates.update(agent, batch, noise, online=False)
     assert (torch.sign(last.bias.grad) == torch.sign(torch.tensor(out))).all()
 
 
@@ -119,7 +119,7 @@ def test_where_the_task_ended_nothing_is_bootstrapped(method):
         batch = make_batch(agent.cfg.chunk)
         batch = batch._replace(discount=0 * batch.discount, next_obs=batch.next_obs + shift)
         noise = agent.draw_noise(B, torch.Generator().manual_seed(0))
-        losses.append(agent.update(batch, noise, online=True)["critic_loss"])
+        losses.append(updates.update(agent, batch, noise, online=True)["critic_loss"])
     torch.testing.assert_close(*losses)
 
 
@@ -131,7 +131,7 @@ def test_chunks_with_unknown_targets_teach_no_critic(method):
         batch = make_batch(agent.cfg.chunk)
         batch.complete[3], batch.returns[3] = 0, value
         noise = agent.draw_noise(B, torch.Generator().manual_seed(0))
-        losses.append(agent.update(batch, noise, online=True)["critic_loss"])
+        losses.append(updates.update(agent, batch, noise, online=True)["critic_loss"])
     torch.testing.assert_close(*losses)
 
 
@@ -143,7 +143,7 @@ def test_rebrac_knows_the_datas_answer_only_inside_a_trajectory():
         batch = make_batch(1)
         batch = batch._replace(next_valid=valid * batch.next_valid)
         noise = agent.draw_noise(B, torch.Generator().manual_seed(0))
-        targets.append(agent.update(batch, noise, online=False)["td_target"])
+        targets.append(updates.update(agent, batch, noise, online=False)["td_target"])
     torch.testing.assert_close(targets[1], targets[2])
     assert targets[0] < targets[1]
 

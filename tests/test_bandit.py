@@ -17,6 +17,7 @@ from wgflow_rl import methods
 from wgflow_rl.batch import Batch
 from wgflow_rl.data import Episodes
 from wgflow_rl.replay import Replay
+from wgflow_rl.updates import update
 
 SIGMA, S, STEPS, BATCH = 0.2, 0.5, 350, 64
 ALIKE = {
@@ -65,7 +66,7 @@ def trained(method, **numbers):
             next_valid=0 * ONE[:, None],
             complete=ONE,
         )
-        agent.update(batch, agent.draw_noise(BATCH, g), online=True)
+        update(agent, batch, agent.draw_noise(BATCH, g), online=True)
     return agent
 
 

@@ -6,6 +6,7 @@ import torch
 from wgflow_rl import drift, ops
 from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.batch import Batch
+from wgflow_rl.updates import update
 
 SMALL = DFPConfig(
     chunk=2, generated=4, candidates=6, top_k=2, target_samples=3, act_samples=5, hidden=(16, 16), batch=8
@@ -109,7 +110,7 @@ def test_saturated_coordinates_are_pulled_back(agent):
 def test_the_old_policy_moves_slowly_and_starts_again_at_the_switch(agent):
     batch = make_batch()
     before = [p.clone() for p in agent.old_policy.parameters()]
-    agent.update(batch, noise_for(agent), online=False)
+    update(agent, batch, noise_for(agent), online=False)
     for old, new, slow in zip(before, agent.policy.parameters(), agent.old_policy.parameters(), strict=True):
         torch.testing.assert_close(slow, old + SMALL.old_rate * (new - old))
     agent.start_online()
@@ -124,7 +125,7 @@ def test_an_update_is_a_function_of_parameters_batch_and_noise():
     for _ in range(2):
         agent = DFP(SMALL, obs_dim=3, action_dim=2, seed=1)
         for i in range(3):
-            agent.update(make_batch(seed=i), noise_for(agent, seed=i), online=i > 0)
+            update(agent, make_batch(seed=i), noise_for(agent, seed=i), online=i > 0)
         runs.append([p.detach().clone() for p in agent.policy.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 

@@ -19,8 +19,8 @@ LIBRARY = [
 ]  # fmt: skip
 LEARNING = [
     "cli", "interrupt", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data",
-    "batch", "protocol", "replay", "networks", "ops", "drift", "diagnostics", "agents", "methods", "settings",
-    "published", "job", "plan", "stopwatch", "profile", "guard", "rollout", "train", "evaluate", "actions",
+    "batch", "protocol", "replay", "networks", "ops", "updates", "drift", "diagnostics", "agents", "methods",
+    "settings", "published", "job", "plan", "stopwatch", "profile", "guard", "rollout", "train", "evaluate", "actions",
     "results", "figures", "comparison", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}

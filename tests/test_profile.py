@@ -10,6 +10,7 @@ from test_dfp import make_batch, noise_for
 from wgflow_rl import methods, networks, profile
 from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.settings import from_command_line
+from wgflow_rl.updates import update
 
 TINY = ["--hidden", "16", "16", "--batch", "8"]
 
@@ -70,7 +71,7 @@ def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
         agent = DFP(cfg, obs_dim=3, action_dim=2, seed=1)
         logs.append([])
         for i in range(200):
-            log = agent.update(make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=i >= 100)
+            log = update(agent, make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=i >= 100)
             logs[-1].append(torch.stack([log["critic_loss"], log["actor_loss"]]))
         agents.append(agent)
     torch.testing.assert_close(torch.stack(logs[0]), torch.stack(logs[1]), rtol=1e-5, atol=1e-6)

@@ -166,10 +166,9 @@ class Counter(nn.Module):
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def tick(self) -> int:
-        """Count one more; returns how many there were before it."""
+    def tick(self) -> None:
+        """Count one more."""
         self.count += 1
-        return int(self.count) - 1
 
 
 def slow_copy(module: M) -> M:

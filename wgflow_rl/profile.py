@@ -25,6 +25,7 @@ from wgflow_rl.data import Episodes
 from wgflow_rl.protocol import Agent
 from wgflow_rl.replay import Replay
 from wgflow_rl.settings import Settings, from_command_line
+from wgflow_rl.updates import update
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 KINDS = {
@@ -139,7 +140,7 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
 
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
-        "update": lambda: agent.update(batch, noise, online=settings.schedule.online_steps > 0),
+        "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
         "chunk sampling": lambda: sample(),
         "acting, one state": lambda: agent.act(state, generator),

@@ -54,8 +54,16 @@ class Agent(Protocol):
         """All the randomness of one update of `batch` rows."""
         ...
 
-    def update(self, batch: Batch, noise: Any, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step; scalars to log. What ends in `_loss` stops the run when it is not finite."""
+    def loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `updates.update` descends, a scalar; and scalars to log, without gradient.
+
+        What ends in `_loss` stops the run when it is not finite. No value is read (`float`, `if`), nothing is made on
+        the host: the same lines are captured as a CUDA graph and mapped over seeds.
+        """
+        ...
+
+    def settle(self) -> None:
+        """What follows the optimiser's step: slow copies, elementwise in every tensor."""
         ...
 
     def start_online(self) -> None:

@@ -26,6 +26,7 @@ from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
 from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
 from wgflow_rl.snapshot import restore, snapshot
+from wgflow_rl.updates import update
 
 SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
 COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
@@ -135,7 +136,7 @@ class Trainer:
         if work is None:
             return {}
         with refusals_are_divergence("update", self._weights, at=self._now):
-            log = self.agent.update(work.batch, work.noise, online=work.online)
+            log = update(self.agent, work.batch, work.noise, online=work.online)
         self.check_update(log)
         return log
 

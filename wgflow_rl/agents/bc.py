@@ -50,11 +50,13 @@ class BC:
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         return Noise()
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step, the same in both phases; returns scalars to log."""
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one update, the same in both phases, and scalars to log."""
         loss = self.actor_loss(batch, self.normalise(batch.obs))
-        ops.descend(self.optimiser, loss)
-        return {"actor_loss": loss.detach()}
+        return loss, {"actor_loss": loss.detach()}
+
+    def settle(self) -> None:
+        """There are no slow copies."""
 
     def actor_loss(self, batch: Batch, obs: Tensor) -> Tensor:
         """|a - mu(s)|^2, which is -log N(a; mu(s), 1) up to constants: two modes are answered by their mean."""

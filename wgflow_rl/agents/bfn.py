@@ -76,14 +76,17 @@ class BFN:
             target=ops.normal(batch, self.cfg.target_samples, self.chunk_dim, **where),
         )
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on critic and flow, the same in both phases; returns scalars to log."""
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic and flow, the same in both phases; and scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         critic_loss, critic_log = self.critic_loss(batch, obs, next_obs, noise)
         actor_loss = self.actor_loss(batch, obs, noise)
-        ops.descend(self.optimiser, critic_loss + actor_loss)
+        log = {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), **critic_log}
+        return critic_loss + actor_loss, log
+
+    def settle(self) -> None:
+        """After the optimiser's step: slow copies follow."""
         ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
-        return {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), **critic_log}
 
     def critic_loss(
         self, batch: Batch, obs: Tensor, next_obs: Tensor, noise: Noise

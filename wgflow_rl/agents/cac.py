@@ -82,20 +82,23 @@ class CAC:
             target=ops.normal(batch, 1, steps, self.chunk_dim, **where),
         )
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on critic and policy, the same in both phases; returns scalars to log."""
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic and policy, the same in both phases; and scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         critic_loss, critic_log = self.critic_loss(batch, obs, next_obs, noise)
         actor_loss, actor_log = self.actor_loss(batch, obs, noise)
-        ops.descend(self.optimiser, critic_loss + actor_loss)
-        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
-        ops.polyak_(self.target_policy, self.policy, self.cfg.target_rate)
-        return {
+        log = {
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),
             **critic_log,
             **actor_log,
         }
+        return critic_loss + actor_loss, log
+
+    def settle(self) -> None:
+        """After the optimiser's step: slow copies follow."""
+        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
+        ops.polyak_(self.target_policy, self.policy, self.cfg.target_rate)
 
     def critic_loss(
         self, batch: Batch, obs: Tensor, next_obs: Tensor, noise: Noise
@@ -143,10 +146,8 @@ class CAC:
         noise [B, n, K, C] -> [B, n, C], not clipped, differentiable.
         """
         steps = self.cfg.denoising_steps
-        index = [
-            round((len(self.sigmas) - 1) * (steps - i) / steps) for i in range(steps)
-        ]  # from the top, evenly
-        sigmas = self.sigmas[index].unbind()
+        # From the top, evenly; one by one: a list would be carried to the device each time.
+        sigmas = [self.sigmas[round((len(self.sigmas) - 1) * (steps - i) / steps)] for i in range(steps)]
         one = noise.new_ones(*noise.shape[:-2], 1)
         x = self.denoise(policy, obs, sigmas[0] * noise[..., 0, :], sigmas[0] * one)
         for i in range(1, steps):

@@ -106,22 +106,25 @@ class DFP:
 
     # ---- Algorithm 1 --------------------------------------------------------------------------------------------
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on critic and actor; returns scalars to log."""
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic and actor; and scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         critic_loss, critic_log = self.critic_loss(batch, obs, next_obs, noise)
         actor_loss, actor_log = self.actor_loss(
             batch, obs, noise, self.cfg.lam if online else self.cfg.lam_offline
         )
-        ops.descend(self.optimiser, critic_loss + actor_loss)
-        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
-        ops.polyak_(self.old_policy, self.policy, self.cfg.old_rate)
-        return {
+        log = {
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),
             **critic_log,
             **actor_log,
         }
+        return critic_loss + actor_loss, log
+
+    def settle(self) -> None:
+        """After the optimiser's step: slow copies follow."""
+        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
+        ops.polyak_(self.old_policy, self.policy, self.cfg.old_rate)
 
     def critic_loss(
         self, batch: Batch, obs: Tensor, next_obs: Tensor, noise: Noise

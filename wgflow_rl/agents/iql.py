@@ -66,21 +66,24 @@ class IQL:
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         return Noise()
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on critic, value and policy, the same in both phases; returns scalars to log."""
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Critic, value and policy, the same in both phases; and scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         value_loss, advantage = self.value_loss(batch, obs)
         critic_loss = self.critic_loss(batch, obs, next_obs)
         actor_loss, weight = self.actor_loss(batch, obs, advantage)
-        ops.descend(self.optimiser, critic_loss + value_loss + actor_loss)
-        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
-        return {
+        log = {
             "critic_loss": critic_loss.detach(),
             "value_loss": value_loss.detach(),
             "actor_loss": actor_loss.detach(),
             "advantage": advantage.mean(),
             "weight": weight.mean(),
         }
+        return critic_loss + value_loss + actor_loss, log
+
+    def settle(self) -> None:
+        """After the optimiser's step: slow copies follow."""
+        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
 
     def value_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, Tensor]:
         """V is the expectile of min Q_target over the data's actions (IQL Eq. 5); and the advantage [B]."""

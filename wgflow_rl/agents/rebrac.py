@@ -74,20 +74,27 @@ class ReBRAC:
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         return Noise(ops.normal(batch, 1, self.chunk_dim, generator=generator, device=self.device))
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on the critic, every `policy_delay`-th also on policy and slow copies; scalars to log."""
+    @property
+    def turn(self) -> bool:
+        """Whether policy and slow copies move in this update."""
+        return int(self.updates.count) % self.cfg.policy_delay == 0
+
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic, every `policy_delay`-th time also the policy; and scalars to log."""
         obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
         loss, log = self.critic_loss(batch, obs, next_obs, noise)
         log["critic_loss"] = loss.detach()
         actor_loss, actor_log = self.actor_loss(batch, obs)
-        turn = self.updates.tick() % self.cfg.policy_delay == 0
-        if turn:
+        if self.turn:
             loss = loss + actor_loss
-        ops.descend(self.optimiser, loss)
-        if turn:
+        return loss, {**log, "actor_loss": actor_loss.detach(), **actor_log}
+
+    def settle(self) -> None:
+        """After the optimiser's step: slow copies follow, and the update is counted."""
+        if self.turn:
             ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
             ops.polyak_(self.target_policy, self.policy, self.cfg.target_rate)
-        return {**log, "actor_loss": actor_loss.detach(), **actor_log}
+        self.updates.tick()
 
     def critic_loss(
         self, batch: Batch, obs: Tensor, next_obs: Tensor, noise: Noise

@@ -77,8 +77,8 @@ class SRPO:
             score_time=ops.uniform(batch, 1, 1, **where),
         )
 
-    def update(self, batch: Batch, noise: Noise, *, online: bool) -> dict[str, Tensor]:
-        """One gradient step on everything at once, the same in both phases; returns scalars to log.
+    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Everything at once, the same in both phases; and scalars to log.
 
         The paper trains diffusion and critics first, the policy after; at once, the policy follows them a little late.
         """
@@ -87,9 +87,7 @@ class SRPO:
         critic_loss = self.critic_loss(batch, obs, next_obs)
         diffusion_loss = self.diffusion_loss(batch, obs, noise)
         actor_loss, q = self.actor_loss(obs, noise)
-        ops.descend(self.optimiser, critic_loss + value_loss + diffusion_loss + actor_loss)
-        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
-        return {
+        log = {
             "critic_loss": critic_loss.detach(),
             "value_loss": value_loss.detach(),
             "actor_loss": actor_loss.detach(),
@@ -97,6 +95,11 @@ class SRPO:
             "advantage": advantage.mean(),
             "q_policy": q,
         }
+        return critic_loss + value_loss + diffusion_loss + actor_loss, log
+
+    def settle(self) -> None:
+        """After the optimiser's step: slow copies follow."""
+        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
 
     def value_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, Tensor]:
         """V is the expectile of min Q_target over the data's actions (IQL Eq. 5); and the advantage [B]."""
