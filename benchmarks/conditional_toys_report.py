@@ -59,8 +59,8 @@ def table(results: dict) -> str:
             "",
             f"## {toy}",
             "",
-            "| field | setting, learning rate | energy distance | sliced W2 | shares found | share error | sd ratio "
-            "| E\\|x-x'\\| / E\\|x-y\\| | held-out score | search: best to worst | ms per step |",
+            "| field | setting, learning rate | energy distance | sliced W2 | shares found | share error "
+            "| spread within modes | E\\|x-x'\\| / E\\|x-y\\| | held-out score | search: best to worst | ms per step |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
             "| truth itself | | " + " | ".join(_cells(floor, {})) + " | | | |",
         ]
@@ -82,7 +82,7 @@ def table(results: dict) -> str:
 def _cells(rows: list[dict], marks) -> list[str]:
     shares = [statistics.fmean(column) for column in zip(*(row["weights"] for row in rows), strict=True)]
     texts = [_pm(rows, "energy_distance", 4), _pm(rows, "sliced_w2", 3), " ".join(f"{w:.2f}" for w in shares)]
-    texts += [_pm(rows, "weight_error", 3), _pm(rows, "sd_ratio", 2), _pm(rows, "spread_ratio", 2)]
+    texts += [_pm(rows, "weight_error", 3), _pm(rows, "within", 2), _pm(rows, "spread_ratio", 2)]
     keys = ("energy_distance", "sliced_w2", "", "weight_error", "", "")
     return [f"**{text}**" if key in marks else text for text, key in zip(texts, keys, strict=True)]
 

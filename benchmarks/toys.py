@@ -1,4 +1,4 @@
-"""Four conditional distributions known exactly: what a policy cloned from one action per state should look like."""
+"""Eight conditional distributions known exactly: what a policy cloned from one action per state should look like."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Toy:
     weights: tuple[float, ...]
     centres: Tensor  # [K, D], where samples are counted as mode k: the nearest one's
     correlation: float = 0.0  # of neighbouring times
-    sd: float = 0.1
+    sd: float | tuple[float, ...] = 0.1  # within modes, or of each mode; 0 is a point
+    tail: float = math.inf  # degrees of freedom of Student's t within modes; infinite: a Gaussian
     ring: bool = False  # angle uniform, the centres only bin it
 
     @property
@@ -38,13 +39,18 @@ class Toy:
             eps[:, :, t] = (
                 self.correlation * eps[:, :, t - 1] + math.sqrt(1 - self.correlation**2) * eps[:, :, t]
             )
+        sd = torch.as_tensor(self.sd).expand(len(self.weights))
+        if self.tail < math.inf:  # one divisor a sample: t in all its coordinates at once
+            chi2 = torch.randn(B, n, int(self.tail), generator=generator).square().sum(-1)
+            eps = eps * (self.tail / chi2).sqrt()[..., None, None]
         if self.ring:
             angle = 2 * math.pi * torch.rand(B, n, generator=generator)
-            radius = 1 + self.sd * eps[:, :, 0, 0]
+            radius = 1 + sd[0] * eps[:, :, 0, 0]
             u = radius[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
         else:
             mode = torch.multinomial(torch.tensor(self.weights), B * n, replacement=True, generator=generator)
-            u = self.centres[mode].view(B, n, self.dim) + self.sd * eps.flatten(-2)
+            mode = mode.view(B, n)
+            u = self.centres[mode] + sd[mode][..., None] * eps.flatten(-2)
         return self._shift(s) + self._turn(s, u, +1)
 
     def frame(self, s: Tensor, x: Tensor) -> Tensor:
@@ -52,15 +58,17 @@ class Toy:
         return self._turn(s, x - self._shift(s), -1)
 
     def modes(self, s: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of each mode found, [B, K], and the sd within modes, pooled over states (a ring's: of the radius)."""
+        """Share of each mode found, [B, K], and the spread within modes, over states (a ring's: of the radius).
+
+        The spread is E|u - mean of its mode|: of the samples, so a missed mode does not count, and finite for any tail.
+        """
         u = self.frame(s, x)
         nearest = torch.cdist(u, self.centres).argmin(-1)
         member = torch.nn.functional.one_hot(nearest, len(self.centres)).to(u.dtype)
         u = u.norm(dim=-1, keepdim=True) if self.ring else u
         count = member.sum(1)
         means = member.mT @ u / count.clamp_min(1)[..., None]
-        degrees = (count - 1).clamp_min(0).sum() * u.shape[-1]
-        return count / x.shape[1], ((u - member @ means).square().sum() / degrees).sqrt()
+        return count / x.shape[1], (u - member @ means).norm(dim=-1).mean()
 
     @property
     def axes(self) -> Tensor:
@@ -83,19 +91,27 @@ class Toy:
 
 
 def toys() -> tuple[Toy, ...]:
-    """Two modes, 5 x 5 chunks that swing one way or the other (.7, .3), modes of weight .6 .3 .1, and a ring."""
+    """Modes in the plane, equal, unequal, many, of heavy tails, one of them a point; a ring; chunks of 25 and 50."""
 
-    def circle(k: int) -> Tensor:
+    def circle(k: int, radius: float = 1.0) -> Tensor:
         angle = 2 * math.pi * torch.arange(k) / k
-        return torch.stack([angle.cos(), angle.sin()], -1)
+        return radius * torch.stack([angle.cos(), angle.sin()], -1)
 
-    t, a = torch.arange(5.0)[:, None], torch.arange(5.0)
-    swing = 0.5 * torch.sin(math.pi * (t + 1) / 5 + a).flatten()
+    def swing(steps: int) -> Tensor:
+        t, a = torch.arange(float(steps))[:, None], torch.arange(5.0)
+        wave = 0.5 * torch.sin(math.pi * (t + 1) / steps + a).flatten()
+        return torch.stack([wave, -wave])
+
+    unequal = tuple(k / 55 for k in range(10, 0, -1))
     return (
         Toy("two modes", 1, 2, (0.5, 0.5), circle(2)),
-        Toy("chunk", 5, 5, (0.7, 0.3), torch.stack([swing, -swing]), correlation=0.9, sd=0.2),
+        Toy("chunk", 5, 5, (0.7, 0.3), swing(5), correlation=0.9, sd=0.2),
         Toy("three modes", 1, 2, (0.6, 0.3, 0.1), circle(3)),
         Toy("ring", 1, 2, (0.125,) * 8, circle(8), ring=True),
+        Toy("long chunk", 10, 5, (0.7, 0.3), swing(10), correlation=0.95, sd=0.2),
+        Toy("ten modes", 1, 2, unequal, circle(10), sd=0.05),
+        Toy("heavy tail", 1, 2, (0.7, 0.3), circle(2), tail=3),
+        Toy("point and cloud", 1, 2, (0.5, 0.5), circle(2), sd=(0.0, 0.3)),
     )
 
 

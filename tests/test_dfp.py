@@ -159,8 +159,10 @@ def test_energy_score_is_least_for_the_true_distribution():
         ("enrgy", "not one of eq3, released, likelihood, energy"),
         ("likelihood:0", "cannot be used"),
         ("likelihood:-1", "cannot be used"),
-        ("energy:0.1", "wanted no positive number"),
-        ("eq3:0.1,0.2", "wanted 1 positive number"),
+        ("energy:2", "wanted a number between 0 and 2"),
+        ("energy:0.5,0.25", "wanted a number between 0 and 2"),
+        ("eq3:0.1,0.2", "wanted a positive number"),
+        ("laplace:0", "wanted a positive number"),
         ("released:nan", "cannot be used"),
         ("energy+", "not one of"),
     ],
@@ -173,3 +175,18 @@ def test_a_field_that_cannot_be_read_is_refused_with_the_known_names(text, messa
 def test_drifts_print_as_values():
     assert drift.parse("likelihood:0.3+energy") == drift.Mixture((drift.Likelihood(0.3), drift.Energy()))
     assert drift.parse("released:0.02,0.05") == drift.Released((0.02, 0.05))
+    assert drift.parse("energy:0.25+laplace:0.1") == drift.Mixture(
+        (drift.Energy(0.25), drift.LaplaceScore(0.1))
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["eq3", "released", "likelihood", "energy", "energy:0.25", "laplace", "energy+laplace:0.1"]
+)
+def test_a_drift_has_no_units_and_its_raw_field_is_a_length(text):
+    g = torch.Generator().manual_seed(0)
+    x, pos = torch.randn(6, 5, 4, generator=g), torch.randn(6, 2, 4, generator=g)
+    V = drift.parse(text)
+    torch.testing.assert_close(V.raw(3 * x, 3 * pos), 3 * V.raw(x, pos), rtol=1e-4, atol=1e-5)
+    if text != "eq3":  # left as the paper has it: a length itself
+        torch.testing.assert_close(V(3 * x, 3 * pos), V(x, pos), rtol=1e-4, atol=1e-5)

@@ -85,13 +85,30 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy-distance drift (`wgflow.energy_field`: sums of unit vectors), scaled to rms 1. No bandwidth."""
+    """The drift of the energy score with exponent beta (`wgflow.energy_field`), scaled to rms 1. No bandwidth."""
+
+    beta: float = 1.0
 
     def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
-        return mean_distance(x, pos, weights) * wg.energy_field(x, pos, pos_weights=weights)
+        s = mean_distance(x, pos, weights)
+        return s * wg.energy_field(x / s, pos / s, beta=self.beta, pos_weights=weights)
 
     def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
-        return unit_rms(wg.energy_field(x, pos, pos_weights=weights))
+        return unit_rms(wg.energy_field(x, pos, beta=self.beta, pos_weights=weights))
+
+
+@dataclass(frozen=True)
+class LaplaceScore:
+    """The drift of the squared MMD with a Laplace kernel (`wgflow.mmd_field`), scaled to rms 1: it feels h and less."""
+
+    h: float = 0.2
+
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        s = mean_distance(x, pos, weights)
+        return s * self.h * wg.mmd_field(x / s, pos / s, kernel=wg.Laplace(self.h), pos_weights=weights)
+
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return unit_rms(self.raw(x, pos, weights))
 
 
 @dataclass(frozen=True)
@@ -107,7 +124,13 @@ class Mixture:
         return torch.stack([part(x, pos, weights) for part in self.parts]).mean(0)
 
 
-KINDS: dict[str, type] = {"eq3": Eq3, "released": Released, "likelihood": Likelihood, "energy": Energy}
+KINDS: dict[str, type] = {
+    "eq3": Eq3,
+    "released": Released,
+    "likelihood": Likelihood,
+    "energy": Energy,
+    "laplace": LaplaceScore,
+}
 
 
 def parse(text: str) -> Drift:
@@ -129,10 +152,13 @@ def _parse_one(part: str, text: str) -> Drift:
         values = tuple(float(v) for v in number.split(","))
     except ValueError:
         values = ()
-    wanted = {"eq3": 1, "likelihood": 1, "energy": 0}.get(name, len(values))
-    if len(values) != wanted or not all(0 < v < float("inf") for v in values) or not values:
+    below = 2 if name == "energy" else float("inf")
+    if not values or not all(0 < v < below for v in values) or (len(values) > 1 and name != "released"):
+        wanted = {"energy": "a number between 0 and 2", "released": "positive numbers"}.get(
+            name, "a positive number"
+        )
         raise ValueError(
-            f"field {text!r}: {number!r} after {name!r} cannot be used; wanted {wanted or 'no'} positive number(s), "
-            "for example likelihood:0.2 or released:0.02,0.05,0.2"
+            f"field {text!r}: {number!r} after {name!r} cannot be used; wanted {wanted}, "
+            "for example likelihood:0.2, energy:0.5 or released:0.02,0.05,0.2"
         )
     return Released(values) if name == "released" else KINDS[name](*values)
