@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from wgflow.sums import check_clouds, only_whole, refuse_nan
+from wgflow.sums import check_clouds, only_whole, readable, refuse_nan
 
 __all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
 
@@ -161,6 +161,8 @@ def _check_weights(name: str, cloud: Tensor, w: Tensor, batch: torch.Size) -> No
             f"{name}_weights are {list(w.shape)} {w.dtype} on {w.device}; wanted {wanted} {cloud.dtype} on "
             f"{cloud.device}, one for each point of {name}."
         )
+    if not readable(w):
+        return
     if not bool((w.detach() >= 0).all()):
         raise ValueError(f"{name}_weights hold a negative number or NaN; they are masses, w >= 0.")
     if name == "pos" and not bool(

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.sums import readable
+
 __all__ = [
     "boltzmann_weights",
     "effective_sample_size",
@@ -29,7 +31,10 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     Differentiable in Q. Raises: ValueError on an alpha that is not positive, on no candidates or NaN values.
     """
     _check(values)
-    if not bool((torch.as_tensor(alpha) > 0).all()):
+    positive = alpha > 0
+    if isinstance(positive, Tensor):
+        positive = not readable(positive) or bool(positive.all())
+    if not positive:
         raise ValueError(f"alpha = {alpha!r}; wanted a positive temperature in the units of the values.")
     scale = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.dim() else alpha
     return _distribution((values / scale).softmax(-1), "values")
@@ -70,7 +75,7 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
     level = threshold.unsqueeze(-1) if isinstance(threshold, Tensor) and threshold.dim() else threshold
     inside = (values >= level).to(values.dtype)
     count = inside.sum(-1, keepdim=True)
-    if not bool((count > 0).all()):
+    if readable(count) and not bool((count > 0).all()):
         raise ValueError(
             "no candidate reaches the threshold in some row; lower it, say to a quantile of the values."
         )
@@ -95,7 +100,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     Raises: ValueError on weights that are negative, NaN, or all zero in some row.
     """
     _check(weights)
-    if not bool(((weights.detach() >= 0).all(-1) & (weights.detach().sum(-1) > 0)).all()):
+    masses = (weights.detach() >= 0).all(-1) & (weights.detach().sum(-1) > 0)
+    if readable(masses) and not bool(masses.all()):
         raise ValueError(
             "weights hold a negative number, or a row without any mass; they are masses, w >= 0."
         )
@@ -131,7 +137,7 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
 
 
 def _distribution(weights: Tensor, names: str) -> Tensor:
-    if bool(weights.isnan().any()):
+    if readable(weights) and bool(weights.isnan().any()):
         raise ValueError(
             f"{names} hold +infinity, or -infinity for all candidates of a row: no weights follow."
         )
@@ -143,7 +149,7 @@ def _check(values: Tensor) -> None:
         raise ValueError(
             f"values are {list(values.shape)} {values.dtype}; wanted [..., N] with N >= 1 candidates, floating."
         )
-    if bool(values.isnan().any()):
+    if readable(values) and bool(values.isnan().any()):
         raise ValueError(
             "values hold NaN: a candidate without a value cannot be ranked; find it with values.isnan()."
         )

@@ -4,7 +4,7 @@ r"""The waist: the only place where samples are summed.
 it is algebra. One forward tile, one backward tile and one merge rule serve every backend.
 """
 
-from wgflow.sums.checks import check_clouds, log_of_weights, refuse_nan
+from wgflow.sums.checks import check_clouds, log_of_weights, readable, refuse_nan
 from wgflow.sums.choice import explain_backend
 from wgflow.sums.door import double_shift, kernel_average, kernel_shift
 from wgflow.sums.keops import keops_warmup
@@ -20,5 +20,6 @@ __all__ = [
     "log_of_weights",
     "log_total",
     "only_whole",
+    "readable",
     "refuse_nan",
 ]

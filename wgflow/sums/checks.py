@@ -10,11 +10,34 @@ from torch import Tensor
 from wgflow.sums import sharding
 
 
+def readable(*tensors: Tensor | None) -> bool:
+    """Whether values can be looked at: not while torch compiles or maps a function, or captures a CUDA graph.
+
+    There is no number then, or no way to wait for it. What a check would have refused comes out as NaN.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    given = [t for t in tensors if t is not None]
+    if any(_mapped(t) for t in given):
+        return False
+    return not (any(t.is_cuda for t in given) and torch.cuda.is_current_stream_capturing())
+
+
+def _mapped(t: Tensor) -> bool:
+    """Whether this tensor stands for many under `torch.func.vmap`, whatever transforms lie over it."""
+    functorch = torch._C._functorch  # type: ignore[attr-defined]  # no public name asks this
+    while functorch.is_functorch_wrapped_tensor(t):
+        if functorch.is_batchedtensor(t):
+            return True
+        t = functorch.get_unwrapped(t)
+    return False
+
+
 def log_of_weights(weights: Tensor | None) -> Tensor | None:
     """Masses w >= 0 -> the log weights of the sums; None stays None. Raises: ValueError on a negative mass or NaN."""
     if weights is None:
         return None
-    if not bool((weights.detach() >= 0).all()):
+    if readable(weights) and not bool((weights.detach() >= 0).all()):
         raise ValueError(
             "weights hold a negative number or NaN; they are masses, w >= 0. From logits, use logits.softmax(-1)."
         )
@@ -78,7 +101,8 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
                 f"the weights are {list(log_weights.shape)} {log_weights.dtype} on {log_weights.device}; "
                 f"wanted [..., {y.shape[-2]}] {y.dtype} on {y.device}, one for each point of {b}."
             )
-        if whole and not bool((log_weights.detach().amax(-1) > -math.inf).all()):
+        possible = not readable(log_weights) or bool((log_weights.detach().amax(-1) > -math.inf).all())
+        if whole and not possible:
             raise ValueError(
                 f"all weights of {b} are zero (or NaN) in some batch element; weigh one of them, or leave the term out."
             )
@@ -86,7 +110,7 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
 
 def refuse_nan(result: Tensor, names: str) -> None:
     """Refuse a result that holds NaN, on the CPU: on a GPU this would make every call wait. Raises: ValueError."""
-    if result.device.type == "cpu" and not torch.compiler.is_compiling() and bool(result.isnan().any()):
+    if result.device.type == "cpu" and readable(result) and bool(result.isnan().any()):
         raise ValueError(
             f"{names} holds NaN (or infinity), so the average is not a number; "
             "find the batch with torch.isfinite(t).all()."

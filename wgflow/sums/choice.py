@@ -13,7 +13,7 @@ from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums import sharding
 from wgflow.sums.attention import gaussian_of
-from wgflow.sums.checks import check_clouds
+from wgflow.sums.checks import check_clouds, readable
 
 BACKENDS = ("auto", "dense", "streaming", "attention", "keops")
 TOLERANCE = 2e-4  # error of an exponent that float32 may make: a fifth of the 1e-3 that no field exceeds
@@ -116,7 +116,7 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
         plain = "dense" if n <= DENSE_PAIRS else "streaming"
         if n <= most:
             return Choice("dense", torch.float64, True, None, f"{n} pairs; up to {most} it is the fastest")
-        if torch.compiler.is_compiling():
+        if not readable(x, y, log_weights):
             return Choice(plain, torch.float64, True, None, "the estimate of errors reads values")
         backend = "streaming" if gaussian is None else "attention"
     else:
