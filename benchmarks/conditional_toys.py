@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -60,9 +60,11 @@ SETUP = {
 TRUTH_SEED, HELD_OUT_SEED = 9001, 9002
 
 
-def train(toy: Toy, field: str, lr: float, seed: int, steps: int) -> tuple[Policy, dict[str, float]]:
+def train(
+    toy: Toy, field: str, lr: float, seed: int, steps: int, hidden: Sequence[int]
+) -> tuple[Policy, dict[str, float]]:
     """Regress f(z, s) onto f + drift with one positive per state. Every field sees the same states and noise."""
-    policy = Policy(2, toy.dim, SETUP["hidden"], generator=torch.Generator().manual_seed(seed))
+    policy = Policy(2, toy.dim, tuple(hidden), generator=torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(10_000 + seed)
     adam = torch.optim.Adam(policy.parameters(), lr, fused=True)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
@@ -115,17 +117,17 @@ def against_truth(toy: Toy, policy: Policy | None, seed: int) -> dict:
     }
 
 
-def search_row(toy: Toy, key: dict, steps: int) -> dict:
-    policy, cost = train(toy, key["field"], key["lr"], key["seed"], steps)
+def search_row(toy: Toy, key: dict, setup: dict) -> dict:
+    policy, cost = train(toy, key["field"], key["lr"], key["seed"], setup["search_steps"], setup["hidden"])
     return {"held_out_score": held_out_score(toy, policy), **cost}
 
 
-def final_row(toy: Toy, key: dict, steps: int) -> dict:
-    policy, cost = train(toy, key["field"], key["lr"], key["seed"], steps)
+def final_row(toy: Toy, key: dict, setup: dict) -> dict:
+    policy, cost = train(toy, key["field"], key["lr"], key["seed"], setup["steps"], setup["hidden"])
     return {"held_out_score": held_out_score(toy, policy), **against_truth(toy, policy, key["seed"]), **cost}
 
 
-def floor_row(toy: Toy, key: dict, steps: int) -> dict:
+def floor_row(toy: Toy, key: dict, setup: dict) -> dict:
     return against_truth(toy, None, key["seed"])
 
 
@@ -134,9 +136,9 @@ def beaten(row: dict, best: dict) -> bool:
     return same and (row["field"], row["lr"]) != (best["field"], best["lr"])
 
 
-def run(out: Path, names: list[str], steps: int, search_steps: int) -> dict:
+def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> dict:
     """The search, then the final seeds. `out` is rewritten after every row, whole."""
-    setup = json.loads(json.dumps({**SETUP, "steps": steps, "search_steps": search_steps}))
+    setup = json.loads(json.dumps(setup))
     results = {"setup": setup, "made_by": [], "floor": [], "search": [], "final": []}
     if out.exists():
         results = json.loads(out.read_text(encoding="utf-8"))
@@ -144,31 +146,31 @@ def run(out: Path, names: list[str], steps: int, search_steps: int) -> dict:
             raise SystemExit(f"{out} was made with another setup; give another --out or move that file away.")
     made_by = provenance()
 
-    def row(part: str, make: Callable[[Toy, dict, int], dict], toy: Toy, key: dict, steps: int) -> dict:
+    def row(part: str, make: Callable[[Toy, dict, dict], dict], toy: Toy, key: dict) -> dict:
         for done in results[part]:
             if all(done[name] == value for name, value in key.items()):
                 return done
         if made_by not in results["made_by"]:
             results["made_by"].append(made_by)
-        results[part].append({**key, **make(toy, key, steps)})
+        results[part].append({**key, **make(toy, key, setup)})
         write_whole(out, json.dumps(results, indent=1) + "\n")
         print(part, {k: v for k, v in results[part][-1].items() if k != "points"}, flush=True)
         return results[part][-1]
 
     for toy in (toy for toy in toys() if toy.name in names):
         for seed in SETUP["seeds"]:
-            row("floor", floor_row, toy, {"toy": toy.name, "seed": seed}, 0)
-        for name, grid in GRID.items():
+            row("floor", floor_row, toy, {"toy": toy.name, "seed": seed})
+        for name, grid in ((name, GRID[name]) for name in fields):
             tried = []
             for field, lr in grid:
                 key = {"toy": toy.name, "name": name, "field": field, "lr": lr, "seed": SETUP["search_seed"]}
-                tried.append(row("search", search_row, toy, key, search_steps))
+                tried.append(row("search", search_row, toy, key))
             best = min(tried, key=lambda r: r["held_out_score"])
             # A grid widened between two calls may have a new winner: the old one's seeds are no result then.
             results["final"] = [r for r in results["final"] if not beaten(r, best)]
             for seed in SETUP["seeds"]:
                 key = {"toy": toy.name, "name": name, "field": best["field"], "lr": best["lr"], "seed": seed}
-                row("final", final_row, toy, key, steps)
+                row("final", final_row, toy, key)
     return results
 
 
@@ -181,6 +183,8 @@ def main() -> None:
         help="rows; .md and .png beside it",
     )
     cli.add_argument("--toys", nargs="+", default=[toy.name for toy in toys()], help="these alone")
+    cli.add_argument("--fields", nargs="+", default=list(GRID), help="these alone")
+    cli.add_argument("--hidden", nargs="+", type=int, default=SETUP["hidden"], help="widths of the network")
     cli.add_argument("--steps", type=int, default=SETUP["steps"], help="updates of a final run")
     cli.add_argument(
         "--search-steps", type=int, default=SETUP["search_steps"], help="updates of a search run"
@@ -188,7 +192,8 @@ def main() -> None:
     args = cli.parse_args()
     torch.set_num_threads(1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    results = run(args.out, args.toys, args.steps, args.search_steps)
+    sizes = {"hidden": args.hidden, "steps": args.steps, "search_steps": args.search_steps}
+    results = run(args.out, SETUP | sizes, args.toys, args.fields)
     write_whole(args.out.with_suffix(".md"), table(results))
     draw(results, args.out.with_suffix(".png"))
     print(table(results))

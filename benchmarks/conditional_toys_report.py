@@ -51,6 +51,7 @@ def table(results: dict) -> str:
         f"{setup['truth'][1]} samples each. Bold: within two standard errors of the best, so a tie. Milliseconds: the "
         "least disturbed run with that field, one core, everything included.",
     ]
+    lines += summary(results)
     for toy in toys_of(results):
         floor = [row for row in results["floor"] if row["toy"] == toy]
         groups = chosen(results, toy)
@@ -77,6 +78,39 @@ def table(results: dict) -> str:
                 + f" | {score} | {span} | {cost:.1f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def summary(results: dict) -> list[str]:
+    """Lines of a table over all toys: ratios as geometric means, spreads by their extremes."""
+    names, fields = toys_of(results), list(dict.fromkeys(row["name"] for row in results["final"]))
+    groups = {toy: chosen(results, toy) for toy in names}
+    truth = {toy: [row for row in results["floor"] if row["toy"] == toy] for toy in names}
+    best = {toy: ties(groups[toy], "energy_distance") for toy in names}
+    lines = [
+        "",
+        f"## All {len(names)} toys",
+        "",
+        "| field | sliced W2 over truth's | share error over truth's | spread within modes: least, most "
+        "| E\\|x-x'\\| / E\\|x-y\\|: least, most | energy distance: best or tied |",
+        "|---|---|---|---|---|---|",
+    ]
+    for field in fields:
+        mine = {toy: group[field] for toy, group in groups.items() if field in group}
+        cells = [_over(mine, truth, key) for key in ("sliced_w2", "weight_error")]
+        cells += [_extremes(mine, key) for key in ("within", "spread_ratio")]
+        count = sum(field in best[toy] for toy in mine)
+        lines.append(f"| {field} | {' | '.join(cells)} | {count} of {len(mine)} |")
+    return lines
+
+
+def _over(mine: dict[str, list[dict]], truth: dict[str, list[dict]], key: str) -> str:
+    ratios = [mean_sd(rows, key)[0] / mean_sd(truth[toy], key)[0] for toy, rows in mine.items()]
+    return f"{statistics.geometric_mean(ratios):.2f}"
+
+
+def _extremes(mine: dict[str, list[dict]], key: str) -> str:
+    means = [mean_sd(rows, key)[0] for rows in mine.values()]
+    return f"{min(means):.2f}, {max(means):.2f}"
 
 
 def _cells(rows: list[dict], marks) -> list[str]:
