@@ -1,12 +1,33 @@
-"""Fields for one positive: which are proper at finitely many generated points, and where the others come to rest."""
+"""Fields for one positive: which are linear in it, the same at any number of points, and at rest at the truth."""
+
+import itertools
+import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import integrate
 
 from tests.strategies import assert_close, clouds
-from wgflow import EnergyDistance, energy_field
+from wgflow import (
+    EnergyDistance,
+    ForwardKL,
+    Gaussian,
+    JensenShannon,
+    Laplace,
+    Matern,
+    RationalQuadratic,
+    balanced_field,
+    biweight,
+    drifting_field,
+    energy_field,
+    epanechnikov,
+    flat,
+    likelihood_field,
+    mmd_field,
+)
+from wgflow.kernels import Scaled
 
 betas = st.sampled_from([0.25, 0.5, 1.0, 1.5, 1.9])
 
@@ -74,3 +95,185 @@ def test_an_exponent_that_is_not_proper_is_refused(beta):
     for call in (lambda: energy_field(x, x, beta=beta), lambda: EnergyDistance(x, beta)):
         with pytest.raises(ValueError, match="beta = .*0 < beta < 2"):
             call()
+
+
+# -- one positive: linear in p, and the same at any number of points --------------------------------------------------
+
+LINEAR = {
+    "energy_field": energy_field,
+    "energy_field, beta": lambda x, y, **w: energy_field(x, y, beta=0.5, **w),
+    "mmd_field": lambda x, y, **w: mmd_field(x, y, kernel=[Laplace(0.5), Gaussian(2.0)], **w),
+    "likelihood_field": lambda x, y, **w: likelihood_field(x, y, kernel=Gaussian(0.8), **w),
+    "drifting_field, forward KL": lambda x, y, **w: drifting_field(
+        x, y, x, kernel=Gaussian(0.8), divergence=ForwardKL(), **w
+    ),
+}
+OTHERS = {
+    "drifting_field": lambda x, y, **w: drifting_field(x, y, x, kernel=Gaussian(0.8), **w),
+    "drifting_field, gated": lambda x, y, **w: drifting_field(
+        x, y, x, kernel=Gaussian(0.8), divergence=JensenShannon(), **w
+    ),
+    "balanced_field": lambda x, y, **w: balanced_field(x, y, temperatures=(0.2,), **w),
+}
+
+
+def gap_to_linear(field, x, y, w):
+    """|V(Σ w_k δ_k) - Σ w_k V(δ_k)|: 0 for a field that minibatches of one positive leave unbiased."""
+    singles = torch.stack([field(x, y[k : k + 1]) for k in range(len(y))])
+    return (field(x, y, pos_weights=w) - torch.einsum("k,kid->id", w, singles)).abs().max().item()
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@given(clouds(batch=False, degenerate=False))
+def test_a_field_for_one_positive_is_linear_in_their_law(name, c):
+    assert gap_to_linear(LINEAR[name], c.x, c.pos, c.wp / c.wp.sum()) < 1e-9
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_fields_are_not_linear_in_the_law_of_positives(name):
+    x, y, w = torch.tensor([[-0.5], [0.7]]), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.7, 0.3])
+    assert gap_to_linear(OTHERS[name], x, y, w) > 0.05
+
+
+ATOMS = torch.tensor([[0.0, 0.0], [1.0, 0.3], [-0.4, 1.1]], dtype=torch.float64)
+Q, P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+
+
+def every_group(points):
+    """All groups of so many independent draws from Q, [3^G, G, 2], and their probabilities."""
+    index = torch.tensor(list(itertools.product(range(len(Q)), repeat=points)))
+    return ATOMS[index], Q[index].prod(-1), index
+
+
+@pytest.mark.parametrize("points", [2, 3, 5])
+@pytest.mark.parametrize("name", ["energy_field", "energy_field, beta", "mmd_field"])
+def test_a_kernel_score_has_the_same_expected_field_at_any_number_of_points(name, points):
+    """E[V_1 | x_1], one positive, by enumeration: the field of the whole law q against the whole law p."""
+    groups, chance, index = every_group(points)
+    V = sum(P[k] * LINEAR[name](groups, ATOMS[k : k + 1].expand(len(groups), 1, 2))[:, 0] for k in range(3))
+    field = {
+        "energy_field": energy_field,
+        "energy_field, beta": lambda *a, **w: energy_field(*a, beta=0.5, **w),
+        "mmd_field": lambda *a, **w: mmd_field(*a, kernel=[Laplace(0.5), Gaussian(2.0)], **w),
+    }[name]
+    population = field(ATOMS, ATOMS, ATOMS, pos_weights=P, neg_weights=Q)
+    for atom in range(3):
+        here = index[:, 0] == atom
+        assert_close((chance[here, None] * V[here]).sum(0) / Q[atom], population[atom])
+
+
+def test_the_likelihood_has_another_expected_field_at_another_number_of_points():
+    fields = []
+    for points in (2, 5):
+        groups, chance, index = every_group(points)
+        here = index[:, 0] == 0
+        V = (
+            points
+            * likelihood_field(groups, ATOMS[1:2].expand(len(groups), 1, 2), kernel=Gaussian(0.4))[:, 0]
+        )
+        fields.append((chance[here, None] * V[here]).sum(0) / Q[0])
+    assert (fields[0] - fields[1]).norm() > 0.2 * fields[1].norm()
+
+
+# -- kernel scores ----------------------------------------------------------------------------------------------------
+
+DEFINITE = [
+    Gaussian(0.7),
+    Laplace(0.7),
+    Matern(0.7, 1.5),
+    RationalQuadratic(0.7, 0.3),
+    RationalQuadratic(0.7, 2.0),
+]
+
+
+def contrast(c):
+    """Two laws on the same atoms: q - p, which sums to zero. Atoms as [N, D]."""
+    weights = torch.stack([c.rand(len(c.x)).softmax(0), c.rand(len(c.x)).softmax(0)])
+    return weights[1] - weights[0]
+
+
+@pytest.mark.parametrize("kernel", DEFINITE, ids=str)
+@given(clouds(batch=False, degenerate=False))
+def test_a_characteristic_kernel_is_strictly_proper(kernel, c):
+    """L(q) - L(p) = MMD²(p, q) / 2 > 0."""
+    gap = contrast(c)
+    assert 0.5 * gap @ kernel.log_pairs(c.x, c.x).exp() @ gap > 0
+
+
+@given(clouds(batch=False, degenerate=False), betas)
+def test_the_energy_score_is_strictly_proper_for_every_exponent_below_two(c, beta):
+    gap = contrast(c)
+    assert -0.5 * gap @ torch.cdist(c.x, c.x).pow(beta) @ gap > 0
+
+
+@given(clouds(batch=False, degenerate=False))
+def test_the_exponent_two_sees_means_alone(c):
+    """-Σ (q-p)(q-p) |x-x'|² / 2 = |mean q - mean p|²."""
+    gap = contrast(c)
+    distance = torch.cdist(c.x, c.x, compute_mode="donot_use_mm_for_euclid_dist")
+    assert_close(-0.5 * gap @ distance.square() @ gap, (gap @ c.x).square().sum())
+
+
+@pytest.mark.parametrize("make", [flat, epanechnikov, biweight])
+def test_a_compact_kernel_prefers_another_law_to_the_truth(make):
+    """Its Fourier transform changes sign, so there are p, q with L(q) < L(p): no score to clone with."""
+    grid = torch.linspace(0, 6, 49, dtype=torch.float64)[:, None]
+    gram = make(1.0).log_pairs(grid, grid).exp()
+    centred = torch.eye(49, dtype=torch.float64) - 1 / 49
+    values, vectors = torch.linalg.eigh(centred @ gram @ centred)
+    assert values[0] < -1e-3
+    p = torch.full((49,), 1 / 49, dtype=torch.float64)
+    q = p + vectors[:, 0] / 49
+    assert q.min() > 0
+    loss = lambda law: 0.5 * law @ gram @ law - p @ gram @ law  # noqa: E731
+    assert loss(q) < loss(p) - 1e-7
+    definite = torch.linalg.eigvalsh(centred @ Laplace(1.0).log_pairs(grid, grid).exp() @ centred)
+    assert definite[0] > -1e-12
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("a", [0.3, 1.3])
+def test_the_energy_distance_weighs_frequencies_by_their_power(beta, a):
+    """2 a^β = C⁻¹ ∫ |1 - exp(iωa)|² |ω|^-(1+β) dω for two atoms at distance a (Székely, Rizzo)."""
+    C = 2 * math.sqrt(math.pi) * math.gamma(1 - beta / 2) / (beta * 2**beta * math.gamma((1 + beta) / 2))
+    tail = lambda w: 2 * w ** (-1 - beta)  # noqa: E731
+    low = integrate.quad(lambda w: tail(w) * (1 - math.cos(w * a)), 0, 50, limit=400)[0]
+    high = tail(50) * 50 / beta - integrate.quad(tail, 50, math.inf, weight="cos", wvar=a)[0]
+    assert 2 * (low + high) / C == pytest.approx(2 * a**beta, rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
+def test_the_energy_field_is_a_ladder_of_gaussians(beta):
+    """r^β = c ∫ (1 - exp(-r²/2h²)) h^(β-1) dh: all bandwidths at once, each weighed by h^β."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (4, 1))
+    ratio, c = 1.5, 2 ** (beta / 2) * beta / math.gamma(1 - beta / 2)
+    ladder = [ratio**j for j in range(-40, 50)]
+    kernels = [Scaled(Gaussian(h), math.log(c * math.log(ratio) * h**beta)) for h in ladder]
+    assert_close(mmd_field(x, y, kernel=kernels), energy_field(x, y, beta=beta), rtol=1e-3, atol=1e-4)
+
+
+@given(clouds(degenerate=False), betas, st.floats(0.01, 1.0))
+def test_a_detail_counts_by_its_size_to_the_power_of_the_exponent(c, beta, size):
+    """Shrink two clouds: their score shrinks by size^β, so a small β prices fine detail almost as coarse."""
+    shrunk = EnergyDistance(size * c.pos, beta).value(size * c.x)
+    assert_close(shrunk, size**beta * EnergyDistance(c.pos, beta).value(c.x))
+
+
+@pytest.mark.parametrize(
+    ("beta", "dim"), [(0.75, 1), (1.0, 1), (1.5, 1), (0.5, 2), (0.25, 25), (1.0, 25), (1.5, 25)]
+)
+def test_the_noise_of_one_pull_has_its_closed_form(beta, dim):
+    """For x, y ~ N(0, I): E|pull|² and the mean pull -c m of a cloud shifted by m, with ν² = E|pull|² / (D c²)."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(100_000, 1, dim, generator=g, dtype=torch.float64) for _ in range(2))
+    pull = energy_field(x, y, x, beta=beta)[:, 0]  # a lone point does not push itself
+    lg = math.lgamma
+    second = beta**2 * 4 ** (beta - 1) * math.exp(lg(dim / 2 + beta - 1) - lg(dim / 2))
+    # Stein: E d pull / d mean = -E pull (y - x) / 2, y - x ~ N(0, 2I).
+    c = (pull * (y - x)[:, 0]).sum(-1).mean().item() / (2 * dim)
+    stiffness = 2 * beta / dim * 4 ** (beta / 2 - 1) * math.exp(lg((dim + beta) / 2) - lg(dim / 2))
+    assert c == pytest.approx(stiffness, rel=0.01)
+    assert pull.square().sum(-1).mean().item() == pytest.approx(second, rel=0.06)
+    noise = dim * math.exp(lg(dim / 2 + beta - 1) + lg(dim / 2) - 2 * lg((dim + beta) / 2))
+    assert second / (dim * c**2) == pytest.approx(noise, rel=0.02)
