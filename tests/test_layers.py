@@ -19,7 +19,7 @@ LIBRARY = [
 ]  # fmt: skip
 LEARNING = [
     "cli", "interrupt", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs", "data",
-    "batch", "protocol", "replay", "networks", "ops", "updates", "drift", "diagnostics", "agents", "methods",
+    "routing", "batch", "protocol", "replay", "networks", "ops", "updates", "drift", "diagnostics", "agents", "methods",
     "settings", "published", "job", "plan", "stopwatch", "profile", "guard", "rollout", "train", "evaluate", "actions",
     "results", "figures", "comparison", "report", "export", "sweep",
 ]  # fmt: skip

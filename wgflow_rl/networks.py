@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -15,6 +17,23 @@ M = TypeVar("M", bound=nn.Module)
 # Vectors of a pass without gradient that a CPU takes at a time. The activations of 1024 (2 MB at width 512) stay in its
 # cache and in memory that it already has; with those of 4096 an update is up to 15 % slower (docs/performance.md).
 BLOCK = 1024
+
+_reduced: ContextVar[bool] = ContextVar("passes without gradient in bfloat16", default=False)
+_as_it_is = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def reduced(on: bool = True) -> Iterator[None]:
+    """Inside, passes without gradient multiply their hidden layers in bfloat16.
+
+    The first layer, which sees states and actions in their units, and the last, whose values are compared with each
+    other, stay as they are: with eight bits, Q = -30 comes in steps of 1/8.
+    """
+    token = _reduced.set(on)
+    try:
+        yield
+    finally:
+        _reduced.reset(token)
 
 
 class Standardise(nn.Module):
@@ -74,9 +93,13 @@ class StateMLP(nn.Module):
     def _layers(self, obs: Tensor, v: Tensor) -> Tensor:
         w_obs, w_v = self.first.weight.split([self.obs_dim, v.shape[-1]], dim=1)
         x = nn.functional.linear(obs, w_obs, self.first.bias)[:, None] + nn.functional.linear(v, w_v)
-        for norm, layer in zip(self.norms, self.rest, strict=True):
-            x = layer(norm(nn.functional.gelu(x)))
-        return x
+        *hidden, (last_norm, last) = zip(self.norms, self.rest, strict=True)
+        low = _reduced.get() and not torch.is_grad_enabled()
+        # Each weight is used once a pass, so autocast's cache of the converted ones would only keep memory.
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False) if low else _as_it_is:
+            for norm, layer in hidden:
+                x = layer(norm(nn.functional.gelu(x)))
+        return last(last_norm(nn.functional.gelu(x.to(v.dtype))))
 
 
 def _linear(size: int, out: int, generator: torch.Generator) -> nn.Linear:

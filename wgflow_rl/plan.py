@@ -19,6 +19,7 @@ from wgflow_rl.published import TABLES, Row
 from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
 
 NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
+LATER = {"precision": "f32"}  # settings younger than the folders' names, which keep them at these values
 RESERVED = ("--method", "--env", "--seed", "--run-dir", "--resume", "--threads", "--preset")
 
 
@@ -50,6 +51,7 @@ class Plan:
 def digest(settings: Settings) -> str:
     """Twelve hexadecimal digits of SHA-256 over the settings that change results."""
     contents = of_results(as_json(settings))
+    contents = {k: v for k, v in contents.items() if k not in LATER or v != LATER[k]}
     contents["schedule"] = {k: v for k, v in contents["schedule"].items() if k not in NOT_LEARNING}
     if contents["data"] is not None:
         contents["data"] = str(Path(contents["data"]).expanduser().resolve())

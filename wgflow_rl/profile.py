@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from wgflow_rl import envs, methods
+from wgflow_rl import envs, methods, networks, routing
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.data import Episodes
 from wgflow_rl.protocol import Agent
@@ -138,9 +138,10 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     def sample():
         return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
 
+    reduced = networks.reduced(settings.precision == "mixed")
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
-        "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
+        "update": reduced(lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0)),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
         "chunk sampling": lambda: sample(),
         "acting, one state": lambda: agent.act(state, generator),
@@ -154,6 +155,12 @@ def report(settings: Settings) -> str:
             f"--device is {settings.device!r}; the profile reads processor clocks, so wanted cpu"
         )
     torch.set_num_threads(settings.threads or 1)
+    route = routing.settle(settings.route, settings.agent.hidden)
+    with routing.applied(route):
+        return _report(settings, route)
+
+
+def _report(settings: Settings, route: str) -> str:
     limits, (_, calls) = machine(), parts(settings)
     took = {name: seconds(call, at_least=2.0 if name == "update" else 0.3) for name, call in calls.items()}
     update = work(calls["update"])
@@ -161,7 +168,8 @@ def report(settings: Settings) -> str:
     kinds = by_kind(calls["update"], calls=5)
     everything = sum(total for total, _ in kinds.values())
     lines = [
-        f"{settings.method}, {settings.env}, preset {settings.preset}; milliseconds",
+        f"{settings.method}, {settings.env}, preset {settings.preset}, precision {settings.precision}, products by the "
+        f"{route} route; milliseconds",
         f"update {took['update'] * 1e3:.2f}; floors: {arithmetic * 1e3:.2f} ({update.flops / 1e9:.2f} GFLOP at "
         f"{limits.flops / 1e9:.1f} GFLOP/s), {memory * 1e3:.2f} ({update.bytes / 1e9:.3f} GB at "
         f"{limits.bandwidth / 1e9:.1f} GB/s); {arithmetic / took['update']:.0%} of the machine",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -16,8 +16,15 @@ import tyro
 from wgflow_rl import envs, methods
 from wgflow_rl.methods import Schedule
 from wgflow_rl.protocol import AgentConfig, above, at_least
+from wgflow_rl.routing import Precision, Route
 
-NOT_RESULTS = ("run_dir", "device", "threads", "env_timeout")  # say where a run is computed, not what
+NOT_RESULTS = (
+    "run_dir",
+    "device",
+    "threads",
+    "route",
+    "env_timeout",
+)  # say where a run is computed, not what
 ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # without --data there are none
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 
@@ -51,6 +58,10 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     """CPU threads of torch. Without it, torch's own choice."""
+    route: Route = "auto"
+    """How a CPU multiplies float32: torch's default, oneDNN, or the faster of them as measured when the run begins."""
+    precision: Precision = "f32"
+    """f32; tf32 (GPU): products in TF32; mixed: candidates, scores, targets in bfloat16, on a GPU the rest in TF32."""
     env_timeout: float = 600.0
     """Seconds that one step of the environment may take before the run ends itself, to be resumed."""
 
@@ -107,6 +118,8 @@ class Settings:
             raise ValueError(
                 f"--device is {self.device!r}, which torch cannot use here ({reason}); cpu always works"
             ) from error
+        if self.precision == "tf32" and torch.device(self.device).type == "cpu":
+            raise ValueError("--precision is 'tf32', which no CPU has; wanted f32 or mixed")
         return self
 
     @staticmethod
@@ -121,7 +134,8 @@ class Settings:
                 raise KeyError(f"unknown method {stored['method']!r}")
             agent = _rebuild(type(methods.ROWS[stored["method"]]), stored["agent"])
             schedule = _rebuild(Schedule, stored["schedule"])
-            return _rebuild(Settings, {**stored, "agent": agent, "schedule": schedule})
+            # A run of a version without routes took torch's own.
+            return _rebuild(Settings, {"route": "default", **stored, "agent": agent, "schedule": schedule})
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not the config.json of a run ({type(error).__name__}: {error})"
@@ -155,6 +169,8 @@ def _rebuild(kind: type, stored: Mapping[str, Any]) -> Any:
 
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON is of an annotated type; a float may be written as an integer."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
     if args := get_args(kind):  # tuple[int, ...], or a union such as int | None
         if get_origin(kind) is tuple:
             return isinstance(value, tuple) and all(_is(entry, args[0]) for entry in value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from tqdm import tqdm
 
-from wgflow_rl import checkpoint, data, envs, methods, ops
+from wgflow_rl import checkpoint, data, envs, methods, networks, ops, routing
 from wgflow_rl.batch import Batch
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.files import write_whole
@@ -135,7 +136,8 @@ class Trainer:
         work = self.draw()
         if work is None:
             return {}
-        with refusals_are_divergence("update", self._weights, at=self._now):
+        reduced = networks.reduced(self.settings.precision == "mixed")
+        with refusals_are_divergence("update", self._weights, at=self._now), reduced:
             log = update(self.agent, work.batch, work.noise, online=work.online)
         self.check_update(log)
         return log
@@ -279,7 +281,12 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         torch.set_num_threads(settings.threads)
     folder = settings.folder
     check_folder(folder, resume=resume)  # before data is generated
+    hidden, device = settings.agent.hidden, settings.device
+    settings = dataclasses.replace(settings, route=routing.settle(settings.route, hidden, device=device))
+    if settings.precision == "mixed":
+        routing.warn_if_slow(hidden, device=device)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(routing.applied(settings.route, precision=settings.precision, device=device))
         guard = stack.enter_context(Guard(settings.env, timeout=settings.env_timeout))
         trainer = Trainer(settings, guard=guard, progress=progress)
         if resume and any((folder / "checkpoints").glob("step-*")):
