@@ -1,4 +1,4 @@
-"""The theory page names functions and tests; both have to exist."""
+"""The pages of theory name functions and tests; both have to exist."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,10 @@ import wgflow
 
 ROOT = Path(__file__).resolve().parent.parent
 KNOWN_WORDS = {"wgflow_rl.agents"}  # names that are no part of the library
-PAGE = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
+PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("theory", "proper"))
 
 
-def test_every_test_named_on_the_theory_page_exists():
+def test_every_test_named_on_the_pages_of_theory_exists():
     written = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", PAGE))
     assert len(named) > 20
@@ -34,9 +34,9 @@ def test_every_name_in_the_tables_is_public():
         thing = wgflow
         for part in name.split("."):
             thing = getattr(thing, part, None) or getattr(wgflow.gaussians, part, None)
-            assert thing is not None, f"`{name}` of the theory page is nothing public"
+            assert thing is not None, f"`{name}` of the pages of theory is nothing public"
 
 
-def test_every_call_named_on_the_theory_page_is_public():
+def test_every_call_named_on_the_pages_of_theory_is_public():
     called = set(re.findall(r"`(\w+)\(", PAGE))
     assert {name for name in called if name not in wgflow.__all__} == set()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from tests.strategies import clouds
+from tests.strategies import assert_close, clouds
 from wgflow import (
     ForwardKL,
     Gaussian,
@@ -152,17 +152,34 @@ def test_a_jackknife_takes_the_first_term_of_the_bias():
     assert abs(biases[1][0] - exact) < 0.1 * abs(plain - exact)
 
 
+def jackknifed(x, h=1.0):
+    """G log L_G - (G - 1) mean_i log L_(G-1) without i, for points x [G, D] and a positive at the origin."""
+    G = len(x)
+    log_k = Gaussian(h).log(x.square().sum(-1))
+    whole = log_k.logsumexp(0) - math.log(G)
+    parts = [log_k[torch.arange(G) != i].logsumexp(0) - math.log(G - 1) for i in range(G)]
+    return G * whole - (G - 1) * torch.stack(parts).mean()
+
+
+@given(clouds(batch=False, degenerate=False))
+def test_the_jackknifed_field_is_a_gradient(c):
+    """h² ∇_m = (G/S - (G-1)/G Σ_{i≠m} 1/(S - k_i)) k_m (y - x_m), y = 0."""
+    x, G = c.x.requires_grad_(), len(c.x)
+    (grad,) = torch.autograd.grad(jackknifed(x, c.h), x)
+    k = Gaussian(c.h).log(x.detach().square().sum(-1)).exp()
+    others = 1 - torch.eye(G, dtype=k.dtype)  # not a difference of sums: one k may be all of its sum
+    weight = (G / k.sum() - (G - 1) / G * (others @ (1 / (others @ k)))) * k
+    assert_close(c.h**2 * grad, -weight[:, None] * x.detach(), rtol=1e-7, atol=1e-7)
+
+
 @pytest.mark.parametrize("points", [2, 8])
 def test_a_jackknifed_likelihood_pays_points_to_flee(points):
-    """One point on the positive, the others far: the debiased log grows with their distance, (1 - 1/G) R²/2h² in it."""
+    """One point on the positive, the others far: the debiased log grows with their distance R by (1 - 1/G) R²/2h²."""
 
     def debiased(R):
         x = torch.full((points, 1), R, dtype=torch.float64)
         x[0] = 0
-        log_k = Gaussian(1.0).log(x.square().sum(-1))
-        whole = log_k.logsumexp(0) - math.log(points)
-        parts = [log_k[torch.arange(points) != i].logsumexp(0) - math.log(points - 1) for i in range(points)]
-        return (points * whole - (points - 1) * torch.stack(parts).mean()).item()
+        return jackknifed(x).item()
 
     assert debiased(40.0) - debiased(20.0) == pytest.approx((1 - 1 / points) * (40**2 - 20**2) / 2, rel=1e-6)
 
@@ -284,6 +301,15 @@ def test_a_mixture_of_a_proper_and_an_improper_score_rests_between_them():
     assert rests == sorted(rests, reverse=True)
     assert rests[-1] == pytest.approx(0.1, abs=1e-6)
     assert all(a > b + 1e-4 for a, b in itertools.pairwise(rests))
+
+
+@given(weight=st.floats(0.05, 0.999), w=st.floats(0.05, 0.5), points=st.integers(2, 12))
+def test_a_mixture_is_off_by_no_more_than_the_regret_of_its_improper_part(weight, w, points):
+    """MMD² / 2 <= (1 - λ) / λ (L₂(p) - min L₂)."""
+    likelihood = likelihood_loss(points, w, 12.5)
+    regret = likelihood(w) - likelihood(minimiser(likelihood))
+    rest = minimiser(mixed_loss(weight, points, w))
+    assert (rest - w) ** 2 <= (1 - weight) / weight * regret + 1e-9
 
 
 def test_an_anneal_rests_where_its_last_weight_rests():

@@ -260,6 +260,23 @@ def test_a_detail_counts_by_its_size_to_the_power_of_the_exponent(c, beta, size)
     assert_close(shrunk, size**beta * EnergyDistance(c.pos, beta).value(c.x))
 
 
+def mean_power(m, variance, beta):
+    """E|N(m, variance)|^β, m = 0 or many deviations away."""
+    if m == 0:
+        return (2 * variance) ** (beta / 2) * math.gamma((1 + beta) / 2) / math.sqrt(math.pi)
+    density = lambda z: math.exp(-z * z / 2) / math.sqrt(2 * math.pi)  # noqa: E731
+    return integrate.quad(lambda z: density(z) * abs(m + z * math.sqrt(variance)) ** beta, -9, 9)[0]
+
+
+@pytest.mark.parametrize(("beta", "share"), [(0.25, 0.070), (0.5, 0.059), (1.0, 0.030), (1.5, 0.012)])
+def test_a_doubled_width_costs_as_much_as_a_wrong_share(beta, share):
+    """Two modes of deviation 1/50 at distance 1 made twice as wide, priced in shares δ: MMD² = 2 δ²."""
+    between = lambda variance: (mean_power(0, variance, beta) + mean_power(1, variance, beta)) / 2  # noqa: E731
+    narrow, wide = 0.02**2, 0.04**2
+    mmd2 = 2 * between(narrow + wide) - between(2 * narrow) - between(2 * wide)
+    assert math.sqrt(mmd2 / 2) == pytest.approx(share, abs=6e-4)
+
+
 @pytest.mark.parametrize(
     ("beta", "dim"), [(0.75, 1), (1.0, 1), (1.5, 1), (0.5, 2), (0.25, 25), (1.0, 25), (1.5, 25)]
 )
