@@ -91,6 +91,20 @@ def test_the_likelihood_overweighs_the_rare_mode_at_a_middling_number_of_points(
     assert minimiser(likelihood_loss(points, w, 12.5)) == pytest.approx(rest, abs=6e-5)
 
 
+def test_three_modes_rest_near_where_networks_found_them():
+    """.6 .3 .1 at equal distances a, G = 8, h = .4 of the mean distance a (1 - Σ w_m u_m): the shares of the page."""
+    w, u = torch.tensor([0.6, 0.3, 0.1]).double(), torch.tensor([0.48, 0.35, 0.17]).double()
+    for _ in range(8):
+        depth = 1 / (2 * (0.4 * (1 - (w @ u).item())) ** 2)
+
+        def loss(logits, depth=depth):
+            shares = torch.from_numpy(logits).softmax(0).tolist()
+            return sum(a * covered(8, b, depth) for a, b in zip(w.tolist(), shares, strict=True))
+
+        u = torch.from_numpy(optimize.minimize(loss, u.log().numpy(), method="BFGS").x).softmax(0)
+    assert u.tolist() == pytest.approx([0.48, 0.345, 0.175], abs=3e-3)
+
+
 @given(w=st.floats(0.05, 0.45), depth=st.floats(1.0, 6.0))
 def test_many_points_deconvolve(w, depth):
     """G → ∞: u + (1 - u) e = w (1 + e), so that u < w; where that is negative, u = 0."""

@@ -294,3 +294,46 @@ def test_the_noise_of_one_pull_has_its_closed_form(beta, dim):
     assert pull.square().sum(-1).mean().item() == pytest.approx(second, rel=0.06)
     noise = dim * math.exp(lg(dim / 2 + beta - 1) + lg(dim / 2) - 2 * lg((dim + beta) / 2))
     assert second / (dim * c**2) == pytest.approx(noise, rel=0.02)
+
+
+def noise(pull, dim):
+    """ν = sqrt(4 D E pull²) / E[pull r], pull a function of r = |y - x|, x, y ~ N(0, I), by quadrature; and E r."""
+    log_c = math.log(2) - math.lgamma(dim / 2) - dim / 2 * math.log(4)
+    law = lambda r: math.exp(log_c + (dim - 1) * math.log(r) - r * r / 4)  # noqa: E731
+    mean = lambda f: integrate.quad(  # noqa: E731
+        lambda r: law(r) * f(r), 1e-12, math.sqrt(2 * dim) + 14, points=[math.sqrt(2 * dim)], limit=400
+    )[0]
+    return math.sqrt(4 * dim * mean(lambda r: pull(r) ** 2)) / mean(lambda r: pull(r) * r), mean(lambda r: r)
+
+
+def pull_of(kernel):
+    return lambda r: r * kernel.slope.log(torch.tensor(r * r, dtype=torch.float64)).exp().item()
+
+
+@pytest.mark.parametrize(
+    ("make", "dim", "table"),
+    [
+        (Gaussian, 1, (37.6, 13.6, 2.01)), (Gaussian, 2, (46.1, 12.3, 1.67)), (Gaussian, 25, (1539, 10.3, 1.43)),
+        (Laplace, 1, (50.6, 18.8, 3.41)), (Laplace, 2, (34.6, 10.5, 2.29)), (Laplace, 25, (3.92, 1.98, 1.47)),
+    ],
+)  # fmt: skip
+def test_a_bandwidth_costs_noise(make, dim, table):
+    """The table of the page at .1, .2 and 1 of the mean distance; a Gaussian's is 2 ((1+2t)² / (1+4t))^(D/2+1)."""
+    _, mean_distance = noise(lambda r: r, dim)
+    for fraction, expected in zip((0.1, 0.2, 1.0), table, strict=True):
+        h = fraction * mean_distance
+        measured, _ = noise(pull_of(make(h)), dim)
+        assert measured == pytest.approx(expected, rel=6e-3)
+        if make is Gaussian:
+            t = 1 / h**2
+            assert measured**2 == pytest.approx(
+                2 * ((1 + 2 * t) ** 2 / (1 + 4 * t)) ** (dim / 2 + 1), rel=1e-3
+            )
+
+
+@pytest.mark.parametrize("dim", [1, 3, 25])
+@pytest.mark.parametrize("kernel", DEFINITE, ids=str)
+def test_no_kernel_score_is_less_noisy_than_the_mean(kernel, dim):
+    """Cauchy-Schwarz: ν >= sqrt 2, attained by a pull in proportion to r, that of β = 2."""
+    assert noise(pull_of(kernel), dim)[0] > math.sqrt(2)
+    assert noise(lambda r: 2 * r, dim)[0] == pytest.approx(math.sqrt(2), rel=1e-6)

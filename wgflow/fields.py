@@ -1,9 +1,9 @@
 r"""Velocity fields that move generated points towards data, every one of them algebra on the one reduction.
 
 Which to use when: `drifting_field` is the paper's Eq. 3 and needs several positives per group (with one it
-collapses to the mean); `likelihood_field` and `energy_field` are linear in the positives, so one per state is
-enough; `balanced_field` is the normalisation of the released drifting code. All return a displacement in the
-units of `x`; none of them detaches.
+collapses to the mean); `likelihood_field`, `energy_field` and `mmd_field` are linear in the positives, so one per
+state is enough, and the last two have their minimum at the data's own law; `balanced_field` is the normalisation
+of the released drifting code. All return a displacement in the units of `x`; none of them detaches.
 """
 
 from __future__ import annotations
