@@ -208,8 +208,12 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 def anneal_(optimiser: torch.optim.Optimizer, lr: float, end: float, progress: float) -> None:
     """lr (1 - progress (1 - end)): linear from lr to end * lr."""
+    now = lr * (1 - progress * (1 - end))
     for group in optimiser.param_groups:
-        group["lr"] = lr * (1 - progress * (1 - end))
+        if isinstance(group["lr"], Tensor):  # one that a CUDA graph reads
+            group["lr"].fill_(now)
+        else:
+            group["lr"] = now
 
 
 def logit_normal(z: Tensor, mean: float, std: float) -> Tensor:

@@ -43,6 +43,9 @@ class Agent(Protocol):
     """
 
     @property
+    def cfg(self) -> AgentConfig: ...
+
+    @property
     def optimiser(self) -> torch.optim.Optimizer: ...
 
     @property

@@ -131,11 +131,12 @@ class Replay:
         """
         if self.turns is not None:
             self._bring(step)
-        start = torch.randint(len(self), (batch,), generator=generator)
+        where = {"generator": generator, "device": generator.device}
+        start = torch.randint(len(self), (batch,), **where)
         online = min(self.added, self.capacity)
         if online and online_share > 0:
             fresh = round(batch * online_share)
-            age = torch.randint(online, (fresh,), generator=generator)
+            age = torch.randint(online, (fresh,), **where)
             start[:fresh] = (self.head - 1 - age) % self.capacity
         return self.chunks(start.to(self.rows["obs"].device), chunk=chunk, gamma=gamma)
 

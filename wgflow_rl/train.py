@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from wgflow_rl import checkpoint, data, envs, methods, networks, ops, routing
 from wgflow_rl.batch import Batch
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.files import write_whole
-from wgflow_rl.finite import TrainingDiverged, check_finite, gradients, refusals_are_divergence
+from wgflow_rl.finite import TrainingDiverged, Watch, are_finite, check_finite, refusals_are_divergence
 from wgflow_rl.guard import Guard
 from wgflow_rl.interrupt import StopRequest
 from wgflow_rl.replay import Replay
@@ -27,11 +27,12 @@ from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
 from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
 from wgflow_rl.snapshot import restore, snapshot
-from wgflow_rl.updates import update
+from wgflow_rl.updates import Outcome, Plain, Update
 
 SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
 COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
 EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
+READ_EVERY = 100  # notes of what was finite, two a step: a GPU is waited for when they are read
 HELD_OUT = 256  # validation chunks the diagnostics are read on
 
 
@@ -93,6 +94,8 @@ class Trainer:
             obs_std=obs.std(0).clamp_min(1e-3),
             device=settings.device,
         )
+        self.update: Update = Plain(self.agent)
+        self.watch = Watch(1 if torch.device(settings.device).type == "cpu" else READ_EVERY)
         # On the CPU whatever the device: a run then draws the same numbers, and resumes, on any other.
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.acting = torch.Generator().manual_seed(settings.seed)
@@ -138,9 +141,8 @@ class Trainer:
             return {}
         reduced = networks.reduced(self.settings.precision == "mixed")
         with refusals_are_divergence("update", self._weights, at=self._now), reduced:
-            log = update(self.agent, work.batch, work.noise, online=work.online)
-        self.check_update(log)
-        return log
+            outcome = self.update(work.batch, work.noise, online=work.online)
+        return self.learned(outcome)
 
     def draw(self) -> Work | None:
         """Begin a step: collect online, then draw what its update takes; None before the first online update.
@@ -153,10 +155,11 @@ class Trainer:
         if collected == 1:
             self.agent.start_online()
         if collected >= 1:
+            self.watch.read()  # no environment is given the actions of a policy that is not finite
             self.replay.add(**self.collector.step(self.agent.act, self.acting))
             if collected <= schedule.online_start:
                 return None
-            ops.anneal_(self.agent.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps)
+            ops.anneal_(self.update.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps)
         batch = self.replay.sample(
             cfg.batch,
             chunk=cfg.chunk,
@@ -166,16 +169,17 @@ class Trainer:
             step=min(self.step, schedule.offline_steps),
         )
         self.batch = batch
-        check_finite({f"batch.{name}": t for name, t in batch._asdict().items()}, at=self._now)
+        self.watch.note(self._now, [f"batch.{name}" for name in batch._fields], are_finite(batch))
         return Work(batch, self.agent.draw_noise(cfg.batch, self.generator), online=collected >= 1)
 
-    def check_update(self, log: Mapping[str, torch.Tensor]) -> None:
-        """Raises: TrainingDiverged naming the loss or the gradient of the last update that is not finite."""
-        check_finite({name: value for name, value in log.items() if name.endswith("_loss")}, at=self._now)
-        check_finite(gradients(self.agent.modules), at=self._now)
+    def learned(self, outcome: Outcome) -> dict[str, torch.Tensor]:
+        """End a step: what to log of it. Raises: TrainingDiverged naming a loss or gradient that is not finite."""
+        self.watch.note(self._now, outcome.names, outcome.finite)
+        return outcome.log
 
     def evaluate(self) -> dict:
         """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
+        self.watch.read()
         result = evaluate(
             self.agent.act,
             self.eval_envs,
@@ -199,6 +203,7 @@ class Trainer:
 
         Raises: TrainingDiverged where a field of them is not finite.
         """
+        self.watch.read()
         generator = torch.Generator().manual_seed(0)
         cfg = self.settings.agent
         batch = self.held_out.sample(HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
@@ -210,6 +215,7 @@ class Trainer:
 
         Raises: TrainingDiverged, with nothing written, if a weight is not finite: gradients fail before the loss does.
         """
+        self.watch.read()
         taken, state = self.collector.state()
         groups = {
             "agent": self._weights(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from wgflow_rl import ops
 from wgflow_rl.batch import Batch
+from wgflow_rl.finite import are_finite, gradients, losses
+from wgflow_rl.networks import Counter
 from wgflow_rl.protocol import Agent
 
 
@@ -17,3 +20,41 @@ def update(agent: Agent, batch: Batch, noise: Any, *, online: bool) -> dict[str,
     ops.descend(agent.optimiser, loss)
     agent.settle()
     return log
+
+
+def counts_updates(agent: Agent) -> bool:
+    """Whether an agent counts its updates, to do one thing only now and then: they are not all the same operations."""
+    return any(isinstance(module, Counter) for module in agent.modules.values())
+
+
+class Outcome(NamedTuple):
+    """Scalars to log, and which of the losses and gradients were finite; with S seeds at once S leads in all."""
+
+    log: dict[str, Tensor]  # []
+    names: tuple[str, ...]  # n of them
+    finite: Tensor  # [n] bool
+
+
+class Update(Protocol):
+    """What a trainer calls once a step: for one agent or several, plainly or as a captured graph."""
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer: ...
+
+    def __call__(self, batch: Batch, noise: Any, *, online: bool) -> Outcome: ...
+
+
+class Plain:
+    """The update of one agent, its operations called one by one."""
+
+    def __init__(self, agent: Agent):
+        self.agent = agent
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        return self.agent.optimiser
+
+    def __call__(self, batch: Batch, noise: Any, *, online: bool) -> Outcome:
+        log = update(self.agent, batch, noise, online=online)
+        watched = losses(log) | gradients(self.agent.modules)
+        return Outcome(log, tuple(watched), are_finite(watched.values()))

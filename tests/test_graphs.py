@@ -1,0 +1,186 @@
+"""What is captured is what is called: the same numbers, no value read and nothing made on the host. All on a CPU."""
+
+import pytest
+import torch
+from test_stacked import STACKABLE, build, seeds, weights, works
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from wgflow.sums import checks
+from wgflow_rl import graphs, ops, updates
+from wgflow_rl.graphs import Captured
+from wgflow_rl.stacked import Stacked
+from wgflow_rl.updates import Plain, Update
+
+READS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero")
+FROM_HOST = ("lift_fresh", "lift_fresh_copy")
+
+
+class NothingOfTheHost(TorchDispatchMode):
+    """Refuse every operation for which a graph's capture would have to wait, or take something from the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix("aten::")
+        assert name not in READS, f"{name} reads a value"
+        assert name not in FROM_HOST, f"{name} takes numbers from the host"
+        if name == "index":
+            assert all(i is None or i.dtype != torch.bool for i in args[1]), (
+                "a mask has as many rows as it has"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """As inside a capture, where values cannot be read."""
+    for name in ("wgflow.sums.checks", "wgflow.sums.choice", "wgflow.targets", "wgflow.balanced"):
+        monkeypatch.setattr(f"{name}.readable", lambda *tensors: False)
+
+
+# ---- the same learning -------------------------------------------------------------------------------------------
+
+
+def learn(update: Update, agents, count: int, stacked: bool):
+    """Losses of updates in both phases, the learning rate falling in the second."""
+    lost = []
+    for i in range(count):
+        each, together = works(agents, i)
+        online = i >= count // 2
+        if online:
+            ops.anneal_(update.optimiser, 3e-4, 0.1, i / count)
+        outcome = update(*(together if stacked else each[0]), online=online)
+        assert outcome.finite.all()
+        lost.append({name: value.clone() for name, value in outcome.log.items()})
+    return lost
+
+
+def assert_same(one, other, agents):
+    assert all(
+        a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+        for a, b in zip(one, other, strict=True)
+    )
+    for a, b in agents:
+        assert [name for name, t in weights(a).items() if not torch.equal(t, weights(b)[name])] == []
+
+
+def test_two_hundred_captured_updates_are_the_plain_ones_bit_for_bit():
+    plain, captured = build(), build()
+    lost = [
+        learn(Plain(plain), [plain], 200, False),
+        learn(Captured(Plain(captured)), [captured], 200, False),
+    ]
+    assert_same(*lost, [(plain, captured)])
+
+
+def test_a_captured_stack_is_the_stack_bit_for_bit():
+    one, other = Stacked(seeds()), Stacked(seeds())
+    lost = [learn(one, one.agents, 10, True), learn(Captured(other), other.agents, 10, True)]
+    assert_same(*lost, zip(one.agents, other.agents, strict=True))
+
+
+def test_a_phase_is_recorded_once_from_buffers_that_stay(monkeypatch):
+    agent, recordings, buffers = build(), [], []
+
+    def recorded(function, device):
+        recordings.append(agent.optimiser.param_groups[0]["params"][0].grad)
+        return function
+
+    def watched(batch, noise, *, online):
+        buffers.append((online, batch.obs.data_ptr(), noise.generated.data_ptr()))
+        return Plain(agent)(batch, noise, online=online)
+
+    watched.optimiser = agent.optimiser
+    monkeypatch.setattr(graphs, "recorded", recorded)
+    learn(Captured(watched), [agent], 20, False)
+    assert recordings == [None, None]  # no gradient of before: a graph's own live in its memory
+    assert len(set(buffers)) == 2
+    assert {online for online, *_ in buffers} == {False, True}
+
+
+def test_what_was_finite_outlives_the_next_call_and_the_log_is_ones_own():
+    agent = build()
+    captured = Captured(Plain(agent))
+    fixed = updates.Outcome({"actor_loss": torch.zeros(())}, ("actor_loss",), torch.tensor([False]))
+    captured.update = lambda batch, noise, *, online: fixed
+    captured.update.optimiser = agent.optimiser
+    first = captured(*works([agent])[0][0], online=False)
+    first.log["mine"] = torch.ones(())
+    fixed.finite.fill_(True)
+    second = captured(*works([agent])[0][0], online=False)
+    assert not first.finite.any()
+    assert second.finite.all()
+    assert second.log.keys() == {"actor_loss"}
+
+
+def test_the_learning_rate_of_a_captured_update_is_read_anew_each_time():
+    agent = build()
+    update = Captured(Plain(agent))
+    update(*works([agent])[0][0], online=False)
+    rate = agent.optimiser.param_groups[0]["lr"]
+    ops.anneal_(agent.optimiser, 3e-4, 0.0, 1.0)
+    before = {name: t.clone() for name, t in agent.policy.state_dict().items()}
+    update(*works([agent])[0][0], online=False)
+    assert agent.optimiser.param_groups[0]["lr"] is rate
+    assert all(torch.equal(before[name], t) for name, t in agent.policy.state_dict().items())
+
+
+# ---- what can be captured ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [*STACKABLE, "boltzmann", "best-of-16"])
+@pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
+def test_an_update_reads_no_value_and_takes_nothing_from_the_host(method, online, capturing):
+    numbers = {"boltzmann": {"positives": "boltzmann"}, "best-of-16": {"target_samples": 16}}.get(method, {})
+    agent = build("dfp" if numbers else method, **numbers)
+    update, inputs = Captured(Plain(agent)), works([agent])[0][0]
+    update(*inputs, online=online)  # allocates the moments
+    with NothingOfTheHost():
+        outcome = Plain(agent)(*inputs, online=online)
+    assert outcome.finite.all()
+
+
+@pytest.mark.parametrize("method", ["dfp", "dfp-released", "mvp-topk", "cac"])
+def test_nor_does_a_stack(method):
+    agents = seeds(method)
+    update, inputs = Stacked(agents), works(agents)[1]
+    update(*inputs, online=True)
+    with NothingOfTheHost():
+        update(*inputs, online=True)
+
+
+@pytest.mark.parametrize("method", STACKABLE)
+def test_a_loss_makes_everything_where_its_batch_is(method, capturing):
+    """On torch's device without values: an entry that is read, or a tensor made on the CPU, is an error there."""
+    agent = build(method)
+    inputs = tree_map(lambda t: t.to("meta"), works([agent])[0][0])
+    for module in agent.modules.values():
+        module.to("meta")
+    agent.device = torch.device("meta")
+    for name, value in vars(agent).items():
+        if isinstance(value, torch.Tensor):
+            setattr(agent, name, value.to("meta"))
+    loss, log = agent.loss(*inputs, online=True)
+    loss.backward()
+    agent.settle()
+    assert {t.device.type for t in (loss, *log.values())} == {"meta"}
+
+
+def test_the_watch_sees_what_a_capture_must_not_do():
+    x = torch.arange(4.0)
+    for act in (
+        lambda: float(x[0]),
+        lambda: bool((x > 0).all()),
+        lambda: torch.tensor([1.0, 2.0]) + x[:2],
+        lambda: x[x > 1],
+        lambda: x[[0, 2]],
+        lambda: x.nonzero(),
+    ):
+        with pytest.raises(AssertionError), NothingOfTheHost():
+            act()
+
+
+def test_values_are_read_wherever_they_can_be():
+    assert checks.readable(torch.ones(2), None)
+    seen = []
+    torch.func.vmap(lambda x: (seen.append(checks.readable(x)), x)[1])(torch.ones(2))
+    assert seen == [False]
