@@ -1,0 +1,97 @@
+"""benchmarks/gpu_run.sh: a run in slices ends as the run in one piece, however each slice was stopped."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_kills import FLAGS, go_on, outcome, small_world
+
+ROOT = Path(__file__).resolve().parent.parent
+ENV = "pointmaze-medium-navigate-singletask-task1-v0"
+PYTHON = f"""#!{sys.executable}
+'''A Python whose trainings need no simulator, and that STOP="TERM 9" ends by that signal in that environment step.'''
+import os, signal, sys, time
+
+if sys.argv[1] == "-":
+    sys.argv = sys.argv[1:]
+    exec(sys.stdin.read())
+    sys.exit()
+assert sys.argv[1:3] == ["-m", "wgflow_rl.train"]
+how, at = os.environ["STOP"].split()
+if how == "SLEEP":
+    time.sleep(60)
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import test_kills
+from wgflow_rl import cli, train
+
+test_kills.small_world(setattr)
+steps, move = 0, test_kills.Walk.step
+def step(*args):
+    global steps
+    steps += 1
+    if steps == int(at):
+        os.kill(os.getpid(), getattr(signal, "SIG" + how))
+    return move(*args)
+test_kills.Walk.step = step
+train.main(sys.argv[3:])
+"""
+
+
+@pytest.fixture
+def call(tmp_path):
+    """call(*flags, stop="TERM 9") -> the finished script."""
+    python = tmp_path / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+
+    def call(*flags, stop="NONE 0"):
+        ours = {"PYTHON": str(python), "OUT": str(tmp_path / "out"), "STOP": stop, "OMP_NUM_THREADS": "1"}
+        command = ["bash", str(ROOT / "benchmarks/gpu_run.sh"), "--state", str(tmp_path / "state"), *flags]
+        return subprocess.run(command, env=os.environ | ours, capture_output=True, text=True)
+
+    return call
+
+
+def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
+    small_world(monkeypatch.setattr)
+    go_on(tmp_path / "whole")
+
+    dry = ("--device", "cpu", "--preset", "laptop", "--env", ENV, "--", *FLAGS.split())
+    time_is_up = call("--minutes", "0.02", *dry, stop="SLEEP 0")
+    assert (time_is_up.returncode, time_is_up.stdout[:17]) == (75, "no checkpoint yet"), time_is_up.stderr
+    for stop in ("TERM 4", "KILL 3"):
+        part = call(*dry, stop=stop)
+        assert part.returncode == 75, part.stderr
+        assert re.search(r"^step \d of 12(, lately .* ms a step)?\ncall again\n$", part.stdout, re.MULTILINE)
+    done = call(*dry)
+    assert done.returncode == 0, done.stderr
+
+    name = f"dfp-{ENV}-s0"
+    assert outcome(tmp_path / "state" / name) == outcome(tmp_path / "whole")
+    small = {"eval.csv", "train.csv", "config.json", "curve.png"}
+    assert {path.name for path in (tmp_path / "out" / name).iterdir()} == small
+    for file in small:
+        assert (tmp_path / "out" / name / file).read_bytes() == (
+            tmp_path / "state" / name / file
+        ).read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_without_a_gpu_it_says_so_and_how_to_try_it(call):
+    said = call()
+    assert said.returncode == 1
+    assert "finds no CUDA device" in said.stderr
+    assert "--device cpu --preset laptop" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(["--sed", "1"], "--sed is unknown"), (["--seed"], "--seed needs")]
+)
+def test_a_flag_that_it_does_not_have_is_named(flags, message, call):
+    said = call(*flags)
+    assert said.returncode == 2
+    assert message in said.stderr
