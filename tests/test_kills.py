@@ -10,12 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
 from disk import Disk, put
-from gymnasium.spaces import Box
+from walk import WalkHome
 
 from wgflow_rl import checkpoint, data, envs, runlog, train
 from wgflow_rl.replay import FIELDS
@@ -27,27 +26,6 @@ FLAGS = (
     "--target-samples 1 --act-samples 2 --chunk 2 --eval-every 4 --eval-episodes 2 --checkpoint-every 3 --log-every 3 "
     "--threads 1"
 )
-
-
-class Walk(gymnasium.Env):
-    """A noisy walk on a line in episodes of six steps: a simulator that costs nothing."""
-
-    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.time, self.x = 0, self.np_random.normal()
-        return self.look(), {}
-
-    def look(self):
-        return np.array([self.x, self.time], np.float32)
-
-    def step(self, action):
-        self.time += 1
-        self.x += float(action[0]) + 0.1 * self.np_random.normal()
-        success = abs(self.x) < 0.7
-        return self.look(), success - 1.0, success, self.time >= 6, {"success": success}
 
 
 def walks(*_, **__):
@@ -68,7 +46,7 @@ def walks(*_, **__):
 
 def small_world(patch):
     """Training without a simulator, data files and pictures: all of it but what is slow."""
-    patch(envs, "make", lambda *_, **__: Walk())
+    patch(envs, "make", WalkHome)
     patch(data, "load", walks)
     patch(runlog, "provenance", dict)
     patch(runlog, "draw_curve", lambda rows, path, title: runlog.write_whole(path, f"{len(rows)} points"))
@@ -200,7 +178,7 @@ def test_a_run_outside_the_main_thread_is_the_same(whole, tmp_path):
     assert outcome(tmp_path / "run") == whole[0]
 
 
-class Stuck(Walk):
+class Stuck(WalkHome):
     """Its ninth step never answers, inside C and without Python's lock being held."""
 
     steps = 0

@@ -185,3 +185,30 @@ def test_a_share_of_the_batch_is_drawn_from_the_online_rows_alone():
 def test_a_ring_smaller_than_the_data_is_refused():
     with pytest.raises(ValueError, match="capacity is 3 but the offline data has 4 rows"):
         Replay(as_episodes([make_row(t, ended=t == 3) for t in range(4)]), capacity=3)
+
+
+def test_with_lanes_first_rows_are_still_drawn_uniformly_and_chunks_follow_their_lane():
+    replay = Replay(as_episodes([make_row(t, ended=t == 9) for t in range(10)]), capacity=20, lanes=3)
+    for t in range(10, 17):  # lanes 10 13 16, 11 14, 12 15
+        replay.add(**make_row(t))
+    batch = replay.sample(17_000, chunk=2, gamma=GAMMA, generator=torch.Generator().manual_seed(0))
+    first, second = batch.obs[:, 0].int(), (batch.actions[:, 1, 0] * 1000).round().int()
+    counts = np.bincount(first.numpy(), minlength=17)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 39.3  # 99.9 % quantile of chi^2 with 16 degrees of freedom
+    follows = dict(zip(first.tolist(), second.tolist(), strict=True))
+    assert follows == {t: t + 1 for t in range(9)} | {
+        9: 9,
+        10: 13,
+        11: 14,
+        12: 15,
+        13: 16,
+        14: 14,
+        15: 15,
+        16: 16,
+    }
+    assert follows.keys() - {t for t, ok in zip(first.tolist(), batch.valid[:, 1], strict=True) if ok} == {
+        9,
+        14,
+        15,
+        16,
+    }

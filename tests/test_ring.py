@@ -12,15 +12,32 @@ from wgflow_rl.replay import FIELDS, Replay
 
 
 class Ring(RuleBasedStateMachine):
-    """Offline rows in memory; the list holds every row ever written, of which the ring should hold the newest."""
+    """Offline rows in memory; the list holds every row ever written, of which the ring should hold the newest.
 
-    @initialize(ends=st.lists(st.booleans(), min_size=1, max_size=8), room=st.integers(0, 12))
-    def begin(self, ends, room):
+    Online rows of several environments come in turns. Each has a list of its own.
+    """
+
+    @initialize(
+        ends=st.lists(st.booleans(), min_size=1, max_size=8), room=st.integers(0, 12), lanes=st.integers(1, 4)
+    )
+    def begin(self, ends, room, lanes):
+        self.lanes = lanes
         self.offline = [make_row(t, ended=end or t == len(ends) - 1) for t, end in enumerate(ends)]
         self.capacity = len(ends) + room
-        self.replay = Replay(as_episodes(self.offline), capacity=self.capacity)
+        self.replay = self.make()
         self.rows = list(self.offline)
         self.saved, self.segments = 0, []
+
+    def make(self):
+        return Replay(as_episodes(self.offline), capacity=self.capacity, lanes=self.lanes)
+
+    def own(self, row):
+        """The list that a row is in, and its place there: held rows of its lane, or of no lane, offline."""
+        lane = lambda r: (int(r["obs"][0]) - len(self.offline)) % self.lanes  # noqa: E731
+        online = lambda r: int(r["obs"][0]) >= len(self.offline)  # noqa: E731
+        held = self.rows[-self.capacity :]
+        own = [r for r in held if online(r) == online(row) and (not online(row) or lane(r) == lane(row))]
+        return own, next(i for i, r in enumerate(own) if r is row)
 
     @rule(kind=st.sampled_from(["on", "on", "on", "ended", "done"]), times=st.integers(1, 5))
     def step(self, kind, times):
@@ -40,7 +57,7 @@ class Ring(RuleBasedStateMachine):
     def crash_and_resume(self):
         """Rows after the last checkpoint are lost; the rest is put together from its segments."""
         self.rows = self.rows[: len(self.offline) + self.saved]
-        self.replay = Replay(as_episodes(self.offline), capacity=self.capacity)
+        self.replay = self.make()
         for segment, first in self.segments:
             self.replay.load_online(segment, first)
 
@@ -60,10 +77,8 @@ class Ring(RuleBasedStateMachine):
         batch = self.replay.sample(
             8, chunk=chunk, gamma=GAMMA, generator=torch.Generator().manual_seed(seed), online_share=share
         )
-        held = self.rows[-self.capacity :]
-        first = [int(n) - int(held[0]["obs"][0]) for n in batch.obs[:, 0]]
-        for i, place in enumerate(first):
-            expected = model_chunk(held, place, chunk)
+        for i, number in enumerate(batch.obs[:, 0].int()):
+            expected = model_chunk(*self.own(self.rows[number]), chunk)
             for name in ("actions", "valid", "returns", "discount", "next_obs", "complete", "next_valid"):
                 np.testing.assert_allclose(getattr(batch, name)[i], expected[name], rtol=1e-5, err_msg=name)
         if self.replay.added:

@@ -125,11 +125,11 @@ def test_the_time_limit_is_the_tasks(made):
 def test_a_collector_continues_the_episode_in_progress(made):
     actions = iter(shaky(40))
     act = lambda obs, generator: torch.as_tensor(np.stack([[next(actions) for _ in range(5)]]))  # noqa: E731
-    first = Collector(made["lift"], seed=4, guard=Guard("lift"))
+    first = Collector([made["lift"]], seed=4, guard=Guard("lift"))
     for _ in range(8):
         first.step(act, torch.Generator())
     here, (tensors, state) = first.obs, first.state()
-    again = Collector(made["lift"], seed=4, guard=Guard("lift"))
+    again = Collector([made["lift"]], seed=4, guard=Guard("lift"))
     again.load_state(tensors, state)
     np.testing.assert_array_equal(here, again.obs)
 

@@ -6,13 +6,12 @@ import sys
 import time
 from itertools import pairwise
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box
 from hypothesis import given
 from hypothesis import strategies as st
+from walk import Walk
 
 from wgflow_rl import envs
 from wgflow_rl.guard import EnvironmentFailed, Guard
@@ -20,32 +19,6 @@ from wgflow_rl.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, rese
 
 GUARD = Guard("walk")
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
-
-
-class Walk(gymnasium.Env):
-    """A noisy walk on a line, a function of (seed, actions); it ends well after `goal` steps or badly after `limit`."""
-
-    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
-    action_space = Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, limit=7, goal=10**6):
-        self.limit, self.goal, self.seeds, self.actions = limit, goal, [], []
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.seeds.append(seed)
-        self.time, self.x = 0, self.np_random.normal()
-        return self.look(), {}
-
-    def look(self):
-        return np.array([self.x, self.time], np.float32)
-
-    def step(self, action):
-        self.actions.append(float(action[0]))
-        self.time += 1
-        self.x += float(action[0]) + 0.1 * self.np_random.normal()
-        success = self.time >= self.goal
-        return self.look(), -1.0 + success, success, self.time >= self.limit, {"success": success}
 
 
 class Recorder:
@@ -67,7 +40,7 @@ def rng(seed=0):
 @given(steps=st.integers(1, 25), chunk=st.integers(1, 5), limit=st.integers(1, 8))
 def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, chunk, limit):
     env, policy, generator = Walk(limit), Recorder(chunk), rng()
-    collector = Collector(env, seed=3, guard=GUARD)
+    collector = Collector([env], seed=3, guard=GUARD)
     rows = [collector.step(policy, generator) for _ in range(steps)]
     asked = [t for t in range(steps) if t % limit % chunk == 0]  # once a chunk, and anew in every episode
     assert len(policy.given) == len(asked)
@@ -81,7 +54,7 @@ def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, 
 
 def test_rows_join_inside_an_episode_and_part_where_it_ends():
     env = Walk(limit=4)
-    collector, generator = Collector(env, seed=0, guard=GUARD), rng()
+    collector, generator = Collector([env], seed=0, guard=GUARD), rng()
     rows = [collector.step(Recorder(3), generator) for _ in range(9)]
     for before, after in pairwise(rows):
         joined = np.array_equal(before["next_obs"], after["obs"])
@@ -93,7 +66,7 @@ def test_rows_join_inside_an_episode_and_part_where_it_ends():
 
 @pytest.mark.parametrize(("goal", "mask"), [(2, 0.0), (10, 1.0)], ids=["reached", "out of time"])
 def test_only_the_end_of_the_task_stops_the_bootstrap(goal, mask):
-    collector, generator = Collector(Walk(limit=3, goal=goal), seed=0, guard=GUARD), rng()
+    collector, generator = Collector([Walk(limit=3, goal=goal)], seed=0, guard=GUARD), rng()
     rows = [collector.step(Recorder(2), generator) for _ in range(min(goal, 3))]
     assert rows[-1]["terminals"]
     assert rows[-1]["masks"] == mask
@@ -102,14 +75,14 @@ def test_only_the_end_of_the_task_stops_the_bootstrap(goal, mask):
 
 def assert_continues(make, policy, steps, more):
     """A collector rebuilt from its state plays on as the one that was never stopped."""
-    collector, generator = Collector(make(), seed=5, guard=GUARD), rng(1)
+    collector, generator = Collector([make()], seed=5, guard=GUARD), rng(1)
     for _ in range(steps):
         collector.step(policy, generator)
     tensors, state = collector.state()
     tensors, drawn = {k: t.clone() for k, t in tensors.items()}, generator.get_state()
     expected = [collector.step(policy, generator) for _ in range(more)]
 
-    other, generator = Collector(make(), seed=5, guard=GUARD), rng(2)
+    other, generator = Collector([make()], seed=5, guard=GUARD), rng(2)
     other.load_state(tensors, state)
     generator.set_state(drawn)
     for row, wanted in zip([other.step(policy, generator) for _ in range(more)], expected, strict=True):
@@ -202,7 +175,7 @@ def test_an_environment_that_cannot_be_reset_is_named():
     with pytest.raises(
         EnvironmentFailed, match=r"failed in episode 0 of walk, reset\(seed=\d+\): OSError: no model"
     ):
-        Collector(Stubborn(), seed=0, guard=GUARD)
+        Collector([Stubborn()], seed=0, guard=GUARD)
 
 
 HANG = """
@@ -229,7 +202,7 @@ def test_an_environment_that_hangs_ends_the_process_and_says_where(how):
 
 def test_a_guard_ends_nothing_that_answers_in_time():
     with Guard("walk", timeout=0.2) as guard:
-        collector = Collector(Walk(), seed=0, guard=guard)
+        collector = Collector([Walk()], seed=0, guard=guard)
         for _ in range(6):
             time.sleep(0.1)
             collector.step(Recorder(2), rng())

@@ -99,7 +99,7 @@ def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
         return agent.act(obs, generator)
 
     env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
-    player = Collector(env, seed=FIRST_EPISODE, guard=Guard(settings.env))
+    player = Collector([env], seed=FIRST_EPISODE, guard=Guard(settings.env))
     while len(seen) < count:
         player.step(act, generator)
     env.close()

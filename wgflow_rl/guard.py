@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 import gymnasium
 import numpy as np
 
+from wgflow_rl.workers import Remote
+
 
 class EnvironmentFailed(RuntimeError):
     """An environment raised, or answered with something that is no observation or reward."""
@@ -46,13 +48,13 @@ class Guard:
 
     def __init__(self, env: str, *, timeout: float = 600.0):
         self.env, self.timeout = env, timeout
-        self._playing: Call | None = None
+        self._playing: tuple[Call, gymnasium.Env] | None = None
         self._left = threading.Event()
 
     def reset(self, env: gymnasium.Env, *, episode: int, seed: int) -> np.ndarray:
         """The first observation. Raises: EnvironmentFailed."""
         call = Call(self.env, episode, seed)
-        with self._named(call):
+        with self._named(call, env):
             obs, _ = env.reset(seed=seed)
         return _checked(obs, 0.0, env, call)
 
@@ -61,13 +63,13 @@ class Guard:
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """(observation, reward, terminated, truncated, info), as of the environment. Raises: EnvironmentFailed."""
         call = Call(self.env, episode, seed, step, action)
-        with self._named(call):
+        with self._named(call, env):
             obs, reward, terminated, truncated, info = env.step(action)
         return _checked(obs, float(reward), env, call), float(reward), terminated, truncated, info
 
     @contextlib.contextmanager
-    def _named(self, call: Call) -> Iterator[None]:
-        self._playing = call
+    def _named(self, call: Call, env: gymnasium.Env) -> Iterator[None]:
+        self._playing = call, env
         try:
             yield
         except Exception as error:
@@ -90,13 +92,15 @@ class Guard:
         # Ticks of this thread, not a clock: a process that is paused (Ctrl-Z) is not one that hangs.
         tick, held, last = min(self.timeout / 10, 5.0), 0.0, None
         while not self._left.wait(tick):
-            call = self._playing
-            held, last = (held + tick if call is not None and call is last else 0.0), call
-            if call is not None and held > self.timeout:
-                self._end(call)
+            playing = self._playing
+            held, last = (held + tick if playing is not None and playing is last else 0.0), playing
+            if playing is not None and held > self.timeout:
+                self._end(*playing)
 
-    def _end(self, call: Call) -> NoReturn:
+    def _end(self, call: Call, env: gymnasium.Env) -> NoReturn:
         faulthandler.dump_traceback(2)  # on stderr: where it hangs
+        if isinstance(env, Remote):
+            env.abandon()
         print(
             f"error: the environment did not answer for {self.timeout:g} s (--env-timeout) in {call}. A training "
             "run goes on from its last checkpoint with --resume.",

@@ -24,11 +24,15 @@ FIELDS = {
 class Replay:
     """A ring of `capacity` rows. Chunks never cross the end of a trajectory nor the write head.
 
+    Online rows of several environments are written in turns: row number j is of lane j mod `lanes`, and a chunk stays
+    in its lane.
+
     Args:
         data: offline data, the first rows. Of `Shards` that do not fit into memory, `data.resident` rows at a time, the
             oldest file giving way to the next one every `swap_every` updates; online, those that are there stay.
         capacity: rows held; the oldest row is overwritten first. At least the resident offline data.
         seed: of the order in which files take turns.
+        lanes: environments whose online rows are written in turns.
     Raises: ValueError if capacity is smaller than the resident offline data.
     """
 
@@ -40,11 +44,12 @@ class Replay:
         device: torch.device | str = "cpu",
         seed: int = 0,
         swap_every: int = 1000,
+        lanes: int = 1,
     ):
         n = self.offline = data.resident
         if capacity < n:
             raise ValueError(f"capacity is {capacity} but the offline data has {n} rows; give at least {n}")
-        self.capacity = capacity
+        self.capacity, self.lanes = capacity, lanes
         self.added = 0  # online rows written since the start
         obs, action = data.widths
         width = {"obs": (obs,), "next_obs": (obs,), "actions": (action,)}
@@ -143,9 +148,10 @@ class Replay:
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
         """The chunks whose first rows are `start` [B]."""
         rows, steps = self.rows, torch.arange(2 * chunk, device=start.device)  # this chunk and the next
-        index = (start[:, None] + steps) % self.capacity
-        newest = (self.head - 1) % self.capacity
-        ends = rows["terminals"][index] | (index == newest)
+        stride = torch.where(self._age(start) < self.added, self.lanes, 1)  # offline rows follow each other
+        index = (start[:, None] + stride[:, None] * steps) % self.capacity
+        newest = self._age(index) < min(self.lanes, self.added)  # of each lane
+        ends = rows["terminals"][index] | newest
         valid = torch.cat([ends.new_ones(len(start), 1), ~ends[:, :-1]], 1).cumprod(1)
         index = index.gather(
             1, torch.minimum(steps, valid.sum(1, keepdim=True) - 1)
@@ -166,6 +172,10 @@ class Replay:
             next_valid=next_valid,
             complete=torch.maximum(valid[:, -1], 1 - alive[:, -1]),
         )
+
+    def _age(self, index: Tensor) -> Tensor:
+        """How many rows were written after those at `index`; online rows are those of age < `added`."""
+        return (self.head - 1 - index) % self.capacity
 
     def online_rows(self, since: int = 0) -> dict[str, Tensor]:
         """Copies of the online rows numbered `since`, ..., `added` - 1 that are still held, oldest first, on the CPU.

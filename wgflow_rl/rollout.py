@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
+from wgflow_rl import workers
 from wgflow_rl.guard import Guard
 
 Act = Callable[[Tensor, torch.Generator], Tensor]  # obs [B, S], generator -> chunk [B, h, A]
@@ -22,8 +23,58 @@ def reset_seed(seed: int, stream: int, episode: int) -> int:
     return int(np.random.SeedSequence((seed, stream, episode)).generate_state(1)[0])
 
 
+class Player:
+    """An environment, the episode it is in, and the actions of its chunk that are still to be taken.
+
+    One in another process (`wgflow_rl.workers`) resets and steps ahead, as soon as it is known how.
+    """
+
+    def __init__(self, env: gymnasium.Env, guard: Guard):
+        self.env, self.guard = env, guard
+
+    def start(self, episode: int, seed: int) -> None:
+        """Begin an episode; the last one, if it goes on, is given up."""
+        self.episode, self.seed = episode, seed
+        self.taken: list[np.ndarray] = []
+        self.queue: list[np.ndarray] = []
+        self._obs: np.ndarray | None = None
+        workers.begin(self.env, seed)
+
+    @property
+    def obs(self) -> np.ndarray:
+        """The present observation. Raises: EnvironmentFailed, from the reset."""
+        if self._obs is None:
+            self._obs = self.guard.reset(self.env, episode=self.episode, seed=self.seed)
+        return self._obs
+
+    def play(self, chunk: np.ndarray) -> None:
+        """Take these actions [h, A] in the next steps."""
+        self.queue = list(chunk)
+        workers.play(self.env, self.queue)
+
+    def step(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take the next action of the chunk; what the environment answers. Raises: EnvironmentFailed."""
+        action, number = self.queue.pop(0), len(self.taken) + 1
+        answer = self.guard.step(self.env, action, episode=self.episode, seed=self.seed, step=number)
+        self._obs = answer[0]
+        self.taken.append(action)
+        return answer
+
+
+def ask(act: Act, players: Sequence[Player], generator: torch.Generator) -> None:
+    """Give a chunk to each player that has none left, all chunks from one call of the policy."""
+    idle = [player for player in players if not player.queue]
+    if idle:
+        chunks = act(torch.as_tensor(np.stack([player.obs for player in idle])), generator).cpu().numpy()
+        for player, chunk in zip(idle, chunks, strict=True):
+            player.play(chunk)
+
+
 class Collector:
     """Plays one environment step at a time; the whole chunk is executed open loop, and dropped when an episode ends.
+
+    Several environments take turns, and a chunk is drawn for all that need one as soon as it is one of these's turn.
+    Environment i of n plays episodes i, i + n, i + 2n, ...
 
     The episode in progress is known by its number and the actions so far: `load_state` replays them, so any
     environment that is reproducible from `reset(seed=)` resumes exactly.
@@ -33,51 +84,63 @@ class Collector:
         guard: names what goes wrong inside the environment; EnvironmentFailed.
     """
 
-    def __init__(self, env: gymnasium.Env, *, seed: int, guard: Guard):
-        self.env, self.seed, self.guard = env, seed, guard
-        self.episode, self.taken, self.queue = 0, [], []
-        self.obs = self._reset()
+    def __init__(self, envs: Sequence[gymnasium.Env], *, seed: int, guard: Guard):
+        self.seed, self.turn = seed, 0
+        self.players = [Player(env, guard) for env in envs]
+        for number, player in enumerate(self.players):
+            self._start(player, number)
+        for player in self.players:
+            _ = player.obs  # what cannot be reset fails here, not after hours offline
 
-    def _reset(self) -> np.ndarray:
-        self.reset_seed = reset_seed(self.seed, TRAIN_SEEDS, self.episode)
-        return self.guard.reset(self.env, episode=self.episode, seed=self.reset_seed)
-
-    def _step(self, action: np.ndarray, number: int) -> tuple:
-        return self.guard.step(self.env, action, episode=self.episode, seed=self.reset_seed, step=number)
+    def _start(self, player: Player, episode: int) -> None:
+        player.start(episode, reset_seed(self.seed, TRAIN_SEEDS, episode))
 
     def step(self, act: Act, generator: torch.Generator) -> dict:
         """Take one environment step; returns the transition as `Replay.add` takes it."""
-        if not self.queue:
-            self.queue = list(act(torch.as_tensor(self.obs)[None], generator)[0].cpu().numpy())
-        obs, action = self.obs, self.queue.pop(0)
-        self.obs, reward, terminated, truncated, _ = self._step(action, len(self.taken) + 1)
-        self.taken.append(action)
-        ended = terminated or truncated
+        player = self.players[self.turn]
+        if not player.queue:
+            ask(act, self.players, generator)
+        obs = player.obs
+        next_obs, reward, terminated, truncated, _ = player.step()
         row = {
             "obs": obs,
-            "actions": action,
+            "actions": player.taken[-1],
             "rewards": reward,
             "masks": 1.0 - float(terminated),
-            "terminals": ended,
-            "next_obs": self.obs,
+            "terminals": terminated or truncated,
+            "next_obs": next_obs,
         }
-        if ended:
-            self.episode, self.taken, self.queue = self.episode + 1, [], []
-            self.obs = self._reset()
+        if row["terminals"]:
+            self._start(player, player.episode + len(self.players))
+        self.turn = (self.turn + 1) % len(self.players)
         return row
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """(tensors, JSON-able) from which `load_state` continues."""
-        size = self.env.action_space.shape or ()
-        stack = lambda actions: torch.as_tensor(np.array(actions, np.float32).reshape(-1, *size))  # noqa: E731
-        return {"taken": stack(self.taken), "queue": stack(self.queue)}, {"episode": self.episode}
+        tensors, told = {}, {"turn": self.turn}
+        for number, player in enumerate(self.players):
+            size = player.env.action_space.shape or ()
+            for name, actions in (("taken", player.taken), ("queue", player.queue)):
+                stacked = np.array(actions, np.float32).reshape(-1, *size)
+                tensors[_of(number, name)] = torch.as_tensor(stacked)
+            told[_of(number, "episode")] = player.episode
+        return tensors, told
 
     def load_state(self, tensors: dict[str, Tensor], state: dict) -> None:
-        self.episode, self.taken = state["episode"], list(tensors["taken"].numpy())
-        self.queue = list(tensors["queue"].numpy())
-        self.obs = self._reset()
-        for number, action in enumerate(self.taken, start=1):
-            self.obs = self._step(action, number)[0]
+        self.turn = state.get("turn", 0)
+        for number, player in enumerate(self.players):
+            self._start(player, state[_of(number, "episode")])
+            player.play(tensors[_of(number, "taken")].numpy())
+        for number, player in enumerate(self.players):
+            _ = player.obs
+            while player.queue:
+                player.step()
+            player.play(tensors[_of(number, "queue")].numpy())
+
+
+def _of(number: int, name: str) -> str:
+    """The name of what belongs to an environment; the first has those from before there were several."""
+    return f"{name} of {number}" if number else name
 
 
 class Evaluation(NamedTuple):
@@ -107,36 +170,24 @@ def evaluate(
     """
     generator = torch.Generator().manual_seed(reset_seed(seed, EVAL_SEEDS, first_episode))
     result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))
-    obs: list[np.ndarray] = [np.empty(0)] * len(envs)
-    queues: list[list[np.ndarray]] = [[] for _ in envs]
-    seeds = [0] * len(envs)
+    players = [Player(env, guard) for env in envs]
     playing: dict[int, int] = {}  # environment -> episode
     started = 0
 
     def start(i: int) -> None:
         nonlocal started
-        seeds[i] = reset_seed(seed, EVAL_SEEDS, first_episode + started)
-        obs[i] = guard.reset(envs[i], episode=first_episode + started, seed=seeds[i])
-        queues[i], playing[i], started = [], started, started + 1
+        number = first_episode + started
+        players[i].start(number, reset_seed(seed, EVAL_SEEDS, number))
+        playing[i], started = started, started + 1
 
     for i in range(min(len(envs), episodes)):
         start(i)
     while playing:
-        idle = [i for i in playing if not queues[i]]
-        if idle:
-            chunks = act(torch.as_tensor(np.stack([obs[i] for i in idle])), generator).cpu().numpy()
-            for i, chunk in zip(idle, chunks, strict=True):
-                queues[i] = list(chunk)
+        ask(act, [players[i] for i in playing], generator)
         stepped = dict(playing)
         for i, episode in stepped.items():
+            _, reward, terminated, truncated, info = players[i].step()
             result.lengths[episode] += 1
-            obs[i], reward, terminated, truncated, info = guard.step(
-                envs[i],
-                queues[i].pop(0),
-                episode=first_episode + episode,
-                seed=seeds[i],
-                step=int(result.lengths[episode]),
-            )
             result.returns[episode] += reward
             if terminated or truncated:
                 result.success[episode] = bool(info["success"])

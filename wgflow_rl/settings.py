@@ -24,6 +24,7 @@ NOT_RESULTS = (
     "threads",
     "route",
     "env_timeout",
+    "env_processes",
 )  # say where a run is computed, not what
 ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # without --data there are none
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -35,7 +36,7 @@ class Settings:
 
     The flags shown are those of the method: see `--method NAME --help`.
 
-    A stopped run goes on with `--resume DIR` (beside it, only --threads, --device and --env-timeout).
+    A stopped run goes on with `--resume DIR`; beside it only --threads, --device, --env-timeout, --env-processes.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -47,6 +48,8 @@ class Settings:
     preset: str = "laptop"
     """laptop (2 cores, minutes), paper (its numbers, sizes and steps) or paper-offline (its offline table)."""
     seed: int = 0
+    envs: int = 1
+    """Environments that take turns online; still one environment step, then one update."""
     data: str | None = None
     """Folder holding the data's files (X.npz and X-val.npz, or shards). Without it, data is generated and cached."""
     memory_gb: float = 4.0
@@ -64,10 +67,12 @@ class Settings:
     """f32; tf32 (GPU): products in TF32; mixed: candidates, scores, targets in bfloat16, on a GPU the rest in TF32."""
     env_timeout: float = 600.0
     """Seconds that one step of the environment may take before the run ends itself, to be resumed."""
+    env_processes: int = 0
+    """Processes that step the environments, beside the one that learns; 0: none. The results are the same."""
 
     @staticmethod
     def resumed(args: Sequence[str]) -> Settings:
-        """Settings of `--resume DIR`: those the run began with; only --threads, --device, --env-timeout may be new."""
+        """Settings of `--resume DIR`: those the run began with; what says where it is computed may be new."""
         parser = argparse.ArgumentParser(prog="python -m wgflow_rl.train", allow_abbrev=False)
         parser.add_argument(
             "--resume", metavar="DIR", required=True, help="the folder of the run to continue"
@@ -75,6 +80,7 @@ class Settings:
         parser.add_argument("--threads", type=int)
         parser.add_argument("--device")
         parser.add_argument("--env-timeout", type=float)
+        parser.add_argument("--env-processes", type=int)
         given = parser.parse_args(args)
         changes = {k: v for k, v in vars(given).items() if k != "resume" and v is not None}
         return dataclasses.replace(Settings.read(Path(given.resume)), run_dir=given.resume, **changes).check()
@@ -100,6 +106,8 @@ class Settings:
             ("seed", self.seed, 0),
             ("threads", self.threads, 1),
             ("swap_every", self.swap_every, 1),
+            ("envs", self.envs, 1),
+            ("env_processes", self.env_processes, 0),
         ):
             if value is not None:
                 at_least(least, **{name: value})

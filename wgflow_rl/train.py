@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from wgflow_rl.runlog import RunLog, check_folder
 from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
 from wgflow_rl.snapshot import restore, snapshot
 from wgflow_rl.updates import Outcome, Plain, Update
+from wgflow_rl.workers import environments
 
 SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
 COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
@@ -63,9 +65,16 @@ def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
 
 
 class Trainer:
-    """The whole state of a run. `advance` is a function of that state alone, so a resumed run repeats exactly."""
+    """The whole state of a run. `advance` is a function of that state alone, so a resumed run repeats exactly.
 
-    def __init__(self, settings: Settings, *, guard: Guard, progress: bool = True):
+    Args:
+        playing: the environments: `settings.envs` that collect, then those of evaluations.
+        guard: names what goes wrong inside one of them.
+    """
+
+    def __init__(
+        self, settings: Settings, *, playing: Sequence[gymnasium.Env], guard: Guard, progress: bool = True
+    ):
         self.settings, self.guard = settings, guard
         cfg, schedule = settings.agent, settings.schedule
         train, validation = data.load(
@@ -81,6 +90,7 @@ class Trainer:
             device=settings.device,
             seed=settings.seed,
             swap_every=settings.swap_every,
+            lanes=settings.envs,
         )
         self.data = validation.checksum(train.checksum())  # known again on resume
         self.held_out = Replay(validation, capacity=len(validation), device=settings.device)
@@ -99,10 +109,9 @@ class Trainer:
         # On the CPU whatever the device: a run then draws the same numbers, and resumes, on any other.
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.acting = torch.Generator().manual_seed(settings.seed)
-        env = envs.make(settings.env)
-        check_sizes(train.widths, env, settings.env)
-        self.collector = Collector(env, seed=settings.seed, guard=guard)
-        self.eval_envs = [envs.make(settings.env) for _ in range(min(EVAL_ENVS, schedule.eval_episodes))]
+        check_sizes(train.widths, playing[0], settings.env)
+        self.collector = Collector(playing[: settings.envs], seed=settings.seed, guard=guard)
+        self.eval_envs = playing[settings.envs :]
         self.step = 0
         self.best = Best(step=0, success=-1.0)
         self.parts: tuple[checkpoint.Part, ...] = ()  # of the online rows, as written so far
@@ -294,7 +303,14 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
     with contextlib.ExitStack() as stack:
         stack.enter_context(routing.applied(settings.route, precision=settings.precision, device=device))
         guard = stack.enter_context(Guard(settings.env, timeout=settings.env_timeout))
-        trainer = Trainer(settings, guard=guard, progress=progress)
+        playing = stack.enter_context(
+            environments(
+                partial(envs.make, settings.env),
+                settings.envs + min(EVAL_ENVS, settings.schedule.eval_episodes),
+                processes=settings.env_processes,
+            )
+        )
+        trainer = Trainer(settings, playing=playing, guard=guard, progress=progress)
         if resume and any((folder / "checkpoints").glob("step-*")):
             trainer.load(folder / "checkpoints")
         # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.

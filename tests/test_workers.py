@@ -1,0 +1,307 @@
+"""Environments in other processes are those of this one, only elsewhere: every number, every error, every end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_kills import FLAGS, outcome, small_world
+from test_rollout import Recorder, rng
+from walk import Failing, Telling, Walk, failing
+
+from wgflow_rl import train
+from wgflow_rl.guard import EnvironmentFailed, Guard
+from wgflow_rl.rollout import Collector, evaluate
+from wgflow_rl.settings import Settings, from_command_line
+from wgflow_rl.workers import AHEAD, environments
+
+ROOT = Path(__file__).resolve().parent.parent
+GUARD = Guard("walk")
+
+
+@pytest.fixture(scope="module", params=[7, 2 * AHEAD], ids=["short", "long"])
+def elsewhere(request):
+    """(a function that makes a walk of some length here, three of them in two other processes)."""
+    make = partial(Walk, request.param)
+    with environments(make, 3, processes=2) as envs:
+        yield make, envs
+
+
+def assert_same_rows(one, other):
+    for row, wanted in zip(one, other, strict=True):
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(row[name], value, err_msg=name, strict=name in ("obs", "actions"))
+
+
+# ---- the same numbers --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15)
+@given(
+    count=st.integers(1, 3),
+    chunk=st.sampled_from([1, 2, 5, AHEAD + 3]),
+    steps=st.integers(1, 40),
+    stop=st.data(),
+)
+def test_rows_collected_elsewhere_are_those_collected_here(elsewhere, count, chunk, steps, stop):
+    """Also from a state that was saved on the way, in whichever place."""
+    make, remote = elsewhere
+    at = stop.draw(st.integers(0, steps))
+    expected = None
+    for envs in ([make() for _ in range(count)], remote[:count]):
+        policy, generator = Recorder(chunk), rng(1)
+        first = Collector(envs, seed=3, guard=GUARD)
+        rows = [first.step(policy, generator) for _ in range(at)]
+        tensors, state = first.state()
+        second = Collector(envs, seed=3, guard=GUARD)
+        second.load_state({name: t.clone() for name, t in tensors.items()}, state)
+        rows += [second.step(policy, generator) for _ in range(steps - at)]
+        expected = rows if expected is None else expected
+        assert_same_rows(rows, expected)
+
+
+@settings(max_examples=8)
+@given(pool=st.integers(1, 3), episodes=st.integers(1, 5), chunk=st.integers(1, 9))
+def test_an_evaluation_elsewhere_is_the_one_here(elsewhere, pool, episodes, chunk):
+    make, remote = elsewhere
+    results = [
+        evaluate(Recorder(chunk), envs, episodes=episodes, seed=4, first_episode=9, guard=GUARD)
+        for envs in ([make() for _ in range(pool)], remote[:pool])
+    ]
+    for here, there in zip(*results, strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
+def test_an_action_other_than_the_one_that_was_announced_is_refused(elsewhere):
+    _, (env, *_) = elsewhere
+    env.reset(seed=0)
+    env.play([np.ones(1, np.float32), np.zeros(1, np.float32)])
+    env.step(np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=r"was to be \[0\.\], but \[1\.\] is asked for"):
+        env.step(np.ones(1, np.float32))
+
+
+# ---- several environments that take turns ------------------------------------------------------------------------
+
+
+@given(count=st.integers(1, 4), chunk=st.integers(1, 5), limit=st.integers(1, 8), steps=st.integers(1, 40))
+def test_environments_take_turns_and_play_episodes_of_their_own(count, chunk, limit, steps):
+    envs = [Walk(limit) for _ in range(count)]
+    policy, generator = Recorder(chunk), rng()
+    collector = Collector(envs, seed=3, guard=GUARD)
+    rows = [collector.step(policy, generator) for _ in range(steps)]
+    seeds = [seed for env in envs for seed in env.seeds]
+    assert len(set(seeds)) == len(seeds)
+    for i, env in enumerate(envs):
+        own = rows[i::count]
+        assert [float(row["actions"][0]) for row in own] == env.actions
+        for before, after in pairwise(own):
+            assert np.array_equal(before["next_obs"], after["obs"]) != before["terminals"]
+
+
+def test_one_question_serves_every_environment_that_has_no_chunk_left():
+    policy, generator = Recorder(3), rng()
+    collector = Collector([Walk(100) for _ in range(4)], seed=0, guard=GUARD)
+    for _ in range(2 * 3 * 4):
+        collector.step(policy, generator)
+    assert [len(obs) for obs in policy.seen] == [4, 4]
+
+
+# ---- whole runs --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    small_world(monkeypatch.setattr)
+
+
+def run(folder, *flags):
+    train.run(from_command_line([*FLAGS.split(), "--run-dir", str(folder), *flags]), progress=False)
+
+
+def resume(folder, *flags):
+    train.run(Settings.resumed(["--resume", str(folder), *flags]), resume=True, progress=False)
+
+
+def stop_after(monkeypatch, step):
+    advance = train.Trainer.advance
+
+    def interrupted(self):
+        result = advance(self)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(train.Trainer, "advance", interrupted)
+
+
+@pytest.mark.parametrize("flags", [(), ("--envs", "3")], ids=["one environment", "three"])
+def test_a_run_with_processes_is_the_run_without_wherever_it_stops(flags, small, tmp_path, monkeypatch):
+    """Stopped in the middle of chunks of two and between them, before and after the first row is written."""
+    run(tmp_path / "whole", *flags)
+    expected = outcome(tmp_path / "whole")
+    run(tmp_path / "elsewhere", *flags, "--env-processes", "2")
+    assert outcome(tmp_path / "elsewhere") == expected
+    for step in range(5, 12):
+        folder, there, here = tmp_path / str(step), ("--env-processes", "1"), ("--env-processes", "0")
+        first, second = (there, here) if step % 2 else (here, there)
+        with monkeypatch.context() as patch:
+            stop_after(patch, step)
+            with pytest.raises(SystemExit, match="130"):
+                run(folder, *flags, *first)
+        resume(folder, *second)
+        assert outcome(folder) == expected, f"stopped after {step}"
+
+
+def test_runs_with_one_and_with_three_environments_differ(small, tmp_path):
+    run(tmp_path / "1")
+    run(tmp_path / "3", "--envs", "3")
+    assert outcome(tmp_path / "1") != outcome(tmp_path / "3")
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def play(envs):
+    collector, generator = Collector(envs, seed=0, guard=GUARD), rng()
+    for _ in range(9):
+        collector.step(Recorder(5), generator)
+
+
+def test_an_environment_that_raises_elsewhere_is_named_as_here():
+    said = []
+    for processes in (0, 1):
+        with environments(Failing, 1, processes=processes) as envs, pytest.raises(EnvironmentFailed) as error:
+            play(envs)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert re.match(
+        r"the environment failed in step 4 of episode 0 of walk, .*: KeyError: 'joint limit'\.", said[1]
+    )
+    assert "in step" in "".join(error.value.__cause__.__notes__)  # where, over there
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_an_environment_that_cannot_be_made_says_why(processes):
+    with (
+        pytest.raises((OSError, RuntimeError), match="no model"),
+        environments(failing, 2, processes=processes),
+    ):
+        pass
+
+
+def test_a_process_that_is_killed_is_named_with_the_step_that_waits_for_it():
+    with environments(Walk, 1, processes=1) as envs:
+        collector, generator = Collector(envs, seed=0, guard=GUARD), rng()
+        collector.step(Recorder(1), generator)
+        os.kill(envs[0].process.pid, signal.SIGKILL)
+        with pytest.raises(
+            EnvironmentFailed, match=r"in step 2 of episode 0 .*: ProcessEnded: .*\(SIGKILL; was there"
+        ):
+            collector.step(Recorder(1), generator)
+
+
+def test_a_process_is_light_and_computes_on_one_thread():
+    with environments(Telling, 1, processes=1) as (env,):
+        assert env.reset(seed=0)[1] == {"success": (False, "1")}
+
+
+RUN = """
+import os, signal, sys, time
+import numpy as np
+from walk import Walk
+from wgflow_rl.guard import Guard
+from wgflow_rl.workers import environments
+
+class Sleepy(Walk):
+    def step(self, action):
+        time.sleep(float(action[0]))
+        return super().step(action)
+
+if __name__ == "__main__":
+    import sleepy
+    signal.signal(signal.SIGINT, lambda *_: None)
+    with environments(sleepy.Sleepy, 1, processes=1) as (env,), Guard("walk", timeout=1.0) as guard:
+        guard.reset(env, episode=0, seed=1)
+        print(env.process.pid, flush=True)
+        sys.stdin.readline()
+        answer = guard.step(env, np.float32([float(sys.argv[1])]), episode=0, seed=1, step=1)
+        print(answer[1], flush=True)
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """A function that starts a script with a walk elsewhere; its process, and the other one's number."""
+    (tmp_path / "sleepy.py").write_text(RUN)
+    there = []
+
+    def start(seconds):
+        there.append(
+            subprocess.Popen(
+                [sys.executable, "sleepy.py", str(seconds)],
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{tmp_path}"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return there[-1], int(there[-1].stdout.readline())
+
+    yield start
+    for process in there:
+        process.kill()
+        process.communicate()
+
+
+def ended(pid):
+    """Whether a process ends within a while."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_an_interrupt_does_not_reach_the_other_process(started):
+    process, worker = started(0)
+    os.killpg(process.pid, signal.SIGINT)
+    said, errors = process.communicate("go on\n", timeout=60)
+    assert (said, errors, process.returncode) == ("-1.0\n", "", 0)
+    assert ended(worker)
+
+
+def test_the_other_process_ends_with_a_run_that_is_killed_even_in_the_middle_of_a_step(started):
+    process, worker = started(600)
+    process.stdin.write("go on\n")
+    process.stdin.flush()
+    time.sleep(0.2)
+    process.kill()
+    assert ended(worker)
+
+
+def test_a_step_that_hangs_elsewhere_ends_both_processes_and_says_where(started):
+    process, worker = started(600)
+    _, errors = process.communicate("go on\n", timeout=60)
+    assert process.returncode == 2
+    assert 'sleepy.py", line 10 in step' in errors
+    assert errors.splitlines()[-1].startswith(
+        "error: the environment did not answer for 1 s (--env-timeout) in step 1 of episode 0 of walk, reset(seed=1)"
+    )
+    assert ended(worker)

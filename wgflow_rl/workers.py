@@ -1,0 +1,177 @@
+"""Environments in processes of their own, which step ahead through actions that are known in advance.
+
+A chunk is executed open loop: once it is drawn, nothing that is learned changes the steps it takes. `play` hands it
+over whole, and `step` fetches the answer to one action, waiting for it if need be. So the environments' work and the
+learner's overlap, while every number and its order stay those of environments in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from wgflow_rl.host import Failure, Make, Reset, Step
+from wgflow_rl.job import THREADS
+
+AHEAD = 32  # actions handed over at a time: their answers fit into a pipe, so none waits for room in it
+# Not multiprocessing's spawn, which would import the main module, and torch with it, in each process.
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from wgflow_rl.host import serve; serve()"
+
+
+class ProcessEnded(RuntimeError):
+    """The process of an environment is gone."""
+
+
+@contextlib.contextmanager
+def environments(make: Make, count: int, *, processes: int = 0) -> Iterator[list[gymnasium.Env]]:
+    """`count` environments for the time of a `with` block, dealt to so many processes; 0: they live in this one.
+
+    Args:
+        make: with processes, something that pickle finds by its name, such as partial(envs.make, name).
+    Raises: what `make` raises; ProcessEnded.
+    """
+    with contextlib.ExitStack() as stack:
+        if processes == 0:
+            yield [stack.enter_context(contextlib.closing(make())) for _ in range(count)]
+            return
+        shares = [len(range(p, count, processes)) for p in range(min(processes, count))]
+        dealt = [stack.enter_context(_Worker(make, share)).envs for share in shares]
+        every = [dealt[i % len(dealt)][i // len(dealt)] for i in range(count)]
+        for env in every:
+            env.wait_until_made()
+        yield [*every]
+
+
+def begin(env: gymnasium.Env, seed: int) -> None:
+    """Say which reset comes next: an environment elsewhere begins it now."""
+    if isinstance(env, Remote):
+        env.begin(seed)
+
+
+def play(env: gymnasium.Env, actions: Sequence[np.ndarray]) -> None:
+    """Say which steps come next, as far as the episode goes: an environment elsewhere begins them now."""
+    if isinstance(env, Remote):
+        env.play(actions)
+
+
+class Remote(gymnasium.Env):
+    """An environment in another process; of `info` only "success" is brought over."""
+
+    def __init__(self, connection: Connection, process: subprocess.Popen[bytes]) -> None:
+        self._connection, self.process = connection, process
+        self._episode = 0
+        self._begun: int | None = None  # seed of a reset that was asked for
+        self._asked: deque[np.ndarray] = deque()  # actions handed over, not yet answered
+        self._later: deque[np.ndarray] = deque()  # actions to hand over when some of those have been
+
+    def wait_until_made(self) -> None:
+        """Raises: what making it raised there; ProcessEnded."""
+        self.observation_space, self.action_space = self._answer()
+
+    def begin(self, seed: int | None) -> None:
+        self._episode, self._begun = self._episode + 1, seed
+        self._asked.clear()
+        self._later.clear()
+        self._tell(Reset(self._episode, seed))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        if self._begun is None or self._begun != seed:
+            self.begin(seed)
+        self._begun = None
+        return self._answer()
+
+    def play(self, actions: Sequence[np.ndarray]) -> None:
+        self._later.extend(np.array(action) for action in actions)
+        self._hand_over()
+
+    def step(self, action: Any):
+        if not self._asked:
+            self.play([action])
+        if not np.array_equal(action, self._asked[0]):
+            raise ValueError(f"the next action was to be {self._asked[0]}, but {action} is asked for")
+        answer = self._answer()
+        self._asked.popleft()
+        self._hand_over()
+        return answer
+
+    def abandon(self) -> None:
+        """End its process at once, which first says on stderr where it is."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
+        self.process.kill()
+
+    def _hand_over(self) -> None:
+        while self._later and len(self._asked) < AHEAD:
+            self._asked.append(self._later.popleft())
+            self._tell(Step(self._episode, self._asked[-1]))
+
+    def _tell(self, message: Reset | Step) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the answer that does not come says so
+            self._connection.send(message)
+
+    def _answer(self) -> Any:
+        episode = None
+        while episode != self._episode:  # an episode that is no longer wanted may have left answers
+            try:
+                episode, answer = self._connection.recv()
+            except (EOFError, ConnectionError):
+                raise ProcessEnded(self._ending()) from None
+        if isinstance(answer, Failure):
+            raise answer.error()
+        return answer
+
+    def _ending(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=5)
+        code = self.process.returncode
+        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        hint = "; was there no memory left?" if how == "SIGKILL" else ""
+        return f"the process of the environment has ended ({how}{hint})"
+
+
+class _Worker:
+    """A process with some environments, ended with the block, or with this process however that ends."""
+
+    def __init__(self, make: Make, count: int) -> None:
+        here, there = zip(*(Pipe() for _ in range(count)), strict=True)
+        read, self._lifeline = os.pipe()
+        given = [read, *(connection.fileno() for connection in there)]
+        self._connections: tuple[Connection, ...] = here
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START, json.dumps(sys.path), *map(str, given)],
+            pass_fds=given,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | dict.fromkeys(THREADS, "1"),
+            start_new_session=True,  # Ctrl-C reaches a whole group: the run alone decides what follows from it
+        )
+        os.close(read)
+        for connection in there:
+            connection.close()
+        self.envs = [Remote(connection, self.process) for connection in here]
+        self._make = make
+
+    def __enter__(self) -> _Worker:
+        with contextlib.suppress(BrokenPipeError):
+            self._connections[0].send_bytes(pickle.dumps(self._make))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lifeline)
+        for connection in self._connections:
+            connection.close()
+        self.process.kill()
+        self.process.wait()
