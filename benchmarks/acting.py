@@ -5,7 +5,8 @@
 One observation, one CPU thread, untrained weights (a decision costs the same). Every variant takes its turn in short
 blocks, so what slows the machine down slows all of them. Processor time of the thread: what other work does on the
 machine is not counted, what it does to the caches is. "torch" is `agent.act`, noise and, for one sample too, the
-critic's score included; the files get their noise as an input.
+critic's score included; the compiled policy (`torch.compile`, which needs a C++ compiler) and the files get their noise
+as an input.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from _provenance import provenance
 
 from wgflow_rl import export, methods
+from wgflow_rl.protocol import Agent
 
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 28, 5  # cube-single; chunks of five actions
@@ -49,6 +51,7 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
                 one = [obs[:1], *(draw[:1] for _, draw in drawn)]
                 what = {"size": size, "policy": policy, "samples": samples}
                 yield {**what, "runtime": "torch"}, closure(agent.act, [one[0], torch.Generator()])
+                yield {**what, "runtime": "torch.compile"}, closure(compiled(agent, one, actions[:1]), one)
                 for form, name in (("torchscript", "TorchScript"), ("onnx", "ONNX Runtime")):
                     path = folder / f"{len(hidden)}-{method}-{samples}{export.SUFFIX[form]}"
                     run = export.write(agent, form, obs, about, path)
@@ -57,6 +60,12 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
                         run = one_thread(path)
                         one = [tensor.numpy() for tensor in one]
                     yield {**what, "runtime": name}, closure(run, one)
+
+
+def compiled(agent: Agent, one: list[torch.Tensor], expected: torch.Tensor) -> Callable[..., object]:
+    run = torch.compile(export.Deployed(agent).eval(), dynamic=False)
+    torch.testing.assert_close(run(*one), expected, atol=export.TOLERANCE, rtol=0)
+    return run
 
 
 def one_thread(path: Path) -> Callable[..., object]:
@@ -112,6 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    torch._dynamo.config.recompile_limit = 64  # all variants share the code that is compiled
     with tempfile.TemporaryDirectory() as folder:
         names, calls = zip(*variants(Path(folder)), strict=True)
         cpu, wall = measure(list(calls), args.rounds)

@@ -1,11 +1,13 @@
 """A run multiplies as it was decided when it began; nobody else's torch is changed by it."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
+import test_kills
 import torch
 from runs import untrained
 from test_dfp import make_batch, noise_for
@@ -272,6 +274,28 @@ def test_mixed_where_it_is_slower_says_by_how_much(monkeypatch):
     routing.warn_if_slow(HIDDEN, device="cuda")
     monkeypatch.setattr(routing, "fastest", lambda calls: {"f32": 1.0, "bf16": 0.5})
     routing.warn_if_slow(HIDDEN)
+
+
+def test_a_run_in_mixed_precision_says_that_it_is_slow_here_and_repeats_bit_for_bit(monkeypatch, tmp_path):
+    test_kills.small_world(monkeypatch.setattr)
+    monkeypatch.setattr(routing, "fastest", lambda calls: {"f32": 1.0, "bf16": 5.0})
+    flags = [*test_kills.FLAGS.split(), "--hidden", "8", "8", "--route", "default"]
+    ends = []
+    for name, precision in (("a", "mixed"), ("b", "mixed"), ("c", "f32")):
+        folder = tmp_path / name
+        says = (
+            pytest.warns(RuntimeWarning, match="5.0 times")
+            if precision == "mixed"
+            else contextlib.nullcontext()
+        )
+        with says:
+            train.run(
+                from_command_line([*flags, "--precision", precision, "--run-dir", str(folder)]),
+                progress=False,
+            )
+        ends.append(test_kills.outcome(folder))
+    assert ends[0] == ends[1]
+    assert ends[0] != ends[2]
 
 
 def test_tf32_on_a_cpu_and_an_unknown_route_are_refused(capsys):

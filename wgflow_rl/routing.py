@@ -181,9 +181,9 @@ def processor() -> str:
 
 def warn_if_slow(hidden: Sequence[int], *, device: str = "cpu") -> None:
     """A RuntimeWarning with the measured ratio where a CPU takes longer over bfloat16 products than over float32's."""
-    if torch.device(device).type != "cpu":
-        return
     pairs = factors(hidden)[::3]  # those without gradient
+    if torch.device(device).type != "cpu" or not pairs:
+        return
     low = [(left.bfloat16(), right.bfloat16()) for left, right in pairs]
     took = fastest({"f32": lambda: [a @ b for a, b in pairs], "bf16": lambda: [a @ b for a, b in low]})
     if took["bf16"] > took["f32"]:
