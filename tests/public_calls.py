@@ -38,7 +38,9 @@ def descent(functional):
 
 
 def w(t):
-    return torch.arange(1.0, len(t) + 1).to(t)
+    return (
+        torch.arange(1.0, len(t) + 1).to(t) if isinstance(t, torch.Tensor) else torch.arange(1.0, len(t) + 1)
+    )
 
 
 CALLS = {

@@ -1,11 +1,13 @@
 """The documentation builds without a warning, its code runs, and the commands it shows exist."""
 
+import html
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -62,6 +64,28 @@ def test_the_files_a_page_links_to_exist(page):
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def broken_links(site):
+    """Links inside the site whose page, or whose place on it, does not exist: (page, link).
+
+    Listings of the source are not asked: Sphinx links a name there to the package that hands it on.
+    """
+    places = {}
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        places[page] = (
+            set(re.findall(r'\bid="([^"]+)"', text)),
+            set(re.findall(r'<a [^>]*?href="([^"]+)"', text)),
+        )
+    for page, (_, links) in places.items():
+        for link in links if "_modules" not in page.parts else ():
+            if re.match(r"[a-z]+:|//", link):
+                continue
+            path, _, place = unquote(html.unescape(link)).partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (place and target in places and place not in places[target][0]):
+                yield str(page.relative_to(site)), link
+
+
 def test_every_page_is_on_the_site():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     listed = re.findall(r"^([\w/]+)$", index, flags=re.MULTILINE)
@@ -77,16 +101,24 @@ def test_the_deviations_are_numbered_one_by_one():
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     """As `make docs`, the examples not run: tests/test_examples.py does that."""
-    for package in ("sphinx", "furo", "myst_parser", "sphinx_gallery", "sphinx_copybutton", "sphinx_design"):
+    themes = ("furo", "sphinx_copybutton", "sphinx_design", "sphinx-mathjax-offline")
+    for package in ("sphinx", "myst_parser", "sphinx_gallery", *themes):
         pytest.importorskip(package)
     command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
     options = ["-D", "sphinx_gallery_conf.plot_gallery=0"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
         [*command, *options, str(ROOT / "docs"), str(tmp_path / "site")],
         capture_output=True, text=True, env=env, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    assert list(broken_links(tmp_path / "site")) == []
+    equations = (tmp_path / "site" / "theory.html").read_text(encoding="utf-8")
+    assert 'src="_static/mathjax/tex-chtml.js"' in equations
+    assert (tmp_path / "site" / "_static" / "mathjax" / "tex-chtml.js").exists()
+    assert not re.search(
+        r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', equations
+    )  # read without a network
     reference = (tmp_path / "site" / "generated" / "api" / "wgflow.html").read_text(encoding="utf-8")
     import wgflow
 

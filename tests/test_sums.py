@@ -270,7 +270,7 @@ def test_bad_input_is_named(says, call):
 @pytest.mark.parametrize("h", [0, -1.0, math.nan, math.inf, "wide", torch.tensor(1.0)])
 @pytest.mark.parametrize("make", KERNELS)
 def test_a_bandwidth_is_a_positive_number(make, h):
-    with pytest.raises(ValueError, match="bandwidth"):
+    with pytest.raises(ValueError, match="bandwidth|wanted a number"):
         make(h)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.sums import check_clouds, only_whole, readable, refuse_nan
 
 __all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
@@ -18,6 +19,7 @@ __all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
 SELF_DISTANCE, CLIP, SCALE_FLOOR = 100.0, 1e-6, 1e-3  # the constants of the release
 
 
+@checked
 def balanced_field(
     gen: Tensor,
     pos: Tensor,
@@ -81,6 +83,7 @@ def balanced_parts(
     return V, unit
 
 
+@checked
 def balanced_magnitudes(
     gen: Tensor,
     pos: Tensor,
@@ -99,6 +102,7 @@ def balanced_magnitudes(
         return torch.stack([_rms(V_R) for V_R in fields])
 
 
+@checked
 def balanced_scale(
     gen: Tensor,
     pos: Tensor,

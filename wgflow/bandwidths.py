@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked, checked_constructor
 from wgflow.kernels import Gaussian, Kernel, check_bandwidth
 from wgflow.stretched import Stretched
 from wgflow.sums import check_clouds, double_shift, only_whole
@@ -20,17 +21,20 @@ from wgflow.sums import check_clouds, double_shift, only_whole
 __all__ = ["Annealed", "leave_one_out", "median_heuristic", "per_dimension", "scott", "silverman"]
 
 
+@checked
 def scott(y: Tensor) -> float:
     """sigma M^(-1/(D+4)), sigma the rms standard deviation: right in rate for one Gaussian, wide for several modes."""
     return _spread(y) * y.shape[-2] ** (-1 / (y.shape[-1] + 4))
 
 
+@checked
 def silverman(y: Tensor) -> float:
     """sigma (M (D+2)/4)^(-1/(D+4)): the bandwidth of least integrated error were y Gaussian; wide for several modes."""
     dim = y.shape[-1]
     return _spread(y) * (y.shape[-2] * (dim + 2) / 4) ** (-1 / (dim + 4))
 
 
+@checked
 def median_heuristic(y: Tensor, *, at_most: int = 2000) -> float:
     """The median distance between two samples; every (M / at_most)-th sample is used where there are more."""
     _one_cloud(y)
@@ -38,6 +42,7 @@ def median_heuristic(y: Tensor, *, at_most: int = 2000) -> float:
     return _positive(torch.pdist(thinned).median().item())
 
 
+@checked
 def leave_one_out(y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, rounds: int = 4) -> float:
     r"""The bandwidth that predicts each sample best from the others: argmax_h Σ_i log p_h^(-i)(y_i).
 
@@ -69,6 +74,7 @@ def leave_one_out(y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, ro
     return math.exp(best)
 
 
+@checked
 def per_dimension(
     y: Tensor, *, rule: Callable[[Tensor], float] = scott, kernel: Callable[[float], Kernel] = Gaussian
 ) -> Stretched:
@@ -94,6 +100,7 @@ def per_dimension(
     return Stretched(kernel(1.0), (sigma * h.view(*y.shape[:-2], 1, 1)).to(y.dtype))
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Annealed:
     """h(t) = start (end / start)^(t / over), then `end`: a bandwidth that shrinks (or grows) geometrically with time.

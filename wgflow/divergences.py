@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from wgflow.arguments import checked_constructor
 
 __all__ = [
     "Alpha",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Divergence(Protocol):
     def f(self, log_ratio: Tensor) -> Tensor:
         """f(r) at log r = log q - log p, elementwise."""
@@ -37,6 +40,7 @@ class Divergence(Protocol):
         ...
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ReverseKL:
     """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not reach."""
@@ -48,6 +52,7 @@ class ReverseKL:
         return torch.ones_like(log_ratio)
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ForwardKL:
     """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the step."""
@@ -59,6 +64,7 @@ class ForwardKL:
         return (-log_ratio).exp()
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class JensenShannon:
     """f = r log r - (1 + r) log((1 + r) / 2). Gate a: bounded, switches off where only q lives."""
@@ -71,6 +77,7 @@ class JensenShannon:
         return (-log_ratio).sigmoid()
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class SkewKL:
     """KL(p || (p + q) / 2), f = -log((1 + r) / 2). Gate a (1 - a): what the joint softmax of the released
@@ -84,6 +91,7 @@ class SkewKL:
         return log_ratio.sigmoid() * (-log_ratio).sigmoid()
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class ChiSquare:
     """Pearson's ∫ (q - p)² / p, f = (r - 1)². Gate 2r: strongest where q overshoots, unbounded there."""
@@ -95,6 +103,7 @@ class ChiSquare:
         return 2 * log_ratio.exp()
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Hellinger:
     """Squared Hellinger, f = (sqrt r - 1)². Gate 1 / (2 sqrt r): halfway between reverse and forward KL."""
@@ -106,6 +115,7 @@ class Hellinger:
         return 0.5 * (-0.5 * log_ratio).exp()
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Alpha:
     """f = (r^alpha - 1 - alpha (r - 1)) / (alpha (alpha - 1)). Gate r^(alpha - 1): from covering to seeking.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz, Scaled, as_kernels
 from wgflow.sums import (
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 
+@checked
 def mean_shift(
     x: Tensor, y: Tensor, *, kernel: Kernel, weights: Tensor | None = None, skip_self: bool = False
 ) -> Tensor:
@@ -52,6 +54,7 @@ def mean_shift(
     return kernel_shift(x, y, kernel=kernel, log_weights=log_of_weights(weights), skip_self=skip_self)[1]
 
 
+@checked
 def drifting_field(
     x: Tensor,
     pos: Tensor,
@@ -103,6 +106,7 @@ def drifting_field(
     return (gate.unsqueeze(-1) * V).to(x.dtype)
 
 
+@checked
 def likelihood_field(
     x: Tensor, pos: Tensor, *, kernel: Kernel | Sequence[Kernel], pos_weights: Tensor | None = None
 ) -> Tensor:
@@ -132,6 +136,7 @@ def likelihood_field(
     return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)
 
 
+@checked
 def energy_field(
     x: Tensor,
     pos: Tensor,
@@ -185,6 +190,7 @@ def check_beta(beta: float) -> None:
         )
 
 
+@checked
 def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
     """E|x - x'| / E|x - y| over the whole batch: below about .2 a generator has collapsed. x [..., N, D], pos
     [..., P, D].

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.trajectory import Trajectory
 
 __all__ = ["flow", "langevin"]
@@ -16,6 +17,7 @@ Velocity = Callable[..., Tensor]
 Step = Callable[[Tensor, Tensor, float, float], tuple[Tensor, float, float]]  # x, v, t, dt -> x, t, next dt
 
 
+@checked
 def flow(
     velocity: Velocity,
     x0: Tensor,
@@ -98,6 +100,7 @@ def flow(
     )
 
 
+@checked
 def langevin(
     score: Callable[[Tensor], Tensor],
     x0: Tensor,

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.divergences import Divergence
 from wgflow.fields import check_beta, energy_field, mean_pull
 from wgflow.kde import KDE
@@ -43,6 +44,7 @@ class Functional(Protocol):
         ...
 
 
+@runtime_checkable
 class Density(Protocol):
     """A target that knows itself: a `KDE`, a `toy.GaussianMixture`, or anything with these two methods."""
 
@@ -51,6 +53,7 @@ class Density(Protocol):
     def score(self, x: Tensor) -> Tensor: ...
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Potential:
     """mean U(x_i): particles roll down U, alone. `energy`: [..., N, D] -> [..., N], differentiable."""
@@ -64,6 +67,7 @@ class Potential:
         return _descent(lambda at: self.energy(at).sum(), x)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Interaction:
     """mean_ij k(x_i, x_j) / 2, self pairs included: particles leave crowded places. `kernel` needs no normalisation."""
@@ -78,6 +82,7 @@ class Interaction:
         return -mean_pull(x, x, self.kernel.slope, None).to(x.dtype)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class MMD:
     """MMD²/2 to samples, U-statistic in x, less the constant of the samples: mean_{i≠j} k/2 - mean k(x_i, y_k).
@@ -103,6 +108,7 @@ class MMD:
         return mmd_field(x, self.samples, kernel=self.kernel, pos_weights=self.weights)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class EnergyDistance:
     """The energy score mean|x-y|^β - mean_{i≠j}|x_i-x_j|^β/2: half the energy distance, less the samples' constant.
@@ -132,6 +138,7 @@ class EnergyDistance:
         return torch.where(r == 0, 1.0, r).pow(self.beta) * (r != 0)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class BlobKL:
     """mean log q_h(x_i) - mean log p(x_i): reverse KL of the smoothed particles to a density that knows itself.
@@ -149,6 +156,7 @@ class BlobKL:
         return blob_field(x, self.target.score, kernel=self.kernel)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class BlobDivergence:
     """mean f(r_i) / r_i, r = q_h / p: D_f(q || p) = ∫ q f(r)/r with q smoothed inside; reverse KL of it is `BlobKL`.
@@ -168,6 +176,7 @@ class BlobDivergence:
         return x.shape[-2] * _descent(lambda at: self.value(at).sum(), x)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Likelihood:
     """-mean log q_h(y_k), q_h the KDE of the particles: forward KL(p || q_h) less the entropy of the samples' law.
@@ -195,6 +204,7 @@ class Likelihood:
         return W / W.sum(-1, keepdim=True)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Sinkhorn:
     r"""Half the Sinkhorn divergence with cost |x - y|², regularisation 2 blur²: geomloss computes it (`pip install

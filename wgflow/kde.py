@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.kernels import Kernel, Scaled
 from wgflow.sums import (
     check_clouds,
@@ -26,6 +27,7 @@ from wgflow.sums import (
 __all__ = ["KDE"]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class KDE:
     r"""p_h(x) = Σ_j w_j k(x, y_j) / (Σ_j w_j ∫ k): a density estimate that can be read, differentiated and sampled.

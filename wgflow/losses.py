@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wgflow.arguments import checked
 from wgflow.balanced import balanced_parts
 from wgflow.fields import spread_ratio
 from wgflow.sums import check_clouds
@@ -15,6 +16,7 @@ from wgflow.sums import check_clouds
 __all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
 
 
+@checked
 def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
     r"""mean |x - sg(x + v)|² over all elements: its gradient at x is -2 v / numel, its value mean v².
 
@@ -33,6 +35,7 @@ def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
     return ((x - x.detach()) - velocity.detach()).square().mean()
 
 
+@checked
 def drifting_loss(
     gen: Tensor,
     pos: Tensor,
@@ -75,6 +78,7 @@ def _loss_and_unit(
     return regress_onto(gen / unit, V), unit
 
 
+@checked
 def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
     r"""The weight of each of `neg` unconditional negatives beside `gen` generated points, for guidance of some
     strength.
@@ -95,6 +99,7 @@ class DriftingReport(NamedTuple):
     spread: Tensor
 
 
+@checked
 class DriftingLoss(nn.Module):
     r"""`drifting_loss` over feature spaces, with guidance: the training objective of a drifting generator.
 

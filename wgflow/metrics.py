@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.sums import check_clouds, double_shift, only_whole, refuse_nan
 
 __all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportions", "sliced_w2", "w2"]
 
 
+@checked
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs: unbiased, so around 0 (of either sign) for equal laws.
 
@@ -31,6 +33,7 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     return distance.to(x.dtype)  # only now: for equal laws the three means cancel
 
 
+@checked
 def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
     r"""E k(x,x') + E k(y,y') - 2 E k(x,y) without self pairs: the unbiased squared MMD.
 
@@ -49,6 +52,7 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
     return (mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)).to(x.dtype)
 
 
+@checked
 def sliced_w2(
     x: Tensor, y: Tensor, *, projections: int = 256, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -81,6 +85,7 @@ def sliced_w2(
     return (width @ cost).mean().sqrt()
 
 
+@checked
 def w2(x: Tensor, y: Tensor) -> Tensor:
     r"""Exact Wasserstein-2 distance between equal-sized clouds, by assignment (scipy): N³ time, N to a few thousand.
 
@@ -102,6 +107,7 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
     return (x[torch.from_numpy(rows)] - y[torch.from_numpy(columns)]).square().sum(-1).mean().sqrt()
 
 
+@checked
 def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     r"""KL(q_h || p_h) read at the points: mean of log q_h - log p_h over x ~ q, each point left out of its own density.
 
@@ -122,6 +128,7 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     return ((log_q - log_p).mean(-1) - math.log((n - 1) / m)).to(x.dtype)
 
 
+@checked
 def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
     """The fraction of centres [K, D] with a point of x [N, D] within `radius`: 1 when no mode was dropped. A scalar.
 
@@ -136,6 +143,7 @@ def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
     return (nearest <= radius).to(x.dtype).mean()
 
 
+@checked
 def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
     """The fraction of points x [N, D] nearest to each of the centres [K, D]. Returns: [K], summing to 1.
 

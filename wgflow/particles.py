@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.fields import mean_pull
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.sums import check_clouds, double_shift, only_whole
@@ -18,6 +19,7 @@ from wgflow.sums import check_clouds, double_shift, only_whole
 __all__ = ["blob_field", "mmd_field", "stein_field"]
 
 
+@checked
 def mmd_field(
     x: Tensor,
     pos: Tensor,
@@ -57,6 +59,7 @@ def mmd_field(
     return V.to(x.dtype)
 
 
+@checked
 def blob_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) -> Tensor:
     r"""The exact particle gradient of F = mean log q_h(x_i) - mean log p(x_i), q_h the KDE of the particles.
 
@@ -77,6 +80,7 @@ def blob_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) 
     return (score(x) - kernel.covector(own + log_back.exp().unsqueeze(-1) * back)).to(x.dtype)
 
 
+@checked
 def stein_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) -> Tensor:
     r"""SVGD (Liu, Wang 2016): φ_i = mean_j k_ij score(x_j) - mean_j s_ij (x_j - x_i): neighbours lend scores, and push.
 

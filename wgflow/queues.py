@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
+
 __all__ = ["SampleQueue"]
 
 
+@checked
 class SampleQueue:
     """The last `size` samples of each of `classes` labels (one class: unconditional). Samples are stored detached, [D].
 

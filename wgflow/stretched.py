@@ -14,11 +14,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked_constructor
 from wgflow.kernels import Kernel
 
 __all__ = ["Stretched", "unstretch"]
 
 
+@checked_constructor
 @dataclass(frozen=True, eq=False)
 class Stretched(Kernel):
     r"""k(x / lengths, y / lengths): with `Gaussian(h)` inside, the bandwidth along dimension d is h lengths_d.
@@ -35,7 +37,7 @@ class Stretched(Kernel):
     kernel: Kernel
     lengths: Tensor
 
-    def __init__(self, kernel: Kernel, lengths: Tensor | Sequence[float]):
+    def __init__(self, kernel: Kernel, lengths: Tensor | Sequence[float] | float):
         if not isinstance(lengths, Tensor) or not lengths.is_floating_point():
             lengths = torch.as_tensor(lengths, dtype=torch.float64)
         if lengths.dim() == 0:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.sums import readable
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 
+@checked
 def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     r"""softmax(Q / alpha): candidates of a policy reweighted to the policy tilted by exp(Q / alpha).
 
@@ -40,6 +42,7 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     return _distribution((values / scale).softmax(-1), "values")
 
 
+@checked
 def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
     r"""Self-normalised importance weights softmax(log target - log proposal): neither density need be normalised.
 
@@ -54,6 +57,7 @@ def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
     return _distribution((log_target - log_proposal).softmax(-1), "log_target or log_proposal")
 
 
+@checked
 def top_k_weights(values: Tensor, *, k: int) -> Tensor:
     """1/K on the K best candidates (DFP Eq. 15), 0 elsewhere; of equals any. values, result [..., N]. No gradient.
 
@@ -66,6 +70,7 @@ def top_k_weights(values: Tensor, *, k: int) -> Tensor:
     return torch.zeros_like(values).scatter(-1, best, 1.0 / k).detach()
 
 
+@checked
 def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
     """Uniform on {Q >= threshold}, the limit of top-K. values [..., N], threshold a number or [...]. No gradient.
 
@@ -82,6 +87,7 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
     return inside / count
 
 
+@checked
 def total_variation(a: Tensor, b: Tensor) -> Tensor:
     """TV = Σ|a - b| / 2 in [0, 1] between two weightings of the same points, [..., N] -> [...]. Differentiable.
 
@@ -94,6 +100,7 @@ def total_variation(a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * (a - b).abs().sum(-1)
 
 
+@checked
 def effective_sample_size(weights: Tensor) -> Tensor:
     """(Σw)² / Σw² in [1, N]: how many equal candidates these weights are worth, [..., N] -> [...].
 
@@ -108,6 +115,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
     return weights.sum(-1).square() / weights.square().sum(-1)
 
 
+@checked
 def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Tensor, Tensor]:
     r"""The alpha whose tilt is nearest to the top-K: argmin TV(uniform top-K, softmax(Q / alpha)), and that TV.
 

@@ -9,10 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked, checked_constructor
 from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
 from wgflow.kernels.radial import exponential_noise, normal_noise
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Compact(Kernel):
     r"""k = (1 - r²/h²)^power inside the ball of radius h, 0 outside; power 0, 1, 2 are flat, Epanechnikov, biweight.
@@ -61,16 +63,19 @@ class Compact(Kernel):
         return self.h * z / (z.square().sum(-1, keepdim=True) + waits).sqrt()
 
 
+@checked
 def flat(h: float) -> Compact:
     """1 within h, 0 beyond: the original mean shift. Its shadow is Epanechnikov, c = h²/2."""
     return Compact(h, 0)
 
 
+@checked
 def epanechnikov(h: float) -> Compact:
     """1 - r²/h² within h: least mean squared error of all. Its shadow is the biweight, c = h²/4."""
     return Compact(h, 1)
 
 
+@checked
 def biweight(h: float) -> Compact:
     """(1 - r²/h²)² within h: the smoothest of the three, differentiable at the edge."""
     return Compact(h, 2)

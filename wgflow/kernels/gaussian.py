@@ -9,10 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked_constructor
 from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
 from wgflow.kernels.radial import normal_noise
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Gaussian(Kernel):
     """k = exp(-|x-y|² / 2h²). Its own shadow: the mean shift is h² times the KDE score (DFP Eq. 7)."""

@@ -9,10 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked_constructor
 from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
 from wgflow.kernels.radial import direction, exponential_noise, safe_sq, safe_sqrt, sphere_area
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Matern(Kernel):
     """k = exp(-u) (1 + u + ...), u = r / tau: the Matérn kernel of half-integer smoothness `nu` = 1.5, 2.5, ...
@@ -83,6 +85,7 @@ class Matern(Kernel):
         return (2 * self.order + 1) * self.tau**2
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class Laplace(Kernel):
     """k = exp(-r / tau), the kernel of the released drifting code. Its shadow is Matérn-3/2: it climbs that density."""

@@ -9,10 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked, checked_constructor
 from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
 from wgflow.kernels.radial import normal_noise, safe_sq
 
 
+@checked_constructor
 @dataclass(frozen=True)
 class RationalQuadratic(Kernel):
     r"""k = (1 + r²/scale²)^-beta: heavy tails, so a far point still feels every sample. Shadow: exponent 1 - beta."""
@@ -57,6 +59,7 @@ class RationalQuadratic(Kernel):
         return self.scale * normal_noise(like, generator) / chi_square.sqrt()
 
 
+@checked
 def student_t(scale: float, *, nu: float, dim: int) -> RationalQuadratic:
     """The Student-t density's kernel, `nu` degrees of freedom in `dim` dimensions: (1 + r²/(nu scale²))^-(nu + dim)/2.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums import sharding
@@ -154,6 +155,7 @@ def _error(x, y, kernel, gaussian, log_weights, dtype) -> float | None:
     return error + torch.finfo(dtype).eps * float(log_weights[log_weights > -math.inf].abs().amax())
 
 
+@checked
 def explain_backend(
     x: Tensor,
     y: Tensor,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.kernels import Kernel
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums import sharding
@@ -17,6 +18,7 @@ from wgflow.sums.dense import DenseAverage, dense
 from wgflow.sums.linear import LinearAverage
 
 
+@checked
 def kernel_average(
     x: Tensor,
     y: Tensor,
@@ -55,6 +57,7 @@ def kernel_average(
     return log_mass, x + shift
 
 
+@checked
 def kernel_shift(
     x: Tensor,
     y: Tensor,
