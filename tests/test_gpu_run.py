@@ -26,17 +26,18 @@ if how == "SLEEP":
     time.sleep(60)
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import test_kills
+from walk import WalkHome
 from wgflow_rl import cli, train
 
 test_kills.small_world(setattr)
-steps, move = 0, test_kills.Walk.step
+steps, move = 0, WalkHome.step
 def step(*args):
     global steps
     steps += 1
     if steps == int(at):
         os.kill(os.getpid(), getattr(signal, "SIG" + how))
     return move(*args)
-test_kills.Walk.step = step
+WalkHome.step = step
 train.main(sys.argv[3:])
 """
 
