@@ -199,7 +199,7 @@ def test_the_push_takes_away_the_noise_that_the_point_itself_decides(points):
 
 
 @given(st.integers(0, 2**31))
-def test_a_proper_score_is_of_degree_two_only_if_its_entropy_is(seed):
+def test_a_proper_score_of_degree_two_has_a_quadratic_entropy(seed):
     """S = H + DH[δ_y - q] for a cubic H: along any contrast v, S has -2 times the third derivative of H."""
     H = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     entropy = lambda q: torch.einsum("ijk,i,j,k->", H, q, q, q)  # noqa: E731
