@@ -116,10 +116,13 @@ if [[ $device == cuda* && ! -e $state/table.done && -f benchmarks/update_gpu.py 
     [ $code -ne 0 ] || touch "$state/table.done"
 fi
 
+processes=0 # that step environments while the GPU learns; they change no result
+[[ $device != cuda* ]] || processes=$(($(nproc) > 8 ? 8 : $(nproc) - 1))
+where=(--device "$device" --env-processes "$processes")
 if [ -f "$run/config.json" ]; then
-    set -- --resume "$run" --device "$device"
+    set -- --resume "$run" "${where[@]}"
 else # a later flag counts: a caller may ask for other checkpoints
-    set -- --preset "$preset" --env "$env" --seed "$seed" --device "$device" --run-dir "$run" --checkpoint-every 20000 "$@"
+    set -- --preset "$preset" --env "$env" --seed "$seed" "${where[@]}" --run-dir "$run" --checkpoint-every 20000 "$@"
 fi
 code=0
 for_the_rest_of_the_time "$PYTHON" -m wgflow_rl.train "$@" || code=$?
