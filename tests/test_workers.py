@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import untrained
 from test_kills import FLAGS, outcome, small_world
 from test_rollout import Recorder, rng
 from walk import Failing, Telling, Walk, failing
 
 from wgflow_rl import train
+from wgflow_rl.evaluate import load_agent, run_episodes
 from wgflow_rl.guard import EnvironmentFailed, Guard
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.settings import Settings, from_command_line
@@ -79,6 +81,14 @@ def test_an_evaluation_elsewhere_is_the_one_here(elsewhere, pool, episodes, chun
     ]
     for here, there in zip(*results, strict=True):
         np.testing.assert_array_equal(here, there)
+
+
+def test_a_simulator_elsewhere_is_the_one_here(tmp_path):
+    agent, settings, _ = load_agent(untrained(tmp_path))
+    results = [run_episodes(agent, settings, 2, processes=processes) for processes in (0, 1)]
+    for here, there in zip(*results, strict=True):
+        np.testing.assert_array_equal(here, there)
+    assert results[0].lengths.min() > 100
 
 
 def test_an_action_other_than_the_one_that_was_announced_is_refused(elsewhere):
@@ -216,41 +226,41 @@ def test_a_process_is_light_and_computes_on_one_thread():
 
 
 RUN = """
-import os, signal, sys, time
+import collections, itertools, os, signal, sys, time
 import numpy as np
 from walk import Walk
 from wgflow_rl.guard import Guard
 from wgflow_rl.workers import environments
 
-class Sleepy(Walk):
+class Told(Walk):
     def step(self, action):
-        time.sleep(float(action[0]))
+        exec(os.environ["DO"])
         return super().step(action)
 
 if __name__ == "__main__":
-    import sleepy
+    import told
     signal.signal(signal.SIGINT, lambda *_: None)
-    with environments(sleepy.Sleepy, 1, processes=1) as (env,), Guard("walk", timeout=1.0) as guard:
+    with environments(told.Told, 1, processes=1) as (env,), Guard("walk", timeout=1.0) as guard:
         guard.reset(env, episode=0, seed=1)
         print(env.process.pid, flush=True)
         sys.stdin.readline()
-        answer = guard.step(env, np.float32([float(sys.argv[1])]), episode=0, seed=1, step=1)
+        answer = guard.step(env, np.zeros(1, np.float32), episode=0, seed=1, step=1)
         print(answer[1], flush=True)
 """
 
 
 @pytest.fixture
 def started(tmp_path):
-    """A function that starts a script with a walk elsewhere; its process, and the other one's number."""
-    (tmp_path / "sleepy.py").write_text(RUN)
+    """A function that starts a script whose environment does something in its step; gives it and the other process."""
+    (tmp_path / "told.py").write_text(RUN)
     there = []
 
-    def start(seconds):
+    def start(what):
         there.append(
             subprocess.Popen(
-                [sys.executable, "sleepy.py", str(seconds)],
+                [sys.executable, "told.py"],
                 cwd=tmp_path,
-                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{tmp_path}"},
+                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{tmp_path}", "DO": what},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -280,7 +290,7 @@ def ended(pid):
 
 
 def test_an_interrupt_does_not_reach_the_other_process(started):
-    process, worker = started(0)
+    process, worker = started("pass")
     os.killpg(process.pid, signal.SIGINT)
     said, errors = process.communicate("go on\n", timeout=60)
     assert (said, errors, process.returncode) == ("-1.0\n", "", 0)
@@ -288,7 +298,7 @@ def test_an_interrupt_does_not_reach_the_other_process(started):
 
 
 def test_the_other_process_ends_with_a_run_that_is_killed_even_in_the_middle_of_a_step(started):
-    process, worker = started(600)
+    process, worker = started("time.sleep(600)")
     process.stdin.write("go on\n")
     process.stdin.flush()
     time.sleep(0.2)
@@ -296,11 +306,16 @@ def test_the_other_process_ends_with_a_run_that_is_killed_even_in_the_middle_of_
     assert ended(worker)
 
 
-def test_a_step_that_hangs_elsewhere_ends_both_processes_and_says_where(started):
-    process, worker = started(600)
+@pytest.mark.parametrize(
+    "what",
+    ["while True: time.sleep(600)", "collections.deque(itertools.repeat(0), 0)"],
+    ids=["in peace", "in C that holds Python's lock"],
+)
+def test_a_step_that_hangs_elsewhere_ends_both_processes_and_says_where(what, started):
+    process, worker = started(what)
     _, errors = process.communicate("go on\n", timeout=60)
     assert process.returncode == 2
-    assert 'sleepy.py", line 10 in step' in errors
+    assert 'told.py", line 10 in step' in errors
     assert errors.splitlines()[-1].startswith(
         "error: the environment did not answer for 1 s (--env-timeout) in step 1 of episode 0 of walk, reset(seed=1)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,12 +18,13 @@ from torch import Tensor
 from wgflow_rl import checkpoint, envs, methods
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.guard import Guard
-from wgflow_rl.protocol import Agent
+from wgflow_rl.protocol import Agent, at_least
 from wgflow_rl.rollout import Collector, Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
 from wgflow_rl.snapshot import restore
 from wgflow_rl.train import EVAL_ENVS
+from wgflow_rl.workers import environments
 
 FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
 
@@ -41,6 +43,8 @@ class Ask:
     video: Path | None = None
     """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library."""
     video_episodes: int = 4
+    env_processes: int = 0
+    """Processes that step the environments that are not filmed; 0: none. The results are the same."""
 
     def check(self) -> Ask:
         """Raises: ValueError naming the first flag that cannot be used."""
@@ -48,6 +52,7 @@ class Ask:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
+        at_least(0, env_processes=self.env_processes)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
@@ -107,15 +112,20 @@ def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
 
 
 def run_episodes(
-    agent: Agent, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
+    agent: Agent,
+    settings: Settings,
+    episodes: int,
+    *,
+    shown: int = 0,
+    video: Path | None = None,
+    processes: int = 0,
 ) -> Evaluation:
     """Play `episodes` fresh episodes; the first `shown` side by side into `video`, which changes none of them.
 
     The pool is the same with a video and without, so the policy acts on the same states with the same noise.
     """
-    shown = min(shown, episodes, EVAL_ENVS) if video else 0
-    drawn = {"render_mode": "rgb_array", "width": 320, "height": 320}
-    pool = [envs.make(settings.env, **(drawn if i < shown else {})) for i in range(min(EVAL_ENVS, episodes))]
+    count = min(EVAL_ENVS, episodes)
+    shown = min(shown, count) if video else 0
     frames: list[np.ndarray] = []
     pictures: dict[int, np.ndarray] = {}
 
@@ -126,17 +136,22 @@ def run_episodes(
         if now:
             frames.append(np.concatenate([pictures[i] for i in range(shown)], axis=1))
 
-    result = evaluate(
-        agent.act,
-        pool,
-        episodes=episodes,
-        seed=settings.seed,
-        first_episode=FIRST_EPISODE,
-        guard=Guard(settings.env),
-        frame=film if shown else None,
-    )
-    for env in pool:
-        env.close()
+    drawing = partial(envs.make, settings.env, render_mode="rgb_array", width=320, height=320)
+    plain = partial(envs.make, settings.env)
+    with (
+        environments(drawing, shown) as filmed,
+        environments(plain, count - shown, processes=processes) as others,
+    ):
+        pool = [*filmed, *others]
+        result = evaluate(
+            agent.act,
+            pool,
+            episodes=episodes,
+            seed=settings.seed,
+            first_episode=FIRST_EPISODE,
+            guard=Guard(settings.env),
+            frame=film if shown else None,
+        )
     if video:
         _write_video(video, frames)
     return result
@@ -171,7 +186,14 @@ def main(args: list[str] | None = None) -> None:
 def report(ask: Ask) -> dict[str, Any]:
     """Play the episodes asked for; what is printed about them."""
     agent, settings, step = load_agent(ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples)
-    result = run_episodes(agent, settings, ask.episodes, shown=ask.video_episodes, video=ask.video)
+    result = run_episodes(
+        agent,
+        settings,
+        ask.episodes,
+        shown=ask.video_episodes,
+        video=ask.video,
+        processes=ask.env_processes,
+    )
     successes = int(result.success.sum())
     low, high = wilson(successes, ask.episodes)
     return {
