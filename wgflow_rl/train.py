@@ -298,10 +298,10 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
     check_folder(folder, resume=resume)  # before data is generated
     hidden, device = settings.agent.hidden, settings.device
     settings = dataclasses.replace(settings, route=routing.settle(settings.route, hidden, device=device))
-    if settings.precision == "mixed":
-        routing.warn_if_slow(hidden, device=device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(routing.applied(settings.route, precision=settings.precision, device=device))
+        if settings.precision == "mixed":
+            routing.warn_if_slow(hidden, device=device)
         guard = stack.enter_context(Guard(settings.env, timeout=settings.env_timeout))
         playing = stack.enter_context(
             environments(
