@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wgflow_rl import envs
-from wgflow_rl.data import generated
+from wgflow_rl.data import generated, npz
 from wgflow_rl.data.__main__ import main
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -62,6 +62,20 @@ def test_info_tells_what_the_data_know_of_each_task(file, capsys):
     picture = file.with_suffix(".png")
     assert out.endswith(f"{picture}\n")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_info_finds_the_data_and_reads_their_rows_once(file, capsys, monkeypatch):
+    monkeypatch.setenv("WGFLOW_DATA", str(file.parent))
+    monkeypatch.setattr("wgflow_rl.data.__main__.DOWNLOADS", file.parent / "nowhere")
+    main(["info", MAZE, "--folder", str(file.parent)])
+    told = capsys.readouterr().out
+    read, seen = npz.read, []
+    monkeypatch.setattr(npz, "read", lambda path, names: seen.extend(names) or read(path, names))
+    main(["info", MAZE])
+    assert capsys.readouterr().out == told
+    assert seen.count("observations") == seen.count("actions") == 2  # training and validation
+    monkeypatch.setenv("WGFLOW_DATA", str(file.parent / "nowhere"))
+    assert "python -m wgflow_rl.data generate" in refusal(capsys, "info", MAZE)
 
 
 def test_facts_of_shards_are_those_of_their_union(file, tmp_path, capsys):

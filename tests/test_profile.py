@@ -57,6 +57,15 @@ def test_the_command_reports_any_method(method, capsys, monkeypatch):
     assert "chunk sampling" in said
 
 
+def test_its_help_is_its_own(capsys):
+    with pytest.raises(SystemExit):
+        profile.main(["--help"])
+    said = capsys.readouterr().out
+    assert "usage: python -m wgflow_rl.profile" in said
+    assert "Where an update goes" in said
+    assert "Train one policy" not in said
+
+
 def test_another_device_is_refused():
     settings = dataclasses.replace(from_command_line(TINY), device="meta")
     with pytest.raises(ValueError, match="wanted cpu"):

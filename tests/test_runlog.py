@@ -309,3 +309,22 @@ def test_seeds_are_drawn_together(tmp_path):
     done = subprocess.run([*command[:5], str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "no eval.csv" in done.stderr
+
+
+def test_the_curve_of_one_run_lies_beside_it_that_of_several_where_one_is(tmp_path, monkeypatch, capsys):
+    from wgflow_rl import curve
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        row = "step,phase,success,success_low,success_high,length\n10,offline,.5,.4,.6,100\n20,online,.6,.5,.7,90\n"
+        (tmp_path / name / "eval.csv").write_text(row)
+    for runs, written in (
+        (["a"], "a/curve.png"),
+        (["a", "b"], "curve.png"),
+        (["a", "--out", "c.png"], "c.png"),
+    ):
+        monkeypatch.setattr("sys.argv", ["curve", *runs])
+        curve.main()
+        assert capsys.readouterr().out == f"{written}\n"
+        assert (tmp_path / written).exists()

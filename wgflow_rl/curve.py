@@ -101,13 +101,17 @@ def main() -> None:
         prog="python -m wgflow_rl.curve", description="Draw one or several runs."
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that hold an eval.csv")
-    parser.add_argument("--out", type=Path, default=Path("curve.png"))
+    parser.add_argument(
+        "--out", type=Path, help="default: RUN/curve.png; of several runs curve.png in the present folder"
+    )
     parser.add_argument("--title", default="")
     args = parser.parse_args()
     for run in args.runs:
         if not (run / "eval.csv").exists():
             parser.error(f"{run} holds no eval.csv; a run's folder was expected.")
-    print(draw_curve(*(read_rows(run / "eval.csv")[1] for run in args.runs), path=args.out, title=args.title))
+    beside = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
+    rows = [read_rows(run / "eval.csv")[1] for run in args.runs]
+    print(draw_curve(*rows, path=args.out or beside, title=args.title))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from tqdm import tqdm
 
 from wgflow_rl import checkpoint, envs, methods
 from wgflow_rl.cli import one_line_errors
@@ -41,7 +42,8 @@ class Ask:
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
-    """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library."""
+    """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library. Drawn without a
+    GPU this takes minutes; --episodes 1 --video-episodes 1 is the quickest look."""
     video_episodes: int = 4
     env_processes: int = 0
     """Processes that step the environments that are not filmed; 0: none. The results are the same."""
@@ -136,9 +138,21 @@ def run_episodes(
         if now:
             frames.append(np.concatenate([pictures[i] for i in range(shown)], axis=1))
 
+    steps = 0
+
+    def watch(played: dict[int, int]) -> None:
+        nonlocal steps
+        steps += len(played)
+        bar.n = max(bar.n, max(played.values()) + 1 - len(played))
+        bar.set_postfix(steps=steps)
+        if shown:
+            film(played)
+
     drawing = partial(envs.make, settings.env, render_mode="rgb_array", width=320, height=320)
     plain = partial(envs.make, settings.env)
+    # The bar is for a terminal alone; drawing is most of the time of a film that no GPU draws.
     with (
+        tqdm(total=episodes, unit="episode", disable=None, desc="filming" if shown else "playing") as bar,
         environments(drawing, shown) as filmed,
         environments(plain, count - shown, processes=processes) as others,
     ):
@@ -150,8 +164,10 @@ def run_episodes(
             seed=settings.seed,
             first_episode=FIRST_EPISODE,
             guard=Guard(settings.env),
-            frame=film if shown else None,
+            frame=watch,
         )
+        bar.n = episodes
+        bar.refresh()
     if video:
         _write_video(video, frames)
     return result

@@ -187,9 +187,15 @@ def _report(settings: Settings, route: str) -> str:
     return "\n".join(lines)
 
 
+ABOUT = """Where an update goes, against what this machine could do: milliseconds, floors, kinds of operations.
+
+Takes the flags of wgflow_rl.train, which say what is updated; nothing is trained, read or written."""
+
+
 def main(args: list[str] | None = None) -> None:
     with one_line_errors():
-        print(report(from_command_line(sys.argv[1:] if args is None else args)))
+        flags = sys.argv[1:] if args is None else args
+        print(report(from_command_line(flags, prog="python -m wgflow_rl.profile", about=ABOUT)))
 
 
 if __name__ == "__main__":

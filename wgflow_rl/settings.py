@@ -150,8 +150,13 @@ class Settings:
             ) from error
 
 
-def from_command_line(args: Sequence[str]) -> Settings:
-    """Read the flags of `python -m wgflow_rl.train`. The preset, method and environment choose every other default."""
+def from_command_line(
+    args: Sequence[str], *, prog: str = "python -m wgflow_rl.train", about: str | None = None
+) -> Settings:
+    """Read the flags of `python -m wgflow_rl.train`. The preset, method and environment choose every other default.
+
+    `prog` and `about` head the help of another command that takes these flags.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
     first.add_argument("--method", default="dfp")
@@ -160,7 +165,7 @@ def from_command_line(args: Sequence[str]) -> Settings:
     envs.check_name(chosen.env)
     agent, schedule = methods.preset(chosen.preset, chosen.method, chosen.env)
     default = Settings(agent, schedule, method=chosen.method, env=chosen.env, preset=chosen.preset)
-    return tyro.cli(Settings, args=list(args), default=default, prog="python -m wgflow_rl.train").check()
+    return tyro.cli(Settings, args=list(args), default=default, prog=prog, description=about).check()
 
 
 def _rebuild(kind: type, stored: Mapping[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import tyro
 
 from wgflow_rl import data, envs
 from wgflow_rl.cli import one_line_errors
-from wgflow_rl.data import facts, generated
+from wgflow_rl.data import facts, generated, ogbench
 
 Env = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")]
 DOWNLOADS = Path("~/.ogbench/data")
@@ -28,16 +28,21 @@ class List:
         environments: dict[str, list[str]] = {}
         for env in envs.names():
             environments.setdefault(envs.parse(env).dataset, []).append(env)
-        roots = [self.folder.expanduser(), data.cache_root()]
-        folders = [path for root in roots if root.is_dir() for path in sorted((root, *root.iterdir()))]
         for dataset, (first, *others) in environments.items():
             print(f"{dataset}: {first}" + (f" and {len(others)} more" if others else ""))
-            name = envs.parse(first)
-            for folder in folders:
-                files = [*folder.glob(f"{dataset}*.npz"), *folder.glob(f"{name.suite}/{name.kind}/*.hdf5")]
-                if files:
-                    size = sum(path.stat().st_size for path in files)
-                    print(f"  {folder}: {len(files)} file{'s'[: len(files) > 1]}, {size / 1e6:,.0f} MB")
+            for folder, files in _found(first, self.folder).items():
+                size = sum(path.stat().st_size for path in files)
+                print(f"  {folder}: {len(files)} file{'s'[: len(files) > 1]}, {size / 1e6:,.0f} MB")
+
+
+def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
+    """Folders that hold files of an environment's data, downloads first, then what was generated here."""
+    name, found = envs.parse(env), {}
+    roots = [root for root in (downloads.expanduser(), data.cache_root()) if root.is_dir()]
+    for folder in (path for root in roots for path in sorted((root, *root.iterdir()))):
+        if files := [*folder.glob(f"{name.dataset}*.npz"), *folder.glob(f"{name.suite}/{name.kind}/*.hdf5")]:
+            found[folder] = files
+    return found
 
 
 def _check_shards(shards: int) -> None:
@@ -131,24 +136,38 @@ class Info:
     """
 
     env: Env
-    folder: Path
-    """Holds the environment's files."""
+    folder: Path | None = None
+    """Holds the environment's files (default: the newest such folder that `list` shows)."""
     picture: Path | None = None
     """Where it is drawn (default: a PNG beside the files)."""
 
     def run(self) -> None:
-        folder, dataset = self.folder.expanduser(), envs.parse(self.env).dataset
+        folder, dataset = self._folder(), envs.parse(self.env).dataset
         train, _ = data.load(self.env, folder=folder)
         own = facts.gather(train.parts())
         tasks = [e for e in envs.names() if envs.parse(e).dataset == dataset and "-task" in e]
         if isinstance(train, data.Shards) or not tasks:
             tasks = [self.env]  # reading all shards for every task would take hours
         for env in tasks:
-            found = own if env == self.env else facts.gather(data.load(env, folder=folder)[0].parts())
+            if env == self.env or isinstance(train, data.Shards):
+                found = own
+            else:
+                found = facts.gather([ogbench.relabelled(train, env)])
             print("\n  ".join([f"{env}:", *found.lines()]))
         picture = self.picture or folder / f"{dataset}.png"
         facts.draw(own, picture, self.env)
         print(picture)
+
+    def _folder(self) -> Path:
+        if self.folder is not None:
+            return self.folder.expanduser()
+        found = _found(self.env, DOWNLOADS)
+        if not found:
+            raise ValueError(
+                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; wanted --folder DIR, or make some: "
+                f"python -m wgflow_rl.data generate {self.env}"
+            )
+        return max(found, key=lambda folder: max(path.stat().st_mtime for path in found[folder]))
 
 
 COMMANDS: Any = List | Download | Generate | Check | Info

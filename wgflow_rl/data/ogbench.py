@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import zlib
@@ -79,13 +80,17 @@ def _settled(inner: Any) -> Any:
     )
 
 
-def _read(path: Path, env: str, inner: Any) -> Episodes:
+def relabelled(episodes: Episodes, env: str) -> Episodes:
+    """The rows of a file as `read` gives them for another task: read again is only what labels are taken from."""
+    path = Path(episodes.source)
+    rewards, masks = _labels(path, env, _settled(envs.make(env)), ~_ends(path))
+    return dataclasses.replace(episodes, rewards=rewards, masks=masks, env=env)
+
+
+def _labels(path: Path, env: str, inner: Any, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and masks of the rows `keep`, float32."""
     from ogbench.relabel_utils import relabel_dataset
 
-    _check_headers(path, env, inner)
-    ends = _ends(path)
-    keep = ~ends
-    # One array after the other: a shard should not need its own size several times over.
     states = npz.read(path, LABELS)
     for name, array in states.items():
         _check_finite(path, name, array)
@@ -94,8 +99,15 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
     del states
     with np.errstate(over="ignore", invalid="ignore"):  # a state far out is at no goal
         relabel_dataset(env, inner, labels)
-    rewards, masks = labels["rewards"], labels["masks"]
-    del labels
+    return labels["rewards"].astype(np.float32, copy=False), labels["masks"].astype(np.float32, copy=False)
+
+
+def _read(path: Path, env: str, inner: Any) -> Episodes:
+    _check_headers(path, env, inner)
+    ends = _ends(path)
+    keep = ~ends
+    # One array after the other: a shard should not need its own size several times over.
+    rewards, masks = _labels(path, env, inner, keep)
     actions = npz.read(path, ("actions",))["actions"]
     _check_finite(path, "actions", actions)
     observations = npz.read(path, ("observations",))["observations"]
@@ -105,8 +117,8 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
             observations=observations[keep].astype(np.float32, copy=False),
             actions=actions[keep].astype(np.float32, copy=False),
             next_observations=observations[np.roll(keep, 1)].astype(np.float32, copy=False),
-            rewards=rewards.astype(np.float32, copy=False),
-            masks=masks.astype(np.float32, copy=False),
+            rewards=rewards,
+            masks=masks,
             terminals=np.roll(ends, -1)[keep],
             env=env,
             source=str(path),

@@ -1,0 +1,49 @@
+"""Evaluation tells how far it is, on a terminal, without changing what it finds."""
+
+from runs import untrained
+
+from wgflow_rl import evaluate
+
+
+def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys):
+    run = untrained(tmp_path / "run")
+    counts = []
+
+    class Bar(evaluate.tqdm):
+        def __init__(self, **settings):
+            super().__init__(**settings | {"disable": False, "mininterval": 0})
+
+        def refresh(self, *args, **kwargs):
+            counts.append(self.n)
+            return super().refresh(*args, **kwargs)
+
+    agent, settings, _ = evaluate.load_agent(run)
+    real = evaluate.envs.make
+    monkeypatch.setattr(evaluate.envs, "make", lambda name, **kw: Short(real(name, **kw), 20))
+    quiet = evaluate.run_episodes(agent, settings, 3)
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setattr(evaluate, "tqdm", Bar)
+    told = evaluate.run_episodes(agent, settings, 3)
+    assert (told.lengths == quiet.lengths).all()
+    assert counts == sorted(counts)
+    assert counts[-1] == 3
+    assert "3/3" in capsys.readouterr().err
+
+
+class Short:
+    """An environment whose episodes end after some steps."""
+
+    def __init__(self, env, steps):
+        self.env, self.steps, self.done = env, steps, 0
+
+    def __getattr__(self, name):
+        return getattr(self.env, name)
+
+    def reset(self, **kwargs):
+        self.done = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        self.done += 1
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated or self.done >= self.steps, info
