@@ -20,9 +20,9 @@ LIBRARY = [
 LEARNING = [
     "cli", "interrupt", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs",
     "data", "routing", "batch", "protocol", "replay", "networks", "ops", "updates", "stacked", "graphs",
-    "drift", "diagnostics", "agents", "methods", "settings", "published", "job", "plan", "stopwatch",
-    "profile", "host", "workers", "guard", "rollout", "train", "evaluate", "actions", "results", "figures",
-    "comparison", "report", "export", "sweep",
+    "drift", "diagnostics", "agents", "methods", "settings", "seeds", "published", "job", "plan",
+    "stopwatch", "profile", "host", "workers", "guard", "rollout", "train", "evaluate", "actions",
+    "results", "figures", "comparison", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "train", "data", "envs", "runlog", "checkpoint"}
 LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")

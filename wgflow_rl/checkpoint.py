@@ -147,6 +147,11 @@ def _listed(path: Path) -> tuple[Part, ...]:
 # ---- reading -----------------------------------------------------------------------------------------------------
 
 
+def steps(folder: str | os.PathLike[str]) -> set[int]:
+    """The steps of which there is a checkpoint, intact or not."""
+    return set(_found(Path(folder)))
+
+
 def load(folder: str | os.PathLike[str], *, step: int | None = None, rows: bool = True) -> Checkpoint:
     """Read the newest intact checkpoint, or that of `step` and no other, with the rows of its parts if `rows`.
 

@@ -205,8 +205,9 @@ def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
         for name in ONLY_OF_SHARDS:
             if settings.get(name, usual := getattr(Settings, name)) != usual:
                 conditions[name] = settings[name]
-    if settings.get("precision", usual := Settings.precision) != usual:
-        conditions["precision"] = settings["precision"]
+    for name in ("precision", "noise_on"):
+        if settings.get(name, usual := getattr(Settings, name)) != usual:
+            conditions[name] = settings[name]
     # A seed run twice with equal settings is one run: the one that came further.
     seeds = {run.seed: run for run in sorted((run for run, _ in runs), key=lambda run: run.steps[-1])}
     offline, total = schedule["offline_steps"], schedule["offline_steps"] + schedule["online_steps"]

@@ -23,6 +23,7 @@ NOT_RESULTS = (
     "device",
     "threads",
     "route",
+    "graph",
     "env_timeout",
     "env_processes",
 )  # say where a run is computed, not what
@@ -36,7 +37,10 @@ class Settings:
 
     The flags shown are those of the method: see `--method NAME --help`.
 
-    A stopped run goes on with `--resume DIR`; beside it only --threads, --device, --env-timeout, --env-processes.
+    `--seeds 0-4` (or 0,2,5) in place of `--seed` trains several seeds in one process, each in its own folder.
+
+    A stopped run goes on with `--resume DIR` (seeds trained together with `--resume DIR DIR ...`); beside it only
+    --threads, --device, --env-timeout, --env-processes.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -65,6 +69,10 @@ class Settings:
     """How a CPU multiplies float32: torch's default, oneDNN, or the faster of them as measured when the run begins."""
     precision: Precision = "f32"
     """f32; tf32 (GPU): products in TF32; mixed: candidates, scores, targets in bfloat16, on a GPU the rest in TF32."""
+    graph: bool = True
+    """On a GPU, make an update as one CUDA graph; without it, its operations are called one by one."""
+    noise_on: Literal["cpu", "device"] = "cpu"
+    """Where batches and noise are drawn: cpu, the same numbers for every device; device, no wait for the CPU."""
     env_timeout: float = 600.0
     """Seconds that one step of the environment may take before the run ends itself, to be resumed."""
     env_processes: int = 0

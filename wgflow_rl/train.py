@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import torch
@@ -21,14 +21,17 @@ from wgflow_rl.batch import Batch
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.files import write_whole
 from wgflow_rl.finite import TrainingDiverged, Watch, are_finite, check_finite, refusals_are_divergence
+from wgflow_rl.graphs import Captured
 from wgflow_rl.guard import Guard
 from wgflow_rl.interrupt import StopRequest
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.runlog import RunLog, check_folder
-from wgflow_rl.settings import Settings, as_json, from_command_line, of_results
+from wgflow_rl.seeds import asked, last_common_step
+from wgflow_rl.settings import Settings, as_json, of_results
 from wgflow_rl.snapshot import restore, snapshot
-from wgflow_rl.updates import Outcome, Plain, Update
+from wgflow_rl.stacked import Stacked
+from wgflow_rl.updates import Outcome, Plain, Update, Work, counts_updates, together
 from wgflow_rl.workers import environments
 
 SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
@@ -43,14 +46,6 @@ class Best(NamedTuple):
 
     step: int
     success: float
-
-
-class Work(NamedTuple):
-    """What one update is a function of, beside the agent."""
-
-    batch: Batch
-    noise: Any
-    online: bool
 
 
 def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
@@ -70,14 +65,21 @@ class Trainer:
     Args:
         playing: the environments: `settings.envs` that collect, then those of evaluations.
         guard: names what goes wrong inside one of them.
+        like: of another seed, whose data are read already.
     """
 
     def __init__(
-        self, settings: Settings, *, playing: Sequence[gymnasium.Env], guard: Guard, progress: bool = True
+        self,
+        settings: Settings,
+        *,
+        playing: Sequence[gymnasium.Env],
+        guard: Guard,
+        progress: bool = True,
+        like: Trainer | None = None,
     ):
         self.settings, self.guard = settings, guard
         cfg, schedule = settings.agent, settings.schedule
-        train, validation = data.load(
+        self.source = train, validation = (like and like.source) or data.load(
             settings.env,
             folder=settings.data,
             rows=schedule.data_rows,
@@ -92,8 +94,11 @@ class Trainer:
             swap_every=settings.swap_every,
             lanes=settings.envs,
         )
-        self.data = validation.checksum(train.checksum())  # known again on resume
-        self.held_out = Replay(validation, capacity=len(validation), device=settings.device)
+        if like is None:
+            self.data = validation.checksum(train.checksum())  # known again on resume
+            self.held_out = Replay(validation, capacity=len(validation), device=settings.device)
+        else:
+            self.data, self.held_out = like.data, like.held_out
         obs = torch.as_tensor(train.head().observations)
         self.agent = methods.build(
             cfg,
@@ -106,8 +111,9 @@ class Trainer:
         )
         self.update: Update = Plain(self.agent)
         self.watch = Watch(1 if torch.device(settings.device).type == "cpu" else READ_EVERY)
-        # On the CPU whatever the device: a run then draws the same numbers, and resumes, on any other.
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        # On the CPU unless asked: a run then draws the same numbers, and resumes, on any device.
+        where = settings.device if settings.noise_on == "device" else "cpu"
+        self.generator = torch.Generator(where).manual_seed(settings.seed)
         self.acting = torch.Generator().manual_seed(settings.seed)
         check_sizes(train.widths, playing[0], settings.env)
         self.collector = Collector(playing[: settings.envs], seed=settings.seed, guard=guard)
@@ -246,9 +252,12 @@ class Trainer:
             folder, step=self.step, tensors=tensors, state=state, parts=self.parts, best=self.best.step
         )
 
-    def load(self, folder: Path) -> None:
-        """Continue from the newest intact checkpoint. Raises: as `checkpoint.load`; ValueError if it does not fit."""
-        saved = checkpoint.load(folder)
+    def load(self, folder: Path, *, step: int | None = None) -> None:
+        """Continue from the newest intact checkpoint, or from that of `step`.
+
+        Raises: as `checkpoint.load`; ValueError if it does not fit.
+        """
+        saved = checkpoint.load(folder, step=step)
         tensors, state = saved.tensors, saved.state
         if state["data"] != self.data:
             raise ValueError(
@@ -273,6 +282,11 @@ class Trainer:
         for rows in (held,) if held else saved.rows:
             self.replay.load_online(rows, self.replay.added)
         self.collector.load_state(group("collector"), state)
+        if tensors["random.training"].shape != self.generator.get_state().shape:
+            raise ValueError(
+                f"the run in {folder.parent} drew its noise on a device of another kind than {self.settings.device} "
+                "(--noise-on device), so its numbers cannot be drawn here; resume it with the --device it began with"
+            )
         self.generator.set_state(tensors["random.training"])
         self.acting.set_state(tensors["random.acting"])
         self.step, self.best = saved.step, Best(*state.get("best", self.best))
@@ -286,97 +300,167 @@ class Trainer:
         return path
 
 
-def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> Path:
-    """Train to the end of the schedule and return the run's folder.
+def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
+    """Train to the end of the schedule and return the run's folder; several runs, one a seed, step by step together.
 
     Rows of a step are written before its checkpoint, so a run killed anywhere and resumed ends with the rows of one
     that was not. Ctrl-C writes a checkpoint first.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    folder = settings.folder
-    check_folder(folder, resume=resume)  # before data is generated
-    hidden, device = settings.agent.hidden, settings.device
-    settings = dataclasses.replace(settings, route=routing.settle(settings.route, hidden, device=device))
+    first = runs[0]
+    if first.threads is not None:
+        torch.set_num_threads(first.threads)
+    for settings in runs:
+        check_folder(settings.folder, resume=resume)  # before data is generated
+    hidden, device = first.agent.hidden, first.device
+    route = routing.settle(first.route, hidden, device=device)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(routing.applied(settings.route, precision=settings.precision, device=device))
-        if settings.precision == "mixed":
+        stack.enter_context(routing.applied(route, precision=first.precision, device=device))
+        if first.precision == "mixed":
             routing.warn_if_slow(hidden, device=device)
-        guard = stack.enter_context(Guard(settings.env, timeout=settings.env_timeout))
+        guard = stack.enter_context(Guard(first.env, timeout=first.env_timeout))
+        collecting = len(runs) * first.envs  # those of evaluations serve every seed, one after the other
         playing = stack.enter_context(
             environments(
-                partial(envs.make, settings.env),
-                settings.envs + min(EVAL_ENVS, settings.schedule.eval_episodes),
-                processes=settings.env_processes,
+                partial(envs.make, first.env),
+                collecting + min(EVAL_ENVS, first.schedule.eval_episodes),
+                processes=first.env_processes,
             )
         )
-        trainer = Trainer(settings, playing=playing, guard=guard, progress=progress)
-        if resume and any((folder / "checkpoints").glob("step-*")):
-            trainer.load(folder / "checkpoints")
+        trainers: list[Trainer] = []
+        for number, settings in enumerate(dataclasses.replace(settings, route=route) for settings in runs):
+            own = playing[number * first.envs : (number + 1) * first.envs] + playing[collecting:]
+            like = trainers[0] if trainers else None
+            trainers.append(Trainer(settings, playing=own, guard=guard, progress=progress, like=like))
+        if resume:
+            load(trainers)
+        share_update(trainers)
         # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.
-        log = stack.enter_context(RunLog(folder, resume_step=(trainer.step or -1) if resume else None))
+        since = (trainers[0].step or -1) if resume else None
+        logs = [stack.enter_context(RunLog(t.settings.folder, resume_step=since)) for t in trainers]
         bar = stack.enter_context(
-            tqdm(total=trainer.total, initial=trainer.step, disable=not progress, unit="step", mininterval=1)
+            tqdm(
+                total=trainers[0].total,
+                initial=trainers[0].step,
+                disable=not progress,
+                unit="step",
+                mininterval=1,
+            )
         )
         stop = stack.enter_context(StopRequest())
-        stack.enter_context(batch_dumped(trainer, folder))
-        log.config(as_json(settings))
-        train(trainer, log, bar, stop)
-    return folder
+        for trainer, log in zip(trainers, logs, strict=True):
+            log.config(as_json(trainer.settings))
+        train(trainers, logs, bar, stop)
+    return first.folder
 
 
-def train(trainer: Trainer, log: RunLog, bar: tqdm, stop: StopRequest) -> None:
+def load(trainers: Sequence[Trainer]) -> None:
+    """Continue each run from its newest intact checkpoint, several from the newest that all of them have."""
+    folders = [trainer.settings.folder / "checkpoints" for trainer in trainers]
+    if len(folders) == 1:
+        if checkpoint.steps(folders[0]):
+            trainers[0].load(folders[0])
+    elif step := last_common_step(folders):
+        for trainer, folder in zip(trainers, folders, strict=True):
+            trainer.load(folder, step=step)
+
+
+def share_update(trainers: Sequence[Trainer]) -> None:
+    """Have the trainers make one update for all, and a GPU make it as one graph where it can."""
+    lead = trainers[0]
+    update: Update = lead.update if len(trainers) == 1 else Stacked([trainer.agent for trainer in trainers])
+    on_gpu = torch.device(lead.settings.device).type == "cuda"
+    if on_gpu and lead.settings.graph and not counts_updates(lead.agent):
+        update = Captured(update)
+    for trainer in trainers:
+        trainer.update = update
+
+
+def train(trainers: Sequence[Trainer], logs: Sequence[RunLog], bar: tqdm, stop: StopRequest) -> None:
     """Every step that is left, with its rows and checkpoints. Raises: SystemExit(130) when asked to stop."""
-    settings, schedule = trainer.settings, trainer.settings.schedule
-    warned = False
-    while trainer.step < trainer.total:
-        metrics = trainer.advance()
-        step, last = trainer.step, trainer.step == trainer.total
+    lead, warned = trainers[0], set()
+    while lead.step < lead.total:
+        measured = advance(trainers)
+        step, last = lead.step, lead.step == lead.total
         bar.update()
-        if metrics and (step % schedule.log_every == 0 or last):
-            metrics |= trainer.diagnose()
-            log.train(step, trainer.phase, metrics)
-            field = getattr(settings.agent, "field", None)  # only a drift collapses without being told to
-            if field and step >= SETTLED and metrics["spread_ratio"] < COLLAPSED and not warned:
-                warned = True
-                bar.write(
-                    f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
-                    f"(about 1 when it covers its data). --field {field} cannot clone data with "
-                    "one action per state here; the preset's is likelihood+energy."
-                )
-        if step % schedule.eval_every == 0 or last:
-            row = log.evaluation(step, trainer.phase, **trainer.evaluate())
-            log.curve(settings.env)
-            bar.set_postfix_str(f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}")
+        for trainer, log, metrics in zip(trainers, logs, measured, strict=True):
+            with batch_dumped(trainer):
+                collapsed = write_rows(trainer, log, metrics, bar)
+            if collapsed and trainer not in warned:
+                warned.add(trainer)
+                bar.write(collapsed)
         stopping = stop.asked and not last  # read once: a signal may come between the next two lines
-        if step % schedule.checkpoint_every == 0 or step == trainer.best.step or last or stopping:
-            log.sync()  # a checkpoint without its rows would leave a gap in them
-            trainer.save(settings.folder / "checkpoints")
+        best = any(step == trainer.best.step for trainer in trainers)
+        if step % lead.settings.schedule.checkpoint_every == 0 or best or last or stopping:
+            for log in logs:
+                log.sync()  # a checkpoint without its rows would leave a gap in them
+            for trainer in trainers:
+                with batch_dumped(trainer):
+                    trainer.save(trainer.settings.folder / "checkpoints")
         if stopping:
-            bar.write(f"stopped after step {step}; continue with --resume {settings.folder}")
+            folders = " ".join(str(trainer.settings.folder) for trainer in trainers)
+            bar.write(f"stopped after step {step}; continue with --resume {folders}")
             raise SystemExit(130)
 
 
+def advance(trainers: Sequence[Trainer]) -> list[dict[str, torch.Tensor]]:
+    """One step of every run, several with one update for all. Raises: TrainingDiverged, as `Trainer.advance`."""
+    if len(trainers) == 1:
+        with batch_dumped(trainers[0]):
+            return [trainers[0].advance()]
+    works = []
+    for trainer in trainers:
+        with batch_dumped(trainer):
+            works.append(trainer.draw())
+    if None in works:  # online, before the first update: in all alike
+        return [{} for _ in trainers]
+    lead, work = trainers[0], together(works)
+    with networks.reduced(lead.settings.precision == "mixed"):
+        outcome = lead.update(work.batch, work.noise, online=work.online)
+    measured = []
+    for s, trainer in enumerate(trainers):
+        with batch_dumped(trainer):
+            measured.append(trainer.learned(outcome.row(s)))
+    return measured
+
+
+def write_rows(trainer: Trainer, log: RunLog, metrics: dict[str, torch.Tensor], bar: tqdm) -> str | None:
+    """The rows that are due after a step; what to say of a policy that has collapsed."""
+    settings, schedule, step = trainer.settings, trainer.settings.schedule, trainer.step
+    said, last = None, step == trainer.total
+    if metrics and (step % schedule.log_every == 0 or last):
+        metrics |= trainer.diagnose()
+        log.train(step, trainer.phase, metrics)
+        field = getattr(settings.agent, "field", None)  # only a drift collapses without being told to
+        if field and step >= SETTLED and metrics["spread_ratio"] < COLLAPSED:
+            said = (
+                f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
+                f"(about 1 when it covers its data). --field {field} cannot clone data with "
+                "one action per state here; the preset's is likelihood+energy."
+            )
+    if step % schedule.eval_every == 0 or last:
+        row = log.evaluation(step, trainer.phase, **trainer.evaluate())
+        log.curve(settings.env)
+        bar.set_postfix_str(f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}")
+    return said
+
+
 @contextlib.contextmanager
-def batch_dumped(trainer: Trainer, folder: Path) -> Iterator[None]:
+def batch_dumped(trainer: Trainer) -> Iterator[None]:
     """Leave the batch of the step that diverged in the run's folder, and say so in the error."""
     try:
         yield
     except TrainingDiverged as error:
         try:
-            where = f"The batch is in {trainer.dump(folder)}."
+            where = f"The batch is in {trainer.dump(trainer.settings.folder)}."
         except OSError as full:
             where = f"The batch could not be written ({full})."
         raise TrainingDiverged(f"{error} {where}") from error
 
 
 def main(args: list[str] | None = None) -> None:
-    args = sys.argv[1:] if args is None else args
     with one_line_errors():
-        if any(arg.partition("=")[0] == "--resume" for arg in args):
-            run(Settings.resumed(args), resume=True)
-        else:
-            run(from_command_line(args))
+        runs, resume = asked(sys.argv[1:] if args is None else args)
+        run(*runs, resume=resume)
 
 
 if __name__ == "__main__":

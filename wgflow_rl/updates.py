@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from wgflow_rl import ops
 from wgflow_rl.batch import Batch
@@ -33,6 +35,25 @@ class Outcome(NamedTuple):
     log: dict[str, Tensor]  # []
     names: tuple[str, ...]  # n of them
     finite: Tensor  # [n] bool
+
+    def row(self, s: int) -> Outcome:
+        """That of seed s of several."""
+        return Outcome({name: value[s] for name, value in self.log.items()}, self.names, self.finite[s])
+
+
+class Work(NamedTuple):
+    """What one update is a function of, beside the weights."""
+
+    batch: Batch
+    noise: Any
+    online: bool
+
+
+def together(works: Sequence[Work]) -> Work:
+    """The work of S agents as that of their stack, S in front of every tensor."""
+    tensors = [(work.batch, work.noise) for work in works]
+    batch, noise = tree_map(lambda *each: torch.stack(each), *tensors)
+    return Work(batch, noise, works[0].online)
 
 
 class Update(Protocol):
