@@ -53,8 +53,10 @@ def test_config_json_gives_the_same_settings_back(flags, tmp_path):
 
 def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
     settings = from_command_line(["--lr", "0.25", "--threads", "2"])
-    resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), "--threads", "1"])
-    assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), threads=1)
+    machine = ["--threads", "1", "--env-processes", "2", "--env-timeout", "9"]
+    resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), *machine])
+    changed = {"threads": 1, "env_processes": 2, "env_timeout": 9.0}
+    assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), **changed)
 
 
 @pytest.mark.parametrize("more", [["--lr", "1"], ["--seed", "1"], ["--res", "x"], ["extra"]])
@@ -150,6 +152,8 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
         ("--data-rows 0", "--data-rows is 0"),
         ("--seed -1", "--seed is -1; wanted at least 0"),
         ("--threads 0", "--threads is 0; wanted at least 1"),
+        ("--envs 0", "--envs is 0; wanted at least 1"),
+        ("--env-processes -1", "--env-processes is -1; wanted at least 0"),
         ("--device cupboard", "--device is 'cupboard', which torch cannot use here"),
     ],
 )
