@@ -2,8 +2,10 @@
 
     python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
     python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
+    python benchmarks/train_runs.py arm-half             # the same with the energy field of exponent 1/2 in both terms
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
-    python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 3 seeds
+    python benchmarks/train_runs.py lift-half            # the same with that field
+    python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
 
@@ -22,13 +24,20 @@ from _provenance import provenance
 
 from wgflow_rl import plan, sweep
 from wgflow_rl.curve import draw_curve
-from wgflow_rl.job import Job
+from wgflow_rl.job import Job, state
 from wgflow_rl.results import bootstrap
 from wgflow_rl.table import read_rows
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
 LIFT = "lift-mh-low_dim"
+
+
+def both(field: str) -> tuple[str, ...]:
+    """DFP with this field in both terms."""
+    return ("dfp", "--field", field, "--improve-field", field)
+
+
 # Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings a field). The learning rate is the
 # preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
 FIELDS = {
@@ -37,6 +46,9 @@ FIELDS = {
     "dfp-ml": ("dfp-ml",),
     "dfp-released": ("dfp-released",),
     "dfp-eq3, h = .3": ("dfp-eq3", "--field", "eq3:0.3", "--improve-field", "eq3:0.3"),
+    "dfp, energy:0.5": both("energy:0.5"),
+    "dfp, energy:0.25": both("energy:0.25"),
+    "dfp, likelihood+energy:0.25": both("likelihood:0.2+energy:0.25"),
 }
 MILDER = "released:0.02,0.05,0.2"  # the released field's best on the arm
 ARM_FIELDS = FIELDS | {"dfp-released": ("dfp-released", "--field", MILDER, "--improve-field", MILDER)}
@@ -56,8 +68,10 @@ class Study:
 STUDIES = {
     "pointmaze": Study(MAZE, 5, {"dfp": ("dfp",)}),
     "arm": Study(ARM, 3, {"dfp": ("dfp",)}),
+    "arm-half": Study(ARM, 3, {"dfp, energy:0.5": both("energy:0.5")}),
     "lift": Study(LIFT, 2, {"dfp": ("dfp",)}),
-    "fields-pointmaze": Study(MAZE, 3, FIELDS),
+    "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
+    "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp", *OTHERS)}),
     "fields-arm": Study(
         ARM, 3, ARM_FIELDS, ("--offline-steps", "4000", "--online-steps", "0", "--eval-every", "2000")
@@ -143,6 +157,9 @@ def main() -> None:
         if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
             raise SystemExit("not done:\n" + "\n".join(bad))
 
+    # `--read` takes the seeds that are there: the table says how many they are.
+    jobs = {name: [job for job in each if state(job.folder).state == "done"] for name, each in jobs.items()}
+    jobs = {name: each for name, each in jobs.items() if each}
     runs = {name: [read(job.folder) for job in each] for name, each in jobs.items()}
     configs = {
         name: [json.loads((job.folder / "config.json").read_text()) for job in each]
@@ -169,7 +186,7 @@ def main() -> None:
         rows = next(iter(runs.values()))
         draw_curve(*rows, path=out.with_suffix(".png"), title=f"{study.env}, {study.seeds} seeds")
     else:
-        draw(runs, out.with_suffix(".png"), f"{study.env}, {study.seeds} seeds each")
+        draw(runs, out.with_suffix(".png"), f"{study.env}, {max(map(len, runs.values()))} seeds")
     print(table(runs))
 
 

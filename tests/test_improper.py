@@ -112,7 +112,7 @@ def test_three_modes_rest_near_where_networks_found_them():
 
         u = torch.from_numpy(optimize.minimize(loss, u.log().numpy(), method="BFGS").x).softmax(0)
     assert u.tolist() == pytest.approx([0.481, 0.345, 0.175], abs=6e-4)
-    assert u.tolist() == pytest.approx([0.50, 0.34, 0.16], abs=0.025)  # the networks of the toys' table
+    assert u.tolist() == pytest.approx([0.51, 0.35, 0.15], abs=0.03)  # the networks of the toys' table
 
 
 @given(w=st.floats(0.05, 0.45), depth=st.floats(1.0, 6.0))
