@@ -220,6 +220,15 @@ def test_only_passes_without_gradient_are_reduced():
     assert 0 < (low - plain).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("on", [False, True])
+def test_a_network_is_traced_as_one_graph(on):
+    net = networks.Policy(3, 4, (32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), networks.reduced(on):
+        whole = torch.compile(net, backend="eager", fullgraph=True)
+        given = torch.randn(5, 3), torch.randn(5, 7, 4)
+        torch.testing.assert_close(whole(*given), net(*given), rtol=0, atol=0)
+
+
 def test_values_of_candidates_keep_steps_finer_than_bfloat16s():
     """Q = -30 in bfloat16 comes in steps of 1/8: the last layer must not be in it."""
     net = networks.TwinCritic(3, 4, (32, 32), generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -18,7 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 # cache and in memory that it already has; with those of 4096 an update is up to 15 % slower (docs/performance.md).
 BLOCK = 1024
 
-_reduced: ContextVar[bool] = ContextVar("passes without gradient in bfloat16", default=False)
+_reduced = False  # a plain variable: torch.compile cannot look into a ContextVar
 _as_it_is = contextlib.nullcontext()
 
 
@@ -29,11 +28,12 @@ def reduced(on: bool = True) -> Iterator[None]:
     The first layer, which sees states and actions in their units, and the last, whose values are compared with each
     other, stay as they are: with eight bits, Q = -30 comes in steps of 1/8.
     """
-    token = _reduced.set(on)
+    global _reduced
+    before, _reduced = _reduced, on
     try:
         yield
     finally:
-        _reduced.reset(token)
+        _reduced = before
 
 
 class Standardise(nn.Module):
@@ -94,7 +94,7 @@ class StateMLP(nn.Module):
         w_obs, w_v = self.first.weight.split([self.obs_dim, v.shape[-1]], dim=1)
         x = nn.functional.linear(obs, w_obs, self.first.bias)[:, None] + nn.functional.linear(v, w_v)
         *hidden, (last_norm, last) = zip(self.norms, self.rest, strict=True)
-        low = _reduced.get() and not torch.is_grad_enabled()
+        low = _reduced and not torch.is_grad_enabled()
         # Each weight is used once a pass, so autocast's cache of the converted ones would only keep memory.
         with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False) if low else _as_it_is:
             for norm, layer in hidden:
