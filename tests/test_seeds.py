@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_train import assert_same_run, cache, contents, fast, flags, refused, saved, send, short_episodes  # noqa: F401
 
-from wgflow_rl import checkpoint, envs, evaluate, seeds, train
+from wgflow_rl import checkpoint, data, envs, evaluate, seeds, train
 
 SHORT = {"offline_steps": 16, "online_steps": 12, "online_start": 2, "eval_every": 14, "eval_episodes": 1}
 SEEDS = (0, 2, 3)
@@ -115,8 +115,8 @@ def test_what_diverges_in_one_seed_is_named_with_its_batch(tmp_path, monkeypatch
 
 
 def test_offline_data_are_loaded_once(tmp_path, monkeypatch):
-    loaded, load = [], train.data.load
-    monkeypatch.setattr(train.data, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
+    loaded, load = [], data.load
+    monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
     train.main(
         [*flags_of(tmp_path / "run", offline_steps=2, online_steps=0, online_start=0), "--seeds", "0-1"]
     )

@@ -20,9 +20,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wgflow_rl import checkpoint, data, envs, evaluate, methods, train
+from wgflow_rl import checkpoint, data, envs, evaluate, methods, train, trainer
 from wgflow_rl.batch import Batch
-from wgflow_rl.replay import FIELDS
+from wgflow_rl.replay import FIELDS, Replay
 from wgflow_rl.rollout import TRAIN_SEEDS, reset_seed
 from wgflow_rl.runlog import RunLog
 from wgflow_rl.settings import DEFAULT_ENV, Settings, from_command_line
@@ -316,13 +316,13 @@ def test_a_finished_run_resumed_stays_as_it_is(whole, tmp_path):
 
 
 def spoil_batch(monkeypatch, trainer, field):
-    sample = train.Replay.sample
+    sample = Replay.sample
 
     def spoiled(self, batch, **options):
         drawn = sample(self, batch, **options)
         return drawn._replace(**{field: getattr(drawn, field) * torch.nan})
 
-    monkeypatch.setattr(train.Replay, "sample", spoiled)
+    monkeypatch.setattr(Replay, "sample", spoiled)
 
 
 def spoil_loss(monkeypatch, trainer, name):
@@ -389,7 +389,7 @@ def test_a_divergence_is_named_even_where_no_batch_can_be_written(tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     spoil_batch(monkeypatch, None, "returns")
-    monkeypatch.setattr(train, "write_whole", full)
+    monkeypatch.setattr(trainer, "write_whole", full)
     message = refused(flags(tmp_path / "run"), capsys)
     assert message.startswith("error: batch.returns is not finite at step 1 (offline)")
     assert "The batch could not be written ([Errno 28] No space left on device" in message
@@ -558,14 +558,14 @@ def test_an_evaluation_that_cannot_be_done_is_refused(asked, message, whole, cap
 
 
 def test_the_best_checkpoint_is_kept_and_can_be_evaluated(tmp_path, monkeypatch, capsys):
-    real = train.evaluate
+    real = trainer.evaluate
 
     def told(*args, **options):
         result = real(*args, **options)
         result.success[:] = options["first_episode"] == 20  # only the first evaluation succeeds
         return result
 
-    monkeypatch.setattr(train, "evaluate", told)
+    monkeypatch.setattr(trainer, "evaluate", told)
     start(tmp_path / "run", offline_steps=60, online_steps=0)
     assert saved(tmp_path / "run") == [20, 56, 60]
     capsys.readouterr()
