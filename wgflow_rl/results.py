@@ -205,7 +205,7 @@ def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
         for name in ONLY_OF_SHARDS:
             if settings.get(name, usual := getattr(Settings, name)) != usual:
                 conditions[name] = settings[name]
-    for name in ("precision", "noise_on"):
+    for name in ("envs", "precision", "noise_on"):
         if settings.get(name, usual := getattr(Settings, name)) != usual:
             conditions[name] = settings[name]
     # A seed run twice with equal settings is one run: the one that came further.
