@@ -1,6 +1,7 @@
 """Environments in other processes are those of this one, only elsewhere: every number, every error, every end."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -295,6 +296,12 @@ def test_an_interrupt_does_not_reach_the_other_process(started):
     said, errors = process.communicate("go on\n", timeout=60)
     assert (said, errors, process.returncode) == ("-1.0\n", "", 0)
     assert ended(worker)
+
+
+def test_what_cannot_be_sent_is_an_error_before_there_is_a_process(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises((pickle.PicklingError, AttributeError)), environments(lambda: Walk(7), 1, processes=1):
+        pass
 
 
 def test_the_other_process_ends_with_a_run_that_is_killed_even_in_the_middle_of_a_step(started):

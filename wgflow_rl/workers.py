@@ -148,6 +148,7 @@ class _Worker:
 
     def __init__(self, make: Make, count: int) -> None:
         here, there = zip(*(Pipe() for _ in range(count)), strict=True)
+        self._make = pickle.dumps(make)  # what cannot be sent is an error before there is a process
         read, self._lifeline = os.pipe()
         given = [read, *(connection.fileno() for connection in there)]
         self._connections: tuple[Connection, ...] = here
@@ -162,11 +163,10 @@ class _Worker:
         for connection in there:
             connection.close()
         self.envs = [Remote(connection, self.process) for connection in here]
-        self._make = make
 
     def __enter__(self) -> _Worker:
         with contextlib.suppress(BrokenPipeError):
-            self._connections[0].send_bytes(pickle.dumps(self._make))
+            self._connections[0].send_bytes(self._make)
         return self
 
     def __exit__(self, *_: object) -> None:
