@@ -90,6 +90,12 @@ def test_a_kill_between_the_checkpoints_of_two_seeds_costs_nothing(together, tmp
             train.main([*flags_of(tmp_path / "run"), "--seeds", "0,2-3"])
     assert saved(own[0])[-1] == 21
     assert len({saved(folder)[-1] for folder in own}) == 2
+    # Killed again at once: rows and checkpoints end together in every folder.
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "draw", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(SystemExit, match="130"):
+            train.main(["--resume", *map(str, own)])
+    assert len({saved(folder)[-1] for folder in own}) == 1
     train.main(["--resume", *map(str, own)])
     for folder, whole in zip(own, together, strict=True):
         assert_same_run(folder, whole)
@@ -146,6 +152,7 @@ def test_runs_that_cannot_be_one_are_refused(together, tmp_path, capsys):
     assert "python -m wgflow_rl.sweep" in message
     assert not list(tmp_path.iterdir())
     assert "--seeds came with --seed" in refused([*flags_of("x"), "--seed", "1", "--seeds", "0-1"], capsys)
+    assert "--seeds came with --resume" in refused(["--resume", one, "--seeds", "0-1"], capsys)
     assert "hold the same seed twice" in refused(["--resume", one, one], capsys)
     config = json.loads((other / "config.json").read_text())
     text = json.dumps(config | {"settings": config["settings"] | {"env_timeout": 5.0}})

@@ -103,6 +103,13 @@ def save(
     return path
 
 
+def drop_after(folder: str | os.PathLike[str], step: int) -> None:
+    """Remove the checkpoints of later steps: a future that a run which goes on from `step` has left."""
+    for later, path in _found(Path(folder)).items():
+        if later > step:
+            path.unlink(missing_ok=True)
+
+
 def _write(
     path: Path, *, step: int, tensors: Mapping[str, torch.Tensor], text: str, parts: Sequence[Part]
 ) -> str:

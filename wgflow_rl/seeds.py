@@ -17,12 +17,16 @@ from wgflow_rl.updates import counts_updates
 def asked(args: Sequence[str]) -> tuple[list[Settings], bool]:
     """The runs of a command line, one for each of `--seeds` or of the folders of `--resume`; whether they are resumed.
 
-    Raises: ValueError for seeds that are none, and for runs that cannot share their updates.
+    Raises: ValueError for seeds that are none or come with --resume, and for runs that cannot share their updates.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--resume", nargs="*")
     parser.add_argument("--seeds")
     given, rest = parser.parse_known_args(args)
+    if given.resume is not None and given.seeds is not None:
+        raise ValueError(
+            "--seeds came with --resume, which takes the folders of the seeds: --resume DIR DIR ..."
+        )
     if given.resume:
         runs = [Settings.resumed(["--resume", folder, *rest]) for folder in given.resume]
     elif given.resume is not None:

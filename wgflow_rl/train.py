@@ -68,6 +68,8 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
         # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.
         since = (trainers[0].step or -1) if resume else None
         logs = [stack.enter_context(RunLog(t.settings.folder, resume_step=since)) for t in trainers]
+        for trainer in trainers:  # their rows are gone: alone, a seed would go on from one and leave a gap
+            checkpoint.drop_after(trainer.settings.folder / "checkpoints", trainer.step)
         bar = stack.enter_context(
             tqdm(
                 total=trainers[0].total,
