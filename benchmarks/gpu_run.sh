@@ -122,7 +122,10 @@ where=(--device "$device" --env-processes "$processes")
 if [ -f "$run/config.json" ]; then
     set -- --resume "$run" "${where[@]}"
 else # a later flag counts: a caller may ask for other checkpoints
-    set -- --preset "$preset" --env "$env" --seed "$seed" "${where[@]}" --run-dir "$run" --checkpoint-every 20000 "$@"
+    noise=cpu
+    [[ $device != cuda* ]] || noise=device
+    set -- --preset "$preset" --env "$env" --seed "$seed" "${where[@]}" --noise-on "$noise" --run-dir "$run" \
+        --checkpoint-every 20000 "$@"
 fi
 code=0
 for_the_rest_of_the_time "$PYTHON" -m wgflow_rl.train "$@" || code=$?

@@ -2,9 +2,9 @@
 
     python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
     python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
-    python benchmarks/train_runs.py arm-half             # the same with the energy field of exponent 1/2 in both terms
+    python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
-    python benchmarks/train_runs.py lift-half            # the same with that field
+    python benchmarks/train_runs.py lift-half            # the same with energy:0.5
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
@@ -68,7 +68,7 @@ class Study:
 STUDIES = {
     "pointmaze": Study(MAZE, 5, {"dfp": ("dfp",)}),
     "arm": Study(ARM, 3, {"dfp": ("dfp",)}),
-    "arm-half": Study(ARM, 3, {"dfp, energy:0.5": both("energy:0.5")}),
+    "arm-half": Study(ARM, 5, {"dfp, energy:0.5": both("energy:0.5")}),
     "lift": Study(LIFT, 2, {"dfp": ("dfp",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
