@@ -113,7 +113,7 @@ def test_what_diverges_in_one_seed_is_named_with_its_batch(tmp_path, monkeypatch
     monkeypatch.setattr(train.Trainer, "draw", poisoned)
     message = refused([*flags_of(tmp_path / "run"), "--seeds", "0,2-3"], capsys)
     assert message.startswith("error: critic_loss is not finite at step 9 (offline)")
-    assert f"The batch is in {folders(tmp_path / 'run')[1]}" in message
+    assert f"The last batch drawn is in {folders(tmp_path / 'run')[1]}" in message
     for folder in folders(tmp_path / "run"):
         last = checkpoint.load(folder / "checkpoints")
         assert last.step == 7

@@ -373,7 +373,7 @@ def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
         f"error: {named} at step 33 (offline). Checkpoints are from before it; what usually helps:"
     )
     dump = tmp_path / "run" / f"batch-of-step-{33:012d}.safetensors"
-    assert message.endswith(f"The batch is in {dump}.\n")
+    assert message.endswith(f"The last batch drawn is in {dump}.\n")
     batch = load_file(dump)
     assert batch.keys() == set(Batch._fields)
     assert [f"batch.{k} is not finite" for k, t in batch.items() if not t.isfinite().all()] == [

@@ -33,7 +33,7 @@ def unit_rms(v: Tensor) -> Tensor:
 
 def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
     """E|x - y| over the batch, a scalar length; y weighted when there are weights [B, P], rows summing to 1."""
-    distance = torch.cdist(x, pos)
+    distance = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist")  # exact in any precision
     if weights is not None:
         distance = (distance * weights[:, None]).sum(-1)
     return distance.mean().clamp_min(1e-8)

@@ -58,7 +58,8 @@ def applied(route: Route, *, precision: Precision = "f32", device: str = "cpu") 
         if route != "default" and (error := worst_error(multiplied(pairs, route), pairs)) > ERROR:
             raise ValueError(
                 f"the route is {route}, but this processor's products are then wrong by {error:.0e}, which is no "
-                f"float32 (allowed: {ERROR:g}). Use --route default; a run that began elsewhere has it in config.json."
+                f"float32 (allowed: {ERROR:g}). Use --route default, also with --resume: its sums are then rounded in "
+                "another way than before."
             )
     with _matmul_precision(name):
         yield

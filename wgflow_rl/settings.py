@@ -57,7 +57,7 @@ class Settings:
     data: str | None = None
     """Folder holding the data's files (X.npz and X-val.npz, or shards). Without it, data is generated and cached."""
     memory_gb: float = 4.0
-    """Memory for a folder of shards; those that do not fit take turns."""
+    """Memory for a folder of shards, of each seed; those that do not fit take turns."""
     swap_every: int = 1000
     """Offline updates after which the oldest shard in memory gives way to the next."""
     run_dir: str | None = None
@@ -87,6 +87,7 @@ class Settings:
         )
         parser.add_argument("--threads", type=int)
         parser.add_argument("--device")
+        parser.add_argument("--route", choices=get_args(Route))
         parser.add_argument("--env-timeout", type=float)
         parser.add_argument("--env-processes", type=int)
         given = parser.parse_args(args)

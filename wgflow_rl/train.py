@@ -179,12 +179,12 @@ def write_rows(trainer: Trainer, log: RunLog, metrics: dict[str, torch.Tensor], 
 
 @contextlib.contextmanager
 def batch_dumped(trainer: Trainer) -> Iterator[None]:
-    """Leave the batch of the step that diverged in the run's folder, and say so in the error."""
+    """Leave the last batch drawn in the run's folder, and say so in the error; on a CPU it is the step's."""
     try:
         yield
     except TrainingDiverged as error:
         try:
-            where = f"The batch is in {trainer.dump(trainer.settings.folder)}."
+            where = f"The last batch drawn is in {trainer.dump(trainer.settings.folder)}."
         except OSError as full:
             where = f"The batch could not be written ({full})."
         raise TrainingDiverged(f"{error} {where}") from error
