@@ -128,10 +128,10 @@ def test_a_collector_continues_the_episode_in_progress(made):
     first = Collector([made["lift"]], seed=4, guard=Guard("lift"))
     for _ in range(8):
         first.step(act, torch.Generator())
-    here, (tensors, state) = first.obs, first.state()
+    here, (tensors, state) = first.players[0].obs, first.state()
     again = Collector([made["lift"]], seed=4, guard=Guard("lift"))
     again.load_state(tensors, state)
-    np.testing.assert_array_equal(here, again.obs)
+    np.testing.assert_array_equal(here, again.players[0].obs)
 
 
 def test_without_the_extra_the_error_names_it(monkeypatch, tmp_path):

@@ -101,8 +101,8 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
                 f"the weights are {list(log_weights.shape)} {log_weights.dtype} on {log_weights.device}; "
                 f"wanted [..., {y.shape[-2]}] {y.dtype} on {y.device}, one for each point of {b}."
             )
-        possible = not readable(log_weights) or bool((log_weights.detach().amax(-1) > -math.inf).all())
-        if whole and not possible:
+        seen = whole and readable(log_weights)  # a shard may be empty
+        if seen and not bool((log_weights.detach().amax(-1) > -math.inf).all()):
             raise ValueError(
                 f"all weights of {b} are zero (or NaN) in some batch element; weigh one of them, or leave the term out."
             )

@@ -1,0 +1,96 @@
+"""How the time of a field grows with the number of points and their dimension; rows and a picture.
+
+    python benchmarks/field_cost.py        # writes results/field_cost.json and .png; a minute of one core
+
+N points against N positives and N of their own, standard normal, float32, the default backend: processor time, one
+thread, fastest call. Lines: pairs N^2 at one speed and a constant, a constant and a slope in D; least squares of
+relative errors.
+"""
+
+import json
+import os
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from _provenance import provenance
+
+import wgflow as wg
+from wgflow_rl import profile
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+POINTS, DIMENSIONS = (512, 1024, 2048, 4096, 8192), (2, 8, 16, 32, 64)
+AT_D, AT_N = 8, 4096  # where the other one stands
+FIELDS = {
+    "drifting_field, Gaussian": lambda x, y: wg.drifting_field(
+        x, y, x, kernel=wg.Gaussian(x.shape[-1] ** 0.5)
+    ),
+    "drifting_field, Laplace": lambda x, y: wg.drifting_field(x, y, x, kernel=wg.Laplace(x.shape[-1] ** 0.5)),
+    "energy_field": wg.energy_field,
+}
+
+
+def time_of(name: str, n: int, d: int) -> float:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, d, generator=generator) for _ in range(2))
+    FIELDS[name](x, y)
+    return profile.seconds(lambda: FIELDS[name](x, y), at_least=0.5)
+
+
+def fit(size: np.ndarray, t: np.ndarray) -> tuple[float, float]:
+    """(seconds of no size, seconds per unit of size), least squares of relative errors."""
+    constant, slope = np.linalg.lstsq(np.stack([1 / t, size / t], 1), np.ones(len(t)), rcond=None)[0]
+    return float(constant), float(slope)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    rows, lines = [], []
+    for colour, name in enumerate(FIELDS):
+        for axis, varied, sizes, power in (
+            (axes[0], "points N", POINTS, 2),
+            (axes[1], "dimension D", DIMENSIONS, 1),
+        ):
+            times = [time_of(name, n, AT_D) if power == 2 else time_of(name, AT_N, n) for n in sizes]
+            rows += [
+                {"field": name, "varied": varied, "size": n, "seconds": t}
+                for n, t in zip(sizes, times, strict=True)
+            ]
+            grown, t = np.array(sizes, float) ** power, np.array(times)
+            constant, slope = fit(grown, t)
+            off = float(np.abs(t / (constant + slope * grown) - 1).max())
+            lines.append(
+                {
+                    "field": name,
+                    "varied": varied,
+                    "constant_s": constant,
+                    "slope_s": slope,
+                    "furthest_off": off,
+                }
+            )
+            axis.plot(sizes, 1e3 * t, "o", color=f"C{colour}", label=name)
+            axis.plot(sizes, 1e3 * (constant + slope * grown), color=f"C{colour}")
+            axis.set(xlabel=varied, ylabel="ms a field")
+            print(
+                f"{name}, {varied}: {constant * 1e3:.2f} ms + {slope * 1e9:.2f} ns a unit; {off:.0%} off at most"
+            )
+    axes[0].set(xscale="log", yscale="log")
+    axes[0].set_xticks(POINTS, [str(n) for n in POINTS], minor=False)
+    axes[0].set_xticks([], minor=True)
+    axes[0].set(title=f"D = {AT_D}; lines: constant + pairs")
+    axes[1].set(xlim=(0, None), ylim=(0, None), title=f"N = {AT_N}; lines: constant + slope in D")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(RESULTS / "field_cost.png", dpi=100)
+    found = {"lines": lines, "rows": rows, "provenance": provenance()}
+    (RESULTS / "field_cost.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
