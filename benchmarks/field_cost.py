@@ -17,6 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from _provenance import provenance
+from update_cost import fit
 
 import wgflow as wg
 from wgflow_rl import profile
@@ -41,12 +42,6 @@ def time_of(name: str, n: int, d: int) -> float:
     x, y = (torch.randn(n, d, generator=generator) for _ in range(2))
     FIELDS[name](x, y)
     return profile.seconds(lambda: FIELDS[name](x, y), at_least=0.5)
-
-
-def fit(size: np.ndarray, t: np.ndarray) -> tuple[float, float]:
-    """(seconds of no size, seconds per unit of size), least squares of relative errors."""
-    constant, slope = np.linalg.lstsq(np.stack([1 / t, size / t], 1), np.ones(len(t)), rcond=None)[0]
-    return float(constant), float(slope)
 
 
 def main() -> None:

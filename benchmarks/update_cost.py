@@ -47,11 +47,10 @@ def time_of(cfg) -> float:
     return profile.seconds(lambda: update(agent, batch, noise, online=True), at_least=0.5)
 
 
-def fit(rows: list[dict]) -> tuple[float, float]:
-    """(seconds of no size, seconds per FLOP), least squares of relative errors."""
-    t = np.array([row["seconds"] for row in rows])
-    design = np.array([[1.0, row["flops"]] for row in rows]) / t[:, None]
-    constant, slope = np.linalg.lstsq(design, np.ones(len(t)), rcond=None)[0]
+def fit(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
+    """(seconds of no size, seconds per unit of size), least squares of relative errors."""
+    design = np.stack([np.ones(len(size)), size], 1) / seconds[:, None]
+    constant, slope = np.linalg.lstsq(design, np.ones(len(size)), rcond=None)[0]
     return float(constant), float(slope)
 
 
@@ -78,7 +77,7 @@ def main() -> None:
         for name, sweep in SWEEPS.items()
         for size, cfg in sweep.items()
     ]
-    constant, slope = fit(rows)
+    constant, slope = fit(*(np.array([row[key] for row in rows]) for key in ("flops", "seconds")))
     found = {"constant_s": constant, "flops_per_s": 1 / slope, "rows": rows, "provenance": provenance()}
     (RESULTS / "update_cost.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draw(rows, constant, slope)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl import methods
-from wgflow_rl.plan import NOT_LEARNING
+from wgflow_rl.plan import LATER, NOT_LEARNING
 from wgflow_rl.published import Phase
 from wgflow_rl.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.table import read_rows
@@ -205,9 +205,9 @@ def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
         for name in ONLY_OF_SHARDS:
             if settings.get(name, usual := getattr(Settings, name)) != usual:
                 conditions[name] = settings[name]
-    for name in ("envs", "precision", "noise_on"):
-        if settings.get(name, usual := getattr(Settings, name)) != usual:
-            conditions[name] = settings[name]
+    conditions |= {
+        name: settings[name] for name, usual in LATER.items() if settings.get(name, usual) != usual
+    }
     # A seed run twice with equal settings is one run: the one that came further.
     seeds = {run.seed: run for run in sorted((run for run, _ in runs), key=lambda run: run.steps[-1])}
     offline, total = schedule["offline_steps"], schedule["offline_steps"] + schedule["online_steps"]
