@@ -116,9 +116,9 @@ if [[ $device == cuda* && ! -e $state/table.done && -f benchmarks/update_gpu.py 
     [ $code -ne 0 ] || touch "$state/table.done"
 fi
 
-processes=0 # that step environments while the GPU learns; they change no result
+processes=0 # that step environments while the GPU learns, and as many for evaluations; they change no result
 [[ $device != cuda* ]] || processes=$(($(nproc) > 8 ? 8 : $(nproc) - 1))
-where=(--device "$device" --env-processes "$processes")
+where=(--device "$device" --env-processes "$processes" --eval-processes "$((processes > 0))")
 if [ -f "$run/config.json" ]; then
     set -- --resume "$run" "${where[@]}"
 else # a later flag counts: a caller may ask for other checkpoints

@@ -3,10 +3,9 @@
     python benchmarks/precision.py train [--seeds 3]    # one process at a time; a second call goes on
     python benchmarks/precision.py same RUN [RUN ...]   # runs of train_runs.py: their last checkpoints, read both ways
 
-Each writes its part of results/precision.json and the table precision.md. `train`: the laptop preset, shortened to
-1,500 updates offline and 500 steps online. `same`: equal states, noise and weights, with passes without gradient in
-float32 and in bfloat16: which K of N candidates are the best, how far candidates, their Q and the critic's target move,
-and the critic's loss.
+Each writes its part of results/precision.json and the table precision.md. `train`: the laptop preset. `same`: equal
+states, noise and weights, with passes without gradient in float32 and in bfloat16: which K of N candidates are the
+best, how far candidates, their Q and the critic's target move, and the critic's loss.
 """
 
 from __future__ import annotations
@@ -34,10 +33,7 @@ from wgflow_rl.table import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
 ENV = "pointmaze-medium-navigate-singletask-task1-v0"
-FLAGS = (
-    *("--env", ENV, "--offline-steps", "1500", "--online-steps", "500", "--online-start", "100"),
-    *("--checkpoint-every", "100", "--route", "default", "--threads", "1"),
-)
+FLAGS = (*("--env", ENV, "--checkpoint-every", "100", "--route", "default", "--threads", "1"),)
 ARMS = ("f32", "mixed")
 LAST = 3  # evaluations that a run's success is the mean of
 STATES = 2048  # held-out chunks on which a checkpoint is read both ways

@@ -1,12 +1,12 @@
-"""Where the time of a training run goes: environments, learning, sampling, waiting; with and without processes.
+"""Where a training run's time goes: environments, learning, sampling, evaluations, waiting; in one process or several.
 
     python benchmarks/train_wall.py pointmaze arm lift           # phases of 150 steps and an evaluation, in turns
     python benchmarks/train_wall.py pointmaze --whole            # the whole of `make train`
     python benchmarks/train_wall.py --read                       # write the table anew
 
-One thread of torch. A section's time is its own, without the sections inside it. Processor seconds are those of the
-learning process; what it waits for an environment in another process is wall time alone. Other work on the machine
-makes wall times longer, and not always by the same factor: they are those of runs in turns, with the load beside them.
+A section's time is its own, without the sections inside it. Processor seconds are those of the learning process, all
+its threads together; what it waits for another process is wall time alone. Other work on the machine makes wall times
+longer, and not always by the same factor: they are those of runs in turns, with the load beside them.
 """
 
 import argparse
@@ -29,14 +29,22 @@ from train_runs import ARM, LIFT, MAZE
 from wgflow_rl import methods, train
 from wgflow_rl.guard import Guard
 from wgflow_rl.replay import Replay
+from wgflow_rl.run import Run
 from wgflow_rl.settings import from_command_line
+from wgflow_rl.trainer import Trainer
+from wgflow_rl.updates import Plain
 
 RESULT = Path(__file__).parent / "results" / "train_wall.json"
 ENVS = {"pointmaze": MAZE, "arm": ARM, "lift": LIFT}
 SHORT = shlex.split(
     "--offline-steps 150 --online-steps 150 --online-start 0 --eval-every 300 --log-every 100"
 )
-PLACES = (0, 2)  # values of --env-processes
+WAYS = {  # with the others' processes on cores of their own, if there are any
+    "one process": "--threads 1",
+    "one process, two threads": "--threads 2",
+    "environments in two": "--threads 1 --env-processes 2",
+    "evaluations beside": "--threads 1 --eval-processes 1",
+}
 
 
 class Sections:
@@ -84,15 +92,16 @@ def one(flags: list[str]) -> dict:
     agent = methods.AGENTS[type(settings.agent)]
     for owner, method, name in (
         (train, "train", "the rest"),
-        (train.Plain, "__call__", "learning"),
+        (Plain, "__call__", "learning"),
         (agent, "draw_noise", "learning"),
         (agent, "act", "acting"),
         (Guard, "reset", "environment"),
         (Guard, "step", "environment"),
         (Replay, "sample", "sampling"),
-        (train.Trainer, "evaluate", "evaluation"),
-        (train.Trainer, "diagnose", "diagnostics"),
-        (train.Trainer, "save", "checkpoints"),
+        (Trainer, "evaluate", "evaluation"),
+        (Trainer, "diagnose", "diagnostics"),
+        (Trainer, "save", "checkpoints"),
+        (Run, "wait", "waiting for an evaluation"),
     ):
         sections.watch(owner, method, name)
     load = os.getloadavg()[0]
@@ -106,56 +115,51 @@ def one(flags: list[str]) -> dict:
     }
 
 
-def measure(name: str, processes: int, *, whole: bool) -> dict:
+def measure(name: str, way: str, *, whole: bool) -> dict:
     """Train once in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [
-            "--env",
-            ENVS[name],
-            "--threads",
-            "1",
-            "--run-dir",
-            f"{folder}/run",
-            *([] if whole else SHORT),
-        ]
-        command = [sys.executable, __file__, "--one", *flags, "--env-processes", str(processes)]
+        flags = ["--env", ENVS[name], "--run-dir", f"{folder}/run", *shlex.split(WAYS[way])]
+        command = [sys.executable, __file__, "--one", *flags, *([] if whole else SHORT)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return {"env": name, "processes": processes, "whole": whole, **json.loads(done.stdout.splitlines()[-1])}
+    return {"env": name, "way": way, "whole": whole, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def table(rows: list[dict]) -> str:
-    """Processor seconds by section, least over the repetitions; below them wall seconds of every repetition."""
-    lines = []
+    """Wall and processor seconds by section, for each environment and length."""
+    lines = ["# Where a run's time goes"]
     for name, whole in sorted({(row["env"], row["whole"]) for row in rows}):
-        runs = {
-            p: [r for r in rows if (r["env"], r["whole"], r["processes"]) == (name, whole, p)] for p in PLACES
-        }
-        runs = {p: found for p, found in runs.items() if found}
         lines += ["", f"**{name}, {'the whole run' if whole else 'cut short'}**", ""]
-        lines += ["| processor seconds | " + " | ".join(f"--env-processes {p}" for p in runs) + " |"]
-        lines += ["|---" * (len(runs) + 1) + "|"]
-        names = sorted({s for found in runs.values() for r in found for s in r["sections"]})
+        lines += table_of([row for row in rows if (row["env"], row["whole"]) == (name, whole)])
+    return "\n".join([*lines, ""])
 
-        def line(label, value, runs=runs):
-            cells = [value(found) for found in runs.values()]
-            return f"| {label} | " + " | ".join(cells) + " |"
 
-        def least(found, section):
-            return min(r["sections"].get(section, [0, 0])[1] for r in found)
+def table_of(rows: list[dict]) -> list[str]:
+    """The run of each way that took least, and the wall seconds of every run."""
+    ways = [way for way in WAYS if any(row["way"] == way for row in rows)]
+    runs = [[row for row in rows if row["way"] == way] for way in ways]
+    best = [min(each, key=lambda row: row["wall"]) for each in runs]
+    sections = sorted({section for row in best for section in row["sections"]})
+    cells = {section: [cell_of(row, section) for row in best] for section in sections}
+    cells["all"] = [
+        f"{row['wall']:.1f}; {sum(seconds for _, seconds in row['sections'].values()):.1f}" for row in best
+    ]
+    cells["other processes, start included"] = [f"; {row['others']:.1f}" for row in best]
+    cells["wall of every run"] = [", ".join(f"{row['wall']:.0f}" for row in each) for each in runs]
+    cells["load before, after"] = [
+        "; ".join("{:.1f}, {:.1f}".format(*r["load"]) for r in each) for each in runs
+    ]
+    head = [
+        f"| wall seconds (share); processor seconds | {' | '.join(ways)} |",
+        "|---" * (len(ways) + 1) + "|",
+    ]
+    return head + [f"| {label} | {' | '.join(row)} |" for label, row in cells.items()]
 
-        def total(found):
-            return min(sum(cpu for _, cpu in r["sections"].values()) for r in found)
 
-        lines += [line(s, lambda f, s=s: f"{least(f, s):.2f} ({least(f, s) / total(f):.1%})") for s in names]
-        lines += [line("this process", lambda f: f"{total(f):.1f}")]
-        lines += [line("the others, start included", lambda f: f"{min(r['others'] for r in f):.1f}")]
-        lines += [line("wall", lambda f: ", ".join(f"{r['wall']:.0f}" for r in f))]
-        lines += [
-            line("load before, after", lambda f: "; ".join("{:.0f}, {:.0f}".format(*r["load"]) for r in f))
-        ]
-    return "\n".join(["# Where a run's time goes", *lines, ""])
+def cell_of(row: dict, section: str) -> str:
+    wall, processor = row["sections"].get(section, (0.0, 0.0))
+    return f"{wall:.2f} ({wall / row['wall']:.1%}); {processor:.2f}"
 
 
 def main() -> None:
@@ -167,6 +171,7 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", choices=[*ENVS, []])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS])
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--read", action="store_true")
     asked = parser.parse_args()
@@ -174,14 +179,9 @@ def main() -> None:
     rows = [r for r in rows if asked.read or r["env"] not in asked.names or r["whole"] != asked.whole]
     for name in asked.names:
         for _ in range(asked.repeats):
-            for processes in PLACES:
-                rows.append(measure(name, processes, whole=asked.whole))
-                record = {
-                    "provenance": provenance(),
-                    "torch_threads": 1,
-                    "cores": os.cpu_count(),
-                    "rows": rows,
-                }
+            for way in asked.ways or WAYS:
+                rows.append(measure(name, way, whole=asked.whole))
+                record = {"provenance": provenance(), "cores": os.cpu_count(), "rows": rows}
                 RESULT.write_text(json.dumps(record, indent=1) + "\n")
     RESULT.with_suffix(".md").write_text(table(rows))
     print(table(rows))

@@ -21,8 +21,8 @@ LEARNING = [
     "cli", "interrupt", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs",
     "data", "routing", "batch", "protocol", "replay", "networks", "ops", "updates", "stacked", "graphs",
     "drift", "diagnostics", "agents", "methods", "settings", "seeds", "published", "job", "plan",
-    "stopwatch", "profile", "host", "workers", "guard", "rollout", "trainer", "train", "evaluate", "actions",
-    "results", "figures", "comparison", "report", "export", "sweep",
+    "stopwatch", "profile", "processes", "host", "workers", "guard", "rollout", "evaluator", "beside", "trainer",
+    "run", "train", "evaluate", "actions", "results", "figures", "comparison", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"replay", "rollout", "trainer", "train", "data", "envs", "runlog", "checkpoint"}
 LAZY = ("matplotlib", "pykeops", "geomloss", "gymnasium", "mujoco", "ogbench", "tensorboard", "wgflow_rl")

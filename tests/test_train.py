@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wgflow_rl import checkpoint, data, envs, evaluate, methods, train, trainer
+from wgflow_rl import checkpoint, data, envs, evaluate, methods, run, train, trainer
 from wgflow_rl.batch import Batch
 from wgflow_rl.replay import FIELDS, Replay
 from wgflow_rl.rollout import TRAIN_SEEDS, reset_seed
@@ -502,7 +502,7 @@ def test_data_that_is_not_there_is_named(tmp_path, capsys):
 
 def test_a_collapsed_policy_is_warned_about_once_it_has_settled(tmp_path, monkeypatch, capsys):
     diagnose = train.Trainer.diagnose
-    monkeypatch.setattr(train, "SETTLED", 10)
+    monkeypatch.setattr(run, "SETTLED", 10)
     monkeypatch.setattr(
         train.Trainer, "diagnose", lambda self: diagnose(self) | {"spread_ratio": torch.tensor(0.1)}
     )
@@ -514,8 +514,8 @@ def test_a_collapsed_policy_is_warned_about_once_it_has_settled(tmp_path, monkey
 
 
 def test_a_policy_that_covers_its_data_is_not_warned_about(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "SETTLED", 0)
-    monkeypatch.setattr(train, "COLLAPSED", 0.0)
+    monkeypatch.setattr(run, "SETTLED", 0)
+    monkeypatch.setattr(run, "COLLAPSED", 0.0)
     start(tmp_path / "run", offline_steps=15, online_steps=0)
     assert "collapsed" not in capsys.readouterr().out
 

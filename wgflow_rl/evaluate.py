@@ -20,11 +20,10 @@ from wgflow_rl import checkpoint, envs, methods
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.guard import Guard
 from wgflow_rl.protocol import Agent, at_least
-from wgflow_rl.rollout import Collector, Evaluation, evaluate
+from wgflow_rl.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
 from wgflow_rl.snapshot import restore
-from wgflow_rl.train import EVAL_ENVS
 from wgflow_rl.workers import environments
 
 FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen

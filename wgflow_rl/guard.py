@@ -100,7 +100,7 @@ class Guard:
     def _end(self, call: Call, env: gymnasium.Env) -> NoReturn:
         faulthandler.dump_traceback(2)  # on stderr: where it hangs
         if isinstance(env, Remote):
-            env.abandon()
+            env.process.abandon()
         print(
             f"error: the environment did not answer for {self.timeout:g} s (--env-timeout) in {call}. A training "
             "run goes on from its last checkpoint with --resume.",

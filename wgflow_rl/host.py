@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import os
-import pickle
-import signal
-import sys
-import threading
-import traceback
 from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -17,6 +10,8 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+
+from wgflow_rl.processes import Failure, answered, attach
 
 Make = Callable[[], gymnasium.Env]
 
@@ -35,27 +30,9 @@ class Step(NamedTuple):
     action: np.ndarray
 
 
-class Failure(NamedTuple):
-    """An exception, as it is told to the other process."""
-
-    kind: str
-    text: str
-    trace: str
-
-    def error(self) -> RuntimeError:
-        """An exception that looks like the one that was raised."""
-        error = type(self.kind, (RuntimeError,), {})(self.text)
-        error.add_note(self.trace)
-        return error
-
-
 def serve() -> None:
-    """Make the environments and answer for them until the other side is gone. Started by `workers.START`."""
-    lifeline, *sockets = map(int, sys.argv[2:])
-    faulthandler.register(signal.SIGUSR1)
-    threading.Thread(target=_end_with, args=[lifeline], daemon=True).start()
-    connections = [Connection(socket) for socket in sockets]
-    make = pickle.loads(connections[0].recv_bytes())
+    """Make the environments and answer for them until the other side is gone; run by `processes.Served`."""
+    connections, make = attach()
     hosts = [_Host(connection, make) for connection in connections]
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
@@ -65,11 +42,6 @@ def serve() -> None:
                 if host.connection in ready:
                     host.listen()
                 host.work()
-
-
-def _end_with(lifeline: int) -> None:
-    os.read(lifeline, 1)  # nothing is ever written: this returns when the other end is gone
-    os._exit(1)
 
 
 class _Host:
@@ -105,14 +77,11 @@ class _Host:
 
     def _try(self, episode: int, call: Callable[[], tuple]) -> tuple | None:
         """Answer with what the call gives, or with its exception; the answer, if it is none."""
-        try:
-            answer = call()
-        except Exception as error:
-            failure = Failure(type(error).__name__, str(error), traceback.format_exc())
-            self.connection.send((episode, failure))
+        answer = answered(call)
+        self.connection.send((episode, answer))
+        if isinstance(answer, Failure):
             self.going = False
             return None
-        self.connection.send((episode, answer))
         return answer
 
 

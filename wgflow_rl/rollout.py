@@ -16,6 +16,7 @@ from wgflow_rl.guard import Guard
 Act = Callable[[Tensor, torch.Generator], Tensor]  # obs [B, S], generator -> chunk [B, h, A]
 
 TRAIN_SEEDS, EVAL_SEEDS = 1, 2  # streams of reset seeds that never meet
+EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
 
 
 def reset_seed(seed: int, stream: int, episode: int) -> int:

@@ -95,13 +95,19 @@ class RunLog:
         folder: made if missing.
         resume_step: None starts a new run. A step continues the run that is there: rows of later steps are dropped
             (-1 drops every row), and the clock goes on from the last row kept.
+        evaluate_again: drop the evaluation of resume_step too.
         tensorboard: mirror the rows as TensorBoard events (imported only then).
     Raises: FileExistsError if a new run would write into the folder of another, FileNotFoundError if there is no run
         to resume, RuntimeError if another process is writing there.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, resume_step: int | None = None, tensorboard: bool = True
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        resume_step: int | None = None,
+        evaluate_again: bool = False,
+        tensorboard: bool = True,
     ):
         self.folder = Path(folder)
         check_folder(self.folder, resume=resume_step is not None)
@@ -114,7 +120,8 @@ class RunLog:
             )  # again: another run may just have ended
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)
-            self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, resume_step)
+            evaluated = resume_step if resume_step is None else resume_step - evaluate_again
+            self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
             self._events = _events(self.folder / "tensorboard", resume_step) if tensorboard else None
             if self._events is not None:

@@ -26,6 +26,7 @@ NOT_RESULTS = (
     "graph",
     "env_timeout",
     "env_processes",
+    "eval_processes",
 )  # say where a run is computed, not what
 ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # without --data there are none
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -40,7 +41,7 @@ class Settings:
     `--seeds 0-4` (or 0,2,5) in place of `--seed` trains several seeds in one process, each in its own folder.
 
     A stopped run goes on with `--resume DIR` (seeds trained together with `--resume DIR DIR ...`); beside it only
-    --threads, --device, --env-timeout, --env-processes.
+    --threads, --device, --route, --env-timeout, --env-processes, --eval-processes.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -77,6 +78,9 @@ class Settings:
     """Seconds that one step of the environment may take before the run ends itself, to be resumed."""
     env_processes: int = 0
     """Processes that step the environments, beside the one that learns; 0: none. The results are the same."""
+    eval_processes: int = 0
+    """Processes in which evaluations are made while training goes on, one for each seed at most; 0: training waits.
+    The results are the same (of a GPU's policy they are computed on the CPU); each has --env-processes of its own."""
 
     @staticmethod
     def resumed(args: Sequence[str]) -> Settings:
@@ -90,6 +94,7 @@ class Settings:
         parser.add_argument("--route", choices=get_args(Route))
         parser.add_argument("--env-timeout", type=float)
         parser.add_argument("--env-processes", type=int)
+        parser.add_argument("--eval-processes", type=int)
         given = parser.parse_args(args)
         changes = {k: v for k, v in vars(given).items() if k != "resume" and v is not None}
         return dataclasses.replace(Settings.read(Path(given.resume)), run_dir=given.resume, **changes).check()
@@ -117,6 +122,7 @@ class Settings:
             ("swap_every", self.swap_every, 1),
             ("envs", self.envs, 1),
             ("env_processes", self.env_processes, 0),
+            ("eval_processes", self.eval_processes, 0),
         ):
             if value is not None:
                 at_least(least, **{name: value})

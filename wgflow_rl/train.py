@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,14 @@ import torch
 from tqdm import tqdm
 
 from wgflow_rl import checkpoint, envs, networks, routing
+from wgflow_rl.beside import Evaluator, evaluators
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.finite import TrainingDiverged
 from wgflow_rl.graphs import Captured
 from wgflow_rl.guard import Guard
 from wgflow_rl.interrupt import StopRequest
+from wgflow_rl.rollout import EVAL_ENVS
+from wgflow_rl.run import Run
 from wgflow_rl.runlog import RunLog, check_folder
 from wgflow_rl.seeds import asked, last_common_step
 from wgflow_rl.settings import Settings, as_json
@@ -26,16 +29,11 @@ from wgflow_rl.trainer import Trainer
 from wgflow_rl.updates import Update, counts_updates, together
 from wgflow_rl.workers import environments
 
-SETTLED = 500  # updates after which a narrow policy is no longer its initialisation
-COLLAPSED = 0.2  # spread ratio under which a policy no longer covers its data (docs/theory.md)
-EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
-
 
 def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
     """Train to the end of the schedule and return the run's folder; several runs, one a seed, step by step together.
 
-    Rows of a step are written before its checkpoint, so a run killed anywhere and resumed ends with the rows of one
-    that was not. Ctrl-C writes a checkpoint first.
+    A run killed anywhere and resumed ends as one that was not. Ctrl-C writes a checkpoint first.
     """
     first = runs[0]
     if first.threads is not None:
@@ -50,13 +48,15 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
             routing.warn_if_slow(hidden, device=device)
         guard = stack.enter_context(Guard(first.env, timeout=first.env_timeout))
         collecting = len(runs) * first.envs  # those of evaluations serve every seed, one after the other
+        evaluating = 0 if first.eval_processes else min(EVAL_ENVS, first.schedule.eval_episodes)
+        make = partial(envs.make, first.env)
         playing = stack.enter_context(
-            environments(
-                partial(envs.make, first.env),
-                collecting + min(EVAL_ENVS, first.schedule.eval_episodes),
-                processes=first.env_processes,
-            )
+            environments(make, collecting + evaluating, processes=first.env_processes)
         )
+        beside: list[Evaluator | None] = [None] * len(runs)
+        if first.eval_processes:
+            settled = dataclasses.replace(first, route=route)
+            beside = [*stack.enter_context(evaluators(settled, len(runs)))]
         trainers: list[Trainer] = []
         for number, settings in enumerate(dataclasses.replace(settings, route=route) for settings in runs):
             own = playing[number * first.envs : (number + 1) * first.envs] + playing[collecting:]
@@ -67,7 +67,12 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
         share_update(trainers)
         # A run that was killed before its first checkpoint resumes from its beginning: -1 drops every row.
         since = (trainers[0].step or -1) if resume else None
-        logs = [stack.enter_context(RunLog(t.settings.folder, resume_step=since)) for t in trainers]
+        logs = [
+            stack.enter_context(
+                RunLog(t.settings.folder, resume_step=since, evaluate_again=t.evaluating is not None)
+            )
+            for t in trainers
+        ]
         for trainer in trainers:  # their rows are gone: alone, a seed would go on from one and leave a gap
             checkpoint.drop_after(trainer.settings.folder / "checkpoints", trainer.step)
         bar = stack.enter_context(
@@ -82,7 +87,8 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
         stop = stack.enter_context(StopRequest())
         for trainer, log in zip(trainers, logs, strict=True):
             log.config(as_json(trainer.settings))
-        train(trainers, logs, bar, stop)
+        parts = zip(trainers, logs, beside, strict=True)
+        train([Run(trainer, log, bar, evaluator) for trainer, log, evaluator in parts], stop)
     return first.folder
 
 
@@ -108,86 +114,60 @@ def share_update(trainers: Sequence[Trainer]) -> None:
         trainer.update = update
 
 
-def train(trainers: Sequence[Trainer], logs: Sequence[RunLog], bar: tqdm, stop: StopRequest) -> None:
+def train(runs: Sequence[Run], stop: StopRequest) -> None:
     """Every step that is left, with its rows and checkpoints. Raises: SystemExit(130) when asked to stop."""
-    lead, warned = trainers[0], set()
+    lead, bar = runs[0].trainer, runs[0].bar
+    for run in runs:
+        run.go_on()
     while lead.step < lead.total:
-        measured = advance(trainers)
-        step, last = lead.step, lead.step == lead.total
+        step(runs)
         bar.update()
-        for trainer, log, metrics in zip(trainers, logs, measured, strict=True):
-            with batch_dumped(trainer):
-                collapsed = write_rows(trainer, log, metrics, bar)
-            if collapsed and trainer not in warned:
-                warned.add(trainer)
-                bar.write(collapsed)
-        stopping = stop.asked and not last  # read once: a signal may come between the next two lines
-        best = any(step == trainer.best.step for trainer in trainers)
-        if step % lead.settings.schedule.checkpoint_every == 0 or best or last or stopping:
-            for log in logs:
-                log.sync()  # a checkpoint without its rows would leave a gap in them
-            for trainer in trainers:
-                with batch_dumped(trainer):
-                    trainer.save(trainer.settings.folder / "checkpoints")
+        stopping = (
+            stop.asked and lead.step < lead.total
+        )  # read once: a signal may come between the next two lines
+        if stopping or any(run.checkpoint_due for run in runs):
+            for run in runs:
+                with run.batch_dumped():
+                    run.save()
         if stopping:
-            folders = " ".join(str(trainer.settings.folder) for trainer in trainers)
-            bar.write(f"stopped after step {step}; continue with --resume {folders}")
+            folders = " ".join(str(run.trainer.settings.folder) for run in runs)
+            bar.write(f"stopped after step {lead.step}; continue with --resume {folders}")
             raise SystemExit(130)
+    for run in runs:
+        run.end()
 
 
-def advance(trainers: Sequence[Trainer]) -> list[dict[str, torch.Tensor]]:
+def step(runs: Sequence[Run]) -> None:
+    """One step of every run, and its rows. Raises: TrainingDiverged, after the rows before it."""
+    try:
+        for run, metrics in zip(runs, advance(runs), strict=True):
+            with run.batch_dumped():
+                run.write(metrics)
+    except TrainingDiverged:
+        for run in runs:
+            run.wait()
+        raise
+
+
+def advance(runs: Sequence[Run]) -> list[dict[str, torch.Tensor]]:
     """One step of every run, several with one update for all. Raises: TrainingDiverged, as `Trainer.advance`."""
-    if len(trainers) == 1:
-        with batch_dumped(trainers[0]):
-            return [trainers[0].advance()]
+    if len(runs) == 1:
+        with runs[0].batch_dumped():
+            return [runs[0].trainer.advance()]
     works = []
-    for trainer in trainers:
-        with batch_dumped(trainer):
-            works.append(trainer.draw())
+    for run in runs:
+        with run.batch_dumped():
+            works.append(run.trainer.draw())
     if None in works:  # online, before the first update: in all alike
-        return [{} for _ in trainers]
-    lead, work = trainers[0], together(works)
+        return [{} for _ in runs]
+    lead, work = runs[0].trainer, together(works)
     with networks.reduced(lead.settings.precision == "mixed"):
         outcome = lead.update(work.batch, work.noise, online=work.online)
     measured = []
-    for s, trainer in enumerate(trainers):
-        with batch_dumped(trainer):
-            measured.append(trainer.learned(outcome.row(s)))
+    for s, run in enumerate(runs):
+        with run.batch_dumped():
+            measured.append(run.trainer.learned(outcome.row(s)))
     return measured
-
-
-def write_rows(trainer: Trainer, log: RunLog, metrics: dict[str, torch.Tensor], bar: tqdm) -> str | None:
-    """The rows that are due after a step; what to say of a policy that has collapsed."""
-    settings, schedule, step = trainer.settings, trainer.settings.schedule, trainer.step
-    said, last = None, step == trainer.total
-    if metrics and (step % schedule.log_every == 0 or last):
-        metrics |= trainer.diagnose()
-        log.train(step, trainer.phase, metrics)
-        field = getattr(settings.agent, "field", None)  # only a drift collapses without being told to
-        if field and step >= SETTLED and metrics["spread_ratio"] < COLLAPSED:
-            said = (
-                f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
-                f"(about 1 when it covers its data). --field {field} cannot clone data with "
-                "one action per state here; the preset's is likelihood+energy."
-            )
-    if step % schedule.eval_every == 0 or last:
-        row = log.evaluation(step, trainer.phase, **trainer.evaluate())
-        log.curve(settings.env)
-        bar.set_postfix_str(f"{trainer.phase}, success {row['success']:.2f}, length {row['length']:.0f}")
-    return said
-
-
-@contextlib.contextmanager
-def batch_dumped(trainer: Trainer) -> Iterator[None]:
-    """Leave the last batch drawn in the run's folder, and say so in the error; on a CPU it is the step's."""
-    try:
-        yield
-    except TrainingDiverged as error:
-        try:
-            where = f"The last batch drawn is in {trainer.dump(trainer.settings.folder)}."
-        except OSError as full:
-            where = f"The batch could not be written ({full})."
-        raise TrainingDiverged(f"{error} {where}") from error
 
 
 def main(args: list[str] | None = None) -> None:

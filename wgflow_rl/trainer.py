@@ -17,7 +17,7 @@ from wgflow_rl.files import write_whole
 from wgflow_rl.finite import Watch, are_finite, check_finite, refusals_are_divergence
 from wgflow_rl.guard import Guard
 from wgflow_rl.replay import Replay
-from wgflow_rl.rollout import Collector, evaluate
+from wgflow_rl.rollout import Collector, Evaluation, evaluate
 from wgflow_rl.settings import Settings, as_json, of_results
 from wgflow_rl.snapshot import restore, snapshot
 from wgflow_rl.updates import Outcome, Plain, Update, Work
@@ -105,6 +105,7 @@ class Trainer:
         self.eval_envs = playing[settings.envs :]
         self.step = 0
         self.best = Best(step=0, success=-1.0)
+        self.evaluating: int | None = None  # the step whose evaluation has been begun and not taken in
         self.parts: tuple[checkpoint.Part, ...] = ()  # of the online rows, as written so far
         self.written = 0  # online rows in them
         self.batch: Batch | None = None  # the last one drawn
@@ -122,7 +123,10 @@ class Trainer:
 
     @property
     def phase(self) -> str:
-        return "online" if self.step > self.settings.schedule.offline_steps else "offline"
+        return self.phase_of(self.step)
+
+    def phase_of(self, step: int) -> str:
+        return "online" if step > self.settings.schedule.offline_steps else "offline"
 
     @property
     def _now(self) -> str:
@@ -177,10 +181,10 @@ class Trainer:
         self.watch.note(self._now, outcome.names, outcome.finite)
         return outcome.log
 
-    def evaluate(self) -> dict:
-        """Success, return and length of `eval_episodes` episodes whose start states depend on (seed, step) alone."""
+    def evaluate(self) -> Evaluation:
+        """`eval_episodes` episodes whose start states, and the policy's noise, depend on (seed, step) alone."""
         self.watch.read()
-        result = evaluate(
+        return evaluate(
             self.agent.act,
             self.eval_envs,
             episodes=self.settings.schedule.eval_episodes,
@@ -188,9 +192,12 @@ class Trainer:
             first_episode=self.step,
             guard=self.guard,
         )
+
+    def take_in(self, result: Evaluation, *, step: int) -> dict:
+        """Remember the evaluation of a step if it is the best one; what to write down of it."""
         success = float(result.success.mean())
         if success >= self.best.success:
-            self.best = Best(self.step, success)
+            self.best = Best(step, success)
         return {
             "successes": int(result.success.sum()),
             "episodes": len(result.success),
@@ -233,6 +240,7 @@ class Trainer:
             )
             self.parts, self.written = (*self.parts, part), self.replay.added
         state |= {"added": self.replay.added, "data": self.data, "best": self.best, "settings": self._what}
+        state |= {"evaluating": self.evaluating}
         checkpoint.save(
             folder, step=self.step, tensors=tensors, state=state, parts=self.parts, best=self.best.step
         )
@@ -275,6 +283,7 @@ class Trainer:
         self.generator.set_state(tensors["random.training"])
         self.acting.set_state(tensors["random.acting"])
         self.step, self.best = saved.step, Best(*state.get("best", self.best))
+        self.evaluating = state.get("evaluating")
         self.parts, self.written = saved.parts, self.replay.added if saved.parts else 0
 
     def dump(self, folder: Path) -> Path:

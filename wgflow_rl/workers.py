@@ -8,31 +8,18 @@ learner's overlap, while every number and its order stay those of environments i
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import pickle
-import signal
-import subprocess
-import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from wgflow_rl.host import Failure, Make, Reset, Step
-from wgflow_rl.job import THREADS
+from wgflow_rl.host import Make, Reset, Step
+from wgflow_rl.processes import Failure, Served
 
 AHEAD = 32  # actions handed over at a time: their answers fit into a pipe, so none waits for room in it
-# Not multiprocessing's spawn, which would import the main module, and torch with it, in each process.
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from wgflow_rl.host import serve; serve()"
-
-
-class ProcessEnded(RuntimeError):
-    """The process of an environment is gone."""
 
 
 @contextlib.contextmanager
@@ -48,7 +35,8 @@ def environments(make: Make, count: int, *, processes: int = 0) -> Iterator[list
             yield [stack.enter_context(contextlib.closing(make())) for _ in range(count)]
             return
         shares = [len(range(p, count, processes)) for p in range(min(processes, count))]
-        dealt = [stack.enter_context(_Worker(make, share)).envs for share in shares]
+        hosts = [stack.enter_context(Served("host", pipes=share, first=make)) for share in shares]
+        dealt = [[Remote(connection, host) for connection in host.connections] for host in hosts]
         every = [dealt[i % len(dealt)][i // len(dealt)] for i in range(count)]
         for env in every:
             env.wait_until_made()
@@ -70,7 +58,7 @@ def play(env: gymnasium.Env, actions: Sequence[np.ndarray]) -> None:
 class Remote(gymnasium.Env):
     """An environment in another process; of `info` only "success" is brought over."""
 
-    def __init__(self, connection: Connection, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, connection: Connection, process: Served) -> None:
         self._connection, self.process = connection, process
         self._episode = 0
         self._begun: int | None = None  # seed of a reset that was asked for
@@ -107,13 +95,6 @@ class Remote(gymnasium.Env):
         self._hand_over()
         return answer
 
-    def abandon(self) -> None:
-        """End its process at once, which first says on stderr where it is."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGUSR1)
-            time.sleep(0.5)
-        self.process.kill()
-
     def _hand_over(self) -> None:
         while self._later and len(self._asked) < AHEAD:
             self._asked.append(self._later.popleft())
@@ -129,49 +110,7 @@ class Remote(gymnasium.Env):
             try:
                 episode, answer = self._connection.recv()
             except (EOFError, ConnectionError):
-                raise ProcessEnded(self._ending()) from None
+                raise self.process.ended("the environment") from None
         if isinstance(answer, Failure):
             raise answer.error()
         return answer
-
-    def _ending(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=5)
-        code = self.process.returncode
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        hint = "; was there no memory left?" if how == "SIGKILL" else ""
-        return f"the process of the environment has ended ({how}{hint})"
-
-
-class _Worker:
-    """A process with some environments, ended with the block, or with this process however that ends."""
-
-    def __init__(self, make: Make, count: int) -> None:
-        here, there = zip(*(Pipe() for _ in range(count)), strict=True)
-        self._make = pickle.dumps(make)  # what cannot be sent is an error before there is a process
-        read, self._lifeline = os.pipe()
-        given = [read, *(connection.fileno() for connection in there)]
-        self._connections: tuple[Connection, ...] = here
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START, json.dumps(sys.path), *map(str, given)],
-            pass_fds=given,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | dict.fromkeys(THREADS, "1"),
-            start_new_session=True,  # Ctrl-C reaches a whole group: the run alone decides what follows from it
-        )
-        os.close(read)
-        for connection in there:
-            connection.close()
-        self.envs = [Remote(connection, self.process) for connection in here]
-
-    def __enter__(self) -> _Worker:
-        with contextlib.suppress(BrokenPipeError):
-            self._connections[0].send_bytes(self._make)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lifeline)
-        for connection in self._connections:
-            connection.close()
-        self.process.kill()
-        self.process.wait()

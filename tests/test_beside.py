@@ -1,0 +1,215 @@
+"""Evaluations beside training change no number, whenever they end and wherever the run stops, and hide no error."""
+
+import contextlib
+import math
+import os
+import signal
+
+import pytest
+from disk import Disk, put
+from test_kills import FLAGS, outcome, small_world
+from test_train import cache, contents, flags, saved  # noqa: F401
+from test_workers import resume, run, stop_after
+
+from wgflow_rl import beside, train
+from wgflow_rl.beside import EvaluationFailed, evaluators
+from wgflow_rl.evaluator import Asked, Stage
+from wgflow_rl.finite import TrainingDiverged
+from wgflow_rl.settings import from_command_line
+from wgflow_rl.table import read_rows
+
+BESIDE, HERE = ("--eval-processes", "1"), ("--eval-processes", "0")
+
+
+class Late:
+    """An evaluator whose answer is there when it has been asked for `polls` times, or is waited for."""
+
+    def __init__(self, stage, polls):
+        self.stage, self.polls = stage, polls
+
+    def begin(self, folder, step, seed):
+        self.asked, self.left = Asked(folder, step, seed), self.polls
+
+    def ended(self):
+        self.left -= 1
+        return self.left < 0
+
+    def result(self):
+        return self.stage.play(self.asked)
+
+
+def late_by(polls):
+    """What stands in for `evaluators`."""
+
+    @contextlib.contextmanager
+    def made(settings, count):
+        with contextlib.ExitStack() as opened:
+            stage = Stage(settings, opened)
+            yield [Late(stage, polls) for _ in range(count)]
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What a run leaves whose training waits for its evaluations."""
+    folder = tmp_path_factory.mktemp("here") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        small_world(patch.setattr)
+        run(folder)
+    return outcome(folder)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    small_world(monkeypatch.setattr)
+    monkeypatch.setattr(train, "evaluators", late_by(2))
+
+
+# ---- the same run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("polls", [0, 1, 3, math.inf])
+def test_a_run_with_evaluations_beside_it_is_the_run_without(polls, expected, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "evaluators", late_by(polls))
+    run(tmp_path / "run", *BESIDE)
+    assert outcome(tmp_path / "run") == expected
+
+
+def test_training_goes_on_meanwhile(small, tmp_path, monkeypatch):
+    """The row of step 4 is waited for by the checkpoint of step 6, that of 8 by the one of step 9."""
+    seen, advance = {}, train.Trainer.advance
+
+    def watched(self):
+        _, rows = read_rows(tmp_path / "run" / "eval.csv")
+        seen[self.step + 1] = [int(row["step"]) for row in rows]
+        return advance(self)
+
+    monkeypatch.setattr(train.Trainer, "advance", watched)
+    run(tmp_path / "run", *BESIDE)
+    assert seen[5] == seen[6] == []
+    assert seen[7] == seen[8] == seen[9] == [4]
+    assert seen[10] == seen[11] == [4, 8]
+
+
+@pytest.mark.parametrize("step", range(3, 12))
+def test_a_run_may_stop_in_one_way_and_go_on_in_the_other(step, expected, small, tmp_path, monkeypatch):
+    for name, first, second in (("beside", BESIDE, HERE), ("here", HERE, BESIDE)):
+        with monkeypatch.context() as patch:
+            stop_after(patch, step)
+            with pytest.raises(SystemExit, match="130"):
+                run(tmp_path / name, *first)
+        resume(tmp_path / name, *second)
+        assert outcome(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize("how", ["killed", "unplugged"])
+def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
+    how, expected, small, tmp_path
+):
+    with Disk(tmp_path / "whole") as disk:
+        run(tmp_path / "whole", *BESIDE)
+    states = {tuple(tree.items()): tree for tree in getattr(disk, how)}
+    assert len(states) > 20
+    for at, tree in enumerate(states.values()):
+        folder = tmp_path / str(at)
+        put(tree, folder)
+        resume(folder) if (folder / "config.json").exists() else run(folder, *BESIDE)
+        assert outcome(folder) == expected, f"from {list(tree)}"
+
+
+def test_a_process_evaluates_what_training_would_have(cache, tmp_path):  # noqa: F811
+    """A real simulator and a real process, for two seeds trained together."""
+    short = {
+        "offline_steps": 8,
+        "online_steps": 4,
+        "eval_every": 5,
+        "eval_episodes": 1,
+        "checkpoint_every": 3,
+    }
+    for name, where in (("here", ()), ("beside", BESIDE)):
+        train.main([*flags(tmp_path / name, **short), "--seeds", "0-1", *where])
+    for seed in ("s0", "s1"):
+        one, other = tmp_path / f"here-{seed}", tmp_path / f"beside-{seed}"
+        for name in ("train.csv", "eval.csv"):
+            assert contents(one, name) == contents(other, name)
+        assert len(contents(one, "eval.csv")[1]) == 3
+        assert saved(other)[-1] == saved(one)[-1] == 12
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def begun(folder, step=3):
+    settings = from_command_line([*FLAGS.split(), "--route", "default", "--run-dir", str(folder), *BESIDE])
+    opened = contextlib.ExitStack()
+    (evaluator,) = opened.enter_context(evaluators(settings, 1))
+    evaluator.begin(folder, step, seed=0)
+    return evaluator, opened
+
+
+def test_an_evaluation_that_fails_says_which_and_why(tmp_path):
+    evaluator, opened = begun(tmp_path)
+    with (
+        opened,
+        pytest.raises(EvaluationFailed, match=r"of step 3 failed: FileNotFoundError: no checkpoint in"),
+    ):
+        evaluator.result()
+
+
+def test_a_process_that_is_killed_is_named_with_the_step(tmp_path):
+    evaluator, opened = begun(tmp_path)
+    os.kill(evaluator._process.pid, signal.SIGKILL)
+    with (
+        opened,
+        pytest.raises(EvaluationFailed, match=r"of step 3 failed: ProcessEnded: .*SIGKILL; was there"),
+    ):
+        evaluator.result()
+
+
+def test_a_failed_evaluation_ends_the_run_and_is_made_again(expected, small, tmp_path, monkeypatch):
+    def fail(self):
+        raise EvaluationFailed("the evaluation of step 4 failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Late, "result", fail)
+        with pytest.raises(EvaluationFailed):
+            run(tmp_path / "run", *BESIDE)
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == expected
+
+
+def test_a_run_that_diverges_first_writes_the_row_of_the_evaluation_that_goes_on(
+    small, tmp_path, monkeypatch
+):
+    advance = train.Trainer.advance
+
+    def diverges(self):
+        if self.step == 5:
+            raise TrainingDiverged("critic_loss is not finite at step 6 (online).")
+        return advance(self)
+
+    monkeypatch.setattr(train.Trainer, "advance", diverges)
+    monkeypatch.setattr(train.Trainer, "dump", lambda self, folder: folder / "batch")
+    with pytest.raises(TrainingDiverged):
+        run(tmp_path / "run", *BESIDE)
+    _, rows = read_rows(tmp_path / "run" / "eval.csv")
+    assert [row["step"] for row in rows] == ["4"]
+
+
+def test_seeds_share_processes_and_no_more_are_started_than_there_are_seeds(tmp_path, monkeypatch):
+    started = []
+
+    class Counted(contextlib.nullcontext):
+        def __init__(self, module, *, pipes, first):
+            super().__init__(self)
+            self.connections = [f"pipe {i} of {len(started)}" for i in range(pipes)]
+            started.append(pipes)
+
+    monkeypatch.setattr(beside, "Served", Counted)
+    for processes, wanted in ((1, [5]), (2, [3, 2]), (9, [1, 1, 1, 1, 1])):
+        started.clear()
+        settings = from_command_line([*FLAGS.split(), "--eval-processes", str(processes)])
+        with evaluators(settings, 5) as made:
+            assert started == wanted
+            assert len({evaluator._connection for evaluator in made}) == 5

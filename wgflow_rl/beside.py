@@ -1,0 +1,69 @@
+"""Evaluations beside training: processes that play the checkpoint of a step while the next steps are made.
+
+An evaluation is a function of the policy's weights, the seed and the step alone, so it gives the same numbers wherever
+and whenever it is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from wgflow_rl.evaluator import Asked
+from wgflow_rl.processes import Failure, Served
+from wgflow_rl.rollout import Evaluation
+from wgflow_rl.settings import Settings
+
+
+class EvaluationFailed(RuntimeError):
+    """An evaluation in another process came to no end."""
+
+
+@contextlib.contextmanager
+def evaluators(settings: Settings, count: int) -> Iterator[list[Evaluator]]:
+    """One for each of `count` runs that differ in their seeds alone, dealt to `settings.eval_processes` processes."""
+    settings = replace(settings, threads=torch.get_num_threads())
+    processes = min(settings.eval_processes, count)
+    with contextlib.ExitStack() as stack:
+        shares = [len(range(p, count, processes)) for p in range(processes)]
+        served = [stack.enter_context(Served("evaluator", pipes=n, first=settings)) for n in shares]
+        yield [
+            Evaluator(served[i % processes].connections[i // processes], served[i % processes])
+            for i in range(count)
+        ]
+
+
+class Evaluator:
+    """Evaluates the checkpoints of one run, one after the other."""
+
+    def __init__(self, connection: Connection, process: Served):
+        self._connection, self._process = connection, process
+
+    def begin(self, folder: Path, step: int, seed: int) -> None:
+        """Evaluate the checkpoint of a step, which must stay there until the answer has come."""
+        self.step = step
+        with contextlib.suppress(BrokenPipeError):  # the answer that does not come says so
+            self._connection.send(Asked(folder, step, seed))
+
+    def ended(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._connection.poll()
+
+    def result(self) -> Evaluation:
+        """What was begun, waited for. Raises: EvaluationFailed."""
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            cause = self._process.ended("the evaluation")
+        else:
+            if not isinstance(answer, Failure):
+                return answer
+            cause = answer.error()
+        raise EvaluationFailed(
+            f"the evaluation of step {self.step} failed: {type(cause).__name__}: {cause} (--resume makes it again)"
+        ) from cause
