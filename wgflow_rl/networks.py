@@ -17,7 +17,8 @@ M = TypeVar("M", bound=nn.Module)
 # cache and in memory that it already has; with those of 4096 an update is up to 15 % slower (docs/performance.md).
 BLOCK = 1024
 
-_reduced = False  # a plain variable: torch.compile cannot look into a ContextVar
+_reduced = False  # plain variables: torch.compile cannot look into a ContextVar
+_together = 1
 _as_it_is = contextlib.nullcontext()
 
 
@@ -34,6 +35,17 @@ def reduced(on: bool = True) -> Iterator[None]:
         yield
     finally:
         _reduced = before
+
+
+@contextlib.contextmanager
+def together(count: int) -> Iterator[None]:
+    """Inside, `count` networks make each pass side by side (`torch.func.vmap`), and their blocks share the cache."""
+    global _together
+    before, _together = _together, count
+    try:
+        yield
+    finally:
+        _together = before
 
 
 class Standardise(nn.Module):
@@ -84,7 +96,7 @@ class StateMLP(nn.Module):
 
     def forward(self, obs: Tensor, v: Tensor) -> Tensor:
         """obs [B, S], v [B, G, V] -> [B, G, out_dim]. Differentiable in both."""
-        states = max(1, BLOCK // v.shape[1])
+        states = max(1, BLOCK // (_together * v.shape[1]))
         if torch.is_grad_enabled() or obs.device.type != "cpu" or obs.shape[0] <= states:
             return self._layers(obs, v)
         blocks = zip(obs.split(states), v.split(states), strict=True)

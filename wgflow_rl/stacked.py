@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from wgflow_rl import ops
+from wgflow_rl import networks, ops
 from wgflow_rl.batch import Batch
 from wgflow_rl.finite import losses
 from wgflow_rl.protocol import Agent
@@ -71,7 +71,8 @@ class Stacked:
         def loss(tensors: dict[str, Tensor], batch: Batch, noise: Any) -> tuple[Tensor, dict[str, Tensor]]:
             return functional_call(self._body, tensors, (self._lead.loss, batch, noise), {"online": online})
 
-        each, log = vmap(loss)(self.tensors, batch, noise)
+        with networks.together(len(self.agents)):
+            each, log = vmap(loss)(self.tensors, batch, noise)
         ops.descend(self.optimiser, each.sum())  # no weight of one seed is in the loss of another
         functional_call(self._body, self.tensors, (self._lead.settle,))
         self._give_moments()
