@@ -436,12 +436,33 @@ def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, cap
     )
 
 
+def change_settings(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    for name, value in changes.items():
+        where = config["settings"] if name in config["settings"] else config["settings"]["agent"]
+        where[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def test_a_run_whose_settings_were_changed_does_not_go_on(stopped, capsys):
-    config = json.loads((stopped / "config.json").read_text())
-    config["settings"]["agent"]["gamma"] = 0.9
-    (stopped / "config.json").write_text(json.dumps(config))
+    change_settings(stopped, gamma=0.9)
     assert refused(["--resume", stopped], capsys).startswith(
         f"error: gamma is 0.9, but the run in {stopped} began with 0.99, so it cannot be continued."
+    )
+
+
+def test_a_setting_that_is_younger_than_the_run_cannot_be_added_to_it(stopped, monkeypatch, capsys):
+    read = checkpoint.load
+
+    def older(folder, **how):
+        saved = read(folder, **how)
+        del saved.state["settings"]["envs"]
+        return saved
+
+    monkeypatch.setattr(checkpoint, "load", older)
+    change_settings(stopped, envs=2)
+    assert refused(["--resume", stopped], capsys).startswith(
+        f"error: envs is 2, but the run in {stopped} began with 1, so it cannot be continued."
     )
 
 

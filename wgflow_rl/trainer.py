@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -258,8 +259,9 @@ class Trainer:
                 "Put the files back, or start a new run."
             )
 
-        # A setting that the version it began with did not have is at the default that does as before.
-        began = state.get("settings", {})
+        # A setting that the version it began with did not have was at the default, which does as before.
+        defaults = {f.name: f.default for f in fields(Settings) if f.default is not MISSING}
+        began = defaults | state.get("settings", {})
         for name, value in self._what.items():
             if began.get(name, value) != value:
                 raise ValueError(
