@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,27 @@ def test_a_flag_that_it_does_not_have_is_named(flags, message, call):
     said = call(*flags)
     assert said.returncode == 2
     assert message in said.stderr
+
+
+def test_what_the_script_asks_for_is_what_it_installs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    installed = [*project["dependencies"], *extras["rl"], *extras["plots"]]
+    [asked] = re.findall(
+        r'^packages = "(.*)"\.split', (ROOT / "benchmarks/gpu_run.sh").read_text(), re.MULTILINE
+    )
+    assert set(asked.split()) <= {re.match(r"[\w-]+", name)[0] for name in installed}
+
+
+def test_a_table_that_takes_all_its_time_does_not_take_that_of_the_next_call(call, tmp_path):
+    """`python` finds a device, is too slow for the table, and says what it is asked to train."""
+    (tmp_path / "python").write_text("""#!/bin/bash
+case $1 in
+-) cat >/dev/null ;;
+*update_gpu.py) echo table; exec sleep 60 ;;
+*) echo train; exit 0 ;;
+esac
+""")
+    first, second = call("--minutes", "0.05"), call("--minutes", "0.05")
+    assert (first.returncode, first.stdout.split()) == (75, ["table", "call", "again"]), first.stderr
+    assert (second.returncode, second.stdout.split()[0]) == (0, "train"), second.stderr

@@ -1,12 +1,17 @@
 """What is captured is what is called: the same numbers, no value read and nothing made on the host. All on a CPU."""
 
+import contextlib
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_stacked import STACKABLE, build, seeds, weights, works
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from wgflow.sums import checks
+from wgflow import capturable
+from wgflow.sums import checks, choice, door
 from wgflow_rl import graphs, ops, updates
 from wgflow_rl.graphs import Captured
 from wgflow_rl.stacked import Stacked
@@ -31,10 +36,10 @@ class NothingOfTheHost(TorchDispatchMode):
 
 
 @pytest.fixture
-def capturing(monkeypatch):
+def capturing():
     """As inside a capture, where values cannot be read."""
-    for name in ("wgflow.sums.checks", "wgflow.sums.choice", "wgflow.targets", "wgflow.balanced"):
-        monkeypatch.setattr(f"{name}.readable", lambda *tensors: False)
+    with capturable():
+        yield
 
 
 # ---- the same learning -------------------------------------------------------------------------------------------
@@ -122,6 +127,89 @@ def test_the_learning_rate_of_a_captured_update_is_read_anew_each_time():
     update(*works([agent])[0][0], online=False)
     assert agent.optimiser.param_groups[0]["lr"] is rate
     assert all(torch.equal(before[name], t) for name, t in agent.policy.state_dict().items())
+
+
+def test_the_updates_before_a_recording_make_the_operations_that_are_recorded(monkeypatch):
+    """Where values can be read, large sums take another backend, whose kernels and rounding are not the graph's."""
+    monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
+    chosen = []
+    monkeypatch.setattr(door, "choose", lambda *args: chosen.append(choice.choose(*args)) or chosen[-1])
+    agent = build("dfp-ml")
+    inputs, calls = works([agent])[0][0], []
+    for update in (Captured(Plain(agent)), capturable()(Plain(agent))):  # both online: with all fields of it
+        chosen.clear()
+        update(*inputs, online=True)
+        calls.append([(c.backend, c.dtype) for c in chosen])
+    assert calls[0] == calls[1] != []
+
+
+# ---- on which card -----------------------------------------------------------------------------------------------
+
+
+class Cards:
+    """Stands in for the parts of torch.cuda that `graphs` uses: which card is the current one, and its stream."""
+
+    def __init__(self):
+        self.current, self.streams, self.waits = 0, {}, []
+
+    def Stream(self, device=None):
+        index = self.current if device is None else torch.device(device).index
+        stream = SimpleNamespace(device=torch.device("cuda", index))
+        stream.wait_stream = lambda other: self.waits.append((stream, other))
+        return stream
+
+    def current_stream(self, device=None):
+        index = self.current if device is None else torch.device(device).index
+        return self.streams.setdefault(index, self.Stream(torch.device("cuda", index)))
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        before, index = (self.current, dict(self.streams)), stream.device.index
+        self.current, self.streams[index] = index, stream
+        yield
+        self.current, self.streams = before
+
+    @contextlib.contextmanager
+    def graph(self, graph, stream=None):
+        with self.stream(stream or self.Stream()):
+            yield
+
+    def CUDAGraph(self):
+        return SimpleNamespace(replay=lambda: None)
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    cards = Cards()
+    for name in ("Stream", "current_stream", "stream", "graph", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(cards, name))
+    return cards
+
+
+def test_what_is_recorded_for_a_second_card_is_queued_there_and_in_order(cards):
+    second, where = torch.device("cuda:1"), []
+
+    def queue():
+        where.append((cards.current, cards.current_stream(second)))
+        return updates.Outcome({}, (), torch.zeros(0))
+
+    own = cards.current_stream(second)
+    graphs.aside(queue, second)
+    graphs.recorded(queue, second)()
+    assert [card for card, _ in where] == [1, 1]
+    (_, aside), (_, recorded) = where
+    assert own is not aside is not recorded is not own
+    assert cards.waits == [(aside, own), (own, aside)]
+    assert cards.current == 0
+
+
+def test_an_update_that_cannot_be_recorded_says_what_to_do_instead(cards):
+    def refused():
+        raise torch.AcceleratorError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted") as caught:
+        graphs.recorded(refused, torch.device("cuda:0"))
+    assert "--no-graph, also with --resume" in caught.value.__notes__[0]
 
 
 # ---- what can be captured ----------------------------------------------------------------------------------------

@@ -54,9 +54,9 @@ def test_config_json_gives_the_same_settings_back(flags, tmp_path):
 def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
     settings = from_command_line(["--lr", "0.25", "--threads", "2"])
     machine = ["--threads", "1", "--env-processes", "2", "--eval-processes", "1"]
-    machine += ["--env-timeout", "9"]
+    machine += ["--env-timeout", "9", "--no-graph"]
     resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), *machine])
-    changed = {"threads": 1, "env_processes": 2, "eval_processes": 1, "env_timeout": 9.0}
+    changed = {"threads": 1, "env_processes": 2, "eval_processes": 1, "env_timeout": 9.0, "graph": False}
     assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), **changed)
 
 

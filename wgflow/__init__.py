@@ -40,7 +40,7 @@ from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_pr
 from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.queues import SampleQueue
 from wgflow.stretched import Stretched
-from wgflow.sums import explain_backend, keops_warmup, kernel_average, kernel_shift
+from wgflow.sums import capturable, explain_backend, keops_warmup, kernel_average, kernel_shift
 from wgflow.targets import (
     boltzmann_weights,
     effective_sample_size,
@@ -89,6 +89,7 @@ __all__ = [
     "biweight",
     "blob_field",
     "boltzmann_weights",
+    "capturable",
     "distributed",
     "drifting_field",
     "drifting_loss",

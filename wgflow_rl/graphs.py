@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+import wgflow as wg
 from wgflow_rl.batch import Batch
 from wgflow_rl.updates import Outcome, Update
 
@@ -66,14 +67,15 @@ class _Phase:
 
     def run(self) -> Outcome:
         batch, noise = self.inputs
-        return self.update(batch, noise, online=self.online)
+        with wg.capturable():  # the same operations before the recording as in it
+            return self.update(batch, noise, online=self.online)
 
 
 def aside(function: Callable[[], Outcome], device: torch.device) -> Outcome:
     """Call it on another stream than the current one, as what is to be recorded must have been before."""
     if device.type != "cuda":
         return function()
-    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
         outcome = function()
@@ -86,8 +88,14 @@ def recorded(function: Callable[[], Outcome], device: torch.device) -> Callable[
     if device.type != "cuda":
         return function
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outcome = function()
+    try:
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):  # torch's own is on the first GPU
+            outcome = function()
+    except RuntimeError as error:
+        error.add_note(
+            "The update could not be recorded as a CUDA graph. Without one: --no-graph, also with --resume."
+        )
+        raise
 
     def replay() -> Outcome:
         graph.replay()

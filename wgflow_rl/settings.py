@@ -41,7 +41,7 @@ class Settings:
     `--seeds 0-4` (or 0,2,5) in place of `--seed` trains several seeds in one process, each in its own folder.
 
     A stopped run goes on with `--resume DIR` (seeds trained together with `--resume DIR DIR ...`); beside it only
-    --threads, --device, --route, --env-timeout, --env-processes, --eval-processes.
+    --threads, --device, --route, --no-graph, --env-timeout, --env-processes, --eval-processes.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -92,6 +92,7 @@ class Settings:
         parser.add_argument("--threads", type=int)
         parser.add_argument("--device")
         parser.add_argument("--route", choices=get_args(Route))
+        parser.add_argument("--graph", action=argparse.BooleanOptionalAction)
         parser.add_argument("--env-timeout", type=float)
         parser.add_argument("--env-processes", type=int)
         parser.add_argument("--eval-processes", type=int)

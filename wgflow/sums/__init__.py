@@ -4,13 +4,14 @@ r"""The waist: the only place where samples are summed.
 it is algebra. One forward tile, one backward tile and one merge rule serve every backend.
 """
 
-from wgflow.sums.checks import check_clouds, log_of_weights, readable, refuse_nan
+from wgflow.sums.checks import capturable, check_clouds, log_of_weights, readable, refuse_nan
 from wgflow.sums.choice import explain_backend
 from wgflow.sums.door import double_shift, kernel_average, kernel_shift
 from wgflow.sums.keops import keops_warmup
 from wgflow.sums.sharding import log_total, only_whole
 
 __all__ = [
+    "capturable",
     "check_clouds",
     "double_shift",
     "explain_backend",

@@ -2,12 +2,30 @@ r"""What clouds and weights may be: errors that name the argument, what came, wh
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from wgflow.sums import sharding
+
+_unread = False  # a plain variable: torch.compile cannot look into a ContextVar
+
+
+@contextlib.contextmanager
+def capturable() -> Iterator[None]:
+    """Inside, no value is read, as while a CUDA graph is captured: a call before it makes the operations it records.
+
+    Checks of values are then not made, and sums whose backend depends on values take the one that is always right.
+    """
+    global _unread
+    before, _unread = _unread, True
+    try:
+        yield
+    finally:
+        _unread = before
 
 
 def readable(*tensors: Tensor | None) -> bool:
@@ -15,7 +33,7 @@ def readable(*tensors: Tensor | None) -> bool:
 
     There is no number then, or no way to wait for it. What a check would have refused comes out as NaN.
     """
-    if torch.compiler.is_compiling():
+    if _unread or torch.compiler.is_compiling():
         return False
     given = [t for t in tensors if t is not None]
     if any(_mapped(t) for t in given):
