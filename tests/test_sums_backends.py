@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import COMPACT, HEAVY, LIGHT, assert_close, clouds
 from wgflow import Gaussian, Laplace, RationalQuadratic, explain_backend, kernel_shift
+from wgflow.kernels import Riesz
 from wgflow.sums import attention, choice, linear, streaming
 
 AGAINST_DENSE = [("streaming", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [("attention", Gaussian)]
@@ -27,8 +28,8 @@ def small_tiles(monkeypatch):
 @pytest.fixture
 def never_dense(monkeypatch):
     """`auto` as it is for many points, whatever their number."""
-    for name in ("DENSE_IS_FASTEST", "DENSE_BEFORE_STREAMING"):
-        monkeypatch.setattr(choice, name, ((math.inf, 0),))
+    monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
+    monkeypatch.setattr(choice, "DENSE_BEFORE_STREAMING", 0)
 
 
 def value_and_gradients(x, y, log_w, *, kernel, skip_self=False, backend):
@@ -94,6 +95,15 @@ def test_auto_has_second_derivatives_whatever_it_chose(never_dense, make):
     x, y = randn(3, 2).requires_grad_(), randn(3, 2, seed=2).requires_grad_()
     assert explain_backend(x, y, kernel=make(0.9)).backend != "dense"
     assert torch.autograd.gradgradcheck(lambda x, y: kernel_shift(x, y, kernel=make(0.9)), (x, y))
+
+
+@pytest.mark.parametrize("kernel", [Gaussian(0.9), HEAVY[0](0.9), Riesz(1.0)])
+def test_gradients_with_a_graph_are_those_without_wherever_the_cloud_is(never_dense, kernel):
+    x, y = ((randn(40, 3, seed=s) + 2.0**20).requires_grad_() for s in (1, 2))
+    out = kernel_shift(x, y, kernel=kernel)[1].square().sum()
+    plain = torch.autograd.grad(out, (x, y), retain_graph=True)
+    for a, b in zip(plain, torch.autograd.grad(out, (x, y), create_graph=True), strict=True):
+        assert (a - b).norm() < 1e-12 * a.norm()
 
 
 def test_second_derivative_of_attention_by_name_is_refused():
@@ -171,7 +181,8 @@ def test_attention_by_name_warns_where_even_float64_is_not_enough():
     x, y = randn(50, 2), randn(50, 2, seed=2)
     with pytest.warns(UserWarning, match="direct differences"):
         kernel_shift(x, y, kernel=Gaussian(1e-7), backend="attention")
-    assert explain_backend(x.repeat(20, 1), y.repeat(20, 1), kernel=Gaussian(1e-7)).backend == "dense"
+    said = explain_backend(x.repeat(20, 1), y.repeat(20, 1), kernel=Gaussian(1e-7))
+    assert said.backend == "streaming" and said.reason.startswith("direct differences")
 
 
 @pytest.mark.parametrize("far", [1e3, 1e6])
@@ -298,6 +309,17 @@ def test_few_pairs_are_dense_in_float64():
     x = randn(128, 8, 10).float()
     said = explain_backend(x, x, kernel=Gaussian(0.5))
     assert (said.backend, said.dtype, said.error) == ("dense", torch.float64, None)
+
+
+def test_many_pairs_by_direct_differences_are_summed_in_blocks():
+    """Float64 without an estimate of errors: dense up to a tile, blocks beyond, with a second derivative as before."""
+    x = randn(363, 2).requires_grad_()
+    few, many = (explain_backend(x[:n], x, kernel=Riesz(1.0)) for n in (361, 363))
+    assert (few.backend, many.backend, many.dtype) == ("dense", "streaming", torch.float64)
+    (first,) = torch.autograd.grad(
+        kernel_shift(x, x.detach(), kernel=Riesz(1.0))[1].sum(), x, create_graph=True
+    )
+    assert torch.autograd.grad(first.square().sum(), x)[0].isfinite().all()
 
 
 def test_attention_refuses_what_is_not_gaussian():

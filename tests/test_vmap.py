@@ -5,6 +5,7 @@ import torch
 from torch.func import jvp, vmap
 
 import wgflow as wg
+from wgflow.kernels import Riesz
 
 S, B, N, P, D = 3, 4, 5, 2, 3
 FIELDS = {
@@ -32,6 +33,12 @@ def test_mapping_is_calling_one_by_one(name, dims):
     rows = [[t[s] if dim == 0 else t for t, dim in zip(args, dims, strict=True)] for s in range(S)]
     mapped = vmap(FIELDS[name], in_dims=dims)(*args)
     torch.testing.assert_close(mapped, torch.stack([FIELDS[name](*row) for row in rows]))
+
+
+def test_many_pairs_are_mapped_though_alone_they_are_summed_in_blocks():
+    x = torch.randn(2, 400, 2, generator=torch.Generator().manual_seed(0))
+    assert wg.explain_backend(x[0], x[0], kernel=Riesz(1.0)).backend == "streaming"
+    torch.testing.assert_close(vmap(wg.energy_field)(x, x), torch.stack([wg.energy_field(a, a) for a in x]))
 
 
 def test_a_transform_inside_the_map_changes_nothing():

@@ -23,9 +23,14 @@ EXACT = 1e-10  # the same for float64 input, which has to stay exact
 # one thread of an EPYC 7003 with torch 2.13, the milliseconds of dense | attention float32 with its error estimate:
 # D = 2, 8: .56 | .58 at 65,536 pairs; D = 32: .91 | .65 at 32,761; D = 128: .99 | .67 at 9,216, .48 | .58 at 4,096.
 DENSE_IS_FASTEST = ((16, 1 << 16), (64, 1 << 14), (math.inf, 1 << 12))
-# Against streaming in float32 (Laplace, D = 2): .8 | .9 at 65,536 pairs, 1.8 | 1.8 at 131,044, 3.2 | 3.1 at 262,144.
-DENSE_BEFORE_STREAMING = ((math.inf, 1 << 17),)
-DENSE_PAIRS = 1 << 22  # no matrix of pairs beyond: 32 MB each
+# Against streaming. Float32 (Laplace, D = 2), ms: .8 | .9 at 65,536 pairs, 1.8 | 1.8 at 131,044, 3.2 | 3.1 at 262,144.
+# Float64 (energy distance, D = 8), ns a pair: 15 | 16 at 2^17, 14 | 16 at 2^18, 14 to 20 | 16 at 2^19, 30 | 16 at 2^20,
+# 36 | 15 at 2^22; with gradients 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. The loss is memory that the allocator
+# gives back and asks for again at each call, page by page: told to keep it (MALLOC_TRIM_THRESHOLD_), 15 | 15 at 2^22.
+DENSE_BEFORE_STREAMING = 1 << 17
+DENSE_PAIRS = (
+    1 << 22
+)  # no matrix of pairs beyond (32 MB) for second derivatives, or where values are not read
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,15 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
         )
     automatic, n = backend == "auto", pairs(x, y)
     if automatic:
-        limits = DENSE_IS_FASTEST if gaussian is not None else DENSE_BEFORE_STREAMING
-        most = next(most for dim, most in limits if x.shape[-1] <= dim)
-        plain = "dense" if n <= DENSE_PAIRS else "streaming"
+        most = DENSE_BEFORE_STREAMING
+        if gaussian is not None:
+            most = next(most for dim, most in DENSE_IS_FASTEST if x.shape[-1] <= dim)
         if n <= most:
             return Choice("dense", torch.float64, True, None, f"{n} pairs; up to {most} it is the fastest")
         if not readable(x, y, log_weights):
+            plain = "dense" if n <= DENSE_PAIRS else "streaming"
             return Choice(plain, torch.float64, True, None, "the estimate of errors reads values")
+        plain = "dense" if n <= DENSE_BEFORE_STREAMING else "streaming"
         backend = "streaming" if gaussian is None else "attention"
     else:
         plain = backend

@@ -18,7 +18,10 @@ def dense_gradients(saved, g_mass, g_shift, kernel, skip_self):
     x, y, log_weights, log_mass, shift = saved
     w = None if log_weights is None else log_weights.double()
     own, g_shift = 0 if skip_self else None, where_mass(g_shift, log_mass)
-    dx, dy, dw = grad_tile(x.double(), y.double(), w, log_mass, shift, g_mass, g_shift, kernel, own)
+    # Centred, as in every forward: products of coordinates lose the digits of a far cloud.
+    origin = y.detach().double().mean(-2, keepdim=True)
+    here, there = x.double() - origin, y.double() - origin
+    dx, dy, dw = grad_tile(here, there, w, log_mass, shift, g_mass, g_shift, kernel, own)
     dw = None if log_weights is None else dw.sum_to_size(log_weights.shape)
     return (dx - g_shift).sum_to_size(x.shape), dy.sum_to_size(y.shape), dw
 
