@@ -12,19 +12,24 @@
 #   --state gpu_run    data, checkpoints: about 0.9 GB for cube-double, kept between calls; data that are gone are made again,
 #                      bit for bit the same
 #   --env, --seed, --preset, --device     as for wgflow_rl.train: cube-double, 0, paper, cuda
+#   --no-graph         call the operations of an update one by one, where they cannot be recorded as one CUDA graph
 #   OUT=gpu_run_out    where the small files go
 #   PYTHON=...         an interpreter with the packages; without it .venv's, which is set up if there is none: that needs a
 #                      network, or PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels and what a machine with one has put there by
 #                      python -m pip download -d wheels -c constraints.txt '.[rl]' hatchling editables
 set -euo pipefail
 
-minutes=9 state=gpu_run env=cube-double-play-singletask-task2-v0 seed=0 preset=paper device=cuda
+minutes=9 state=gpu_run env=cube-double-play-singletask-task2-v0 seed=0 preset=paper device=cuda graph=--graph
 while [ $# -gt 0 ]; do
     case $1 in
     --minutes | --state | --env | --seed | --preset | --device)
         [ $# -gt 1 ] || { echo "error: $1 needs a value" >&2; exit 2; }
         declare "${1#--}=$2"
         shift 2
+        ;;
+    --no-graph)
+        graph=$1
+        shift
         ;;
     --)
         shift
@@ -118,7 +123,7 @@ fi
 
 processes=0 # that step environments while the GPU learns, and as many for evaluations; they change no result
 [[ $device != cuda* ]] || processes=$(($(nproc) > 8 ? 8 : $(nproc) - 1))
-where=(--device "$device" --env-processes "$processes" --eval-processes "$((processes > 0))")
+where=(--device "$device" "$graph" --env-processes "$processes" --eval-processes "$((processes > 0))")
 if [ -f "$run/config.json" ]; then
     set -- --resume "$run" "${where[@]}"
 else # a later flag counts: a caller may ask for other checkpoints

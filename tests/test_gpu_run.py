@@ -121,3 +121,18 @@ esac
     first, second = call("--minutes", "0.05"), call("--minutes", "0.05")
     assert (first.returncode, first.stdout.split()) == (75, ["table", "call", "again"]), first.stderr
     assert (second.returncode, second.stdout.split()[0]) == (0, "train"), second.stderr
+
+
+def test_an_update_that_cannot_be_recorded_is_made_without_a_graph_from_the_next_call_on(call, tmp_path):
+    (tmp_path / "python").write_text("""#!/bin/bash
+[ "$1" != - ] || { cat >/dev/null; exit 0; }
+echo "$*"
+""")
+    flags = ("--device", "cpu", "--preset", "laptop", "--env", ENV)
+    assert " --graph " in call(*flags).stdout
+    run = tmp_path / "state" / f"dfp-{ENV}-s0"
+    run.mkdir()
+    (run / "config.json").touch()
+    resumed = call(*flags, "--no-graph").stdout
+    assert f"--resume {run}" in resumed
+    assert " --no-graph " in resumed

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_replay import as_episodes, make_row
 from test_stacked import STACKABLE, build, seeds, weights, works
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -13,7 +14,9 @@ from torch.utils._pytree import tree_map
 from wgflow import capturable
 from wgflow.sums import checks, choice, door
 from wgflow_rl import graphs, ops, updates
+from wgflow_rl.finite import are_finite
 from wgflow_rl.graphs import Captured
+from wgflow_rl.replay import Replay
 from wgflow_rl.stacked import Stacked
 from wgflow_rl.updates import Plain, Update
 
@@ -236,21 +239,52 @@ def test_nor_does_a_stack(method):
         update(*inputs, online=True)
 
 
-@pytest.mark.parametrize("method", STACKABLE)
-def test_a_loss_makes_everything_where_its_batch_is(method, capturing):
-    """On torch's device without values: an entry that is read, or a tensor made on the CPU, is an error there."""
-    agent = build(method)
-    inputs = tree_map(lambda t: t.to("meta"), works([agent])[0][0])
+def to_meta(agent):
     for module in agent.modules.values():
         module.to("meta")
     agent.device = torch.device("meta")
     for name, value in vars(agent).items():
         if isinstance(value, torch.Tensor):
             setattr(agent, name, value.to("meta"))
-    loss, log = agent.loss(*inputs, online=True)
+    return agent
+
+
+@pytest.mark.parametrize("method", STACKABLE)
+def test_a_loss_makes_everything_where_its_batch_is(method, capturing):
+    """On torch's device without values: an entry that is read, or a tensor made on the CPU, is an error there."""
+    agent = build(method)
+    inputs = tree_map(lambda t: t.to("meta"), works([agent])[0][0])
+    loss, log = to_meta(agent).loss(*inputs, online=True)
     loss.backward()
     agent.settle()
     assert {t.device.type for t in (loss, *log.values())} == {"meta"}
+
+
+@pytest.mark.parametrize("method", ["dfp", "dfp-released", "mvp-topk", "cac", "idql"])
+def test_and_so_does_a_stack(method, monkeypatch):
+    stack = Stacked(seeds(method))
+    inputs = tree_map(lambda t: t.to("meta"), works(stack.agents)[1])
+    to_meta(stack.agents[0])
+    stack.tensors = {
+        k: t.detach().to("meta").requires_grad_(t.requires_grad) for k, t in stack.tensors.items()
+    }
+    monkeypatch.setattr(ops, "descend", lambda optimiser, loss: loss.backward())  # a fused Adam needs values
+    outcome = stack(*inputs, online=True)
+    assert {t.device.type for t in (outcome.finite, *outcome.log.values())} == {"meta"}
+    assert any("gradient of" in name for name in outcome.names)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_rows_and_noise_are_drawn_without_a_value_read(lanes):
+    """Where the generator lives on the device, as with --noise-on device: the CPU never waits for a draw."""
+    agent, generator = build(), torch.Generator().manual_seed(0)
+    ring = Replay(as_episodes([make_row(t, ended=t % 10 == 9) for t in range(40)]), capacity=50, lanes=lanes)
+    for t in range(40, 60):
+        ring.add(**make_row(t))
+    with NothingOfTheHost():
+        batch = ring.sample(8, chunk=5, gamma=0.9, generator=generator, online_share=0.5)
+        agent.draw_noise(8, generator)
+        assert are_finite(batch).shape == (len(batch),)
 
 
 def test_the_watch_sees_what_a_capture_must_not_do():
