@@ -49,30 +49,42 @@ run=$state/dfp-$env-s$seed
 deadline=$(($(date +%s) + $(awk -v m="$minutes" 'BEGIN { printf "%d", 60 * m }')))
 export WGFLOW_DATA=$state/data PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=.venv/bin/python
-    [ -x "$PYTHON" ] || EXTRAS=rl VENV=.venv PYTHON='' sh .ci/setup
-fi
-
-usable() { # says what is missing
-    "$PYTHON" - "$device" <<'PY'
+packages=(torch numpy scipy gymnasium mujoco ogbench tyro tqdm safetensors tensorboard matplotlib)
+lacking() {
+    "$PYTHON" - "${packages[@]}" <<'PY'
 import importlib.util
 import sys
 
-packages = "torch numpy scipy gymnasium mujoco ogbench tyro tqdm safetensors tensorboard matplotlib".split()
-if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-    sys.exit(f"error: {sys.executable} lacks {', '.join(missing)}. Give another one as PYTHON=, or none to set up .venv.")
-if sys.argv[1].startswith("cuda"):
-    import torch
-
-    if not torch.cuda.is_available():
-        sys.exit(
-            f"error: torch {torch.__version__} of {sys.executable} finds no CUDA device. On a machine with one, install "
-            "torch for CUDA and see nvidia-smi; without one, try the same calls with --device cpu --preset laptop."
-        )
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
 PY
 }
+
+usable() { # says what is missing
+    local missing
+    missing=$(lacking)
+    [ -z "$missing" ] || {
+        echo "error: $PYTHON lacks $missing. Give another one as PYTHON=, or none to set up .venv." >&2
+        return 1
+    }
+    [[ $device != cuda* ]] || "$PYTHON" - <<'PY'
+import sys
+
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit(
+        f"error: torch {torch.__version__} of {sys.executable} finds no CUDA device. On a machine with one, install torch "
+        "for CUDA and see nvidia-smi; without one, try the same calls with --device cpu --preset laptop."
+    )
+print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+PY
+}
+
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=.venv/bin/python
+    # Gone on with where an earlier call was ended in the middle of it: it may take longer than a call.
+    [ -x "$PYTHON" ] && [ -z "$(lacking)" ] || EXTRAS=rl VENV=.venv PYTHON='' sh .ci/setup
+fi
 
 for_the_rest_of_the_time() {
     local left=$((deadline - $(date +%s)))

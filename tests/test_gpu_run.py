@@ -103,9 +103,8 @@ def test_what_the_script_asks_for_is_what_it_installs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     installed = [*project["dependencies"], *extras["rl"], *extras["plots"]]
-    [asked] = re.findall(
-        r'^packages = "(.*)"\.split', (ROOT / "benchmarks/gpu_run.sh").read_text(), re.MULTILINE
-    )
+    script = (ROOT / "benchmarks/gpu_run.sh").read_text()
+    [asked] = re.findall(r"^packages=\((.*)\)$", script, re.MULTILINE)
     assert set(asked.split()) <= {re.match(r"[\w-]+", name)[0] for name in installed}
 
 
@@ -136,3 +135,25 @@ echo "$*"
     resumed = call(*flags, "--no-graph").stdout
     assert f"--resume {run}" in resumed
     assert " --no-graph " in resumed
+
+
+def test_a_set_up_that_was_cut_short_is_gone_on_with(tmp_path):
+    """Its interpreter is there and a package is not; a set-up that has ended is not begun again."""
+    script, python, setup = (
+        tmp_path / part for part in ("benchmarks/gpu_run.sh", ".venv/bin/python", ".ci/setup")
+    )
+    for path, text in {
+        script: (ROOT / "benchmarks/gpu_run.sh").read_text(),
+        python: '#!/bin/bash\n[ "$1" != - ] || { cat >/dev/null; [ -e whole ] || echo mujoco; exit; }\necho train\n',
+        setup: "echo set up; touch whole\n",
+    }.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHON"} | {
+        "OUT": str(tmp_path / "out")
+    }
+    command = ["bash", str(script), "--device", "cpu", "--state", str(tmp_path / "state")]
+    first, second = (subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2))
+    assert first.stdout.split()[:3] == ["set", "up", "train"], first.stderr
+    assert second.stdout.split()[0] == "train", second.stderr
