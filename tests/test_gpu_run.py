@@ -1,9 +1,12 @@
-"""benchmarks/gpu_run.sh: a run in slices ends as the run in one piece, however each slice was stopped."""
+"""benchmarks/gpu_run.sh: a run in slices ends as the run in one piece, however each slice was stopped; its table."""
 
+import dataclasses
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -157,3 +160,40 @@ def test_a_set_up_that_was_cut_short_is_gone_on_with(tmp_path):
     first, second = (subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2))
     assert first.stdout.split()[:3] == ["set", "up", "train"], first.stderr
     assert second.stdout.split()[0] == "train", second.stderr
+
+
+def test_a_variant_that_cannot_be_made_leaves_the_others_in_the_table(tmp_path, monkeypatch, capsys):
+    """Updates of a small policy on the CPU, and a clock of it, in place of those on a device."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import update_gpu
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.synchronize = lambda: None
+
+        def record(self):
+            self.time = time.perf_counter()
+
+        def elapsed_time(self, end):
+            return (end.time - self.time) * 1e3
+
+    def small(cfg, seeds, *, graph, device):
+        if seeds == 4:
+            raise torch.AcceleratorError("operation not permitted when stream is capturing")
+        return made(dataclasses.replace(cfg, hidden=(4,), batch=4), seeds, graph=graph, device="cpu")
+
+    made = update_gpu.update_and_work
+    monkeypatch.setattr(update_gpu, "update_and_work", small)
+    monkeypatch.setattr(update_gpu, "RESULTS", tmp_path / "update_gpu.json")
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
+    monkeypatch.setattr(sys, "argv", ["update_gpu.py", "--updates", "1"])
+    with pytest.raises(SystemExit, match="1"):
+        update_gpu.main()
+    said = capsys.readouterr()
+    assert said.err == "error: stacked graph, 4 seed(s): operation not permitted when stream is capturing\n"
+    rows = json.loads((tmp_path / "update_gpu.json").read_text())["rows"]
+    seeds = [row["seeds"] for row in rows]
+    assert seeds == [1, 1, 1, 2, 3, 5]
+    assert len(said.out.splitlines()) == 1 + len(rows)
