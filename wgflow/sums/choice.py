@@ -28,9 +28,8 @@ DENSE_IS_FASTEST = ((16, 1 << 16), (64, 1 << 14), (math.inf, 1 << 12))
 # 36 | 15 at 2^22; with gradients 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. The loss is memory that the allocator
 # gives back and asks for again at each call, page by page: told to keep it (MALLOC_TRIM_THRESHOLD_), 15 | 15 at 2^22.
 DENSE_BEFORE_STREAMING = 1 << 17
-DENSE_PAIRS = (
-    1 << 22
-)  # no matrix of pairs beyond (32 MB) for second derivatives, or where values are not read
+# No matrix of pairs beyond (32 MB) for second derivatives, or where values are not read.
+DENSE_PAIRS = 1 << 22
 
 
 @dataclass(frozen=True)
