@@ -93,8 +93,8 @@ def main() -> None:
     axes[0].set(title=f"D = {AT_D}; lines: constant + pairs")
     axes[1].set(xlim=(0, None), ylim=(0, None), title=f"N = {AT_N}; lines: constant + slope in D")
     axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(RESULTS / "field_cost.png", dpi=100)
     found = {"lines": lines, "rows": rows, "provenance": provenance()}
+    figure.savefig(RESULTS / "field_cost.png", dpi=100)
     (RESULTS / "field_cost.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

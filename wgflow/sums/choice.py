@@ -24,10 +24,10 @@ EXACT = 1e-10  # the same for float64 input, which has to stay exact
 # D = 2, 8: .56 | .58 at 65,536 pairs; D = 32: .91 | .65 at 32,761; D = 128: .99 | .67 at 9,216, .48 | .58 at 4,096.
 DENSE_IS_FASTEST = ((16, 1 << 16), (64, 1 << 14), (math.inf, 1 << 12))
 # Against streaming. Float32 (Laplace, D = 2), ms: .8 | .9 at 65,536 pairs, 1.8 | 1.8 at 131,044, 3.2 | 3.1 at 262,144.
-# Float64 (energy distance, D = 8), ns a pair, each alone in a process: 22 | 25 at 2^17, 22 | 21 at 2^18, 29 | 16 at 2^19,
-# 32 | 18 at 2^20, 48 | 21 at 2^22; in turns 15 | 16, 14 | 16, 14 to 20 | 16, 30 | 16, 36 | 15; in turns with gradients
-# 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. The loss is memory that the allocator gives back and asks for again at each
-# call, page by page: told to keep it (glibc, MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_), 15 | 15 at 2^22.
+# Float64 (energy field, D = 8), ns a pair at 2^17, 2^18, 2^19, 2^20, 2^22, each alone in a process: 22 | 25, 22 | 21,
+# 29 | 16, 32 | 18, 48 | 21; in turns: 15 | 16, 14 | 16, 14 to 20 | 16, 30 | 16, 36 | 15; in turns with gradients:
+# 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. What is lost is memory that the allocator gives back and asks for again
+# at each call, page by page: told to keep it (MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_), 15 | 15 at 2^22.
 DENSE_BEFORE_STREAMING = 1 << 17
 # No matrix of pairs beyond (32 MB) for second derivatives, or where values are not read.
 DENSE_PAIRS = 1 << 22
