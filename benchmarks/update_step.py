@@ -1,12 +1,12 @@
-"""One update of DFP at the paper's size: torch in whole passes, torch in blocks (ours), and the same step in JAX.
+"""One update of DFP at the paper's size: torch in whole passes, in blocks, with its memory kept (ours), and in JAX.
 
     python benchmarks/update_step.py --case pi --jax-python OTHER/bin/python      # a' ~ pi, the paper's TD target
     python benchmarks/update_step.py --case best16 --jax-python OTHER/bin/python  # a' the best of 16: released code
 
-One core, one thread, processor time, repetitions interleaved; all variants start from the same weights, batch and
-noise, and their losses are compared before anything is timed. JAX runs in its own interpreter (there: `pip install
-"jax[cpu]"`; the project needs none); without --jax-python its column is left out. Rows go to results/update_step.json,
-the table to update_step.md. About a minute a case on a free core.
+One core, one thread, processor time, repetitions interleaved; every variant is a process of its own, all start from
+the same weights, batch and noise, and their losses are compared before anything is timed. JAX has its own interpreter
+(there: `pip install "jax[cpu]"`; the project needs none); without --jax-python its column is left out. Rows go to
+results/update_step.json, the table to update_step.md. About a minute a case on a free core.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,53 +28,57 @@ from _provenance import provenance
 from _update import OBS, agent_of, flops_of_update, random_batch
 
 from wgflow_rl import methods, networks, profile
+from wgflow_rl.memory import keep_freed
 from wgflow_rl.updates import update
 
 RESULTS = Path(__file__).parent / "results" / "update_step.json"
 ENV = "cube-double-play-singletask-task2-v0"
 CASES = {"pi": 1, "best16": 16}  # target_samples
-WHOLE = 1 << 62  # a block that holds every pass
+TORCH = {  # how many vectors a pass without gradient takes at a time; whether freed memory stays with the process
+    "torch, whole passes": (1 << 62, False),
+    "torch, blocks": (1024, False),
+    "torch, blocks, memory kept": (1024, True),
+}
+PLAIN, OURS = "torch, whole passes", "torch, blocks, memory kept"
 CHECKED = 5  # updates whose losses are compared
 
 
-class Torch:
-    """An agent whose passes without gradient are taken in blocks of `block` vectors."""
-
-    def __init__(self, cfg, batch, noise, block: int):
-        self.agent, self.batch, self.noise, self.block = agent_of(cfg), batch, noise, block
-
-    def __call__(self, steps: int) -> tuple[float, list[float]]:
-        networks.BLOCK, log, start = self.block, {}, time.process_time()
-        for _ in range(steps):
-            log = update(self.agent, self.batch, self.noise, online=True)
-        return time.process_time() - start, [float(log["critic_loss"]), float(log["actor_loss"])]
+def start_of(case: str):
+    """(settings, batch, noise), the same in every process."""
+    cfg = dataclasses.replace(methods.paper("dfp", ENV), target_samples=CASES[case])
+    generator = torch.Generator().manual_seed(0)
+    batch = random_batch(cfg, generator)
+    return cfg, batch, agent_of(cfg).draw_noise(cfg.batch, generator)
 
 
-class Jax:
-    """update_step_jax.py in another interpreter, from the same weights, batch and noise."""
+def serve(case: str, variant: str) -> None:
+    """For every number of steps that comes in, make them, and answer with their seconds and the last losses."""
+    networks.BLOCK, kept = TORCH[variant]
+    assert not kept or keep_freed()
+    cfg, batch, noise = start_of(case)
+    agent, log = agent_of(cfg), {}
+    print(json.dumps({"torch": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        start = time.process_time()
+        for _ in range(int(line)):
+            log = update(agent, batch, noise, online=True)
+        seconds = time.process_time() - start
+        losses = [float(log["critic_loss"]), float(log["actor_loss"])]
+        print(json.dumps({"seconds": seconds, "losses": losses}), flush=True)
 
-    def __init__(self, python: str, cfg, batch, noise):
-        arrays = {
-            f"{name}.{key}": t.numpy()
-            for name, module in agent_of(cfg).modules.items()
-            for key, t in module.state_dict().items()
-        }
-        for name, group in (("batch", batch), ("noise", noise)):
-            arrays |= {f"{name}.{key}": t.numpy() for key, t in group._asdict().items()}
-        with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
-            np.savez(file, cfg=np.array(json.dumps(dataclasses.asdict(cfg))), **arrays)
-        script = Path(__file__).with_name("update_step_jax.py")
-        self.process = subprocess.Popen(
-            [python, str(script), file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.version = self._answer()["jax"]
-        Path(file.name).unlink()
+
+class Process:
+    """A variant in a process of its own, which says its version, then answers."""
+
+    def __init__(self, *command: str):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.versions = self._answer()
 
     def _answer(self) -> dict:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit("the JAX interpreter stopped; its message is above")
+            raise SystemExit("a variant stopped; its message is above")
         return json.loads(line)
 
     def __call__(self, steps: int) -> tuple[float, list[float]]:
@@ -84,13 +89,29 @@ class Jax:
         return answer["seconds"], answer["losses"]
 
 
+def jax_of(python: str, cfg, batch, noise) -> Process:
+    """update_step_jax.py in another interpreter, from the same weights, batch and noise."""
+    arrays = {
+        f"{name}.{key}": t.numpy()
+        for name, module in agent_of(cfg).modules.items()
+        for key, t in module.state_dict().items()
+    }
+    for name, group in (("batch", batch), ("noise", noise)):
+        arrays |= {f"{name}.{key}": t.numpy() for key, t in group._asdict().items()}
+    with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
+        np.savez(file, cfg=np.array(json.dumps(dataclasses.asdict(cfg))), **arrays)
+    process = Process(python, str(Path(__file__).with_name("update_step_jax.py")), file.name)
+    Path(file.name).unlink()
+    return process
+
+
 def check_losses(variants: dict) -> dict[str, float]:
     """The largest relative difference of any loss from plain torch's, over the first updates; also warms all up."""
     far = dict.fromkeys(variants, 0.0)
     for _ in range(CHECKED):
         losses = {name: run(1)[1] for name, run in variants.items()}
         for name, mine in losses.items():
-            gaps = [abs(a - b) / abs(b) for a, b in zip(mine, losses["torch, whole passes"], strict=True)]
+            gaps = [abs(a - b) / abs(b) for a, b in zip(mine, losses[PLAIN], strict=True)]
             far[name] = max(far[name], *gaps)
     assert max(far.values()) < 1e-3, f"not the same step: {far}"
     return far
@@ -117,16 +138,10 @@ def bf16_speed() -> float:
 
 
 def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
-    cfg = dataclasses.replace(methods.paper("dfp", ENV), target_samples=CASES[case])
-    generator = torch.Generator().manual_seed(0)
-    batch = random_batch(cfg, generator)
-    noise = agent_of(cfg).draw_noise(cfg.batch, generator)
-    variants = {
-        "torch, whole passes": Torch(cfg, batch, noise, WHOLE),
-        "torch, blocks": Torch(cfg, batch, noise, 1024),
-    }
+    cfg, batch, noise = start_of(case)
+    variants = {name: Process(sys.executable, __file__, "--case", case, "--serve", name) for name in TORCH}
     if jax_python:
-        variants["JAX"] = Jax(jax_python, cfg, batch, noise)
+        variants["JAX"] = jax_of(jax_python, cfg, batch, noise)
     far = check_losses(variants)
     times = {name: [] for name in variants}
     speeds = []
@@ -134,7 +149,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
         speeds.append(profile.machine().flops)
         for name, run in variants.items():
             times[name].append(run(1)[0])
-    agent = variants["torch, blocks"].agent
+    agent = agent_of(cfg)
     work = profile.work(lambda: update(agent, batch, noise, online=True))
     assert work.flops == flops_of_update(cfg), (work.flops, flops_of_update(cfg))
     return {
@@ -147,7 +162,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
         "seconds": times,
         "largest_loss_difference": far,
         "parts": parts_at_paper_size(cfg, agent, batch, noise),
-        "jax": getattr(variants.get("JAX"), "version", None),
+        "jax": variants["JAX"].versions["jax"] if jax_python else None,
         "provenance": provenance(),
     }
 
@@ -174,7 +189,7 @@ def table(rows: dict[str, dict]) -> str:
         parts = ", ".join(f"{name} {t * 1e3:.2f}" for name, t in row["parts"].items())
         lines += [
             "",
-            f"{case}: {len(row['seconds']['torch, blocks'])} repetitions on {row['provenance']['processor']}; "
+            f"{case}: {len(row['seconds'][OURS])} repetitions on {row['provenance']['processor']}; "
             f"matrix products {row['machine_flops'] / 1e9:.1f} GFLOP/s, in bfloat16 {row['bf16_flops'] / 1e9:.1f}; "
             f"memory {row['machine_bandwidth'] / 1e9:.1f} GB/s, operands {row['bytes'] / 1e9:.2f} GB; "
             f"JAX {row['jax']}. Milliseconds of parts: {parts}.",
@@ -189,11 +204,16 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--repetitions", type=int, default=6)
     parser.add_argument("--jax-python", help="an interpreter that can import jax")
+    parser.add_argument("--serve", choices=TORCH, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.serve:
+        serve(given.case, given.serve)
+        return
+    keep_freed()
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # JAX's process inherits it
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the variants' processes inherit it
     rows = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     rows[given.case] = measure(given.case, repetitions=given.repetitions, jax_python=given.jax_python)
     given.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
