@@ -272,6 +272,21 @@ def test_rows_are_mirrored_to_tensorboard(tmp_path):
     assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
 
 
+def test_tensorboard_shows_an_evaluation_that_is_made_again_once_and_the_row_of_training_beside_it(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path) as log:
+        write(log, (0, 20, 30))
+    with RunLog(tmp_path, resume_step=20, evaluate_again=True) as log:
+        log.evaluation(20, "offline", successes=1, episodes=20, episode_return=-20, length=480.0)
+        write(log, (30, 40))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("eval/success")] == [0, 20, 40]
+    assert [event.step for event in events.Scalars("train/q")] == [0, 20, 30, 40]
+    assert [event.value for event in events.Scalars("train/q")] == [0, -20, -30, -40]
+
+
 @pytest.mark.parametrize("steps", [[0], range(0, 30, 10), range(0, 90, 10), range(40, 90, 10)], ids=str)
 def test_a_curve_can_be_drawn_at_any_time(tmp_path, steps):
     with RunLog(tmp_path, tensorboard=False) as log:

@@ -123,9 +123,14 @@ class RunLog:
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
-            self._events = _events(self.folder / "tensorboard", resume_step) if tensorboard else None
+            self._events = _events(self.folder / "tensorboard", evaluated) if tensorboard else None
             if self._events is not None:
                 opened.callback(self._events.close)
+            if evaluate_again:  # TensorBoard forgets all of that step, the row of training too
+                for row in self._train.rows:
+                    if (step := int(row["step"])) == resume_step:
+                        numbers = {k: float(v) for k, v in row.items() if k not in TRAIN_COLUMNS and v}
+                        self._mirror("train", numbers, step)
             self._opened = opened.pop_all()
         self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
 
@@ -160,9 +165,7 @@ class RunLog:
         """
         numbers = {name: float(value) for name, value in values.items()}
         self._train.add({"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers})
-        if self._events is not None:
-            for name, number in numbers.items():
-                self._events.add_scalar(f"train/{name}", number, step)
+        self._mirror("train", numbers, step)
 
     def evaluation(
         self, step: int, phase: str, *, successes: int, episodes: int, episode_return: float, length: float
@@ -183,11 +186,15 @@ class RunLog:
             "wall_s": round(self.wall_s, 1),
         }
         self._eval.add(row)
+        self._mirror("eval", {name: row[name] for name in EVAL_COLUMNS[2:]}, step)
         if self._events is not None:
-            for name in EVAL_COLUMNS[2:]:
-                self._events.add_scalar(f"eval/{name}", row[name], step)
             self._events.flush()
         return row
+
+    def _mirror(self, table: str, numbers: Mapping[str, float], step: int) -> None:
+        if self._events is not None:
+            for name, number in numbers.items():
+                self._events.add_scalar(f"{table}/{name}", number, step)
 
     def curve(self, title: str = "") -> Path:
         """Draw curve.png from the rows of eval.csv and return its path."""
