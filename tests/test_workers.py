@@ -298,6 +298,15 @@ def test_an_interrupt_does_not_reach_the_other_process(started):
     assert ended(worker)
 
 
+def test_a_stop_that_is_sent_to_every_process_is_left_to_the_run(started):
+    """As Slurm and systemd send it: the run ends after a checkpoint, for which this process is still asked."""
+    process, worker = started("pass")
+    os.kill(worker, signal.SIGTERM)
+    said, errors = process.communicate("go on\n", timeout=60)
+    assert (said, errors, process.returncode) == ("-1.0\n", "", 0)
+    assert ended(worker)
+
+
 def test_what_cannot_be_sent_is_an_error_before_there_is_a_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     with pytest.raises((pickle.PicklingError, AttributeError)), environments(lambda: Walk(7), 1, processes=1):

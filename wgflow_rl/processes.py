@@ -18,8 +18,13 @@ from typing import Any, NamedTuple, Self
 
 from wgflow_rl.job import THREADS
 
-# Not multiprocessing's spawn, which would import the main module, and torch with it, in each process.
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from wgflow_rl.{} import serve; serve()"
+# Not multiprocessing's spawn, which would import the main module, and torch with it, in each process. SIGTERM is not
+# for it: what stops a whole job (Slurm, systemd) sends it to each process, and the run still needs this one's answers.
+START = """import json, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.path[:] = json.loads(sys.argv[1])
+from wgflow_rl.{} import serve
+serve()"""
 
 
 class ProcessEnded(RuntimeError):
