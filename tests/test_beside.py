@@ -5,6 +5,7 @@ import math
 import os
 import signal
 
+import numpy as np
 import pytest
 from disk import Disk, put
 from test_kills import FLAGS, outcome, small_world
@@ -13,8 +14,10 @@ from test_workers import resume, run, stop_after
 
 from wgflow_rl import beside, train
 from wgflow_rl.beside import EvaluationFailed, evaluators
+from wgflow_rl.evaluate import load_agent
 from wgflow_rl.evaluator import Asked, Stage
 from wgflow_rl.finite import TrainingDiverged
+from wgflow_rl.rollout import Evaluation
 from wgflow_rl.settings import from_command_line
 from wgflow_rl.table import read_rows
 
@@ -64,6 +67,24 @@ def expected(tmp_path_factory):
 def small(monkeypatch):
     small_world(monkeypatch.setattr)
     monkeypatch.setattr(train, "evaluators", late_by(2))
+
+
+def rate(successes):
+    """An evaluation of three episodes."""
+    return Evaluation(np.arange(3) < successes, np.zeros(3), np.ones(3))
+
+
+def diverge_at(patch, step):
+    """Training diverges at a step."""
+    advance = train.Trainer.advance
+
+    def diverges(self):
+        if self.step == step - 1:
+            raise TrainingDiverged(f"critic_loss is not finite at step {step} (online).")
+        return advance(self)
+
+    patch.setattr(train.Trainer, "advance", diverges)
+    patch.setattr(train.Trainer, "dump", lambda self, folder: folder / "batch")
 
 
 # ---- the same run ------------------------------------------------------------------------------------------------
@@ -182,19 +203,47 @@ def test_a_failed_evaluation_ends_the_run_and_is_made_again(expected, small, tmp
 def test_a_run_that_diverges_first_writes_the_row_of_the_evaluation_that_goes_on(
     small, tmp_path, monkeypatch
 ):
-    advance = train.Trainer.advance
-
-    def diverges(self):
-        if self.step == 5:
-            raise TrainingDiverged("critic_loss is not finite at step 6 (online).")
-        return advance(self)
-
-    monkeypatch.setattr(train.Trainer, "advance", diverges)
-    monkeypatch.setattr(train.Trainer, "dump", lambda self, folder: folder / "batch")
+    diverge_at(monkeypatch, 6)
     with pytest.raises(TrainingDiverged):
         run(tmp_path / "run", *BESIDE)
     _, rows = read_rows(tmp_path / "run" / "eval.csv")
     assert [row["step"] for row in rows] == ["4"]
+    assert load_agent(tmp_path / "run", best=True)[2] == 4
+
+
+def test_the_best_checkpoint_is_that_of_the_best_row_though_its_evaluation_ended_after_it_was_written(
+    small, tmp_path, monkeypatch
+):
+    """Rates of thirds, which a row rounds: the later of equal ones is the best, one of less success is not."""
+    for later, best in ((1, 8), (0, 4), (2, 8)):
+        folder = tmp_path / str(later)
+        with monkeypatch.context() as patch:
+            diverge_at(patch, 9)
+            patch.setattr(Late, "result", lambda self: rate({4: 1, 8: later}[self.asked.step]))  # noqa: B023
+            with pytest.raises(TrainingDiverged):
+                run(folder, *BESIDE)
+        assert [row["step"] for row in read_rows(folder / "eval.csv")[1]] == ["4", "8"]
+        assert load_agent(folder, best=True)[2] == best
+
+
+@pytest.mark.parametrize(("broken", "step", "rows"), [(0, 6, [["4"], ["4"]]), (1, 8, [["4", "8"], ["4"]])])
+def test_where_one_seed_diverges_at_its_checkpoint_evaluations_of_all_are_written(
+    broken, step, rows, small, tmp_path, monkeypatch
+):
+    """Those that go on from the checkpoint before, and that of a seed whose checkpoint was just written."""
+    save = train.Trainer.save
+    monkeypatch.setattr(train, "evaluators", late_by(math.inf))
+
+    def diverges(self, folder, **options):
+        if self.step == step and self.settings.seed == broken:
+            raise TrainingDiverged(f"policy.net.first.weight is not finite at step {step} (online).")
+        save(self, folder, **options)
+
+    monkeypatch.setattr(train.Trainer, "save", diverges)
+    with pytest.raises(SystemExit):
+        train.main([*FLAGS.split(), "--run-dir", str(tmp_path / "run"), "--seeds", "0-1", *BESIDE])
+    written = [read_rows(tmp_path / f"run-s{seed}" / "eval.csv")[1] for seed in (0, 1)]
+    assert [[row["step"] for row in each] for each in written] == rows
 
 
 def test_seeds_share_processes_and_no_more_are_started_than_there_are_seeds(tmp_path, monkeypatch):

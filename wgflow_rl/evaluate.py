@@ -24,6 +24,7 @@ from wgflow_rl.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
 from wgflow_rl.snapshot import restore
+from wgflow_rl.table import read_rows
 from wgflow_rl.workers import environments
 
 FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
@@ -74,8 +75,8 @@ def load_agent(
     settings = Settings.read(run)
     saved = checkpoint.load(run / "checkpoints", rows=False)
     if best:
-        at, success = saved.state.get("best", (0, -1))
-        if success < 0:
+        at = best_step(run, saved)
+        if at is None:
             raise ValueError(
                 f"{run} has no evaluation yet, so no best checkpoint; leave --checkpoint best out"
             )
@@ -94,6 +95,18 @@ def load_agent(
     own = {k.removeprefix("agent."): v for k, v in tensors.items() if k.startswith("agent.")}
     restore(agent.modules, agent.optimiser, own)
     return agent, settings, step
+
+
+def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
+    """The step of the best evaluation, None without one; the checkpoint's own may have ended after it was written."""
+    at, success = saved.state.get("best", (0, -1.0))
+    if saved.state.get("evaluating") is not None:
+        _, rows = read_rows(run / "eval.csv")
+        for row in rows:
+            # As a row has it, or equal ones would not be equal.
+            if int(row["step"]) == saved.step and float(row["success"]) >= float(f"{success:.8g}"):
+                return saved.step
+    return at if success >= 0 else None
 
 
 def visited(agent: Agent, settings: Settings, count: int) -> Tensor:

@@ -67,10 +67,9 @@ class Run:
         Raises: TrainingDiverged, with nothing written, if a weight is not finite; EvaluationFailed.
         """
         self.wait()
-        trainer, begins = self.trainer, self._begins
-        trainer.evaluating = trainer.step if begins else None
+        begins = self._begins
         self.log.sync()  # a checkpoint without its rows would leave a gap in them
-        trainer.save(self.folder)
+        self.trainer.save(self.folder, evaluates=begins)
         self._begins = self._unsaved = False
         if begins:
             self._evaluate()
@@ -95,6 +94,7 @@ class Run:
         if self.evaluator is None:
             self._take_in(trainer.evaluate(), trainer.step)
         else:
+            trainer.evaluating = trainer.step
             self.evaluator.begin(self.folder, trainer.step, trainer.settings.seed)
 
     def _take_in(self, result: Evaluation, step: int) -> None:

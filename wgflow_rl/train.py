@@ -116,12 +116,29 @@ def share_update(trainers: Sequence[Trainer]) -> None:
 
 
 def train(runs: Sequence[Run], stop: StopRequest) -> None:
-    """Every step that is left, with its rows and checkpoints. Raises: SystemExit(130) when asked to stop."""
-    lead, bar = runs[0].trainer, runs[0].bar
+    """Every step that is left, with its rows and checkpoints.
+
+    Raises: SystemExit(130) when asked to stop; TrainingDiverged, after the rows of every evaluation before it.
+    """
     for run in runs:
         run.go_on()
+    try:
+        take_steps(runs, stop)
+    except TrainingDiverged:
+        for run in runs:
+            run.wait()
+        raise
+    for run in runs:
+        run.end()
+
+
+def take_steps(runs: Sequence[Run], stop: StopRequest) -> None:
+    """Steps, rows and checkpoints to the end of the schedule. Raises: as `train`."""
+    lead, bar = runs[0].trainer, runs[0].bar
     while lead.step < lead.total:
-        step(runs)
+        for run, metrics in zip(runs, advance(runs), strict=True):
+            with run.batch_dumped():
+                run.write(metrics)
         bar.update()
         stopping = (
             stop.asked and lead.step < lead.total
@@ -134,20 +151,6 @@ def train(runs: Sequence[Run], stop: StopRequest) -> None:
             folders = " ".join(str(run.trainer.settings.folder) for run in runs)
             bar.write(f"stopped after step {lead.step}; continue with --resume {folders}")
             raise SystemExit(130)
-    for run in runs:
-        run.end()
-
-
-def step(runs: Sequence[Run]) -> None:
-    """One step of every run, and its rows. Raises: TrainingDiverged, after the rows before it."""
-    try:
-        for run, metrics in zip(runs, advance(runs), strict=True):
-            with run.batch_dumped():
-                run.write(metrics)
-    except TrainingDiverged:
-        for run in runs:
-            run.wait()
-        raise
 
 
 def advance(runs: Sequence[Run]) -> list[dict[str, torch.Tensor]]:

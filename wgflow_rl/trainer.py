@@ -218,9 +218,11 @@ class Trainer:
         with refusals_are_divergence("diagnostics", self._weights, at=self._now):
             return self.agent.diagnose(batch, generator)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, evaluates: bool = False) -> None:
         """Write a checkpoint of everything that `load` needs to go on as if nothing had happened.
 
+        Args:
+            evaluates: an evaluation of this step follows, and has to be made again by who resumes from here.
         Raises: TrainingDiverged, with nothing written, if a weight is not finite: gradients fail before the loss does.
         """
         self.watch.read()
@@ -241,7 +243,7 @@ class Trainer:
             )
             self.parts, self.written = (*self.parts, part), self.replay.added
         state |= {"added": self.replay.added, "data": self.data, "best": self.best, "settings": self._what}
-        state |= {"evaluating": self.evaluating}
+        state |= {"evaluating": self.step if evaluates else None}
         checkpoint.save(
             folder, step=self.step, tensors=tensors, state=state, parts=self.parts, best=self.best.step
         )
