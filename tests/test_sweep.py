@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,9 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
     assert pace is not None
     assert (pace.offline_step, pace.online_step, pace.evaluation) == (2, 4, 8)
     assert pace.hours(kind.settings) == pytest.approx((900 * 2 + 600 * 4 + 3 * 2 * 8) / 3600)
+    beside = replace(kind.settings, eval_processes=1)
+    assert pace.hours(beside) == pytest.approx((900 * 2 + 600 * 4) / 3600)
+    assert replace(pace, evaluation=800).hours(beside) == pytest.approx(3 * 2 * 800 / 3600)
 
 
 def test_a_dry_run_prints_runs_and_hours_and_starts_nothing(tmp_path, capsys):

@@ -34,8 +34,9 @@ class Pace:
         schedule = settings.schedule
         offline, online = schedule.offline_steps, schedule.online_steps
         waves = -(-schedule.eval_episodes // WAVE) * -(-(offline + online) // schedule.eval_every)
-        seconds = offline * self.offline_step + online * self.online_step + waves * self.evaluation
-        return seconds / 3600
+        steps, evaluations = offline * self.offline_step + online * self.online_step, waves * self.evaluation
+        beside = settings.eval_processes > 0  # they take time of the run where they outlast its steps
+        return (max(steps, evaluations) if beside else steps + evaluations) / 3600
 
 
 def earlier(root: Path, kind: Kind) -> Pace | None:
