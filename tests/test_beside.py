@@ -4,6 +4,9 @@ import contextlib
 import math
 import os
 import signal
+import struct
+from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from wgflow_rl.beside import EvaluationFailed, evaluators
 from wgflow_rl.evaluate import load_agent
 from wgflow_rl.evaluator import Asked, Stage
 from wgflow_rl.finite import TrainingDiverged
+from wgflow_rl.processes import ProcessEnded
 from wgflow_rl.rollout import Evaluation
 from wgflow_rl.settings import from_command_line
 from wgflow_rl.table import read_rows
@@ -139,6 +143,26 @@ def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
         assert outcome(folder) == expected, f"from {list(tree)}"
 
 
+@pytest.mark.parametrize("how", ["killed", "unplugged"])
+def test_seeds_stopped_at_any_change_of_their_folders_end_as_those_that_were_not(how, small, tmp_path):
+    """Together; every eighth of the changes since both have their settings."""
+
+    def ended(folder):
+        return [outcome(folder / f"run-s{seed}") for seed in (0, 1)]
+
+    with Disk(tmp_path / "whole") as disk:
+        (tmp_path / "whole").mkdir()
+        train.main([*FLAGS.split(), "--run-dir", str(tmp_path / "whole" / "run"), "--seeds", "0-1", *BESIDE])
+    expected = ended(tmp_path / "whole")
+    trees = [tree for tree in getattr(disk, how) if all(f"run-s{s}/config.json" in tree for s in (0, 1))]
+    for at, tree in enumerate({tuple(tree.items()): tree for tree in trees}.values()):
+        if at % 8 == 0:
+            folder = tmp_path / str(at)
+            put(tree, folder)
+            train.main(["--resume", *(str(folder / f"run-s{seed}") for seed in (0, 1))])
+            assert ended(folder) == expected, f"from {list(tree)}"
+
+
 def test_a_process_evaluates_what_training_would_have(cache, tmp_path):  # noqa: F811
     """A real simulator and a real process, for two seeds trained together."""
     short = {
@@ -185,6 +209,16 @@ def test_a_process_that_is_killed_is_named_with_the_step(tmp_path):
         opened,
         pytest.raises(EvaluationFailed, match=r"of step 3 failed: ProcessEnded: .*SIGKILL; was there"),
     ):
+        evaluator.result()
+
+
+def test_half_an_answer_is_that_of_a_process_that_has_ended():
+    here, there = Pipe()
+    os.write(there.fileno(), struct.pack("!i", 100) + b"half")
+    there.close()
+    evaluator = beside.Evaluator(here, SimpleNamespace(ended=lambda what: ProcessEnded(f"{what} has ended")))
+    evaluator.step = 3
+    with pytest.raises(EvaluationFailed, match="of step 3 failed: ProcessEnded: the evaluation has ended"):
         evaluator.result()
 
 

@@ -58,7 +58,7 @@ class Evaluator:
         """What was begun, waited for. Raises: EvaluationFailed."""
         try:
             answer = self._connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # none, or half of one
             cause = self._process.ended("the evaluation")
         else:
             if not isinstance(answer, Failure):

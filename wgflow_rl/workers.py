@@ -109,7 +109,7 @@ class Remote(gymnasium.Env):
         while episode != self._episode:  # an episode that is no longer wanted may have left answers
             try:
                 episode, answer = self._connection.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # none, or half of one
                 raise self.process.ended("the environment") from None
         if isinstance(answer, Failure):
             raise answer.error()
