@@ -23,6 +23,7 @@ from walk import Failing, Telling, Walk, failing
 from wgflow_rl import train
 from wgflow_rl.evaluate import load_agent, run_episodes
 from wgflow_rl.guard import EnvironmentFailed, Guard
+from wgflow_rl.processes import Served
 from wgflow_rl.rollout import Collector, evaluate
 from wgflow_rl.settings import Settings, from_command_line
 from wgflow_rl.workers import AHEAD, environments
@@ -305,6 +306,19 @@ def test_a_stop_that_is_sent_to_every_process_is_left_to_the_run(started):
     said, errors = process.communicate("go on\n", timeout=60)
     assert (said, errors, process.returncode) == ("-1.0\n", "", 0)
     assert ended(worker)
+
+
+class Leave:
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_process_that_ended_itself_is_one_that_said_why():
+    with Served("host", pipes=1, first=Leave()) as process:
+        ended = process.ended("the evaluation")
+    assert str(ended) == (
+        "the process of the evaluation has ended (exit code 3; what it said of it stands above)"
+    )
 
 
 def test_what_cannot_be_sent_is_an_error_before_there_is_a_process(monkeypatch):

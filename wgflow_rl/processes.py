@@ -74,8 +74,11 @@ class Served:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         code = self._process.returncode
-        how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        hint = "; was there no memory left?" if how == "SIGKILL" else ""
+        if code is not None and code < 0:
+            how = signal.Signals(-code).name
+            hint = "; was there no memory left?" if how == "SIGKILL" else ""
+        else:
+            how, hint = f"exit code {code}", "; what it said of it stands above"
         return ProcessEnded(f"the process of {what} has ended ({how}{hint})")
 
     def __enter__(self) -> Self:
