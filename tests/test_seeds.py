@@ -79,10 +79,10 @@ def test_seeds_stopped_together_go_on_together_exactly(step, together, tmp_path,
 def test_a_kill_between_the_checkpoints_of_two_seeds_costs_nothing(together, tmp_path, monkeypatch):
     own, save = folders(tmp_path / "run"), train.Trainer.save
 
-    def killed(self, folder):
+    def killed(self, folder, **options):
         if self.step == 21 and self.settings.seed == SEEDS[1]:
             raise KeyboardInterrupt  # the first has saved this step, the others have not
-        save(self, folder)
+        save(self, folder, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Trainer, "save", killed)

@@ -190,8 +190,8 @@ def send(monkeypatch, method, step, *numbers):
     """Have signals come while `Trainer.method` is at work at `step`."""
     work = getattr(train.Trainer, method)
 
-    def interrupted(self, *args):
-        result = work(self, *args)
+    def interrupted(self, *args, **options):
+        result = work(self, *args, **options)
         if self.step == step:
             for number in numbers:
                 os.kill(os.getpid(), number)
