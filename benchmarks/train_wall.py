@@ -28,7 +28,6 @@ from train_runs import ARM, LIFT, MAZE
 
 from wgflow_rl import methods, train
 from wgflow_rl.guard import Guard
-from wgflow_rl.memory import keep_freed
 from wgflow_rl.replay import Replay
 from wgflow_rl.run import Run
 from wgflow_rl.settings import from_command_line
@@ -40,13 +39,11 @@ ENVS = {"pointmaze": MAZE, "arm": ARM, "lift": LIFT}
 SHORT = shlex.split(
     "--offline-steps 150 --online-steps 150 --online-start 0 --eval-every 300 --log-every 100"
 )
-WAYS = {  # (flags, whether freed memory is kept, as the command does)
-    "two threads": ("--threads 2", False),
-    "two threads, memory kept": ("--threads 2", True),
-    "one thread": ("--threads 1", False),
-    "one thread, memory kept": ("--threads 1", True),
-    "and environments in two processes": ("--threads 1 --env-processes 2", True),
-    "and evaluations in one": ("--threads 1 --eval-processes 1", True),
+WAYS = {
+    "two threads": "--threads 2",
+    "one thread": "--threads 1",
+    "and environments in two processes": "--threads 1 --env-processes 2",
+    "and evaluations in one": "--threads 1 --eval-processes 1",
 }
 
 
@@ -89,9 +86,8 @@ class Sections:
         setattr(owner, method, timed)
 
 
-def one(flags: list[str], *, kept: bool) -> dict:
+def one(flags: list[str]) -> dict:
     """Train once in this process."""
-    assert not kept or keep_freed()
     settings, sections = from_command_line(flags), Sections()
     agent = methods.AGENTS[type(settings.agent)]
     for owner, method, name in (
@@ -122,9 +118,8 @@ def one(flags: list[str], *, kept: bool) -> dict:
 def measure(name: str, way: str, *, whole: bool) -> dict:
     """Train once in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        flags, kept = WAYS[way]
-        command = [sys.executable, __file__, "--kept" if kept else "--one", "--env", ENVS[name]]
-        command += [*shlex.split(flags), "--run-dir", f"{folder}/run", *([] if whole else SHORT)]
+        flags = ["--env", ENVS[name], *shlex.split(WAYS[way]), "--run-dir", f"{folder}/run"]
+        command = [sys.executable, __file__, "--one", *flags, *([] if whole else SHORT)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -168,8 +163,8 @@ def cell_of(row: dict, section: str) -> str:
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["--one"], ["--kept"]):
-        print(json.dumps(one(sys.argv[2:], kept=sys.argv[1] == "--kept")))
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(one(sys.argv[2:])))
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -181,7 +176,8 @@ def main() -> None:
     parser.add_argument("--read", action="store_true")
     asked = parser.parse_args()
     rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
-    rows = [r for r in rows if asked.read or r["env"] not in asked.names or r["whole"] != asked.whole]
+    again = {(name, asked.whole, way) for name in asked.names for way in asked.ways or WAYS}
+    rows = [row for row in rows if (row["env"], row["whole"], row["way"]) not in again]
     for name in asked.names:
         for _ in range(asked.repeats):
             for way in asked.ways or WAYS:

@@ -18,7 +18,7 @@ LIBRARY = [
     "toy", "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "cli", "interrupt", "memory", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs",
+    "cli", "interrupt", "finite", "files", "checkpoint", "snapshot", "table", "curve", "runlog", "envs",
     "data", "routing", "batch", "protocol", "replay", "networks", "ops", "updates", "stacked", "graphs",
     "drift", "diagnostics", "agents", "methods", "settings", "seeds", "published", "job", "plan",
     "stopwatch", "profile", "processes", "host", "workers", "guard", "rollout", "evaluator", "beside", "trainer",

@@ -12,7 +12,6 @@ import torch
 
 from wgflow_rl import checkpoint, envs, methods, routing
 from wgflow_rl.guard import Guard
-from wgflow_rl.memory import keep_freed
 from wgflow_rl.processes import Failure, answered, attach
 from wgflow_rl.rollout import EVAL_ENVS, Evaluation, evaluate
 from wgflow_rl.settings import Settings
@@ -31,7 +30,6 @@ class Asked(NamedTuple):
 def serve() -> None:
     """Evaluate what is asked for until the other side is gone; run by `processes.Served`."""
     connections, settings = attach()
-    keep_freed()
     torch.set_grad_enabled(False)
     torch.set_num_threads(settings.threads)
     with contextlib.suppress(EOFError, ConnectionError), contextlib.ExitStack() as opened:

@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from wgflow_rl import envs, methods, networks, routing
 from wgflow_rl.cli import one_line_errors
 from wgflow_rl.data import Episodes
-from wgflow_rl.memory import keep_freed
 from wgflow_rl.protocol import Agent
 from wgflow_rl.replay import Replay
 from wgflow_rl.settings import Settings, from_command_line
@@ -194,7 +193,6 @@ Takes the flags of wgflow_rl.train, which say what is updated; nothing is traine
 
 
 def main(args: list[str] | None = None) -> None:
-    keep_freed()
     with one_line_errors():
         flags = sys.argv[1:] if args is None else args
         print(report(from_command_line(flags, prog="python -m wgflow_rl.profile", about=ABOUT)))

@@ -19,7 +19,6 @@ from wgflow_rl.finite import TrainingDiverged
 from wgflow_rl.graphs import Captured
 from wgflow_rl.guard import Guard
 from wgflow_rl.interrupt import StopRequest
-from wgflow_rl.memory import keep_freed
 from wgflow_rl.rollout import EVAL_ENVS
 from wgflow_rl.run import Run
 from wgflow_rl.runlog import RunLog, check_folder
@@ -175,7 +174,6 @@ def advance(runs: Sequence[Run]) -> list[dict[str, torch.Tensor]]:
 
 
 def main(args: list[str] | None = None) -> None:
-    keep_freed()
     with one_line_errors():
         runs, resume = asked(sys.argv[1:] if args is None else args)
         run(*runs, resume=resume)

@@ -62,6 +62,12 @@ def log_of_weights(weights: Tensor | None) -> Tensor | None:
     return weights.log()
 
 
+def broadcast(*leads: tuple[int, ...]) -> tuple[int, ...]:
+    """`torch.broadcast_shapes`, which takes as long as a small sum, where there is something to decide."""
+    first, *others = leads
+    return first if all(lead in ((), first) for lead in others) else torch.broadcast_shapes(*leads)
+
+
 def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")) -> None:
     """Refuse clouds that cannot be averaged, naming the argument and a way out. Raises: ValueError.
 
@@ -83,7 +89,7 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
         "the weights": () if log_weights is None else log_weights.shape[:-1],
     }
     try:
-        torch.broadcast_shapes(*leads.values())
+        broadcast(*leads.values())
     except RuntimeError:
         said = " and ".join(f"{list(lead)} of {name}" for name, lead in leads.items() if lead)
         raise ValueError(

@@ -14,7 +14,7 @@ from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.stretched import Stretched, unstretch
 from wgflow.sums import sharding
 from wgflow.sums.attention import gaussian_of
-from wgflow.sums.checks import check_clouds, readable
+from wgflow.sums.checks import broadcast, check_clouds, readable
 
 BACKENDS = ("auto", "dense", "streaming", "attention", "keops")
 TOLERANCE = 2e-4  # error of an exponent that float32 may make: a fifth of the 1e-3 that no field exceeds
@@ -50,7 +50,7 @@ class Choice:
 
 def pairs(x: Tensor, y: Tensor) -> int:
     """How many (x, y) pairs a call sums over."""
-    return math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
+    return math.prod(broadcast(x.shape[:-2], y.shape[:-2])) * x.shape[-2] * y.shape[-2]
 
 
 def radius(points: Tensor, centre: Tensor) -> float:
