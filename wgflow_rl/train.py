@@ -139,9 +139,8 @@ def take_steps(runs: Sequence[Run], stop: StopRequest) -> None:
             with run.batch_dumped():
                 run.write(metrics)
         bar.update()
-        stopping = (
-            stop.asked and lead.step < lead.total
-        )  # read once: a signal may come between the next two lines
+        # Read once: a signal may come between the next two lines.
+        stopping = stop.asked and lead.step < lead.total
         if stopping or any(run.checkpoint_due for run in runs):
             for run in runs:
                 with run.batch_dumped():
