@@ -289,7 +289,7 @@ def test_seeds_share_processes_and_no_more_are_started_than_there_are_seeds(tmp_
             self.connections = [f"pipe {i} of {len(started)}" for i in range(pipes)]
             started.append(pipes)
 
-    monkeypatch.setattr(beside, "Served", Counted)
+    monkeypatch.setattr("wgflow_rl.processes.Served", Counted)
     for processes, wanted in ((1, [5]), (2, [3, 2]), (9, [1, 1, 1, 1, 1])):
         started.clear()
         settings = from_command_line([*FLAGS.split(), "--eval-processes", str(processes)])

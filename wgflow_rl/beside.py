@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from wgflow_rl.evaluator import Asked
-from wgflow_rl.processes import Failure, Served
+from wgflow_rl.processes import Failure, Served, dealt
 from wgflow_rl.rollout import Evaluation
 from wgflow_rl.settings import Settings
 
@@ -28,14 +28,8 @@ class EvaluationFailed(RuntimeError):
 def evaluators(settings: Settings, count: int) -> Iterator[list[Evaluator]]:
     """One for each of `count` runs that differ in their seeds alone, dealt to `settings.eval_processes` processes."""
     settings = replace(settings, threads=torch.get_num_threads())
-    processes = min(settings.eval_processes, count)
-    with contextlib.ExitStack() as stack:
-        shares = [len(range(p, count, processes)) for p in range(processes)]
-        served = [stack.enter_context(Served("evaluator", pipes=n, first=settings)) for n in shares]
-        yield [
-            Evaluator(served[i % processes].connections[i // processes], served[i % processes])
-            for i in range(count)
-        ]
+    with dealt("evaluator", count, processes=settings.eval_processes, first=settings) as pairs:
+        yield [Evaluator(connection, process) for connection, process in pairs]
 
 
 class Evaluator:

@@ -23,7 +23,7 @@ from wgflow_rl.protocol import Agent, at_least
 from wgflow_rl.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.runlog import wilson
 from wgflow_rl.settings import Settings
-from wgflow_rl.snapshot import restore
+from wgflow_rl.snapshot import restore, under
 from wgflow_rl.table import read_rows
 from wgflow_rl.workers import environments
 
@@ -92,8 +92,7 @@ def load_agent(
     env = envs.make(settings.env)
     assert env.observation_space.shape and env.action_space.shape
     agent = methods.build(cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0])
-    own = {k.removeprefix("agent."): v for k, v in tensors.items() if k.startswith("agent.")}
-    restore(agent.modules, agent.optimiser, own)
+    restore(agent.modules, agent.optimiser, under(tensors, "agent"))
     return agent, settings, step
 
 

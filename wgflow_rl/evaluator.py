@@ -15,7 +15,7 @@ from wgflow_rl.guard import Guard
 from wgflow_rl.processes import Failure, answered, attach
 from wgflow_rl.rollout import EVAL_ENVS, Evaluation, evaluate
 from wgflow_rl.settings import Settings
-from wgflow_rl.snapshot import restore
+from wgflow_rl.snapshot import restore, under
 from wgflow_rl.workers import environments
 
 
@@ -65,8 +65,7 @@ class Stage:
     def play(self, asked: Asked) -> Evaluation:
         """The evaluation that training would have made at that step."""
         saved = checkpoint.load(asked.folder, step=asked.step, rows=False)
-        own = {k.removeprefix("agent."): t for k, t in saved.tensors.items() if k.startswith("agent.")}
-        restore(self.agent.modules, self.agent.optimiser, own)
+        restore(self.agent.modules, self.agent.optimiser, under(saved.tensors, "agent"))
         return evaluate(
             self.agent.act,
             self.envs,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple, Self
 
@@ -92,6 +92,19 @@ class Served:
             connection.close()
         self._process.kill()
         self._process.wait()
+
+
+@contextlib.contextmanager
+def dealt(
+    module: str, count: int, *, processes: int, first: object
+) -> Iterator[list[tuple[Connection, Served]]]:
+    """`count` connections, each with its process, dealt in turn to so many processes, or fewer if there are fewer."""
+    processes = min(processes, count)
+    with contextlib.ExitStack() as stack:
+        shares = [len(range(p, count, processes)) for p in range(processes)]
+        served = [stack.enter_context(Served(module, pipes=share, first=first)) for share in shares]
+        turns = [(served[i % processes], i // processes) for i in range(count)]
+        yield [(process.connections[pipe], process) for process, pipe in turns]
 
 
 # ---- at the other end --------------------------------------------------------------------------------------------

@@ -24,17 +24,18 @@ def restore(
     """Undo of `snapshot`, in place. Raises: ValueError naming the module that does not fit."""
     for name, module in modules.items():
         try:
-            module.load_state_dict(_under(tensors, name))
+            module.load_state_dict(under(tensors, name))
         except RuntimeError as error:
             raise ValueError(
                 f"the checkpoint does not fit {name!r}; it was written with other settings. {error}"
             ) from error
     state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in _under(tensors, "optimiser").items():
+    for key, tensor in under(tensors, "optimiser").items():
         index, _, moment = key.partition(".")
         state.setdefault(int(index), {})[moment] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those called 'name.KEY', by their keys."""
     return {key.removeprefix(name + "."): t for key, t in tensors.items() if key.startswith(name + ".")}

@@ -20,7 +20,7 @@ from wgflow_rl.guard import Guard
 from wgflow_rl.replay import Replay
 from wgflow_rl.rollout import Collector, Evaluation, evaluate
 from wgflow_rl.settings import Settings, as_json, of_results
-from wgflow_rl.snapshot import restore, snapshot
+from wgflow_rl.snapshot import restore, snapshot, under
 from wgflow_rl.updates import Outcome, Plain, Update, Work
 
 READ_EVERY = 100  # notes of what was finite, two a step: a GPU is waited for when they are read
@@ -271,14 +271,11 @@ class Trainer:
                     "continued. Undo the change in its config.json."
                 )
 
-        def group(name: str) -> dict[str, torch.Tensor]:
-            return {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")}
-
-        restore(self.agent.modules, self.agent.optimiser, group("agent"))
-        held = group("replay")  # format 1 wrote every row with the rest
+        restore(self.agent.modules, self.agent.optimiser, under(tensors, "agent"))
+        held = under(tensors, "replay")  # format 1 wrote every row with the rest
         for rows in (held,) if held else saved.rows:
             self.replay.load_online(rows, self.replay.added)
-        self.collector.load_state(group("collector"), state)
+        self.collector.load_state(under(tensors, "collector"), state)
         if tensors["random.training"].shape != self.generator.get_state().shape:
             raise ValueError(
                 f"the run in {folder.parent} drew its noise on a device of another kind than {self.settings.device} "

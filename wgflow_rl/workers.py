@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from wgflow_rl.host import Make, Reset, Step
-from wgflow_rl.processes import Failure, Served
+from wgflow_rl.processes import Failure, Served, dealt
 
 AHEAD = 32  # actions handed over at a time: their answers fit into a pipe, so none waits for room in it
 
@@ -30,17 +30,15 @@ def environments(make: Make, count: int, *, processes: int = 0) -> Iterator[list
         make: with processes, something that pickle finds by its name, such as partial(envs.make, name).
     Raises: what `make` raises; ProcessEnded.
     """
-    with contextlib.ExitStack() as stack:
-        if processes == 0:
+    if processes == 0:
+        with contextlib.ExitStack() as stack:
             yield [stack.enter_context(contextlib.closing(make())) for _ in range(count)]
-            return
-        shares = [len(range(p, count, processes)) for p in range(min(processes, count))]
-        hosts = [stack.enter_context(Served("host", pipes=share, first=make)) for share in shares]
-        dealt = [[Remote(connection, host) for connection in host.connections] for host in hosts]
-        every = [dealt[i % len(dealt)][i // len(dealt)] for i in range(count)]
-        for env in every:
+        return
+    with dealt("host", count, processes=processes, first=make) as pairs:
+        envs = [Remote(connection, process) for connection, process in pairs]
+        for env in envs:
             env.wait_until_made()
-        yield [*every]
+        yield [*envs]
 
 
 def begin(env: gymnasium.Env, seed: int) -> None:
