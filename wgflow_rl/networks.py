@@ -14,7 +14,7 @@ from torch import Tensor, nn
 M = TypeVar("M", bound=nn.Module)
 
 # Vectors of a pass without gradient that a CPU takes at a time. The activations of 1024 (2 MB at width 512) stay in its
-# cache and in memory that it already has; with those of 4096 an update is up to 15 % slower (docs/performance.md).
+# cache; with those of 4096 an update of the paper's size is 3 to 9 % slower (docs/performance.md).
 BLOCK = 1024
 
 _reduced = False  # plain variables: torch.compile cannot look into a ContextVar
