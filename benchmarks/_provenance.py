@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from wgflow_rl import runlog
+from wgflow_rl.training import runlog
 
 
 def provenance() -> dict:
@@ -12,7 +12,11 @@ def provenance() -> dict:
     info = Path("/proc/cpuinfo")
     if info.exists():
         cpu = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line),
+            (
+                line.split(":")[1].strip()
+                for line in info.read_text().splitlines()
+                if "model name" in line
+            ),
             cpu,
         )
     record = runlog.provenance()

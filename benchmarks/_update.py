@@ -4,9 +4,9 @@ import itertools
 
 import torch
 
-from wgflow_rl import methods
+from wgflow_rl.agents import methods
 from wgflow_rl.agents.dfp import DFPConfig
-from wgflow_rl.batch import Batch
+from wgflow_rl.data.batch import Batch
 
 OBS, ACTION = 37, 5  # cube-double's
 

@@ -24,8 +24,9 @@ import onnxruntime
 import torch
 from _provenance import provenance
 
-from wgflow_rl import export, methods
-from wgflow_rl.protocol import Agent
+from wgflow_rl import export
+from wgflow_rl.agents import methods
+from wgflow_rl.agents.protocol import Agent
 
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 28, 5  # cube-single; chunks of five actions
@@ -51,18 +52,25 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
                 one = [obs[:1], *(draw[:1] for _, draw in drawn)]
                 what = {"size": size, "policy": policy, "samples": samples}
                 yield {**what, "runtime": "torch"}, closure(agent.act, [one[0], torch.Generator()])
-                yield {**what, "runtime": "torch.compile"}, closure(compiled(agent, one, actions[:1]), one)
+                yield (
+                    {**what, "runtime": "torch.compile"},
+                    closure(compiled(agent, one, actions[:1]), one),
+                )
                 for form, name in (("torchscript", "TorchScript"), ("onnx", "ONNX Runtime")):
                     path = folder / f"{len(hidden)}-{method}-{samples}{export.SUFFIX[form]}"
                     run = export.write(agent, form, obs, about, path)
-                    torch.testing.assert_close(run(*one), actions[:1], atol=export.TOLERANCE, rtol=0)
+                    torch.testing.assert_close(
+                        run(*one), actions[:1], atol=export.TOLERANCE, rtol=0
+                    )
                     if form == "onnx":
                         run = one_thread(path)
                         one = [tensor.numpy() for tensor in one]
                     yield {**what, "runtime": name}, closure(run, one)
 
 
-def compiled(agent: Agent, one: list[torch.Tensor], expected: torch.Tensor) -> Callable[..., object]:
+def compiled(
+    agent: Agent, one: list[torch.Tensor], expected: torch.Tensor
+) -> Callable[..., object]:
     run = torch.compile(export.Deployed(agent).eval(), dynamic=False)
     torch.testing.assert_close(run(*one), expected, atol=export.TOLERANCE, rtol=0)
     return run
@@ -70,7 +78,9 @@ def compiled(agent: Agent, one: list[torch.Tensor], expected: torch.Tensor) -> C
 
 def one_thread(path: Path) -> Callable[..., object]:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # without it: all cores, and this thread's time would not be the whole
+    options.intra_op_num_threads = (
+        1  # without it: all cores, and this thread's time would not be the whole
+    )
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [part.name for part in session.get_inputs()]
     return lambda *given: session.run(None, dict(zip(names, given, strict=True)))
@@ -116,7 +126,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=60, help=f"blocks of {BLOCK} calls for every variant")
+    parser.add_argument(
+        "--rounds", type=int, default=60, help=f"blocks of {BLOCK} calls for every variant"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -132,7 +144,13 @@ def main() -> None:
             row |= {f"{kind}_us_p{p}": round(float(np.percentile(values, p)), 1) for p in (50, 99)}
         rows.append(row)
     args.out.mkdir(parents=True, exist_ok=True)
-    result = {"provenance": provenance(), "obs": OBS, "chunk": [5, ACTION], "threads": 1, "rows": rows}
+    result = {
+        "provenance": provenance(),
+        "obs": OBS,
+        "chunk": [5, ACTION],
+        "threads": 1,
+        "rows": rows,
+    }
     (args.out / "acting.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     calls_each = rows[0]["calls"]
     about = (

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from _provenance import provenance
 
-from wgflow_rl import data, methods
+from wgflow_rl import data
+from wgflow_rl.agents import methods
 from wgflow_rl.agents.dfp import DFP
-from wgflow_rl.replay import Replay
+from wgflow_rl.data.replay import Replay
 
 GRID = [
     (field, lr)
@@ -92,7 +93,9 @@ def main() -> None:
         )
         print(done[-1], flush=True)
         out.write_text(
-            json.dumps({"setup": vars(ask) | {"out": out.name}, **provenance(), "rows": done}, indent=1)
+            json.dumps(
+                {"setup": vars(ask) | {"out": out.name}, **provenance(), "rows": done}, indent=1
+            )
             + "\n"
         )
 

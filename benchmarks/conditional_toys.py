@@ -2,7 +2,7 @@ r"""Which drift can clone behaviour from one positive per state? Networks f(z, s
 
     python benchmarks/conditional_toys.py --out benchmarks/results/conditional_toys.json
 
-Every field of `wgflow_rl.drift` has the same tuning effort on each toy: the settings of `GRID`, on a search seed of its
+Every field of `agents.drift` has the same tuning effort on each toy: the settings of `GRID`, on a search seed of its
 own. The lowest held-out energy score (one sample per state, what an agent could measure) wins and gets five fresh
 seeds, scored against the true conditional. Rows are written as they come; a second call skips those it finds.
 """
@@ -21,10 +21,10 @@ from toys import Toy, states, toys
 
 import wgflow as wg
 from wgflow import metrics
-from wgflow_rl import drift, ops
-from wgflow_rl.files import write_whole
-from wgflow_rl.networks import Policy
-from wgflow_rl.runlog import provenance
+from wgflow_rl.agents import drift, ops
+from wgflow_rl.agents.networks import Policy
+from wgflow_rl.training.runlog import provenance
+from wgflow_rl.utils.files import write_whole
 
 RATES, SIX = (5e-3, 2e-2), (2e-3, 5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2)
 # Six settings a field. One without a bandwidth spends them on learning rates.
@@ -101,13 +101,23 @@ def against_truth(toy: Toy, policy: Policy | None, seed: int) -> dict:
     s = states(B, generator)
     y = toy.sample(s, n, generator)
     fresh = torch.Generator().manual_seed(TRUTH_SEED + 1 + seed)
-    x = policy(s, torch.randn(B, n, toy.dim, generator=fresh)) if policy else toy.sample(s, n, fresh)
+    x = (
+        policy(s, torch.randn(B, n, toy.dim, generator=fresh))
+        if policy
+        else toy.sample(s, n, fresh)
+    )
     found, spread = toy.modes(s, x)
     _, true_spread = toy.modes(s, y)
-    w2 = [float(metrics.sliced_w2(a, b, projections=64, generator=fresh)) for a, b in zip(x, y, strict=True)]
+    w2 = [
+        float(metrics.sliced_w2(a, b, projections=64, generator=fresh))
+        for a, b in zip(x, y, strict=True)
+    ]
     shown = toy.frame(s, x)[0, :200] @ toy.axes if seed == 0 else torch.zeros(0, 2)
     return {
-        "energy_distance": sum(float(metrics.energy_distance(a, b)) for a, b in zip(x, y, strict=True)) / B,
+        "energy_distance": sum(
+            float(metrics.energy_distance(a, b)) for a, b in zip(x, y, strict=True)
+        )
+        / B,
         "sliced_w2": sum(w2) / B,
         "weights": [round(float(w), 4) for w in found.mean(0)],
         "weight_error": float((found - torch.tensor(toy.weights)).abs().sum(-1).mean() / 2),
@@ -118,13 +128,19 @@ def against_truth(toy: Toy, policy: Policy | None, seed: int) -> dict:
 
 
 def search_row(toy: Toy, key: dict, setup: dict) -> dict:
-    policy, cost = train(toy, key["field"], key["lr"], key["seed"], setup["search_steps"], setup["hidden"])
+    policy, cost = train(
+        toy, key["field"], key["lr"], key["seed"], setup["search_steps"], setup["hidden"]
+    )
     return {"held_out_score": held_out_score(toy, policy), **cost}
 
 
 def final_row(toy: Toy, key: dict, setup: dict) -> dict:
     policy, cost = train(toy, key["field"], key["lr"], key["seed"], setup["steps"], setup["hidden"])
-    return {"held_out_score": held_out_score(toy, policy), **against_truth(toy, policy, key["seed"]), **cost}
+    return {
+        "held_out_score": held_out_score(toy, policy),
+        **against_truth(toy, policy, key["seed"]),
+        **cost,
+    }
 
 
 def floor_row(toy: Toy, key: dict, setup: dict) -> dict:
@@ -143,7 +159,9 @@ def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> 
     if out.exists():
         results = json.loads(out.read_text(encoding="utf-8"))
         if results["setup"] != setup:
-            raise SystemExit(f"{out} was made with another setup; give another --out or move that file away.")
+            raise SystemExit(
+                f"{out} was made with another setup; give another --out or move that file away."
+            )
     made_by = provenance()
 
     def row(part: str, make: Callable[[Toy, dict, dict], dict], toy: Toy, key: dict) -> dict:
@@ -163,19 +181,33 @@ def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> 
         for name, grid in ((name, GRID[name]) for name in fields):
             tried = []
             for field, lr in grid:
-                key = {"toy": toy.name, "name": name, "field": field, "lr": lr, "seed": SETUP["search_seed"]}
+                key = {
+                    "toy": toy.name,
+                    "name": name,
+                    "field": field,
+                    "lr": lr,
+                    "seed": SETUP["search_seed"],
+                }
                 tried.append(row("search", search_row, toy, key))
             best = min(tried, key=lambda r: r["held_out_score"])
             # A grid widened between two calls may have a new winner: the old one's seeds are no result then.
             results["final"] = [r for r in results["final"] if not beaten(r, best)]
             for seed in SETUP["seeds"]:
-                key = {"toy": toy.name, "name": name, "field": best["field"], "lr": best["lr"], "seed": seed}
+                key = {
+                    "toy": toy.name,
+                    "name": name,
+                    "field": best["field"],
+                    "lr": best["lr"],
+                    "seed": seed,
+                }
                 row("final", final_row, toy, key)
     return results
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cli.add_argument(
         "--out",
         type=Path,
@@ -184,7 +216,9 @@ def main() -> None:
     )
     cli.add_argument("--toys", nargs="+", default=[toy.name for toy in toys()], help="these alone")
     cli.add_argument("--fields", nargs="+", default=list(GRID), help="these alone")
-    cli.add_argument("--hidden", nargs="+", type=int, default=SETUP["hidden"], help="widths of the network")
+    cli.add_argument(
+        "--hidden", nargs="+", type=int, default=SETUP["hidden"], help="widths of the network"
+    )
     cli.add_argument("--steps", type=int, default=SETUP["steps"], help="updates of a final run")
     cli.add_argument(
         "--search-steps", type=int, default=SETUP["search_steps"], help="updates of a search run"

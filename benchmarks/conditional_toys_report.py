@@ -31,7 +31,9 @@ def ties(groups: dict[str, list[dict]], key: str) -> set[str]:
     stats = {name: mean_sd(rows, key) for name, rows in groups.items()}
     best, sd = min(stats.values())
     n = min(len(rows) for rows in groups.values())
-    return {name for name, (m, s) in stats.items() if m - best <= 2 * math.sqrt((s * s + sd * sd) / n)}
+    return {
+        name for name, (m, s) in stats.items() if m - best <= 2 * math.sqrt((s * s + sd * sd) / n)
+    }
 
 
 def table(results: dict) -> str:
@@ -68,9 +70,20 @@ def table(results: dict) -> str:
         for name, rows in groups.items():
             marks = {key for key, names in best.items() if name in names}
             field, score = rows[0]["field"], _pm(rows, "held_out_score", 4)
-            runs = [row for row in results["search"] + rows if (row["toy"], row["field"]) == (toy, field)]
-            cost, setting = min(row["wall_ms_per_step"] for row in runs), f"{field}, {rows[0]['lr']:g}"
-            tried = [r["held_out_score"] for r in results["search"] if (r["toy"], r["name"]) == (toy, name)]
+            runs = [
+                row
+                for row in results["search"] + rows
+                if (row["toy"], row["field"]) == (toy, field)
+            ]
+            cost, setting = (
+                min(row["wall_ms_per_step"] for row in runs),
+                f"{field}, {rows[0]['lr']:g}",
+            )
+            tried = [
+                r["held_out_score"]
+                for r in results["search"]
+                if (r["toy"], r["name"]) == (toy, name)
+            ]
             span = f"{min(tried):.3f} to {max(tried):.3f}"
             lines.append(
                 f"| {name} | {setting} | "
@@ -114,8 +127,14 @@ def _extremes(mine: dict[str, list[dict]], key: str) -> str:
 
 
 def _cells(rows: list[dict], marks) -> list[str]:
-    shares = [statistics.fmean(column) for column in zip(*(row["weights"] for row in rows), strict=True)]
-    texts = [_pm(rows, "energy_distance", 4), _pm(rows, "sliced_w2", 3), " ".join(f"{w:.2f}" for w in shares)]
+    shares = [
+        statistics.fmean(column) for column in zip(*(row["weights"] for row in rows), strict=True)
+    ]
+    texts = [
+        _pm(rows, "energy_distance", 4),
+        _pm(rows, "sliced_w2", 3),
+        " ".join(f"{w:.2f}" for w in shares),
+    ]
     texts += [_pm(rows, "weight_error", 3), _pm(rows, "within", 2), _pm(rows, "spread_ratio", 2)]
     keys = ("energy_distance", "sliced_w2", "", "weight_error", "", "")
     return [f"**{text}**" if key in marks else text for text, key in zip(texts, keys, strict=True)]

@@ -56,7 +56,9 @@ def write_shards(folder: Path, case: Case) -> None:
                 continue
             rng = np.random.default_rng((number, trajectories))
             rows = trajectories * (LENGTH + 1)
-            arrays = {k: rng.standard_normal((rows, n), dtype=np.float32) for k, n in WIDTHS.items()}
+            arrays = {
+                k: rng.standard_normal((rows, n), dtype=np.float32) for k, n in WIDTHS.items()
+            }
             np.clip(arrays["actions"], -1, 1, out=arrays["actions"])
             np.savez_compressed(path, **arrays, terminals=np.arange(rows) % (LENGTH + 1) == LENGTH)
 
@@ -65,9 +67,10 @@ def measure(case: Case, folder: Path) -> dict:
     """Hold the data and train on them for a while; sizes in GB (10^9 bytes), times in seconds."""
     import torch
 
-    from wgflow_rl import data, envs, methods
-    from wgflow_rl.replay import Replay
-    from wgflow_rl.updates import update
+    from wgflow_rl import data, envs
+    from wgflow_rl.agents import methods
+    from wgflow_rl.data.replay import Replay
+    from wgflow_rl.training.updates import update
 
     torch.set_num_threads(1)
     inner = envs.make(ENV)
@@ -146,8 +149,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", type=int, help="this case alone, by number; the others' rows are kept")
-    parser.add_argument("--folder", type=Path, help="shards are written here (default: a temporary folder)")
+    parser.add_argument(
+        "--only", type=int, help="this case alone, by number; the others' rows are kept"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="shards are written here (default: a temporary folder)"
+    )
     ask = parser.parse_args()
     out = Path(__file__).parent / "results" / "data_shards"
     known = json.loads(out.with_suffix(".json").read_text())["rows"] if ask.only is not None else []
@@ -158,9 +165,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=ask.folder) as folder:
             write_shards(Path(folder), case)
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                rows[case.name] = asdict(case) | process.submit(measure, case, Path(folder)).result()
+                rows[case.name] = (
+                    asdict(case) | process.submit(measure, case, Path(folder)).result()
+                )
         print(rows[case.name], flush=True)
-        record = {"command": "python benchmarks/data_shards.py", **provenance(), "rows": list(rows.values())}
+        record = {
+            "command": "python benchmarks/data_shards.py",
+            **provenance(),
+            "rows": list(rows.values()),
+        }
         out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
         out.with_suffix(".md").write_text(table(list(rows.values())))
 

@@ -33,7 +33,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl.files import write_whole
+from wgflow_rl.utils.files import write_whole
 
 SETUP = {
     "hidden": [256, 256],
@@ -47,7 +47,12 @@ SETUP = {
     "held_out": 594,
     "seeds": [0, 1, 2],
 }
-STEPS = {"plain": 900, "guided": 700, "released": 800, "flow": 1100}  # for about equal processor time
+STEPS = {
+    "plain": 900,
+    "guided": 700,
+    "released": 800,
+    "flow": 1100,
+}  # for about equal processor time
 HOT = torch.eye(10)
 Sampler = Callable[[Tensor, torch.Generator], Tensor]  # labels [N] -> digits [N, 64]
 
@@ -58,7 +63,9 @@ class Digits:
     def __init__(self):
         pixels, labels = load_digits(return_X_y=True)
         x, y = torch.from_numpy(pixels).float() / 8 - 1, torch.from_numpy(labels).long()
-        split = train_test_split(range(len(x)), test_size=SETUP["held_out"], random_state=0, stratify=labels)
+        split = train_test_split(
+            range(len(x)), test_size=SETUP["held_out"], random_state=0, stratify=labels
+        )
         (self.x, self.y), (self.x_test, self.y_test) = ((x[part], y[part]) for part in split)
         self.classifier = SVC(gamma=0.064).fit(self.x, self.y)
         self.components = torch.linalg.svd(self.x - self.x.mean(0), full_matrices=False).Vh[:20].T
@@ -67,9 +74,13 @@ class Digits:
         classes = [(x[labels == c], self.x_test[self.y_test == c]) for c in range(10)]
         return {
             "accuracy": float((self.classifier.predict(x) == labels.numpy()).mean()),
-            "energy_distance": statistics.fmean(wg.energy_distance(a, b).item() for a, b in classes),
+            "energy_distance": statistics.fmean(
+                wg.energy_distance(a, b).item() for a, b in classes
+            ),
             "frechet": frechet(x @ self.components, self.x_test @ self.components),
-            "variance": statistics.fmean((a.var(0).sum() / b.var(0).sum()).item() for a, b in classes),
+            "variance": statistics.fmean(
+                (a.var(0).sum() / b.var(0).sum()).item() for a, b in classes
+            ),
         }
 
 
@@ -109,7 +120,9 @@ def drifting(
     queue.push(data.x, data.y)
 
     def sample(labels: Tensor, g: torch.Generator) -> Tensor:
-        return net(torch.cat([torch.randn(*labels.shape, SETUP["noise"], generator=g), HOT[labels]], -1))
+        return net(
+            torch.cat([torch.randn(*labels.shape, SETUP["noise"], generator=g), HOT[labels]], -1)
+        )
 
     def loss() -> Tensor:
         x = sample(every[:, None].expand(-1, SETUP["group"]), generator)
@@ -125,7 +138,9 @@ def drifting(
     return sample, optimise(net, loss, steps)
 
 
-def flow_matching(data: Digits, seed: int, steps: int) -> tuple[Callable[[int, float], Sampler], float]:
+def flow_matching(
+    data: Digits, seed: int, steps: int
+) -> tuple[Callable[[int, float], Sampler], float]:
     """Velocity x_1 - x_0 on straight lines; the sampler takes Euler steps, guided by the velocity without label."""
     generator, net = torch.Generator().manual_seed(seed), network(64 + 1 + 10, seed)
 
@@ -134,7 +149,9 @@ def flow_matching(data: Digits, seed: int, steps: int) -> tuple[Callable[[int, f
         some = torch.randint(len(data.x), (n,), generator=generator)
         x1, x0 = data.x[some], torch.randn(n, 64, generator=generator)
         t = torch.rand(n, 1, generator=generator)
-        label = HOT[data.y[some]] * (torch.rand(n, 1, generator=generator) > SETUP["dropped_labels"])
+        label = HOT[data.y[some]] * (
+            torch.rand(n, 1, generator=generator) > SETUP["dropped_labels"]
+        )
         return (net(torch.cat([(1 - t) * x0 + t * x1, t, label], -1)) - (x1 - x0)).square().mean()
 
     seconds = optimise(net, loss, steps)
@@ -159,7 +176,10 @@ def flow_matching(data: Digits, seed: int, steps: int) -> tuple[Callable[[int, f
 @torch.no_grad()
 def rows(data: Digits, seed: int, scale: float):
     """Every generator of a seed with its scores, as they are made."""
-    labels, counts = data.y_test.repeat(4), {name: max(1, round(n * scale)) for name, n in STEPS.items()}
+    labels, counts = (
+        data.y_test.repeat(4),
+        {name: max(1, round(n * scale)) for name, n in STEPS.items()},
+    )
 
     def scored(name: str, evaluations: int, sample: Sampler, seconds: float) -> dict:
         x = sample(labels, torch.Generator().manual_seed(50_000 + seed))
@@ -175,14 +195,18 @@ def rows(data: Digits, seed: int, scale: float):
         runs = {
             "drifting, energy": drifting(data, seed, counts["plain"]),
             "drifting, energy, guidance 1.1": drifting(data, seed, counts["guided"], guidance=1.1),
-            "drifting, energy, guidance 1.25": drifting(data, seed, counts["guided"], guidance=1.25),
+            "drifting, energy, guidance 1.25": drifting(
+                data, seed, counts["guided"], guidance=1.25
+            ),
             "drifting, released objective": drifting(data, seed, counts["released"], released=True),
         }
         sampler, seconds = flow_matching(data, seed, counts["flow"])
     for name, run in runs.items():
         yield scored(name, 1, *run)
     for euler, guidance in ((1, 1.0), (2, 1.0), (10, 1.0), (10, 1.1), (10, 1.25)):
-        name = f"flow matching, {euler} step{'s' * (euler > 1)}" + f", guidance {guidance}" * (guidance > 1)
+        name = f"flow matching, {euler} step{'s' * (euler > 1)}" + f", guidance {guidance}" * (
+            guidance > 1
+        )
         yield scored(name, euler * (1 + (guidance > 1)), sampler(euler, guidance), seconds)
 
 
@@ -206,14 +230,23 @@ def table(results: dict) -> str:
             spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
             return f"{statistics.fmean(values):.{digits}f}{spread}"
 
-        numbers = cell("accuracy", 3), cell("energy_distance", 3), cell("frechet", 2), cell("variance", 2)
+        numbers = (
+            cell("accuracy", 3),
+            cell("energy_distance", 3),
+            cell("frechet", 2),
+            cell("variance", 2),
+        )
         seconds = f"{min(row['seconds'] for row in found):.1f}" if found[0]["seconds"] else ""
-        lines.append(f"| {name} | {found[0]['evaluations'] or ''} | {' | '.join(numbers)} | {seconds} |")
+        lines.append(
+            f"| {name} | {found[0]['evaluations'] or ''} | {' | '.join(numbers)} | {seconds} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cli.add_argument("--out", type=Path, default=Path("benchmarks/results/digits.json"))
     cli.add_argument("--scale", type=float, default=1.0, help="of the number of training steps")
     args = cli.parse_args()
@@ -224,9 +257,16 @@ def main() -> None:
     if args.out.exists():
         results = json.loads(args.out.read_text(encoding="utf-8"))
         if results["setup"] != setup:
-            raise SystemExit(f"{args.out} was made with another setup; give another --out or move it away.")
+            raise SystemExit(
+                f"{args.out} was made with another setup; give another --out or move it away."
+            )
     if not results["rows"]:
-        real = {"name": "real digits, the training set", "seed": None, "evaluations": 0, "seconds": 0}
+        real = {
+            "name": "real digits, the training set",
+            "seed": None,
+            "evaluations": 0,
+            "seconds": 0,
+        }
         results["rows"].append({**real, **data.score(data.x, data.y)})
     for seed in SETUP["seeds"]:
         if any(row["seed"] == seed for row in results["rows"]):

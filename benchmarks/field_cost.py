@@ -33,7 +33,9 @@ FIELDS = {
     "drifting_field, Gaussian": lambda x, y: wg.drifting_field(
         x, y, x, kernel=wg.Gaussian(x.shape[-1] ** 0.5)
     ),
-    "drifting_field, Laplace": lambda x, y: wg.drifting_field(x, y, x, kernel=wg.Laplace(x.shape[-1] ** 0.5)),
+    "drifting_field, Laplace": lambda x, y: wg.drifting_field(
+        x, y, x, kernel=wg.Laplace(x.shape[-1] ** 0.5)
+    ),
     "energy_field": wg.energy_field,
 }
 
@@ -49,7 +51,8 @@ def measured() -> dict[tuple[str, int, int], float]:
     """Seconds by field, N and D."""
     sizes = dict.fromkeys([(n, AT_D) for n in POINTS] + [(AT_N, d) for d in DIMENSIONS])
     rounds = [
-        {(name, *size): time_of(name, *size) for name in FIELDS for size in sizes} for _ in range(ROUNDS)
+        {(name, *size): time_of(name, *size) for name in FIELDS for size in sizes}
+        for _ in range(ROUNDS)
     ]
     return {key: min(found[key] for found in rounds) for key in rounds[0]}
 
@@ -64,7 +67,9 @@ def main() -> None:
             (axes[0], "points N", POINTS, 2),
             (axes[1], "dimension D", DIMENSIONS, 1),
         ):
-            times = [seconds[name, n, AT_D] if power == 2 else seconds[name, AT_N, n] for n in sizes]
+            times = [
+                seconds[name, n, AT_D] if power == 2 else seconds[name, AT_N, n] for n in sizes
+            ]
             rows += [
                 {"field": name, "varied": varied, "size": n, "seconds": t}
                 for n, t in zip(sizes, times, strict=True)

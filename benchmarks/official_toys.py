@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import wgflow as wg
 from wgflow import toy
-from wgflow_rl.files import write_whole
+from wgflow_rl.utils.files import write_whole
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,14 +50,20 @@ def drifting(divergence: wg.ReverseKL, h: float) -> Field:
     # A point's own repulsion is left out, as the demonstration does: every step draws fresh points, so no frozen group
     # can expand. With itself among 512 negatives a point of a thin region feels its own pull only.
     kernel = wg.Gaussian(h)
-    return lambda x, y: wg.drifting_field(x, y, x, kernel=kernel, divergence=divergence, skip_self=True)
+    return lambda x, y: wg.drifting_field(
+        x, y, x, kernel=kernel, divergence=divergence, skip_self=True
+    )
 
 
 def demonstration(x: Tensor, y: Tensor) -> Tensor:
     """The balanced field with the demonstration's own constants: an absolute temperature, no division by the rms."""
-    unit = wg.balanced_scale(x, y).item()  # s / sqrt(D); the field's own coordinates are divided by it
+    unit = wg.balanced_scale(
+        x, y
+    ).item()  # s / sqrt(D); the field's own coordinates are divided by it
     temperature = 0.05 / (unit * x.shape[-1] ** 0.5)
-    return wg.balanced_field(x, y, temperatures=(temperature,), rms_floor=1.0, clip=1e-24, self_distance=1e6)
+    return wg.balanced_field(
+        x, y, temperatures=(temperature,), rms_floor=1.0, clip=1e-24, self_distance=1e6
+    )
 
 
 def fields() -> dict[str, Callable[[float], Field]]:
@@ -112,7 +118,11 @@ def score(target, net: nn.Module | None, seed: int) -> dict[str, float]:
     """Sliced W2 and energy distance to fresh data; without a network, of fresh data to fresh data."""
     generator, n = torch.Generator().manual_seed(50_000 + seed), SETUP["samples"]
     y = target.sample(n, generator=generator)
-    x = net(torch.randn(n, 32, generator=generator)) if net else target.sample(n, generator=generator)
+    x = (
+        net(torch.randn(n, 32, generator=generator))
+        if net
+        else target.sample(n, generator=generator)
+    )
     distance = wg.sliced_w2(x, y, projections=SETUP["projections"], generator=generator).item()
     return {"sliced_w2": distance, "energy_distance": wg.energy_distance(x[:2000], y[:2000]).item()}
 
@@ -124,7 +134,9 @@ def run(out: Path, steps: int, search_steps: int) -> dict:
     if out.exists():
         results = json.loads(out.read_text(encoding="utf-8"))
         if results["setup"] != setup:
-            raise SystemExit(f"{out} was made with another setup; give another --out or move that file away.")
+            raise SystemExit(
+                f"{out} was made with another setup; give another --out or move that file away."
+            )
     made_by = provenance()
 
     def row(key: dict, make: Callable[[], dict]) -> dict:
@@ -149,11 +161,20 @@ def run(out: Path, steps: int, search_steps: int) -> dict:
 
     for name, target in TOYS.items():
         for seed in SETUP["seeds"]:
-            row({"part": "floor", "toy": name, "seed": seed}, lambda t=target, s=seed: score(t, None, s))
-    best = {(field, name): 0.0 for field in sorted(fields(), key=lambda f: f not in FIRST) for name in TOYS}
+            row(
+                {"part": "floor", "toy": name, "seed": seed},
+                lambda t=target, s=seed: score(t, None, s),
+            )
+    best = {
+        (field, name): 0.0
+        for field in sorted(fields(), key=lambda f: f not in FIRST)
+        for name in TOYS
+    }
     for field, name in best:
         if field not in UNSCALED:
-            tried = [cell("search", name, field, w, SETUP["search_seed"], search_steps) for w in WIDTHS]
+            tried = [
+                cell("search", name, field, w, SETUP["search_seed"], search_steps) for w in WIDTHS
+            ]
             best[field, name] = min(tried, key=lambda r: r["sliced_w2"])["h"]
     for rest in (False, True):
         for seed in SETUP["seeds"]:
@@ -193,8 +214,12 @@ def table(results: dict) -> str:
             "| field | h | sliced W2 | energy distance | ms |",
             "|---|---|---|---|---|",
         ]
-        lines += [f"| fresh data | | {mean(floor, 'sliced_w2')} | {mean(floor, 'energy_distance')} | |"]
-        for field in dict.fromkeys(r["field"] for r in rows if r["part"] == "final" and r["toy"] == name):
+        lines += [
+            f"| fresh data | | {mean(floor, 'sliced_w2')} | {mean(floor, 'energy_distance')} | |"
+        ]
+        for field in dict.fromkeys(
+            r["field"] for r in rows if r["part"] == "final" and r["toy"] == name
+        ):
             found = values(part="final", toy=name, field=field)
             h = found[0]["h"] or ""
             cost = min(r["cpu_ms_per_step"] for r in found)
@@ -205,7 +230,9 @@ def table(results: dict) -> str:
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     cli.add_argument("--out", type=Path, default=Path("benchmarks/results/official_toys.json"))
     cli.add_argument("--steps", type=int, default=2000, help="updates of a final run")
     cli.add_argument("--search-steps", type=int, default=200, help="updates of a search run")

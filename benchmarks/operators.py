@@ -15,7 +15,7 @@ from _provenance import provenance
 from wgflow_rl import envs
 from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator
 from wgflow_rl.data.demonstrations import play
-from wgflow_rl.runlog import wilson
+from wgflow_rl.training.runlog import wilson
 
 
 def measure(suite: str, operator: Operator, episodes: int) -> dict:
@@ -23,7 +23,12 @@ def measure(suite: str, operator: Operator, episodes: int) -> dict:
     simulator = envs.robomimic.Robosuite(envs.robomimic.env_args(suite))
     attempts = [play(simulator, suite, operator, seed=seed) for seed in range(episodes)]
     steps = [len(demo["rewards"]) for demo in attempts if demo["rewards"][-1] > 0]
-    return {"suite": suite, "operator": operator.name, "episodes": episodes, "steps_to_success": steps}
+    return {
+        "suite": suite,
+        "operator": operator.name,
+        "episodes": episodes,
+        "steps_to_success": steps,
+    }
 
 
 def table(rows: list[dict]) -> str:

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from _provenance import provenance
 
-from wgflow_rl import data, networks, ops
+from wgflow_rl import data
+from wgflow_rl.agents import networks, ops
+from wgflow_rl.data.replay import Replay
 from wgflow_rl.evaluate import load_agent
-from wgflow_rl.replay import Replay
-from wgflow_rl.results import bootstrap
-from wgflow_rl.runlog import wilson
-from wgflow_rl.table import read_rows
+from wgflow_rl.experiments.results import bootstrap
+from wgflow_rl.training.runlog import wilson
+from wgflow_rl.training.table import read_rows
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
 ENV = "pointmaze-medium-navigate-singletask-task1-v0"

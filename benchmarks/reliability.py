@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from _provenance import provenance
 
-from wgflow_rl import checkpoint, envs, train
+from wgflow_rl import envs, train
 from wgflow_rl.data import robomimic
 from wgflow_rl.data.episodes import LAYOUT
-from wgflow_rl.files import write_whole
-from wgflow_rl.settings import Settings, as_json, from_command_line
-from wgflow_rl.table import Table, read_rows
+from wgflow_rl.training import checkpoint
+from wgflow_rl.training.settings import Settings, as_json, from_command_line
+from wgflow_rl.training.table import Table, read_rows
+from wgflow_rl.utils.files import write_whole
 
 RUN = (
     "--offline-steps 20 --online-steps 20 --online-start 3 --data-rows 2000 --threads 1 --hidden 32 32 --batch 16 "
@@ -48,7 +49,9 @@ def go_on(folder: Path, ready=None) -> None:
 
     torch.set_num_threads(1)
     make = envs.make
-    envs.make = lambda *args, **options: gymnasium.wrappers.TimeLimit(make(*args, **options), EPISODE)
+    envs.make = lambda *args, **options: gymnasium.wrappers.TimeLimit(
+        make(*args, **options), EPISODE
+    )
     if ready is not None:
         ready.send(None)
     if (folder / "config.json").exists():
@@ -65,7 +68,13 @@ def outcome(folder: Path) -> tuple:
         tables.append((columns, [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]))
     last = checkpoint.load(folder / "checkpoints")
     ring = {name: torch.cat([part[name] for part in last.rows]).tolist() for name in last.rows[0]}
-    return tables, last.step, last.state, {name: t.tolist() for name, t in last.tensors.items()}, ring
+    return (
+        tables,
+        last.step,
+        last.state,
+        {name: t.tolist() for name, t in last.tensors.items()},
+        ring,
+    )
 
 
 def kills(count: int, seed: int, folder: Path) -> dict:
@@ -138,8 +147,14 @@ def damaged(contents: bytes, number: random.Random) -> bytes:
 
 
 def good_checkpoint(folder: Path) -> tuple[Path, Callable[[Path], str]]:
-    tensors = {"weight": torch.randn(4, 3), "flags": torch.rand(7) < 0.5, "half": torch.randn(5).bfloat16()}
-    path = checkpoint.save(folder, step=3, tensors=tensors, state={"phase": "online", "best": [0.5, None]})
+    tensors = {
+        "weight": torch.randn(4, 3),
+        "flags": torch.rand(7) < 0.5,
+        "half": torch.randn(5).bfloat16(),
+    }
+    path = checkpoint.save(
+        folder, step=3, tensors=tensors, state={"phase": "online", "best": [0.5, None]}
+    )
     written = path.read_bytes()
 
     def read(path: Path) -> str:
@@ -158,7 +173,11 @@ def good_config(folder: Path) -> tuple[Path, Callable[[Path], str]]:
 
     def read(path: Path) -> str:
         # No hash: a person may read and copy this file. Checkpoints hold the settings too, and a resume compares them.
-        return "as written" if Settings.read(path.parent).check() == settings else "other valid settings"
+        return (
+            "as written"
+            if Settings.read(path.parent).check() == settings
+            else "other valid settings"
+        )
 
     return path, read
 
@@ -252,13 +271,18 @@ def main() -> None:
     parser.add_argument("part", choices=["kills", "fuzz"])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "reliability.json")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "reliability.json"
+    )
     ask = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         result = {"kills": kills, "fuzz": fuzz}[ask.part](ask.count, ask.seed, Path(folder))
     record = json.loads(ask.out.read_text()) if ask.out.exists() else {}
-    write_whole(ask.out, json.dumps(record | {ask.part: {"result": result, **provenance()}}, indent=1) + "\n")
+    write_whole(
+        ask.out,
+        json.dumps(record | {ask.part: {"result": result, **provenance()}}, indent=1) + "\n",
+    )
 
 
 if __name__ == "__main__":

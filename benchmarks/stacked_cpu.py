@@ -9,9 +9,9 @@ import time
 import torch
 from _update import ACTION, OBS, random_batch
 
-from wgflow_rl import methods
-from wgflow_rl.stacked import Stacked
-from wgflow_rl.updates import Plain, Work, together
+from wgflow_rl.agents import methods
+from wgflow_rl.training.stacked import Stacked
+from wgflow_rl.training.updates import Plain, Work, together
 
 ENV = "cube-double-play-singletask-task2-v0"
 SEEDS, ROUNDS = 5, 3
@@ -46,8 +46,12 @@ def ratio(preset: str, updates: int) -> tuple[float, float, list[float]]:
         for _ in range(updates):
             stack(work.batch, work.noise, online=True)
 
-    rounds = [(seconds(one_by_one) / updates, seconds(at_once) / updates) for _ in range(ROUNDS + 1)][1:]
-    return *(statistics.median(column) for column in zip(*rounds, strict=True)), [b / a for a, b in rounds]
+    rounds = [
+        (seconds(one_by_one) / updates, seconds(at_once) / updates) for _ in range(ROUNDS + 1)
+    ][1:]
+    return *(statistics.median(column) for column in zip(*rounds, strict=True)), [
+        b / a for a, b in rounds
+    ]
 
 
 def main() -> None:

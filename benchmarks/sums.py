@@ -86,7 +86,9 @@ def errors(result, x, y, h: float) -> dict:
 
     import wgflow as wg
 
-    mass, shift = wg.kernel_shift(x[:ROWS].double(), y.double(), kernel=wg.Gaussian(h), backend="streaming")
+    mass, shift = wg.kernel_shift(
+        x[:ROWS].double(), y.double(), kernel=wg.Gaussian(h), backend="streaming"
+    )
     found = torch.as_tensor(result[0][:ROWS]).double()
     out = {"log_mass_error": float((found - mass).abs().amax())}
     if result[1] is not None:
@@ -146,7 +148,9 @@ def work(a: argparse.Namespace) -> None:
     known: dict = {}
     for n in a.sizes:
         for dim in a.dims:
-            names = [b for b in OURS if b in a.backends] + [b for b in PEERS if b in a.backends and dim <= 8]
+            names = [b for b in OURS if b in a.backends] + [
+                b for b in PEERS if b in a.backends and dim <= 8
+            ]
             for row in cell(names, n, dim, a.worker, a.cap, known):
                 print(json.dumps(row), flush=True)
 
@@ -194,7 +198,9 @@ def table(rows: list[dict]) -> str:
     if left:
         lines += [
             "",
-            "Left out: " + "; ".join(f"{b} at N = {n:,}, D = {d} ({why})" for b, n, d, why in left) + ".",
+            "Left out: "
+            + "; ".join(f"{b} at N = {n:,}, D = {d} ({why})" for b, n, d, why in left)
+            + ".",
         ]
     return "\n".join(lines) + "\n"
 
@@ -207,11 +213,15 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 8, 32, 128])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
     parser.add_argument("--backends", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS])
-    parser.add_argument("--cap", type=float, default=60.0, help="seconds a call may be expected to take")
+    parser.add_argument(
+        "--cap", type=float, default=60.0, help="seconds a call may be expected to take"
+    )
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results" / "sums", help="without suffix"
     )
-    parser.add_argument("--quick", action="store_true", help="N = 1,000 and 3,000, D = 2 and 8, no KeOps")
+    parser.add_argument(
+        "--quick", action="store_true", help="N = 1,000 and 3,000, D = 2 and 8, no KeOps"
+    )
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.quick:
@@ -226,17 +236,29 @@ def main() -> None:
     rows: list[dict] = []
     for threads in a.threads:
         options = ["--sizes", *map(str, a.sizes), "--dims", *map(str, a.dims), "--cap", str(a.cap)]
-        command = [sys.executable, __file__, *options, "--backends", *a.backends, "--worker", str(threads)]
+        command = [
+            sys.executable,
+            __file__,
+            *options,
+            "--backends",
+            *a.backends,
+            "--worker",
+            str(threads),
+        ]
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = os.environ | dict.fromkeys(names, str(threads))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 rows.append(json.loads(line))
                 print(line, end="", flush=True)
                 whole = {"provenance": provenance(), "rows": rows}
                 a.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
-                a.out.with_suffix(".md").write_text("# Backends of the kernel sums\n\n" + table(rows))
+                a.out.with_suffix(".md").write_text(
+                    "# Backends of the kernel sums\n\n" + table(rows)
+                )
         if process.returncode:
             raise SystemExit(process.returncode)
     print(table(rows))

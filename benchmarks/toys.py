@@ -37,7 +37,8 @@ class Toy:
         eps = torch.randn(B, n, self.time, self.size, generator=generator)
         for t in range(1, self.time):  # AR(1), unit variance at every time
             eps[:, :, t] = (
-                self.correlation * eps[:, :, t - 1] + math.sqrt(1 - self.correlation**2) * eps[:, :, t]
+                self.correlation * eps[:, :, t - 1]
+                + math.sqrt(1 - self.correlation**2) * eps[:, :, t]
             )
         sd = torch.as_tensor(self.sd).expand(len(self.weights))
         if self.tail < math.inf:  # one divisor a sample: t in all its coordinates at once
@@ -48,7 +49,9 @@ class Toy:
             radius = 1 + sd[0] * eps[:, :, 0, 0]
             u = radius[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
         else:
-            mode = torch.multinomial(torch.tensor(self.weights), B * n, replacement=True, generator=generator)
+            mode = torch.multinomial(
+                torch.tensor(self.weights), B * n, replacement=True, generator=generator
+            )
             mode = mode.view(B, n)
             u = self.centres[mode] + sd[mode][..., None] * eps.flatten(-2)
         return self._shift(s) + self._turn(s, u, +1)
@@ -75,7 +78,9 @@ class Toy:
         """[D, 2] the plane a picture shows: the plane itself, or (between the modes, mean of the chunk)."""
         if self.dim == 2:
             return torch.eye(2)
-        return torch.linalg.qr(torch.stack([self.centres[0] - self.centres[1], torch.ones(self.dim)], -1)).Q
+        return torch.linalg.qr(
+            torch.stack([self.centres[0] - self.centres[1], torch.ones(self.dim)], -1)
+        ).Q
 
     def _shift(self, s: Tensor) -> Tensor:
         return s[:, None, torch.arange(self.size).repeat(self.time) % 2] / 2

@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 from _provenance import provenance
 
-from wgflow_rl import plan, sweep
+from wgflow_rl import sweep
 from wgflow_rl.curve import draw_curve
-from wgflow_rl.job import Job, state
-from wgflow_rl.results import bootstrap
-from wgflow_rl.table import read_rows
+from wgflow_rl.experiments import plan
+from wgflow_rl.experiments.job import Job, state
+from wgflow_rl.experiments.results import bootstrap
+from wgflow_rl.training.table import read_rows
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
@@ -51,7 +52,9 @@ FIELDS = {
     "dfp, likelihood+energy:0.25": both("likelihood:0.2+energy:0.25"),
 }
 MILDER = "released:0.02,0.05,0.2"  # the released field's best on the arm
-ARM_FIELDS = FIELDS | {"dfp-released": ("dfp-released", "--field", MILDER, "--improve-field", MILDER)}
+ARM_FIELDS = FIELDS | {
+    "dfp-released": ("dfp-released", "--field", MILDER, "--improve-field", MILDER)
+}
 OTHERS = ("dfp-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
 
 
@@ -74,7 +77,10 @@ STUDIES = {
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp", *OTHERS)}),
     "fields-arm": Study(
-        ARM, 3, ARM_FIELDS, ("--offline-steps", "4000", "--online-steps", "0", "--eval-every", "2000")
+        ARM,
+        3,
+        ARM_FIELDS,
+        ("--offline-steps", "4000", "--online-steps", "0", "--eval-every", "2000"),
     ),
 }
 
@@ -83,7 +89,9 @@ def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
     """The runs of every variant, seed 0 first."""
     found = {}
     for name, (method, *flags) in study.variants.items():
-        (kind,) = plan.of_names([method], [study.env], preset="laptop", extra=(*flags, *study.flags)).kinds
+        (kind,) = plan.of_names(
+            [method], [study.env], preset="laptop", extra=(*flags, *study.flags)
+        ).kinds
         found[name] = [kind.job(runs, seed) for seed in range(study.seeds)]
     return found
 
@@ -158,7 +166,10 @@ def main() -> None:
             raise SystemExit("not done:\n" + "\n".join(bad))
 
     # `--read` takes the seeds that are there: the table says how many they are.
-    jobs = {name: [job for job in each if state(job.folder).state == "done"] for name, each in jobs.items()}
+    jobs = {
+        name: [job for job in each if state(job.folder).state == "done"]
+        for name, each in jobs.items()
+    }
     jobs = {name: each for name, each in jobs.items() if each}
     runs = {name: [read(job.folder) for job in each] for name, each in jobs.items()}
     configs = {
@@ -175,7 +186,9 @@ def main() -> None:
             for name, each in configs.items()
         },
         "made_by": {
-            name: [{key: config[key] for key in ("commit", "versions", "started")} for config in each]
+            name: [
+                {key: config[key] for key in ("commit", "versions", "started")} for config in each
+            ]
             for name, each in configs.items()
         },
         "runs": runs,

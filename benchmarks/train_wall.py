@@ -26,13 +26,14 @@ from pathlib import Path
 from _provenance import provenance
 from train_runs import ARM, LIFT, MAZE
 
-from wgflow_rl import methods, train
-from wgflow_rl.guard import Guard
-from wgflow_rl.replay import Replay
-from wgflow_rl.run import Run
-from wgflow_rl.settings import from_command_line
-from wgflow_rl.trainer import Trainer
-from wgflow_rl.updates import Plain
+from wgflow_rl import train
+from wgflow_rl.agents import methods
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.training.run import Run
+from wgflow_rl.training.settings import from_command_line
+from wgflow_rl.training.trainer import Trainer
+from wgflow_rl.training.updates import Plain
 
 RESULT = Path(__file__).parent / "results" / "train_wall.json"
 ENVS = {"pointmaze": MAZE, "arm": ARM, "lift": LIFT}
@@ -143,7 +144,8 @@ def table_of(rows: list[dict]) -> list[str]:
     sections = sorted({section for row in best for section in row["sections"]})
     cells = {section: [cell_of(row, section) for row in best] for section in sections}
     cells["all"] = [
-        f"{row['wall']:.1f}; {sum(seconds for _, seconds in row['sections'].values()):.1f}" for row in best
+        f"{row['wall']:.1f}; {sum(seconds for _, seconds in row['sections'].values()):.1f}"
+        for row in best
     ]
     cells["other processes, start included"] = [f"; {row['others']:.1f}" for row in best]
     cells["wall of every run"] = [", ".join(f"{row['wall']:.0f}" for row in each) for each in runs]

@@ -5,7 +5,7 @@
 Each number is varied alone about 256 x 4, N = 16, G = 8, batch 128, a' ~ pi: processor time, one thread, fastest call.
 Lines: the arithmetic (`_update.flops_of_update`) at one speed, that of all points together by least squares, plus one
 constant for what no size changes: straight in depth, N, G, batch and seeds, square in width. More than one seed is a
-stack of them (`wgflow_rl.stacked`), whose points the line is drawn beside and not fitted to.
+stack of them (`wgflow_rl.training.stacked`), whose points the line is drawn beside and not fitted to.
 """
 
 import json
@@ -21,9 +21,10 @@ import torch
 from _provenance import provenance
 from _update import agent_of, flops_of_update, random_batch
 
-from wgflow_rl import methods, profile
-from wgflow_rl.stacked import Stacked
-from wgflow_rl.updates import Plain, Update, Work, together
+from wgflow_rl import profile
+from wgflow_rl.agents import methods
+from wgflow_rl.training.stacked import Stacked
+from wgflow_rl.training.updates import Plain, Update, Work, together
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -77,14 +78,17 @@ def draw(rows: list[dict], constant: float, slope: float) -> None:
         axis.set(xlabel=name, xlim=(0, None), ylim=(0, None))
     axes[0].set_ylabel("ms an update")
     figure.suptitle(
-        f"points: measured; lines: {constant * 1e3:.1f} ms + FLOPs at {1e-9 / slope:.0f} GFLOP/s", fontsize=10
+        f"points: measured; lines: {constant * 1e3:.1f} ms + FLOPs at {1e-9 / slope:.0f} GFLOP/s",
+        fontsize=10,
     )
     figure.savefig(RESULTS / "update_cost.png", dpi=100)
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    times = {cfg: time_of(cfg) for sweep in SWEEPS.values() for cfg in sweep.values()}  # the base once
+    times = {
+        cfg: time_of(cfg) for sweep in SWEEPS.values() for cfg in sweep.values()
+    }  # the base once
     rows = [
         {"varied": name, "size": size, "seconds": times[cfg], "flops": flops_of_update(cfg)}
         for name, sweep in SWEEPS.items()
@@ -95,7 +99,12 @@ def main() -> None:
         seconds = times[BASE] if seeds == 1 else time_of(BASE, seeds)
         flops = seeds * flops_of_update(BASE)
         rows += [{"varied": "seeds", "size": seeds, "seconds": seconds, "flops": flops}]
-    found = {"constant_s": constant, "flops_per_s": 1 / slope, "rows": rows, "provenance": provenance()}
+    found = {
+        "constant_s": constant,
+        "flops_per_s": 1 / slope,
+        "rows": rows,
+        "provenance": provenance(),
+    }
     (RESULTS / "update_cost.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draw(rows, constant, slope)
     for row in rows:

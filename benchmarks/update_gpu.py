@@ -17,10 +17,11 @@ import torch
 from _provenance import provenance
 from _update import ACTION, OBS, random_batch
 
-from wgflow_rl import methods, routing
-from wgflow_rl.graphs import Captured
-from wgflow_rl.stacked import Stacked
-from wgflow_rl.updates import Plain, Update, Work, together
+from wgflow_rl.agents import methods
+from wgflow_rl.training import routing
+from wgflow_rl.training.graphs import Captured
+from wgflow_rl.training.stacked import Stacked
+from wgflow_rl.training.updates import Plain, Update, Work, together
 
 RESULTS = Path(__file__).parent / "results" / "update_gpu.json"
 ENV = "cube-double-play-singletask-task2-v0"
@@ -30,7 +31,10 @@ WARM = 6  # updates before the first measured one: the graph is recorded after t
 
 def update_and_work(cfg, seeds: int, *, graph: bool, device: str) -> tuple[Update, Work]:
     """The update of so many seeds, and a batch and noise for it that are on the device already."""
-    agents = [methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=s, device=device) for s in range(seeds)]
+    agents = [
+        methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=s, device=device)
+        for s in range(seeds)
+    ]
     draw, works = torch.Generator(device).manual_seed(0), []
     for seed, agent in enumerate(agents):
         batch = random_batch(cfg, torch.Generator().manual_seed(seed))

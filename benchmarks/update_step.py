@@ -28,8 +28,9 @@ import torch
 from _provenance import provenance
 from _update import OBS, agent_of, flops_of_update, random_batch
 
-from wgflow_rl import methods, networks, profile
-from wgflow_rl.updates import update
+from wgflow_rl import profile
+from wgflow_rl.agents import methods, networks
+from wgflow_rl.training.updates import update
 
 RESULTS = Path(__file__).parent / "results" / "update_step.json"
 ENV = "cube-double-play-singletask-task2-v0"
@@ -77,7 +78,9 @@ class Process:
     """A variant in a process of its own, which says its version, then answers."""
 
     def __init__(self, *command: str):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.versions = self._answer()
 
     def _answer(self) -> dict:
@@ -128,10 +131,16 @@ def parts_at_paper_size(cfg, agent, batch, noise) -> dict[str, float]:
     with torch.no_grad():
         a_hat, pool = agent.policy(batch.obs, noise.generated), noise.candidates[:, : cfg.top_k]
         data = batch.actions.flatten(1)[:, None]
-    generator, one, eight = torch.Generator().manual_seed(0), torch.randn(1, OBS), torch.randn(8, OBS)
+    generator, one, eight = (
+        torch.Generator().manual_seed(0),
+        torch.randn(1, OBS),
+        torch.randn(8, OBS),
+    )
     return {
         "field, one positive": profile.seconds(lambda: agent.data_drift(a_hat, data), at_least=0.3),
-        "field, top-K positives": profile.seconds(lambda: agent.improve_drift(a_hat, pool), at_least=0.3),
+        "field, top-K positives": profile.seconds(
+            lambda: agent.improve_drift(a_hat, pool), at_least=0.3
+        ),
         "acting, one state": profile.seconds(lambda: agent.act(one, generator), at_least=0.3),
         "acting, eight states": profile.seconds(lambda: agent.act(eight, generator), at_least=0.3),
     }
@@ -140,13 +149,17 @@ def parts_at_paper_size(cfg, agent, batch, noise) -> dict[str, float]:
 def bf16_speed() -> float:
     """FLOP/s of bfloat16 matrix products."""
     x, w = (torch.randn(n, 512, dtype=torch.bfloat16) for n in (1024, 512))
-    return 2 * 1024 * 512**2 / profile.seconds(lambda: torch.nn.functional.linear(x, w), at_least=0.3)
+    return (
+        2 * 1024 * 512**2 / profile.seconds(lambda: torch.nn.functional.linear(x, w), at_least=0.3)
+    )
 
 
 def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
     cfg, batch, noise = start_of(case)
     _, at_once = CASES[case]
-    variants = {name: Process(sys.executable, __file__, "--case", case, "--serve", name) for name in TORCH}
+    variants = {
+        name: Process(sys.executable, __file__, "--case", case, "--serve", name) for name in TORCH
+    }
     if jax_python:
         variants["JAX"] = jax_of(jax_python, cfg, batch, noise)
     far = check_losses(variants)
@@ -219,9 +232,13 @@ def main() -> None:
         serve(given.case, given.serve)
         return
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the variants' processes inherit it
+        os.sched_setaffinity(
+            0, {max(os.sched_getaffinity(0))}
+        )  # the variants' processes inherit it
     rows = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
-    rows[given.case] = measure(given.case, repetitions=given.repetitions, jax_python=given.jax_python)
+    rows[given.case] = measure(
+        given.case, repetitions=given.repetitions, jax_python=given.jax_python
+    )
     given.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     text = table(rows)
     given.out.with_suffix(".md").write_text(text, encoding="utf-8")

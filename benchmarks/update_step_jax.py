@@ -41,7 +41,9 @@ def mlp(net, obs, v):
 
 def layer_norm(x, scale, shift):
     centred = x - x.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale + shift
+    return (
+        centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5) * scale + shift
+    )
 
 
 def values(critics, obs, chunks):
@@ -126,7 +128,10 @@ def make_update(cfg):
             lambda p, m, v: p - cfg["lr"] * (m / c1) / (jnp.sqrt(v / c2) + 1e-8), learned, m, v
         )
         rates = {"critic": cfg["target_rate"], "policy": cfg["old_rate"]}
-        slow = {k: tree_map(lambda a, b, r=rates[k]: a + r * (b - a), slow[k], learned[k]) for k in rates}
+        slow = {
+            k: tree_map(lambda a, b, r=rates[k]: a + r * (b - a), slow[k], learned[k])
+            for k in rates
+        }
         return (learned, slow, m, v, t), log
 
     return jax.jit(update, donate_argnums=0)
@@ -158,7 +163,11 @@ def main(path):
         }
 
     def group(name):
-        return {k.partition(".")[2]: jnp.asarray(a) for k, a in arrays.items() if k.startswith(f"{name}.")}
+        return {
+            k.partition(".")[2]: jnp.asarray(a)
+            for k, a in arrays.items()
+            if k.startswith(f"{name}.")
+        }
 
     learned, slow = networks("policy", "critic"), networks("old_policy", "target_critic")
     zeros = lambda: tree_map(jnp.zeros_like, learned)  # noqa: E731

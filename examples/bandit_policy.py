@@ -30,7 +30,9 @@ generator = torch.Generator().manual_seed(0)
 contexts = lambda n: torch.polar(torch.ones(n, 1), 6.2832 * torch.rand(n, 1, generator=generator))
 hill = lambda u, place: (-(u - place).square().sum(-1) / 0.18).exp()
 worth = lambda u: hill(u, PLACES[0]) + 0.5 * hill(u, PLACES[2])
-turn = lambda u, s: torch.view_as_real(s * torch.view_as_complex(u))  # u [B, n, 2] by the angles of s [B, 1]
+turn = lambda u, s: torch.view_as_real(
+    s * torch.view_as_complex(u)
+)  # u [B, n, 2] by the angles of s [B, 1]
 
 
 def behave(s):
@@ -43,7 +45,9 @@ def behave(s):
 
 torch.manual_seed(0)  # of the networks' weights
 lin, silu = torch.nn.Linear, torch.nn.SiLU()
-policy, critic = (torch.nn.Sequential(lin(4, 96), silu, lin(96, 96), silu, lin(96, out)) for out in (2, 1))
+policy, critic = (
+    torch.nn.Sequential(lin(4, 96), silu, lin(96, 96), silu, lin(96, out)) for out in (2, 1)
+)
 old = copy.deepcopy(policy)
 adam = torch.optim.Adam([*policy.parameters(), *critic.parameters()], 3e-3)
 see = lambda s, x: torch.cat([torch.view_as_real(s).expand(-1, x.shape[1], 2), x], -1)
@@ -86,5 +90,8 @@ for ax, (phase, cloud) in zip(axes, clouds.items(), strict=True):
     plots.samples(ax, cloud, colour=plots.COLOURS[2 if phase == "data" else 0], size=4)
     ax.set_xlabel(f"mean reward {worth(cloud).mean():.2f}")
 figure.savefig("bandit_policy.png", dpi=130)
-print("mean reward:", ", ".join(f"{phase} {worth(cloud).mean():.3f}" for phase, cloud in clouds.items()))
+print(
+    "mean reward:",
+    ", ".join(f"{phase} {worth(cloud).mean():.3f}" for phase, cloud in clouds.items()),
+)
 print(f"mean reward online {worth(clouds['online']).mean():.3f} (above 0.85; at most 1)")

@@ -72,7 +72,9 @@ for ax, (name, path) in zip(axes[1:], paths.items(), strict=True):
     plots.trajectories(ax, path, count=150, colour="0.6")
     far = (path.end - start).norm(dim=-1)
     ax.scatter(*path.end.T, c=far, cmap="Blues", vmin=-0.3, vmax=0.9, s=8, linewidths=0, zorder=3)
-    corner = ax.inset_axes((0.72, 0.02, 0.26, 0.26), xticks=[], yticks=[], xlim=(-4, 4), ylim=(-0.1, 3))
+    corner = ax.inset_axes(
+        (0.72, 0.02, 0.26, 0.26), xticks=[], yticks=[], xlim=(-4, 4), ylim=(-0.1, 3)
+    )
     log_r = torch.linspace(-4, 4, 100)
     corner.plot(log_r, ZOO[name].gate(log_r), color=plots.COLOURS[1], linewidth=1.2)
     corner.axvline(0, color="0.8", linewidth=0.6, zorder=0)

@@ -49,7 +49,9 @@ for ax, i in zip(axes, STEPS, strict=True):
     plots.samples(ax, path.points[i], label="particles")
 start = lambda x: sum(wg.drifting_field(x, data, noise, kernel=k) / k.h**2 for k in kernels)
 plots.streamlines(axes[0], start, box=BOX, colour="0.7", density=0.8)
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+figure.legend(
+    *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
+)
 figure.savefig("first_drift.png", dpi=130)
 plots.animate(path, "first_drift.gif", data=data, size=3)
 

@@ -51,7 +51,8 @@ FLOWS = {
     "Sinkhorn divergence": (sinkhorn.velocity, 0.2, 25),
 }
 paths = {
-    name: wg.flow(v, start, dt=dt, steps=steps, keep=steps + 1) for name, (v, dt, steps) in FLOWS.items()
+    name: wg.flow(v, start, dt=dt, steps=steps, keep=steps + 1)
+    for name, (v, dt, steps) in FLOWS.items()
 }
 
 # %%
@@ -77,8 +78,12 @@ figure.savefig("gradient_flows.png", dpi=130)
 # The exact gradients must lower their own value at every snapshot.
 
 for name, functional in zip(list(FLOWS)[1:], (blob, mmd, sinkhorn), strict=True):
-    values = torch.stack([functional.value(x) for x in paths[name].points[:: len(paths[name]) // 25]])
-    print(f"{name}: {values[0]:.4f} -> {values[-1]:.4f}, largest rise {values.diff().max().clamp_min(0):.1e}")
+    values = torch.stack(
+        [functional.value(x) for x in paths[name].points[:: len(paths[name]) // 25]]
+    )
+    print(
+        f"{name}: {values[0]:.4f} -> {values[-1]:.4f}, largest rise {values.diff().max().clamp_min(0):.1e}"
+    )
 floor = wg.w2(target.sample(300, generator=generator), fresh).item()
 print("W2 to fresh data:", ", ".join(f"{name} {d:.3f}" for name, d in distances.items()))
 print(

@@ -43,7 +43,9 @@ for k in KERNELS:
 # On a line: points moved by the mean shift until they rest (dots) stand on the peaks of the shadow's density, not on
 # those of the kernel's own. For the Laplace kernel every sample is a peak of its own density; its shadow is smooth.
 
-samples = torch.tensor([-2.1, -1.8, -1.5, -1.4, -0.9, 0.6, 1.2, 1.5, 2.2], dtype=torch.float64)[:, None]
+samples = torch.tensor([-2.1, -1.8, -1.5, -1.4, -0.9, 0.6, 1.2, 1.5, 2.2], dtype=torch.float64)[
+    :, None
+]
 line = torch.linspace(-4.2, 4.2, 1200, dtype=torch.float64)[:, None]
 plt.style.use(plots.STYLE)
 figure, axes = plt.subplots(2, 2, figsize=(8.4, 4.2), layout="constrained", sharex=True)
@@ -58,7 +60,9 @@ for ax, (name, k) in zip(
     strict=True,
 ):
     own, shadow = (wg.KDE(samples, kernel).log_density(line).exp() for kernel in (k, k.shadow))
-    rest = wg.flow(lambda at, k=k: wg.mean_shift(at, samples, kernel=k), line[::60], dt=1.0, steps=200).end
+    rest = wg.flow(
+        lambda at, k=k: wg.mean_shift(at, samples, kernel=k), line[::60], dt=1.0, steps=200
+    ).end
     height = wg.KDE(samples, k.shadow).log_density(rest).exp()
     ax.fill_between(line[:, 0], own, color="0.88", linewidth=0, label="density of the kernel")
     ax.plot(line, shadow, color=plots.COLOURS[0], linewidth=1.4, label="density of its shadow")
@@ -78,4 +82,6 @@ figure.savefig("kernels_and_shadows.png", dpi=130)
 
 for k, error in zip(KERNELS, errors, strict=True):
     print(f"{k!r:42} shadow {k.shadow!r:42} off by {error:.0e}")
-print(f"largest error of the law over {len(KERNELS)} kernels: {max(errors):.1e} (below 1e-12: rounding)")
+print(
+    f"largest error of the law over {len(KERNELS)} kernels: {max(errors):.1e} (below 1e-12: rounding)"
+)

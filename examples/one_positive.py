@@ -24,7 +24,9 @@ from wgflow import plots
 def behaviour(s, n, generator):
     """n actions at each state: [B, 1] -> [B, n, 1]."""
     side = torch.where(torch.rand(len(s), n, generator=generator) < 0.7, 1.0, -1.0)
-    branch = side * (0.5 + 0.25 * torch.sin(3 * s)) + 0.06 * torch.randn(len(s), n, generator=generator)
+    branch = side * (0.5 + 0.25 * torch.sin(3 * s)) + 0.06 * torch.randn(
+        len(s), n, generator=generator
+    )
     return branch[..., None]
 
 
@@ -83,7 +85,9 @@ figure.savefig("one_positive.png", dpi=130)
 
 actions = behaviour(states, 256, generator), behaviour(states, 256, generator)
 floor = wg.energy_distance(*actions).mean().item()
-print("energy distance to the true conditional:", ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
+print(
+    "energy distance to the true conditional:", ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+)
 print(
     f"Eq. 3 {scores['Eq. 3']:.4f} (above 0.1), energy {scores['energy']:.4f} (below 0.015; perfect {floor:.4f})"
 )

@@ -24,7 +24,9 @@ from wgflow import plots, toy
 
 target = toy.SwissRoll(noise=0.03)
 torch.manual_seed(0)  # of the network's weights
-layers = [(torch.nn.Linear(a, b), torch.nn.SiLU()) for a, b in itertools.pairwise((2, 128, 128, 128, 2))]
+layers = [
+    (torch.nn.Linear(a, b), torch.nn.SiLU()) for a, b in itertools.pairwise((2, 128, 128, 128, 2))
+]
 net = torch.nn.Sequential(*itertools.chain(*layers))[:-1]
 kernel = wg.Gaussian(0.1)
 

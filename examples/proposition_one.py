@@ -62,14 +62,25 @@ BOX = (-1.7, 1.7, -1.7, 1.7)
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 3.5), layout="constrained")
 plots.density(left, lambda a: Q(a.double()).log(), box=BOX)
 sizes = 600 * wg.boltzmann_weights(values, alpha=matched.item())
-left.scatter(*candidates.T, s=sizes, color=plots.COLOURS[0], linewidths=0, label="soft, matched α: area")
-left.scatter(*candidates[best > 0].T, s=44, color="none", edgecolors=plots.COLOURS[1], label=f"the best {K}")
-left.set(aspect="equal", xlim=BOX[:2], ylim=BOX[2:], xticks=[], yticks=[], title="64 candidates over Q")
+left.scatter(
+    *candidates.T, s=sizes, color=plots.COLOURS[0], linewidths=0, label="soft, matched α: area"
+)
+left.scatter(
+    *candidates[best > 0].T, s=44, color="none", edgecolors=plots.COLOURS[1], label=f"the best {K}"
+)
+left.set(
+    aspect="equal", xlim=BOX[:2], ylim=BOX[2:], xticks=[], yticks=[], title="64 candidates over Q"
+)
 left.legend(loc="upper left")
 middle.semilogx(alphas, variation, color=plots.COLOURS[0])
 middle.plot(matched, least, "o", color=plots.COLOURS[1])
 middle.text(matched, least - 0.13, f"matched α = {matched:.3f}\nTV = {least:.2f}", ha="center")
-middle.set(xlabel="temperature α", ylabel="TV(top-K, soft)", ylim=(0, 1), title="One temperature is nearest")
+middle.set(
+    xlabel="temperature α",
+    ylabel="TV(top-K, soft)",
+    ylim=(0, 1),
+    title="One temperature is nearest",
+)
 for label, bound, colour in (
     ("published form, κ²", published, "0.7"),
     ("sharp constant, κ", sharp, plots.COLOURS[2]),

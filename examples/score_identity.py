@@ -53,7 +53,9 @@ wrong = (V_laplace - factor * gap).abs().max().item()
 # ------------------------------
 
 plt.style.use(plots.STYLE)
-figure, (ax, right) = plt.subplots(1, 2, figsize=(8.2, 3.7), layout="constrained", width_ratios=(1.15, 1))
+figure, (ax, right) = plt.subplots(
+    1, 2, figsize=(8.2, 3.7), layout="constrained", width_ratios=(1.15, 1)
+)
 box, line = (-2.2, 2.2, -2.2, 2.2), torch.linspace(-2.2, 2.2, 160, dtype=torch.float64)
 grid = torch.cartesian_prod(line, line)
 height = (p.log_density(grid) - q.log_density(grid)).view(160, 160).mT.clamp(-3, 3)
@@ -69,7 +71,9 @@ for V_k, scores, label, colour in (
     (V, h**2 * gradient, "Gaussian, factor h²", plots.COLOURS[0]),
 ):
     right.scatter(scores.flatten(), V_k.flatten(), s=5, color=colour, linewidths=0, label=label)
-right.set(aspect="equal", xlabel="factor × score difference", ylabel="drift", title="Point by point")
+right.set(
+    aspect="equal", xlabel="factor × score difference", ylabel="drift", title="Point by point"
+)
 right.legend(loc="upper left")
 figure.savefig("score_identity.png", dpi=130)
 

@@ -59,5 +59,7 @@ if rank == 0:
     figure.savefig("sharded_density.png", dpi=130)
     exact = -1 - torch.log(torch.tensor(2 * torch.pi))  # of samples without a kernel
     print(f"the Gaussian's own mean log density: {exact:.4f}")
-    print(f"mean log density on {size} processes: {total / len(samples):.4f} (is -2.8473 on any number)")
+    print(
+        f"mean log density on {size} processes: {total / len(samples):.4f} (is -2.8473 on any number)"
+    )
 dist.destroy_process_group()

@@ -39,7 +39,9 @@ def fit(module, loader, epochs):
 
 
 def field(x, y):
-    return sum(wg.drifting_field(x, y, x, kernel=wg.Gaussian(h), skip_self=True) / h for h in (0.4, 0.12))
+    return sum(
+        wg.drifting_field(x, y, x, kernel=wg.Gaussian(h), skip_self=True) / h for h in (0.4, 0.12)
+    )
 
 
 class Generator(torch.nn.Module):
@@ -47,7 +49,9 @@ class Generator(torch.nn.Module):
         super().__init__()
         self.classes, self.group = torch.arange(classes), group
         lin, silu = torch.nn.Linear, torch.nn.SiLU()
-        self.net = torch.nn.Sequential(lin(4 + classes, 128), silu, lin(128, 128), silu, lin(128, 2))
+        self.net = torch.nn.Sequential(
+            lin(4 + classes, 128), silu, lin(128, 128), silu, lin(128, 2)
+        )
         self.queue = wg.SampleQueue(size=1000, classes=classes)
         self.drifting = wg.DriftingLoss(field=field)
         self.noise = torch.Generator().manual_seed(0)
@@ -84,7 +88,11 @@ for ax, drawn, true, distance in zip(axes, x, fresh, distances, strict=False):
     plots.samples(plots.samples(ax, true, colour=plots.COLOURS[2], size=3), drawn, size=4)
     ax.set_xlabel(f"energy distance {distance:.3f}")
 axes[3].plot([row["spread"] for row in log], color=plots.COLOURS[0], linewidth=0.8)
-axes[3].set(aspect="auto", xlim=(0, len(log)), ylim=(0, 1.3), yticks=(0, 1), xlabel=f"step, 0 to {len(log)}")
+axes[3].set(
+    aspect="auto", xlim=(0, len(log)), ylim=(0, 1.3), yticks=(0, 1), xlabel=f"step, 0 to {len(log)}"
+)
 figure.savefig("training_loop.png", dpi=130)
-print(f"spread {log[0]['spread']:.2f} at the first step, {log[-1]['spread']:.2f} at the last (near 1)")
+print(
+    f"spread {log[0]['spread']:.2f} at the first step, {log[-1]['spread']:.2f} at the last (near 1)"
+)
 print(f"largest energy distance to fresh data {distances.max():.4f} (below 0.02)")

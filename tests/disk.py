@@ -49,7 +49,10 @@ class Disk:
     def _now(self, folder: Path):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.name != "tensorboard":
-                yield str(path.relative_to(self.folder)), None if path.is_dir() else path.read_bytes()
+                yield (
+                    str(path.relative_to(self.folder)),
+                    None if path.is_dir() else path.read_bytes(),
+                )
                 yield from self._now(path)
 
     def _kept(self, folder: Path):
@@ -76,7 +79,11 @@ def put(tree: Tree, folder: Path) -> None:
 def _audit(event: str, args: tuple) -> None:
     if Disk.active is None:
         return
-    if event == "open" and isinstance(args[0], str | os.PathLike) and args[2] & (os.O_WRONLY | os.O_RDWR):
+    if (
+        event == "open"
+        and isinstance(args[0], str | os.PathLike)
+        and args[2] & (os.O_WRONLY | os.O_RDWR)
+    ):
         Disk.active.operation(args[0])
     elif event == "os.rename":
         Disk.active.operation(args[1])

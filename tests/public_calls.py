@@ -39,7 +39,9 @@ def descent(functional):
 
 def w(t):
     return (
-        torch.arange(1.0, len(t) + 1).to(t) if isinstance(t, torch.Tensor) else torch.arange(1.0, len(t) + 1)
+        torch.arange(1.0, len(t) + 1).to(t)
+        if isinstance(t, torch.Tensor)
+        else torch.arange(1.0, len(t) + 1)
     )
 
 
@@ -98,9 +100,15 @@ CALLS = {
     "Potential": lambda x, y: wg.Potential(lambda x: x.square().sum(-1)).velocity(x),
     "Sinkhorn": descent(lambda y: wg.Sinkhorn(y, blur=0.5)),
     # flows
-    "flow": lambda x, y: wg.flow(lambda x: wg.energy_field(x, y), x, dt=0.1, steps=3, method="adaptive"),
-    "langevin": lambda x, y: wg.langevin(wg.KDE(y, K).score, x, dt=0.1, steps=3, generator=seeded()),
-    "Trajectory": lambda x, y: wg.flow(lambda x: wg.mean_shift(x, y, kernel=K), x, dt=0.1, steps=3).end,
+    "flow": lambda x, y: wg.flow(
+        lambda x: wg.energy_field(x, y), x, dt=0.1, steps=3, method="adaptive"
+    ),
+    "langevin": lambda x, y: wg.langevin(
+        wg.KDE(y, K).score, x, dt=0.1, steps=3, generator=seeded()
+    ),
+    "Trajectory": lambda x, y: (
+        wg.flow(lambda x: wg.mean_shift(x, y, kernel=K), x, dt=0.1, steps=3).end
+    ),
     # losses
     "regress_onto": lambda x, y: wg.regress_onto(x, wg.mean_shift(x, y, kernel=K)),
     "drifting_loss": lambda x, y: wg.drifting_loss(x, y),
@@ -114,7 +122,9 @@ CALLS = {
     "top_k_weights": lambda x, y: wg.top_k_weights(y[:, 0], k=2),
     "level_set_weights": lambda x, y: wg.level_set_weights(y[:, 0], threshold=y[:, 0].mean()),
     "matched_temperature": lambda x, y: wg.matched_temperature(y[:, 0], k=2),
-    "total_variation": lambda x, y: wg.total_variation(w(y) / w(y).sum(), torch.ones_like(w(y)) / len(y)),
+    "total_variation": lambda x, y: wg.total_variation(
+        w(y) / w(y).sum(), torch.ones_like(w(y)) / len(y)
+    ),
     "effective_sample_size": lambda x, y: wg.effective_sample_size(w(y)),
     # metrics
     "energy_distance": lambda x, y: wg.energy_distance(x, y),

@@ -31,7 +31,9 @@ TIMEOUT = 3.0
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def shard(t, sizes, rank, dim=-2):
@@ -74,11 +76,15 @@ class Case:
         return lambda out: (mass, randn(*self.lead, 8, 3, seed=5)[..., rows, :].to(self.dtype))
 
     def whole(self):
-        return with_gradients(self.run(), self.clouds(), self.upstream(slice(0, self.clouds()[0].shape[-2])))
+        return with_gradients(
+            self.run(), self.clouds(), self.upstream(slice(0, self.clouds()[0].shape[-2]))
+        )
 
     def run(self, **how):
         def call(x, y, w=None):
-            return wg.kernel_shift(x, y, kernel=self.kernel, log_weights=w, skip_self=self.skip_self, **how)
+            return wg.kernel_shift(
+                x, y, kernel=self.kernel, log_weights=w, skip_self=self.skip_self, **how
+            )
 
         return call
 
@@ -124,14 +130,22 @@ def fields():
         "drifting_field, unweighted": lambda x, p, n, wp, wn: wg.drifting_field(
             n, p, n, kernel=k, divergence=wg.ChiSquare(), skip_self=True
         ),
-        "likelihood_field": lambda x, p, n, wp, wn: wg.likelihood_field(x, p, kernel=k, pos_weights=wp),
-        "energy_field": lambda x, p, n, wp, wn: wg.energy_field(x, p, n, pos_weights=wp, neg_weights=wn),
+        "likelihood_field": lambda x, p, n, wp, wn: wg.likelihood_field(
+            x, p, kernel=k, pos_weights=wp
+        ),
+        "energy_field": lambda x, p, n, wp, wn: wg.energy_field(
+            x, p, n, pos_weights=wp, neg_weights=wn
+        ),
         "mmd_field": lambda x, p, n, wp, wn: wg.mmd_field(n, p, kernel=k, pos_weights=wp),
         "blob_field": lambda x, p, n, wp, wn: wg.blob_field(n, wg.KDE(p, k, wp).score, kernel=k),
         "log_density": lambda x, p, n, wp, wn: wg.KDE(p, k, wp).log_density(x).unsqueeze(-1),
-        "log_density, unweighted": lambda x, p, n, wp, wn: wg.KDE(p, k).log_density(x).unsqueeze(-1),
+        "log_density, unweighted": lambda x, p, n, wp, wn: (
+            wg.KDE(p, k).log_density(x).unsqueeze(-1)
+        ),
         "score": lambda x, p, n, wp, wn: wg.KDE(p, wg.Matern(0.8, 2.5), wp).score(x),
-        "hessian": lambda x, p, n, wp, wn: wg.KDE(p.detach(), k, wp.detach()).hessian(x).flatten(-2),
+        "hessian": lambda x, p, n, wp, wn: (
+            wg.KDE(p.detach(), k, wp.detach()).hessian(x).flatten(-2)
+        ),
     }
 
 
@@ -190,7 +204,9 @@ def refusals(rank):
         "another call": another_call,
         "NaN": lambda: shift(nan if first else x, x, kernel=k),
         "one rank's shapes": lambda: shift(x[0] if first else x, x, kernel=k),
-        "one rank's lengths": lambda: shift(x, x, kernel=wg.Stretched(k, [1.0] * (2 if first else 3))),
+        "one rank's lengths": lambda: shift(
+            x, x, kernel=wg.Stretched(k, [1.0] * (2 if first else 3))
+        ),
         "all empty": lambda: shift(x, x[:0], kernel=k),
         "one point": lambda: shift(x[:first], x[:first], kernel=k, skip_self=True),
         "all weights zero": lambda: shift(x, x, kernel=k, log_weights=no_weight),
@@ -221,7 +237,9 @@ def largest_tensor():
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             seen.extend(
-                t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor)
+                t.numel()
+                for t in (out if isinstance(out, tuple) else (out,))
+                if isinstance(t, torch.Tensor)
             )
             return out
 
@@ -267,7 +285,9 @@ class Fatal(wg.Laplace):
         if dist.get_rank() == dist.get_world_size() - 1 and uses[0] == self.at:
             if self.end == "die":
                 os._exit(7)
-            stores[0].wait([f"told {rank}" for rank in range(dist.get_rank())], timedelta(seconds=60))
+            stores[0].wait(
+                [f"told {rank}" for rank in range(dist.get_rank())], timedelta(seconds=60)
+            )
         return super().log(sq)
 
 
@@ -276,7 +296,11 @@ uses, stores = [0], []
 
 def lost(rank, size):
     """The last rank first hangs in one group, then dies on the way back in another; the others tell what they saw."""
-    x, done, stages = randn(4, 3), {}, {"hangs": Fatal(1.0, "hang", 2), "dies": Fatal(1.0, "die", size + 2)}
+    x, done, stages = (
+        randn(4, 3),
+        {},
+        {"hangs": Fatal(1.0, "hang", 2), "dies": Fatal(1.0, "die", size + 2)},
+    )
     groups = [dist.new_group(timeout=timedelta(seconds=TIMEOUT)) for _ in stages]
     for (stage, kernel), group in zip(stages.items(), groups, strict=True):
         dist.barrier()

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 
-from wgflow_rl import checkpoint, methods
-from wgflow_rl.runlog import RunLog
-from wgflow_rl.settings import as_json, from_command_line
-from wgflow_rl.snapshot import snapshot
+from wgflow_rl.agents import methods
+from wgflow_rl.training import checkpoint
+from wgflow_rl.training.runlog import RunLog
+from wgflow_rl.training.settings import as_json, from_command_line
+from wgflow_rl.training.snapshot import snapshot
 
 
 def untrained(folder: Path, *flags: str) -> Path:

@@ -6,7 +6,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wgflow import Gaussian, Laplace, Matern, RationalQuadratic, biweight, epanechnikov, flat, student_t
+from wgflow import (
+    Gaussian,
+    Laplace,
+    Matern,
+    RationalQuadratic,
+    biweight,
+    epanechnikov,
+    flat,
+    student_t,
+)
 
 GAUSSIAN_LIKE = (Gaussian, lambda h: Matern(h, 1.5), lambda h: Matern(h, 2.5))
 HEAVY = (lambda h: RationalQuadratic(h, 4.5), lambda h: student_t(h, nu=3.0, dim=2))

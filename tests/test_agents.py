@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from wgflow_rl import methods, ops, updates
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import VectorField
+from wgflow_rl.agents import methods, ops
+from wgflow_rl.agents.networks import VectorField
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.training import updates
 
 B, S, A = 8, 3, 2
 CRITICS = {"critic", "value"}
@@ -41,13 +42,17 @@ def make_batch(h, seed=0):
 
 def update(agent, seed=0):
     batch = make_batch(agent.cfg.chunk, seed)
-    return updates.update(agent, batch, agent.draw_noise(B, torch.Generator().manual_seed(seed)), online=True)
+    return updates.update(
+        agent, batch, agent.draw_noise(B, torch.Generator().manual_seed(seed)), online=True
+    )
 
 
 def gradients(agent, names):
     """Gradients of the last update, by module and parameter."""
     found = {name: agent.modules[name] for name in names if name in agent.modules}
-    return {f"{m}.{n}": p.grad.clone() for m, mod in found.items() for n, p in mod.named_parameters()}
+    return {
+        f"{m}.{n}": p.grad.clone() for m, mod in found.items() for n, p in mod.named_parameters()
+    }
 
 
 def times_three(function):
@@ -95,7 +100,9 @@ def test_slow_copies_get_no_gradient(method):
 @pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"rebrac", "srpo"}))
 def test_saturated_coordinates_are_pulled_back(method):
     """A policy that leaves the box everywhere is moved towards it in every coordinate, clipped or not."""
-    numbers = {"fbrac": {"alpha": 30.0}, "cac": {"eta": 0.0}, "fql": {"alpha": 30.0}}.get(method, {})
+    numbers = {"fbrac": {"alpha": 30.0}, "cac": {"eta": 0.0}, "fql": {"alpha": 30.0}}.get(
+        method, {}
+    )
     agent = build(method, **numbers)
     name = next(name for name in ("policy", "flow", "diffusion") if name in agent.modules)
     last = agent.modules[name].net.rest[-1]
@@ -103,7 +110,10 @@ def test_saturated_coordinates_are_pulled_back(method):
     out = 6.0 if method == "cac" else out  # mvp generates e - u: a lower u is a higher action
     with torch.no_grad():
         last.bias.fill_(out)
-    batch, noise = make_batch(agent.cfg.chunk), agent.draw_noise(B, torch.Generator().manual_seed(0))
+    batch, noise = (
+        make_batch(agent.cfg.chunk),
+        agent.draw_noise(B, torch.Generator().manual_seed(0)),
+    )
     updates.update(agent, batch, noise, online=False)
     assert (torch.sign(last.bias.grad) == torch.sign(torch.tensor(out))).all()
 
@@ -150,11 +160,18 @@ def test_rebrac_knows_the_datas_answer_only_inside_a_trajectory():
 
 def test_rebrac_moves_its_policy_and_both_slow_copies_every_second_update():
     agent, moved = build("rebrac"), []
-    watched = [agent.policy.net, agent.target_policy.net, agent.target_critic.nets[0], agent.critic.nets[0]]
+    watched = [
+        agent.policy.net,
+        agent.target_policy.net,
+        agent.target_critic.nets[0],
+        agent.critic.nets[0],
+    ]
     for i in range(4):
         before = [net.first.weight.clone() for net in watched]
         update(agent, seed=i)
-        moved.append([not torch.equal(b, net.first.weight) for b, net in zip(before, watched, strict=True)])
+        moved.append(
+            [not torch.equal(b, net.first.weight) for b, net in zip(before, watched, strict=True)]
+        )
     assert moved == [[True, True, True, True], [False, False, False, True]] * 2
 
 
@@ -178,7 +195,10 @@ class Likes(nn.Module):
 @pytest.mark.parametrize(
     ("method", "chooses", "silent"),
     [
-        *((name, "critic", "target_critic") for name in ("bfn", "qc-bfn", "mvp", "mvp-topk", "dfp")),
+        *(
+            (name, "critic", "target_critic")
+            for name in ("bfn", "qc-bfn", "mvp", "mvp-topk", "dfp")
+        ),
         *((name, "target_critic", "critic") for name in ("idql", "ifql")),
     ],
 )
@@ -275,7 +295,7 @@ def test_expectiles_of_a_two_point_law():
 def test_euler_is_exact_for_straight_paths_and_flow_matching_zero_on_them():
     """All data at one point a: v = (a - x) / (1 - t) carries any noise to a in a straight line."""
     a = torch.tensor([[[0.3, -0.7]]]).double()
-    velocity = lambda obs, x, t: (a - x) / (1 - t)  # noqa: E731
+    velocity = lambda obs, x, t: (a - x) / (1 - t)
     x0, t = torch.randn(4, 6, 2).double(), torch.rand(4, 6, 1).double() * 0.9
     torch.testing.assert_close(ops.euler(velocity, torch.empty(4, 0), x0, 10), a.expand(4, 6, 2))
     assert ops.flow_matching(velocity, torch.empty(4, 0), a.expand(4, 6, 2), x0, t).max() < 1e-20
@@ -284,7 +304,7 @@ def test_euler_is_exact_for_straight_paths_and_flow_matching_zero_on_them():
 def test_the_mean_velocity_of_straight_paths_solves_the_mean_flow_identity():
     """All data at one point a: paths are straight, so u(z, r, t) = (z - a) / t for every r, and a = e - u(e, 0, 1)."""
     a = torch.tensor([[[0.3, -0.7]]]).double()
-    u = lambda obs, z, r, t: (z - a) / t  # noqa: E731
+    u = lambda obs, z, r, t: (z - a) / t
     e, r = torch.randn(4, 6, 2).double(), torch.rand(4, 6, 1).double()
     t = r + (1 - r) * torch.rand(4, 6, 1).double()
     assert ops.mean_flow(u, torch.empty(4, 0), a.expand(4, 6, 2), e, r, t).max() < 1e-20
@@ -292,7 +312,7 @@ def test_the_mean_velocity_of_straight_paths_solves_the_mean_flow_identity():
 
 def test_the_mean_flow_target_is_a_finite_difference():
     """(t - r) du/dt along the path, by forward mode, is what a small step of the path gives."""
-    u = lambda obs, z, r, t: torch.sin(z * t) + r * z  # noqa: E731
+    u = lambda obs, z, r, t: torch.sin(z * t) + r * z
     g = torch.Generator().manual_seed(0)
     a, e = (torch.randn(3, 2, 2, generator=g).double() for _ in range(2))
     r, t, d = torch.full((3, 2, 1), 0.2).double(), torch.full((3, 2, 1), 0.7).double(), 1e-6

@@ -90,7 +90,13 @@ def test_a_divergence_of_ones_own_is_one():
 
 def test_a_checked_name_is_still_itself():
     """Its signature and documentation are what they were, and values and functions still travel between processes."""
-    assert list(inspect.signature(wg.mean_shift).parameters) == ["x", "y", "kernel", "weights", "skip_self"]
+    assert list(inspect.signature(wg.mean_shift).parameters) == [
+        "x",
+        "y",
+        "kernel",
+        "weights",
+        "skip_self",
+    ]
     assert pickle.loads(pickle.dumps(wg.mean_shift)) is wg.mean_shift
     assert pickle.loads(pickle.dumps(K)) == K
 

@@ -11,7 +11,14 @@ from tests.strategies import assert_close
 from wgflow import gaussians
 
 # What does not read the second cloud, or reads it as values of candidates: `test_targets.py` and others have these.
-ALONE = {"Annealed", "Interaction", "Potential", "guidance_weight", "SampleQueue", "total_variation"}
+ALONE = {
+    "Annealed",
+    "Interaction",
+    "Potential",
+    "guidance_weight",
+    "SampleQueue",
+    "total_variation",
+}
 VALUES = {
     "boltzmann_weights", "importance_weights", "top_k_weights", "level_set_weights", "matched_temperature",
     "effective_sample_size",
@@ -39,7 +46,8 @@ def test_clouds_of_different_dtypes_are_refused(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in PAIRS if n not in ("KDE", "BlobKL", "langevin", "blob_field", "stein_field")]
+    "name",
+    [n for n in PAIRS if n not in ("KDE", "BlobKL", "langevin", "blob_field", "stein_field")],
 )
 def test_clouds_on_different_devices_are_refused(name):
     with pytest.raises(ValueError, match=r"is on cpu|on meta"):

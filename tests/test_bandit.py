@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from wgflow_rl import methods
-from wgflow_rl.batch import Batch
+from wgflow_rl.agents import methods
 from wgflow_rl.data import Episodes
-from wgflow_rl.replay import Replay
-from wgflow_rl.updates import update
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.training.updates import update
 
 SIGMA, S, STEPS, BATCH = 0.2, 0.5, 350, 64
 ALIKE = {
@@ -37,7 +37,7 @@ ONE = torch.ones(BATCH)
 
 def reward(a):
     c = torch.tensor([0.5, 0.5])
-    near = lambda m: (-(a - m).square().sum(-1) / (2 * S**2)).exp()  # noqa: E731
+    near = lambda m: (-(a - m).square().sum(-1) / (2 * S**2)).exp()
     return near(c) + 0.4 * near(-c)
 
 
@@ -134,7 +134,9 @@ REACHABLE = [
 ]
 
 
-@pytest.mark.parametrize(("method", "numbers", "optimum"), REACHABLE, ids=[row[0] for row in REACHABLE])
+@pytest.mark.parametrize(
+    ("method", "numbers", "optimum"), REACHABLE, ids=[row[0] for row in REACHABLE]
+)
 def test_a_method_reaches_what_its_own_restriction_allows(method, numbers, optimum):
     assert reward(play(trained(method, **numbers))).mean() >= 0.95 * optimum()
 
@@ -155,7 +157,9 @@ def test_without_values_both_modes_are_kept(method, numbers):
     right = (a.sum(-1) > 0).float().mean()
     near = torch.minimum((a - 0.5).norm(dim=-1), (a + 0.5).norm(dim=-1))
     assert 0.3 < right < 0.7
-    assert near.median() < 2.5 * SIGMA  # the data's own: 1.18 SIGMA; noise or the mean: 3.5 SIGMA and more
+    assert (
+        near.median() < 2.5 * SIGMA
+    )  # the data's own: 1.18 SIGMA; noise or the mean: 3.5 SIGMA and more
 
 
 @pytest.mark.parametrize("method", ["dfp-eq3", "bc"])
@@ -222,11 +226,15 @@ def chain():
 def test_the_known_values_of_a_chain_solve_every_critic_equation(method):
     """R_h + g^h Q(s_{t+h}) = Q(s_t) over every chunk whose target is known: inside, to the end, beyond it, at a cut."""
     for chunk in (1, 2, 3, 5, 7):
-        numbers = {"hidden": (8,), "chunk": chunk} | ({"critic_penalty": 0.0} if method == "rebrac" else {})
+        numbers = {"hidden": (8,), "chunk": chunk} | (
+            {"critic_penalty": 0.0} if method == "rebrac" else {}
+        )
         agent = methods.build(replace(methods.ROWS[method], **numbers), obs_dim=1, action_dim=1)
         agent.critic, agent.target_critic, agent.value = Known(), Known(), Known()
         batch = Replay(chain(), capacity=8).chunks(torch.arange(8), chunk=chunk, gamma=GAMMA)
-        assert batch.complete.tolist() == [1.0] * LENGTH + [float(p + chunk <= CUT) for p in range(CUT)]
+        assert batch.complete.tolist() == [1.0] * LENGTH + [
+            float(p + chunk <= CUT) for p in range(CUT)
+        ]
         if hasattr(agent, "value_loss"):
             loss = agent.critic_loss(batch, batch.obs, batch.next_obs)
             assert agent.value_loss(batch, batch.obs)[0] < 1e-8

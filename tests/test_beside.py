@@ -15,15 +15,16 @@ from test_kills import FLAGS, outcome, small_world
 from test_train import cache, contents, flags, saved  # noqa: F401
 from test_workers import resume, run, stop_after
 
-from wgflow_rl import beside, train
-from wgflow_rl.beside import EvaluationFailed, evaluators
+from wgflow_rl import train
+from wgflow_rl.envs.processes import ProcessEnded
 from wgflow_rl.evaluate import load_agent
-from wgflow_rl.evaluator import Asked, Stage
-from wgflow_rl.finite import TrainingDiverged
-from wgflow_rl.processes import ProcessEnded
-from wgflow_rl.rollout import Evaluation
-from wgflow_rl.settings import from_command_line
-from wgflow_rl.table import read_rows
+from wgflow_rl.training import beside
+from wgflow_rl.training.beside import EvaluationFailed, evaluators
+from wgflow_rl.training.evaluator import Asked, Stage
+from wgflow_rl.training.finite import TrainingDiverged
+from wgflow_rl.training.rollout import Evaluation
+from wgflow_rl.training.settings import from_command_line
+from wgflow_rl.training.table import read_rows
 
 BESIDE, HERE = ("--eval-processes", "1"), ("--eval-processes", "0")
 
@@ -95,7 +96,9 @@ def diverge_at(patch, step):
 
 
 @pytest.mark.parametrize("polls", [0, 1, 3, math.inf])
-def test_a_run_with_evaluations_beside_it_is_the_run_without(polls, expected, small, tmp_path, monkeypatch):
+def test_a_run_with_evaluations_beside_it_is_the_run_without(
+    polls, expected, small, tmp_path, monkeypatch
+):
     monkeypatch.setattr(train, "evaluators", late_by(polls))
     run(tmp_path / "run", *BESIDE)
     assert outcome(tmp_path / "run") == expected
@@ -118,7 +121,9 @@ def test_training_goes_on_meanwhile(small, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step", range(3, 12))
-def test_a_run_may_stop_in_one_way_and_go_on_in_the_other(step, expected, small, tmp_path, monkeypatch):
+def test_a_run_may_stop_in_one_way_and_go_on_in_the_other(
+    step, expected, small, tmp_path, monkeypatch
+):
     for name, first, second in (("beside", BESIDE, HERE), ("here", HERE, BESIDE)):
         with monkeypatch.context() as patch:
             stop_after(patch, step)
@@ -144,7 +149,9 @@ def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
 
 
 @pytest.mark.parametrize("how", ["killed", "unplugged"])
-def test_seeds_stopped_at_any_change_of_their_folders_end_as_those_that_were_not(how, small, tmp_path):
+def test_seeds_stopped_at_any_change_of_their_folders_end_as_those_that_were_not(
+    how, small, tmp_path
+):
     """Together; every eighth of the changes since both have their settings."""
 
     def ended(folder):
@@ -152,9 +159,20 @@ def test_seeds_stopped_at_any_change_of_their_folders_end_as_those_that_were_not
 
     with Disk(tmp_path / "whole") as disk:
         (tmp_path / "whole").mkdir()
-        train.main([*FLAGS.split(), "--run-dir", str(tmp_path / "whole" / "run"), "--seeds", "0-1", *BESIDE])
+        train.main(
+            [
+                *FLAGS.split(),
+                "--run-dir",
+                str(tmp_path / "whole" / "run"),
+                "--seeds",
+                "0-1",
+                *BESIDE,
+            ]
+        )
     expected = ended(tmp_path / "whole")
-    trees = [tree for tree in getattr(disk, how) if all(f"run-s{s}/config.json" in tree for s in (0, 1))]
+    trees = [
+        tree for tree in getattr(disk, how) if all(f"run-s{s}/config.json" in tree for s in (0, 1))
+    ]
     for at, tree in enumerate({tuple(tree.items()): tree for tree in trees}.values()):
         if at % 8 == 0:
             folder = tmp_path / str(at)
@@ -186,7 +204,9 @@ def test_a_process_evaluates_what_training_would_have(cache, tmp_path):  # noqa:
 
 
 def begun(folder, step=3):
-    settings = from_command_line([*FLAGS.split(), "--route", "default", "--run-dir", str(folder), *BESIDE])
+    settings = from_command_line(
+        [*FLAGS.split(), "--route", "default", "--run-dir", str(folder), *BESIDE]
+    )
     opened = contextlib.ExitStack()
     (evaluator,) = opened.enter_context(evaluators(settings, 1))
     evaluator.begin(folder, step, seed=0)
@@ -197,7 +217,9 @@ def test_an_evaluation_that_fails_says_which_and_why(tmp_path):
     evaluator, opened = begun(tmp_path)
     with (
         opened,
-        pytest.raises(EvaluationFailed, match=r"of step 3 failed: FileNotFoundError: no checkpoint in"),
+        pytest.raises(
+            EvaluationFailed, match=r"of step 3 failed: FileNotFoundError: no checkpoint in"
+        ),
     ):
         evaluator.result()
 
@@ -207,7 +229,9 @@ def test_a_process_that_is_killed_is_named_with_the_step(tmp_path):
     os.kill(evaluator._process.pid, signal.SIGKILL)
     with (
         opened,
-        pytest.raises(EvaluationFailed, match=r"of step 3 failed: ProcessEnded: .*SIGKILL; was there"),
+        pytest.raises(
+            EvaluationFailed, match=r"of step 3 failed: ProcessEnded: .*SIGKILL; was there"
+        ),
     ):
         evaluator.result()
 
@@ -216,9 +240,13 @@ def test_half_an_answer_is_that_of_a_process_that_has_ended():
     here, there = Pipe()
     os.write(there.fileno(), struct.pack("!i", 100) + b"half")
     there.close()
-    evaluator = beside.Evaluator(here, SimpleNamespace(ended=lambda what: ProcessEnded(f"{what} has ended")))
+    evaluator = beside.Evaluator(
+        here, SimpleNamespace(ended=lambda what: ProcessEnded(f"{what} has ended"))
+    )
     evaluator.step = 3
-    with pytest.raises(EvaluationFailed, match="of step 3 failed: ProcessEnded: the evaluation has ended"):
+    with pytest.raises(
+        EvaluationFailed, match="of step 3 failed: ProcessEnded: the evaluation has ended"
+    ):
         evaluator.result()
 
 
@@ -260,7 +288,9 @@ def test_the_best_checkpoint_is_that_of_the_best_row_though_its_evaluation_ended
         assert load_agent(folder, best=True)[2] == best
 
 
-@pytest.mark.parametrize(("broken", "step", "rows"), [(0, 6, [["4"], ["4"]]), (1, 8, [["4", "8"], ["4"]])])
+@pytest.mark.parametrize(
+    ("broken", "step", "rows"), [(0, 6, [["4"], ["4"]]), (1, 8, [["4", "8"], ["4"]])]
+)
 def test_where_one_seed_diverges_at_its_checkpoint_evaluations_of_all_are_written(
     broken, step, rows, small, tmp_path, monkeypatch
 ):
@@ -270,7 +300,9 @@ def test_where_one_seed_diverges_at_its_checkpoint_evaluations_of_all_are_writte
 
     def diverges(self, folder, **options):
         if self.step == step and self.settings.seed == broken:
-            raise TrainingDiverged(f"policy.net.first.weight is not finite at step {step} (online).")
+            raise TrainingDiverged(
+                f"policy.net.first.weight is not finite at step {step} (online)."
+            )
         save(self, folder, **options)
 
     monkeypatch.setattr(train.Trainer, "save", diverges)
@@ -289,7 +321,7 @@ def test_seeds_share_processes_and_no_more_are_started_than_there_are_seeds(tmp_
             self.connections = [f"pipe {i} of {len(started)}" for i in range(pipes)]
             started.append(pipes)
 
-    monkeypatch.setattr("wgflow_rl.processes.Served", Counted)
+    monkeypatch.setattr("wgflow_rl.envs.processes.Served", Counted)
     for processes, wanted in ((1, [5]), (2, [3, 2]), (9, [1, 1, 1, 1, 1])):
         started.clear()
         settings = from_command_line([*FLAGS.split(), "--eval-processes", str(processes)])

@@ -17,9 +17,18 @@ def measures(draw):
     d, m = draw(st.integers(1, 3)), draw(st.integers(2, 6))
     sharp = draw(st.sampled_from([1.0, 5.0, 20.0]))
     points = torch.randn(m, d, generator=g, dtype=torch.float64)
-    a, b = ((sharp * torch.randn(m, generator=g, dtype=torch.float64)).softmax(-1) for _ in range(2))
+    a, b = (
+        (sharp * torch.randn(m, generator=g, dtype=torch.float64)).softmax(-1) for _ in range(2)
+    )
     x, neg = (torch.randn(4, d, generator=g, dtype=torch.float64) for _ in range(2))
-    return x, points, a, b, neg, draw(st.sampled_from([Gaussian, Laplace]))(draw(st.floats(0.5, 5.0)))
+    return (
+        x,
+        points,
+        a,
+        b,
+        neg,
+        draw(st.sampled_from([Gaussian, Laplace]))(draw(st.floats(0.5, 5.0))),
+    )
 
 
 @given(measures())
@@ -90,7 +99,9 @@ def test_a_search_finds_the_sharp_constants_and_nothing_beyond(kernel):
         assert 0.99 < ratio.max().item() < 1 + 1e-6
     published = bounds.published_loss_constant(kernel, diam)
     assert ((V.square() - W.square()).sum((-2, -1)).abs() <= published * tv + 1e-9).all()
-    assert bounds.loss_constant(kernel, diam) * bounds.kernel_ratio(kernel, diam) == pytest.approx(published)
+    assert bounds.loss_constant(kernel, diam) * bounds.kernel_ratio(kernel, diam) == pytest.approx(
+        published
+    )
 
 
 def test_at_the_papers_own_setting_the_global_constants_are_vacuous_and_the_localised_bound_is_not():
@@ -107,7 +118,7 @@ def test_the_top_k_field_converges_at_the_rate_of_one_over_root_k():
     """Top-K of N candidates against the level set of the same mass: the error falls as K^-1/2, three decades."""
     g = torch.Generator().manual_seed(0)
     kernel, x = Gaussian(0.5), torch.tensor([[0.3]], dtype=torch.float64)
-    value = lambda y: -((y[..., 0] - 0.4) ** 2)  # noqa: E731
+    value = lambda y: -((y[..., 0] - 0.4) ** 2)
     grid = torch.linspace(-1, 1, 20_001, dtype=torch.float64).unsqueeze(-1)
     exact = drifting_field(
         x, grid, x, kernel=kernel, pos_weights=top_k_weights(value(grid), k=len(grid) // 4)

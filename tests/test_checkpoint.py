@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from wgflow_rl import checkpoint
+from wgflow_rl.training import checkpoint
 
 
 def tensors_of(step):
@@ -32,11 +32,18 @@ def tensors_of(step):
 
 
 def state_of(step):
-    return {"phase": "online", "best": [0.5, None], "numpy": {"pos": 2**127, "name": "PCG64"}, "at": step}
+    return {
+        "phase": "online",
+        "best": [0.5, None],
+        "numpy": {"pos": 2**127, "name": "PCG64"},
+        "at": step,
+    }
 
 
 def save(folder, step, **kwargs):
-    return checkpoint.save(folder, step=step, tensors=tensors_of(step), state=state_of(step), **kwargs)
+    return checkpoint.save(
+        folder, step=step, tensors=tensors_of(step), state=state_of(step), **kwargs
+    )
 
 
 def assert_is(loaded, step):
@@ -54,18 +61,24 @@ def test_load_gives_back_what_save_was_given(tmp_path):
 
 
 @given(
-    st.dictionaries(st.text(), st.floats() | st.integers() | st.text() | st.none() | st.lists(st.booleans()))
+    st.dictionaries(
+        st.text(), st.floats() | st.integers() | st.text() | st.none() | st.lists(st.booleans())
+    )
 )
 def test_any_json_state_survives(tmp_path_factory, state):
     folder = tmp_path_factory.mktemp("state")
     checkpoint.save(folder, step=0, tensors={}, state=state)
-    assert json.dumps(checkpoint.load(folder).state) == json.dumps(state)  # as text: NaN differs from itself
+    assert json.dumps(checkpoint.load(folder).state) == json.dumps(
+        state
+    )  # as text: NaN differs from itself
 
 
 def test_a_saved_tensor_may_be_a_view_or_need_gradients(tmp_path):
     ring = torch.arange(20.0).reshape(10, 2)
     weight = torch.ones(3, requires_grad=True)
-    checkpoint.save(tmp_path, step=1, tensors={"filled": ring[:4], "next": ring[4:6], "w": weight}, state={})
+    checkpoint.save(
+        tmp_path, step=1, tensors={"filled": ring[:4], "next": ring[4:6], "w": weight}, state={}
+    )
     tensors = checkpoint.load(tmp_path).tensors
     assert torch.equal(tensors["filled"], ring[:4])
     assert torch.equal(tensors["next"], ring[4:6])
@@ -118,7 +131,9 @@ def failing_at(monkeypatch, call, error):
 @pytest.mark.parametrize(
     "error", [Killed(), OSError(errno.ENOSPC, "No space left on device")], ids=["kill", "disk full"]
 )
-def test_a_stop_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path, monkeypatch, call, error, again):
+def test_a_stop_between_any_two_writes_leaves_a_whole_checkpoint(
+    tmp_path, monkeypatch, call, error, again
+):
     save(tmp_path, 1)
     save(tmp_path, 2)
     step = 2 if again else 3
@@ -137,7 +152,10 @@ def test_a_stop_between_any_two_writes_leaves_a_whole_checkpoint(tmp_path, monke
 
 
 def part(folder, first, last):
-    tensors = {"rewards": torch.arange(first, last), "obs": torch.full((last - first, 2), float(last))}
+    tensors = {
+        "rewards": torch.arange(first, last),
+        "obs": torch.full((last - first, 2), float(last)),
+    }
     return checkpoint.save_rows(folder, first=first, last=last, tensors=tensors)
 
 
@@ -279,7 +297,10 @@ def test_nothing_intact_is_an_error_that_says_so(tmp_path):
     with pytest.raises(FileNotFoundError):
         checkpoint.load(tmp_path / "missing")
     save(tmp_path, 1).write_bytes(b"")
-    with pytest.warns(RuntimeWarning), pytest.raises(checkpoint.DamagedCheckpoint, match="none of the 1"):
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(checkpoint.DamagedCheckpoint, match="none of the 1"),
+    ):
         checkpoint.load(tmp_path)
 
 

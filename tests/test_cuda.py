@@ -13,12 +13,14 @@ from test_kills import FLAGS, outcome, small_world
 from test_stacked import STACKABLE, A, S, build, weights, works
 from torch.utils._pytree import tree_map
 
-from wgflow_rl import checkpoint, methods, networks, ops, routing, train
-from wgflow_rl.graphs import WARM_UP, Captured
-from wgflow_rl.settings import Settings, from_command_line
-from wgflow_rl.stacked import Stacked
-from wgflow_rl.trainer import Trainer
-from wgflow_rl.updates import Plain
+from wgflow_rl import train
+from wgflow_rl.agents import methods, networks, ops
+from wgflow_rl.training import checkpoint, routing
+from wgflow_rl.training.graphs import WARM_UP, Captured
+from wgflow_rl.training.settings import Settings, from_command_line
+from wgflow_rl.training.stacked import Stacked
+from wgflow_rl.training.trainer import Trainer
+from wgflow_rl.training.updates import Plain
 
 DEVICE = "cuda"
 EACH = 2 * WARM_UP  # updates of a phase: half of them called, half of them replayed
@@ -36,7 +38,10 @@ def learn(update, agents, stacked):
     lost = []
     for i in range(2 * EACH):
         each, together = works(agents, i)
-        inputs, online = tree_map(lambda t: t.to(DEVICE), together if stacked else each[0]), i >= EACH
+        inputs, online = (
+            tree_map(lambda t: t.to(DEVICE), together if stacked else each[0]),
+            i >= EACH,
+        )
         if online:
             ops.anneal_(update.optimiser, 3e-4, 0.1, i / EACH - 1)
         result = update(*inputs, online=online)
@@ -64,7 +69,10 @@ def test_a_replayed_stack_is_the_stack(method):
 def test_a_replayed_update_in_mixed_precision_is_that_update():
     plain, captured = learners("dfp", 1), learners("dfp", 1)
     with routing.applied("default", precision="mixed", device=DEVICE), networks.reduced():
-        same(learn(Captured(Plain(captured[0])), captured, False), learn(Plain(plain[0]), plain, False))
+        same(
+            learn(Captured(Plain(captured[0])), captured, False),
+            learn(Plain(plain[0]), plain, False),
+        )
 
 
 @pytest.fixture
@@ -100,7 +108,9 @@ def test_a_run_stopped_on_a_gpu_goes_on_with_the_numbers_of_the_one_that_was_not
     with pytest.raises(ValueError, match="drew its noise on a device of another kind"):
         command(tmp_path / "stopped", "--device", "cpu")
     command(tmp_path / "stopped")
-    learned = [checkpoint.load(tmp_path / name / "checkpoints").tensors for name in ("whole", "stopped")]
+    learned = [
+        checkpoint.load(tmp_path / name / "checkpoints").tensors for name in ("whole", "stopped")
+    ]
     same(*learned)
 
 
@@ -111,4 +121,6 @@ def test_a_run_goes_on_on_another_device(devices, command, tmp_path):
     (_, (_, evaluated)), last, *_ = outcome(tmp_path)
     assert last == 12
     assert [int(row["step"]) for row in evaluated] == [4, 8, 12]
-    assert Settings.read(tmp_path) == dataclasses.replace(Settings.read(tmp_path), device=devices[1])
+    assert Settings.read(tmp_path) == dataclasses.replace(
+        Settings.read(tmp_path), device=devices[1]
+    )

@@ -99,7 +99,9 @@ def altered_arrays(draw):
     for _ in range(draw(st.integers(1, 2))):
         name = draw(st.sampled_from(sorted(content)))
         kind = draw(
-            st.sampled_from(["dtype", "number", "shape", "swap", "drop", "rename", "shorten", "empty"])
+            st.sampled_from(
+                ["dtype", "number", "shape", "swap", "drop", "rename", "shorten", "empty"]
+            )
         )
         if kind == "dtype" and name in arrays():
             content[name] = arrays()[name].astype(draw(st.sampled_from(DTYPES)))
@@ -107,7 +109,9 @@ def altered_arrays(draw):
             content[name] = array = arrays()[name].astype(np.float64)
             array.flat[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(NUMBERS))
         elif kind == "shape":
-            shape = draw(st.sampled_from([(-1,), (1, -1), (ROWS, -1), (-1, 1), (2, -1), (ROWS, 1, -1)]))
+            shape = draw(
+                st.sampled_from([(-1,), (1, -1), (ROWS, -1), (-1, 1), (2, -1), (ROWS, 1, -1)])
+            )
             with contextlib.suppress(ValueError):
                 content[name] = content[name].reshape(shape)
         elif kind == "swap":
@@ -116,7 +120,9 @@ def altered_arrays(draw):
         elif kind == "drop" and len(content) > 1:
             del content[name]
         elif kind == "rename":
-            content[draw(st.sampled_from(["observation", "x/y", "..", "é", " "]))] = content.pop(name)
+            content[draw(st.sampled_from(["observation", "x/y", "..", "é", " "]))] = content.pop(
+                name
+            )
         elif kind == "shorten":
             content[name] = content[name][:-1]
         elif kind == "empty":
@@ -164,7 +170,9 @@ def test_altered_bytes_are_refused_or_change_nothing(folder, maze, expected, con
 
 @settings(max_examples=100)
 @given(altered_arrays(), st.booleans())
-def test_other_arrays_are_refused_or_read_as_the_numbers_they_are(folder, maze, content, compressed):
+def test_other_arrays_are_refused_or_read_as_the_numbers_they_are(
+    folder, maze, content, compressed
+):
     path = folder / "arrays.npz"
     path.write_bytes(npz_bytes(content, compressed))
     episodes = outcome(path, maze)
@@ -172,7 +180,9 @@ def test_other_arrays_are_refused_or_read_as_the_numbers_they_are(folder, maze, 
         return
     ends = content["terminals"] == 1
     for name, column in (("observations", "observations"), ("actions", "actions")):
-        np.testing.assert_array_equal(getattr(episodes, name), content[column][~ends].astype(np.float32))
+        np.testing.assert_array_equal(
+            getattr(episodes, name), content[column][~ends].astype(np.float32)
+        )
     assert np.isin(content["terminals"], (0, 1)).all() and ends[-1]
     assert np.abs(episodes.actions).max() <= 1 + 1e-5
 

@@ -72,7 +72,9 @@ def test_each_trajectory_loses_its_last_row_and_keeps_its_order(tmp_path_factory
         whole = arrays["observations"][start : start + length]
         np.testing.assert_array_equal(episodes.observations[rows], whole[:-1])
         np.testing.assert_array_equal(episodes.next_observations[rows], whole[1:])
-        np.testing.assert_array_equal(episodes.actions[rows], arrays["actions"][start : start + length - 1])
+        np.testing.assert_array_equal(
+            episodes.actions[rows], arrays["actions"][start : start + length - 1]
+        )
         assert episodes.terminals[rows].tolist() == [False] * (length - 2) + [True]
 
 
@@ -84,9 +86,13 @@ def test_labels_are_those_of_ogbenchs_loader(env, tmp_path, short, request):
     path = ogbench.pair(folder, env)[0]
     task = request.getfixturevalue("maze" if env == MAZE else "arm")
     ours = ogbench.read(path, env, task)
-    theirs, _ = official.make_env_and_datasets(env, dataset_path=str(path), dataset_only=True, cur_env=task)
+    theirs, _ = official.make_env_and_datasets(
+        env, dataset_path=str(path), dataset_only=True, cur_env=task
+    )
     for name in ("observations", "actions", "next_observations", "rewards", "masks", "terminals"):
-        np.testing.assert_array_equal(getattr(ours, name), theirs[name].astype(getattr(ours, name).dtype))
+        np.testing.assert_array_equal(
+            getattr(ours, name), theirs[name].astype(getattr(ours, name).dtype)
+        )
 
 
 def recorded(env, steps, drive):
@@ -102,7 +108,10 @@ def recorded(env, steps, drive):
         rows.append({"observations": observation, "actions": action, "qpos": state})
         rewards.append(reward)
         ended.append(terminated)
-    arrays = {name: np.stack([row[name] for row in [*rows, rows[-1]]]).astype(np.float32) for name in rows[0]}
+    arrays = {
+        name: np.stack([row[name] for row in [*rows, rows[-1]]]).astype(np.float32)
+        for name in rows[0]
+    }
     return arrays | {"terminals": np.arange(steps + 1) == steps}, np.array(rewards), np.array(ended)
 
 
@@ -165,10 +174,16 @@ def spoil(row, value):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"observations": spoil(13, np.nan)}, r"observations is not finite in row 13 \(1 such rows\)"),
+        (
+            {"observations": spoil(13, np.nan)},
+            r"observations is not finite in row 13 \(1 such rows\)",
+        ),
         ({"qpos": spoil(7, np.inf)}, "qpos is not finite in row 7"),
         ({"actions": spoil(3, 1.5)}, r"actions leave \[-1, 1\] in transition 3"),
-        ({"qpos": spoil(4, (8.0, 0.0))}, "row 4 is inside a wall: this is data of another environment"),
+        (
+            {"qpos": spoil(4, (8.0, 0.0))},
+            "row 4 is inside a wall: this is data of another environment",
+        ),
         ({"qpos": spoil(4, (-80.0, 0.0))}, "row 4 is inside a wall"),
         ({"terminals": spoil(19, False)}, "the last row, 19, does not end a trajectory"),
         ({"terminals": np.ones_like}, "not one transition"),
@@ -207,7 +222,9 @@ def test_a_damaged_compressed_file_is_refused(tmp_path, maze):
 
 
 def test_objects_are_never_unpickled(file, maze):
-    arrays = dict(np.load(file, allow_pickle=False)) | {"actions": np.array([print] * 20, dtype=object)}
+    arrays = dict(np.load(file, allow_pickle=False)) | {
+        "actions": np.array([print] * 20, dtype=object)
+    }
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match="objects, which are never loaded"):
         ogbench.read(file, MAZE, maze)
@@ -225,7 +242,9 @@ def test_missing_files_are_named_beside_those_found(file):
     validation.unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {validation.name}; found {file.name}"):
         data.load(MAZE, folder=file.parent)
-    with pytest.raises(FileNotFoundError, match=r"no cube-single-play-v0.npz and no .*found pointmaze"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no cube-single-play-v0.npz and no .*found pointmaze"
+    ):
         data.load(ARM, folder=file.parent)
     with pytest.raises(FileNotFoundError, match=r"found no .npz file"):
         data.load(MAZE, folder=file.parent / "nowhere")
@@ -273,7 +292,10 @@ def test_episodes_count_their_trajectories():
         ),
         ({"masks": np.ones(4)}, r"masks is float64 \(4,\)"),
         ({"masks": np.full(4, 0.5, np.float32)}, "wanted 0 .task ended. and 1"),
-        ({"rewards": np.array([0, 0, np.nan, 0], np.float32)}, "rewards is not finite in transition 2"),
+        (
+            {"rewards": np.array([0, 0, np.nan, 0], np.float32)},
+            "rewards is not finite in transition 2",
+        ),
         ({"terminals": np.zeros(4, bool)}, "terminals is False in the last row"),
         ({"next_observations": np.zeros((4, 2), np.float32)}, "wanted the same"),
         ({"observations": np.zeros((0, 3), np.float32)}, "no transitions"),

@@ -21,7 +21,12 @@ def file(tmp_path):
         rows = sum(lengths)
         position = np.random.default_rng(0).uniform(-1, 1, (rows, 2)).astype(np.float32)
         ends = np.isin(np.arange(rows), np.cumsum(lengths) - 1)
-        arrays = {"observations": position, "actions": position, "qpos": position, "terminals": ends}
+        arrays = {
+            "observations": position,
+            "actions": position,
+            "qpos": position,
+            "terminals": ends,
+        }
         np.savez(name, **arrays)
     return path
 
@@ -55,7 +60,9 @@ def test_info_tells_what_the_data_know_of_each_task(file, capsys):
         facts = out[out.index(f"task{task}") :]
         assert "0 rows at the goal, in 0 of 2 trajectories; returns -9 to -9, mean -9.0" in facts
     kept = np.delete(np.load(file, allow_pickle=False)["qpos"], [9, 19], axis=0)
-    reached = int((np.linalg.norm(kept, axis=1) <= 1).sum())  # task 5 ends in the cell the file is in
+    reached = int(
+        (np.linalg.norm(kept, axis=1) <= 1).sum()
+    )  # task 5 ends in the cell the file is in
     assert reached
     assert f"{reached} rows at the goal, in 2 of 2 trajectories" in out[out.index("task5") :]
     assert f"actions {kept[:, 0].min():.2f} to {kept[:, 0].max():.2f}, " in out
@@ -92,7 +99,7 @@ def test_facts_of_shards_are_those_of_their_union(file, tmp_path, capsys):
     main(["info", env, "--folder", str(file.parent)])
     once = capsys.readouterr().out.partition("task5")[2]
     assert "36 transitions in 4 trajectories of 9 to 9" in twice
-    goal = lambda text: [int(w) for w in text[: text.index(" rows at")].split()[-1:]]  # noqa: E731
+    goal = lambda text: [int(w) for w in text[: text.index(" rows at")].split()[-1:]]
     assert goal(twice) == [2 * n for n in goal(once)]
     assert once.splitlines()[-2] in twice  # ranges of the actions
     assert (tmp_path / "a.png").exists()
@@ -104,7 +111,10 @@ def test_list_names_every_environments_data_and_the_files_that_are_there(file, c
     out = capsys.readouterr().out
     for env in envs.names():
         assert f"\n{envs.parse(env).dataset}: " in f"\n{out}"
-    assert f"{file.stem}: {MAZE.replace('-task1', '')} and 5 more\n  {file.parent}: 2 files, 0 MB\n" in out
+    assert (
+        f"{file.stem}: {MAZE.replace('-task1', '')} and 5 more\n  {file.parent}: 2 files, 0 MB\n"
+        in out
+    )
 
 
 def test_check_takes_one_file(file, capsys):
@@ -119,7 +129,9 @@ def test_check_compares_arrays_that_training_does_not_read(file, capsys):
     content = bytearray(file.read_bytes())
     content[content.index(arrays["qvel"].tobytes())] ^= 1
     file.write_bytes(content)
-    assert "Bad CRC-32 for file 'qvel.npy'" in refusal(capsys, "check", MAZE, "--folder", str(file.parent))
+    assert "Bad CRC-32 for file 'qvel.npy'" in refusal(
+        capsys, "check", MAZE, "--folder", str(file.parent)
+    )
 
 
 def test_generated_shards_are_data_sets_of_successive_seeds(tmp_path, capsys, monkeypatch):
@@ -130,7 +142,11 @@ def test_generated_shards_are_data_sets_of_successive_seeds(tmp_path, capsys, mo
     assert f"{folder}\n" in capsys.readouterr().out
     names = [f"pointmaze-medium-navigate-v0-{n}.npz" for n in ("000", "000-val", "001", "001-val")]
     assert sorted(p.name for p in folder.iterdir()) == sorted(names)
-    alone = tmp_path / "pointmaze-medium-navigate-v0-rows30-seed1-v1" / "pointmaze-medium-navigate-v0.npz"
+    alone = (
+        tmp_path
+        / "pointmaze-medium-navigate-v0-rows30-seed1-v1"
+        / "pointmaze-medium-navigate-v0.npz"
+    )
     assert (folder / names[2]).read_bytes() == alone.read_bytes()
 
 
@@ -152,7 +168,14 @@ def test_download_of_shards_asks_for_the_large_set(file, tmp_path, capsys):
         for end in ("", "-val"):
             source = file.with_name(f"{file.stem}{end}.npz")
             (large / f"{file.stem}-{number:03d}{end}.npz").write_bytes(source.read_bytes())
-    args = ["download", MAZE, "--folder", str(tmp_path / "got"), "--mirror", f"file://{tmp_path}/mirror"]
+    args = [
+        "download",
+        MAZE,
+        "--folder",
+        str(tmp_path / "got"),
+        "--mirror",
+        f"file://{tmp_path}/mirror",
+    ]
     main([*args, "--shards", "2"])
     got = tmp_path / "got" / large.name
     assert sorted(p.name for p in got.iterdir()) == sorted(p.name for p in large.iterdir())
@@ -163,7 +186,10 @@ def test_download_of_shards_asks_for_the_large_set(file, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"actions": np.full((20, 2), np.nan, np.float32)}, "actions is not finite in row 0 (20 such rows)"),
+        (
+            {"actions": np.full((20, 2), np.nan, np.float32)},
+            "actions is not finite in row 0 (20 such rows)",
+        ),
         ({"terminals": np.zeros((20, 1), bool)}, "terminals is (20, 1); wanted one axis"),
         ({"version": np.array(3)}, "different lengths"),
     ],
@@ -178,7 +204,9 @@ def test_commands_refuse_in_one_line(tmp_path, capsys, monkeypatch):
     for command in ("generate", "download", "check", "info"):
         assert "env is 'maze'" in refusal(capsys, command, "maze", "--folder", str(tmp_path))
     assert "found no .npz file" in refusal(capsys, "check", MAZE, "--folder", str(tmp_path))
-    assert "rows is 0" in refusal(capsys, "generate", MAZE, "--rows", "0", "--folder", str(tmp_path))
+    assert "rows is 0" in refusal(
+        capsys, "generate", MAZE, "--rows", "0", "--folder", str(tmp_path)
+    )
 
     def unreachable(request, timeout):
         raise urllib.error.URLError("no route to host")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow_rl import checkpoint, data, envs, methods, train
+from wgflow_rl import data, envs, train
+from wgflow_rl.agents import methods
 from wgflow_rl.data import Episodes, Shards, ogbench
 from wgflow_rl.data.episodes import row_bytes
-from wgflow_rl.replay import Replay
-from wgflow_rl.settings import Settings
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.training import checkpoint
+from wgflow_rl.training.settings import Settings
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 STEM = "pointmaze-medium-navigate-v0"
@@ -80,11 +82,20 @@ def test_labels_in_a_thread_leave_numpys_generator_alone(folder):
         (lambda f: f.with_name(f"{f.stem}-val.npz").unlink(), "has no {stem}-val.npz"),
         (lambda f: f.unlink(), "has no {stem}.npz"),
         (lambda f: f.write_bytes(f.read_bytes()[:-200]), "{stem}.npz cannot be read"),
-        (lambda f: f.with_name(f"{f.stem}-val.npz").write_bytes(b"PK"), "{stem}-val.npz cannot be read"),
+        (
+            lambda f: f.with_name(f"{f.stem}-val.npz").write_bytes(b"PK"),
+            "{stem}-val.npz cannot be read",
+        ),
         (lambda f: shutil.copy(f, f.with_name(f"{STEM}.npz")), "keep them in two folders"),
-        (lambda f: change(f, observations=lambda x: x[:, :1]), "{stem}.npz: observations is (40, 1), wanted"),
+        (
+            lambda f: change(f, observations=lambda x: x[:, :1]),
+            "{stem}.npz: observations is (40, 1), wanted",
+        ),
         (lambda f: change(f, terminals=lambda x: 3 * x), "{stem}.npz: terminals holds [0 3]"),
-        (lambda f: change(f, terminals=np.zeros_like), "{stem}.npz: the last row, 39, does not end"),
+        (
+            lambda f: change(f, terminals=np.zeros_like),
+            "{stem}.npz: the last row, 39, does not end",
+        ),
     ],
 )
 def test_a_folder_is_refused_by_file_before_anything_is_trained(folder, spoil, message):
@@ -101,7 +112,9 @@ def change(file, **changes):
 
 
 def put(row, value):
-    return lambda array: np.where(np.arange(len(array))[:, None] == row, value, array).astype(array.dtype)
+    return lambda array: np.where(np.arange(len(array))[:, None] == row, value, array).astype(
+        array.dtype
+    )
 
 
 def flip_a_byte_of_actions(file):
@@ -131,7 +144,7 @@ def test_contents_are_refused_when_their_turn_comes(folder, spoil, message):
 
 
 def test_a_checksum_is_of_every_byte_of_every_file(folder):
-    checksum = lambda: data.load(MAZE, folder=folder)[0].checksum()  # noqa: E731
+    checksum = lambda: data.load(MAZE, folder=folder)[0].checksum()
     before = checksum()
     assert checksum() == before
     change(folder / f"{STEM}-004.npz", actions=put(3, 0.123))
@@ -141,7 +154,13 @@ def test_a_checksum_is_of_every_byte_of_every_file(folder):
 @pytest.fixture
 def settings(folder, tmp_path):
     agent, schedule = methods.preset("laptop", "dfp", MAZE)
-    small = {"offline_steps": 30, "online_steps": 8, "online_start": 2, "eval_every": 100, "eval_episodes": 1}
+    small = {
+        "offline_steps": 30,
+        "online_steps": 8,
+        "online_start": 2,
+        "eval_every": 100,
+        "eval_episodes": 1,
+    }
     return Settings(
         dataclasses.replace(agent, batch=16, hidden=(16, 16)),
         dataclasses.replace(schedule, **small, checkpoint_every=4, log_every=5),
@@ -177,10 +196,15 @@ def test_a_run_on_shards_resumes_exactly(settings, stop, tmp_path, monkeypatch):
 
 
 def test_reading_a_shard_takes_no_more_memory_than_was_counted_for_it(tmp_path):
-    env, widths = "cube-single-play-singletask-task1-v0", {"observations": 28, "actions": 5, "qpos": 21}
+    env, widths = (
+        "cube-single-play-singletask-task1-v0",
+        {"observations": 28, "actions": 5, "qpos": 21},
+    )
     rng = np.random.default_rng(0)
     for end in ("-000", "-000-val"):
-        arrays = {name: rng.uniform(-1, 1, (10_000, n)).astype(np.float32) for name, n in widths.items()}
+        arrays = {
+            name: rng.uniform(-1, 1, (10_000, n)).astype(np.float32) for name, n in widths.items()
+        }
         ends = np.arange(10_000) % 1000 == 999
         np.savez(tmp_path / f"cube-single-play-v0{end}.npz", **arrays, terminals=ends)
     shards, _ = data.load(env, folder=tmp_path)

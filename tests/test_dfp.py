@@ -3,13 +3,20 @@
 import pytest
 import torch
 
-from wgflow_rl import drift, ops
+from wgflow_rl.agents import drift, ops
 from wgflow_rl.agents.dfp import DFP, DFPConfig
-from wgflow_rl.batch import Batch
-from wgflow_rl.updates import update
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.training.updates import update
 
 SMALL = DFPConfig(
-    chunk=2, generated=4, candidates=6, top_k=2, target_samples=3, act_samples=5, hidden=(16, 16), batch=8
+    chunk=2,
+    generated=4,
+    candidates=6,
+    top_k=2,
+    target_samples=3,
+    act_samples=5,
+    hidden=(16, 16),
+    batch=8,
 )
 
 
@@ -74,7 +81,9 @@ def test_the_target_is_best_of_n_by_the_online_critic_valued_by_the_slow_one(age
 def test_no_bootstrap_where_the_task_ended(agent):
     batch = make_batch()._replace(discount=torch.zeros(8))
     elsewhere = batch._replace(next_obs=batch.next_obs + 5)
-    losses = [agent.critic_loss(b, b.obs, b.next_obs, noise_for(agent))[0] for b in (batch, elsewhere)]
+    losses = [
+        agent.critic_loss(b, b.obs, b.next_obs, noise_for(agent))[0] for b in (batch, elsewhere)
+    ]
     torch.testing.assert_close(*losses)
 
 
@@ -111,7 +120,9 @@ def test_the_old_policy_moves_slowly_and_starts_again_at_the_switch(agent):
     batch = make_batch()
     before = [p.clone() for p in agent.old_policy.parameters()]
     update(agent, batch, noise_for(agent), online=False)
-    for old, new, slow in zip(before, agent.policy.parameters(), agent.old_policy.parameters(), strict=True):
+    for old, new, slow in zip(
+        before, agent.policy.parameters(), agent.old_policy.parameters(), strict=True
+    ):
         torch.testing.assert_close(slow, old + SMALL.old_rate * (new - old))
     agent.start_online()
     assert all(
@@ -134,9 +145,9 @@ def test_executed_chunks_are_the_best_of_n_and_inside_the_box(agent):
     obs = torch.randn(4, 3)
     chunk = agent.act(obs, torch.Generator().manual_seed(5))
     with torch.no_grad():
-        pool = agent.policy(obs, torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(5))).clamp(
-            -1, 1
-        )
+        pool = agent.policy(
+            obs, torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(5))
+        ).clamp(-1, 1)
         value = agent.critic.mean(obs, pool)
     expected = pool[torch.arange(4), value.argmax(1)].reshape(4, 2, 2)
     torch.testing.assert_close(chunk, expected)
@@ -146,7 +157,7 @@ def test_executed_chunks_are_the_best_of_n_and_inside_the_box(agent):
 def test_energy_score_is_least_for_the_true_distribution():
     g = torch.Generator().manual_seed(0)
     y = torch.randn(4000, 3, generator=g)
-    score = lambda scale, shift: ops.energy_score(  # noqa: E731
+    score = lambda scale, shift: ops.energy_score(
         torch.randn(4000, 6, 3, generator=g) * scale + shift, y
     ).mean()
     true = score(1.0, 0.0)
@@ -173,7 +184,9 @@ def test_a_field_that_cannot_be_read_is_refused_with_the_known_names(text, messa
 
 
 def test_drifts_print_as_values():
-    assert drift.parse("likelihood:0.3+energy") == drift.Mixture((drift.Likelihood(0.3), drift.Energy()))
+    assert drift.parse("likelihood:0.3+energy") == drift.Mixture(
+        (drift.Likelihood(0.3), drift.Energy())
+    )
     assert drift.parse("released:0.02,0.05") == drift.Released((0.02, 0.05))
     assert drift.parse("energy:0.25+laplace:0.1") == drift.Mixture(
         (drift.Energy(0.25), drift.LaplaceScore(0.1))
@@ -181,7 +194,8 @@ def test_drifts_print_as_values():
 
 
 @pytest.mark.parametrize(
-    "text", ["eq3", "released", "likelihood", "energy", "energy:0.25", "laplace", "energy+laplace:0.1"]
+    "text",
+    ["eq3", "released", "likelihood", "energy", "energy:0.25", "laplace", "energy+laplace:0.1"],
 )
 def test_a_drift_has_no_units_and_its_raw_field_is_a_length(text):
     g = torch.Generator().manual_seed(0)

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgflow_rl import diagnostics
-from wgflow_rl.batch import Batch
-from wgflow_rl.runlog import EVAL_COLUMNS, TOGETHER
+from wgflow_rl.agents import diagnostics
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.training.runlog import EVAL_COLUMNS, TOGETHER
 
 
 def chunks(states=4, length=2, size=3):
@@ -18,7 +18,9 @@ def chunks(states=4, length=2, size=3):
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
-def test_where_k_candidates_are_worth_the_same_and_the_rest_nothing_the_effective_number_is_k(k, more):
+def test_where_k_candidates_are_worth_the_same_and_the_rest_nothing_the_effective_number_is_k(
+    k, more
+):
     score = torch.cat([torch.zeros(3, k), torch.full((3, more), -1000.0)], 1)
     log = diagnostics.of_candidates(score, k)
     assert abs(log["ess"] - k) < 1e-3
@@ -37,5 +39,7 @@ def test_what_tensorboard_shows_together_is_written():
     log = diagnostics.against_data(torch.randn(4, 8, 6), batch)
     log |= diagnostics.of_candidates(torch.randn(4, 8), 2) | diagnostics.executed(torch.randn(4, 8))
     written = {f"train/{name}" for name in log} | {f"eval/{name}" for name in EVAL_COLUMNS}
-    shown = {tag.rstrip("$") for group in TOGETHER.values() for _, tags in group.values() for tag in tags}
+    shown = {
+        tag.rstrip("$") for group in TOGETHER.values() for _, tags in group.values() for tag in tags
+    }
     assert shown <= written

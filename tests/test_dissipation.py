@@ -47,7 +47,9 @@ def test_a_divergence_falls_at_the_rate_of_its_mean_squared_velocity(divergence)
     By quadrature on the line. u is v faded out in the tails, where some gates have no bound and no mass is left.
     """
     x = GRID.clone().requires_grad_()
-    v = divergence.gate(Q.log_density(x) - P.log_density(x)).unsqueeze(-1) * (P.score(x) - Q.score(x))
+    v = divergence.gate(Q.log_density(x) - P.log_density(x)).unsqueeze(-1) * (
+        P.score(x) - Q.score(x)
+    )
     u = v * (-((x / 2) ** 4)).exp()
     (stretch,) = torch.autograd.grad(u.sum(), x)
     u, v, x, q = u.detach(), v.detach(), x.detach(), Q.log_density(GRID)
@@ -82,7 +84,8 @@ def test_small_bandwidths_err_by_the_square_of_h():
     x = torch.linspace(-1.5, 1.5, 13, dtype=torch.float64).unsqueeze(-1)
     exact = P.score(x) - Q.score(x)
     errors = [
-        (P.smoothed(h).score(x) - Q.smoothed(h).score(x) - exact).norm().item() for h in (0.04, 0.02, 0.01)
+        (P.smoothed(h).score(x) - Q.smoothed(h).score(x) - exact).norm().item()
+        for h in (0.04, 0.02, 0.01)
     ]
     for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(2.0, abs=0.1)

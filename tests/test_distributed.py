@@ -69,7 +69,9 @@ def test_the_ring_is_the_sum_over_the_union_in_value_and_gradient(parts, name):
         assert_close(sharded, whole, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", [*named(torch.float32), *named(torch.float16), *named(torch.bfloat16)])
+@pytest.mark.parametrize(
+    "name", [*named(torch.float32), *named(torch.float16), *named(torch.bfloat16)]
+)
 def test_the_ring_rounds_as_one_process_does(parts, name):
     """Blocks are added in float64 and rounded once; of gradients each block is rounded to float32."""
     eps = torch.finfo(ring.CASES[name].dtype).eps
@@ -180,8 +182,20 @@ def test_a_lost_process_is_an_error_within_the_timeout(tmp_path):
 
 
 def test_the_example_is_the_same_on_two_processes_as_on_one():
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     example = str(ROOT / "examples" / "sharded_density.py")
     done = subprocess.run(
         [*command, example], capture_output=True, text=True, env=env, timeout=120, check=True

@@ -7,7 +7,9 @@ import wgflow
 
 ROOT = Path(__file__).resolve().parent.parent
 KNOWN_WORDS = {"wgflow_rl.agents"}  # names that are no part of the library
-PAGE = "\n".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("theory", "proper"))
+PAGE = "\n".join(
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("theory", "proper")
+)
 
 
 def test_every_test_named_on_the_pages_of_theory_exists():

@@ -22,7 +22,11 @@ def env(request):
 
 
 def actions_for(env, steps, seed=0):
-    return np.random.default_rng(seed).uniform(-1, 1, (steps, *env.action_space.shape)).astype(np.float32)
+    return (
+        np.random.default_rng(seed)
+        .uniform(-1, 1, (steps, *env.action_space.shape))
+        .astype(np.float32)
+    )
 
 
 def episode(env, seed, actions):
@@ -51,7 +55,10 @@ def test_every_name_is_registered_with_ogbench():
     [
         ("cube-singel-play-singletask-task2-v0", "cube-single-play-singletask-task2-v0"),
         ("cube-single-navigate-singletask-task2-v0", "cube-single-play-singletask-task2-v0"),
-        ("pointmaze-medium-navigate-singletask-task6-v0", "pointmaze-medium-navigate-singletask-task5-v0"),
+        (
+            "pointmaze-medium-navigate-singletask-task6-v0",
+            "pointmaze-medium-navigate-singletask-task5-v0",
+        ),
         ("pointmaze-medium", "pointmaze-medium-navigate-singletask-v0"),
         ("", "names()"),
     ],
@@ -65,7 +72,9 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
 
 
 def test_data_files_do_not_depend_on_the_task():
-    assert {envs.parse(n).dataset for n in envs.ogbench.names() if n.startswith("scene")} == {"scene-play-v0"}
+    assert {envs.parse(n).dataset for n in envs.ogbench.names() if n.startswith("scene")} == {
+        "scene-play-v0"
+    }
 
 
 @BOTH
@@ -116,7 +125,9 @@ def test_a_reset_leaves_numpys_global_generator_alone(env):
 @BOTH
 def test_actions_are_clipped_to_the_box(env):
     unit = np.ones(env.action_space.shape)
-    np.testing.assert_array_equal(episode(env, 1, [unit] * 3)[0], episode(env, 1, [5 * unit] * 3)[0])
+    np.testing.assert_array_equal(
+        episode(env, 1, [unit] * 3)[0], episode(env, 1, [5 * unit] * 3)[0]
+    )
 
 
 @BOTH
@@ -146,7 +157,9 @@ def test_success_ends_the_episode_one_action_after_the_goal_is_reached():
 
     env.reset(seed=0)
     goal = np.asarray(env.unwrapped.cur_goal_xy)
-    env.unwrapped.set_xy(goal - [1.05, 0])  # the tolerance is 1: this action reaches it, the next is told so
+    env.unwrapped.set_xy(
+        goal - [1.05, 0]
+    )  # the tolerance is 1: this action reaches it, the next is told so
     for expected in ((-1.0, False, False), (0.0, True, True)):
         _, reward, terminated, _, info = env.step(np.array([1.0, 0.0]))
         assert (reward, terminated, info["success"]) == expected

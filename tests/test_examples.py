@@ -50,5 +50,7 @@ def test_an_example_is_short_and_begins_with_its_title(script):
 
 
 def test_the_list_of_examples_is_complete():
-    named = re.findall(r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text(encoding="utf-8"))
+    named = re.findall(
+        r"\]\((\w+\.py)\)", (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    )
     assert sorted(named) == sorted(path.name for path in (ROOT / "examples").glob("*.py"))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from tests.runs import untrained
-from wgflow_rl import export, methods
-from wgflow_rl.settings import DEFAULT_ENV, from_command_line
+from wgflow_rl import export
+from wgflow_rl.agents import methods
+from wgflow_rl.training.settings import DEFAULT_ENV, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 5, 3
@@ -52,7 +53,9 @@ def run(tmp_path):
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_a_file_of_any_method_acts_as_its_agent(method, tmp_path):
     agent = trained(method)
-    file = export.write(agent, "torchscript", states(2), description(agent, method), tmp_path / "policy.pt")
+    file = export.write(
+        agent, "torchscript", states(2), description(agent, method), tmp_path / "policy.pt"
+    )
     for count in (1, 6):  # a batch of one, and another size than the one that was followed
         actions, drawn = export.original(agent, states(count), seed=count)
         torch.testing.assert_close(file(states(count), *(draw for _, draw in drawn)), actions)
@@ -63,11 +66,23 @@ def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
     pytest.importorskip("onnxscript")
     said = export.export(export.Ask(run).check())
     assert said["largest_difference"] <= export.TOLERANCE
-    assert said["inputs"] == {"obs": ["batch", 2], "normal": ["batch", 16, 10], "uniform": ["batch", 16]}
+    assert said["inputs"] == {
+        "obs": ["batch", 2],
+        "normal": ["batch", 16, 10],
+        "uniform": ["batch", 16],
+    }
     assert not list(run.glob(".*.tmp"))
-    script = [sys.executable, "-W", "error", str(ROOT / "examples" / "run_policy_onnx.py"), said["file"]]
+    script = [
+        sys.executable,
+        "-W",
+        "error",
+        str(ROOT / "examples" / "run_policy_onnx.py"),
+        said["file"],
+    ]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    shown = subprocess.run(script, capture_output=True, text=True, check=True, env=env, cwd=run).stdout
+    shown = subprocess.run(
+        script, capture_output=True, text=True, check=True, env=env, cwd=run
+    ).stdout
     assert f"dfp for {DEFAULT_ENV}, step 12" in shown
     assert shown.count("[") == 1 + 1 + 5  # the heading, and a chunk of five actions
 
@@ -79,12 +94,23 @@ def test_a_file_says_what_it_is(run, tmp_path):
         ).check()
     )
     held = {"wgflow.json": ""}
-    with pytest.deprecated_call():  # torch would have us use torch.export; C++ runtimes load TorchScript
+    with (
+        pytest.deprecated_call()
+    ):  # torch would have us use torch.export; C++ runtimes load TorchScript
         torch.jit.load(said["file"], _extra_files=held)
     about = json.loads(held["wgflow.json"])
-    assert (about["method"], about["env"], about["seed"], about["step"]) == ("dfp", DEFAULT_ENV, 3, 12)
+    assert (about["method"], about["env"], about["seed"], about["step"]) == (
+        "dfp",
+        DEFAULT_ENV,
+        3,
+        12,
+    )
     assert about["agent"]["act_samples"] == 4
-    assert [part["shape"] for part in about["inputs"]] == [["batch", 2], ["batch", 4, 10], ["batch", 4]]
+    assert [part["shape"] for part in about["inputs"]] == [
+        ["batch", 2],
+        ["batch", 4, 10],
+        ["batch", 4],
+    ]
     assert about["versions"]["torch"] == torch.__version__
 
 
@@ -95,7 +121,9 @@ def test_one_proposal_needs_no_critic_and_no_choice(tmp_path):
         path = tmp_path / f"{count}.pt"
         export.write(agent, "torchscript", states(2), description(agent, "dfp"), path)
         sizes[count] = path.stat().st_size
-        assert [kind for kind, _ in export.original(agent, states(2))[1]] == ["normal", "uniform"][:count]
+        assert [kind for kind, _ in export.original(agent, states(2))[1]] == ["normal", "uniform"][
+            :count
+        ]
     critic = sum(p.numel() for p in agent.critic.parameters())
     assert sizes[2] - sizes[1] > 4 * critic
 

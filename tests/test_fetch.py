@@ -73,7 +73,9 @@ def server(monkeypatch):
 
 @pytest.fixture
 def content(tmp_path):
-    npz.write(tmp_path / "source.npz", {"observations": np.random.default_rng(0).normal(size=(500, 4))})
+    npz.write(
+        tmp_path / "source.npz", {"observations": np.random.default_rng(0).normal(size=(500, 4))}
+    )
     return (tmp_path / "source.npz").read_bytes()
 
 
@@ -100,12 +102,16 @@ def test_a_file_comes_whole(server, get, content):
 def test_cut_connections_go_on_where_they_stopped(server, get, content):
     server.cuts = [5000, 3000, 1]
     get()
-    assert server.asked == [("/x.npz", r) for r in (None, "bytes=5000-", "bytes=8000-", "bytes=8001-")]
+    assert server.asked == [
+        ("/x.npz", r) for r in (None, "bytes=5000-", "bytes=8000-", "bytes=8001-")
+    ]
 
 
 def test_a_later_call_asks_for_the_rest_only(server, get, content):
     server.cuts = [2000] + [0] * fetch.ATTEMPTS
-    with pytest.raises(ConnectionError, match=r"2,000 bytes are kept in .*x.npz.part: call again to go on"):
+    with pytest.raises(
+        ConnectionError, match=r"2,000 bytes are kept in .*x.npz.part: call again to go on"
+    ):
         get()
     assert [p.name for p in get.folder.iterdir()] == ["x.npz.part"]
     server.cuts = []

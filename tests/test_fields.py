@@ -106,7 +106,9 @@ def test_the_order_of_points_does_not_matter(name, c):
 @given(c=clouds(), k=kernels())
 def test_drift_is_antisymmetric(c, k):
     """V_{p,q} = -V_{q,p}, so the field is zero when both clouds are one."""
-    assert_close(drifting_field(c.x, c.pos, c.neg, kernel=k), -drifting_field(c.x, c.neg, c.pos, kernel=k))
+    assert_close(
+        drifting_field(c.x, c.pos, c.neg, kernel=k), -drifting_field(c.x, c.neg, c.pos, kernel=k)
+    )
     assert_close(drifting_field(c.x, c.pos, c.pos, kernel=k), torch.zeros_like(c.x))
 
 
@@ -114,7 +116,9 @@ def test_drift_is_antisymmetric(c, k):
 def test_a_batch_is_its_elements(c, divergence):
     V = drifting_field(c.x, c.pos, c.neg, kernel=Gaussian(c.h), divergence=divergence)
     for i in itertools.product(*(range(n) for n in c.x.shape[:-2])):
-        one = drifting_field(c.x[*i], c.pos[*i], c.neg[*i], kernel=Gaussian(c.h), divergence=divergence)
+        one = drifting_field(
+            c.x[*i], c.pos[*i], c.neg[*i], kernel=Gaussian(c.h), divergence=divergence
+        )
         assert_close(V[*i], one)
 
 
@@ -138,7 +142,7 @@ def test_narrow_kernels_give_the_nearest_sample(c):
 def test_the_gate_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
     t = torch.tensor(log_ratio, dtype=torch.float64)
     r, eps = t.exp(), 1e-3 * t.exp()
-    f = lambda r: divergence.f(r.log())  # noqa: E731
+    f = lambda r: divergence.f(r.log())
     second = (f(r + eps) - 2 * f(r) + f(r - eps)) / eps**2
     assert_close(divergence.gate(t), r * second, rtol=1e-4, atol=1e-6)
 
@@ -185,7 +189,12 @@ def test_repeating_a_whole_cloud_changes_no_gated_field(c, k):
     """The ratio is one of densities: the sizes of the sets, and the unit of the weights, are not in it."""
     V = drifting_field(c.x, c.pos, c.neg, kernel=k, divergence=JensenShannon(), pos_weights=c.wp)
     twice = drifting_field(
-        c.x, c.pos, torch.cat([c.neg, c.neg], -2), kernel=k, divergence=JensenShannon(), pos_weights=7 * c.wp
+        c.x,
+        c.pos,
+        torch.cat([c.neg, c.neg], -2),
+        kernel=k,
+        divergence=JensenShannon(),
+        pos_weights=7 * c.wp,
     )
     assert_close(twice, V)
 
@@ -196,10 +205,14 @@ def test_a_left_out_point_is_left_out_of_the_ratio_too(c):
         c.x, c.pos, c.x, kernel=Gaussian(c.h), divergence=ChiSquare(), neg_weights=torch.ones(len(c.x)).double(),
         skip_self=True,
     )  # fmt: skip
-    unweighted = drifting_field(c.x, c.pos, c.x, kernel=Gaussian(c.h), divergence=ChiSquare(), skip_self=True)
+    unweighted = drifting_field(
+        c.x, c.pos, c.x, kernel=Gaussian(c.h), divergence=ChiSquare(), skip_self=True
+    )
     for i in range(len(c.x)):
         others = torch.cat([c.x[:i], c.x[i + 1 :]])
-        one = drifting_field(c.x[i : i + 1], c.pos, others, kernel=Gaussian(c.h), divergence=ChiSquare())
+        one = drifting_field(
+            c.x[i : i + 1], c.pos, others, kernel=Gaussian(c.h), divergence=ChiSquare()
+        )
         assert_close(V[i : i + 1], one)
         assert_close(unweighted[i : i + 1], one)
 
@@ -214,12 +227,16 @@ def test_the_joint_row_softmax_is_the_flow_of_the_k_divergence(c):
     logits = k.log(torch.cdist(c.x, torch.cat([c.neg, c.pos], -2)).square()).softmax(-1)
     m, p = c.neg.shape[-2], c.pos.shape[-2]
     away, towards = logits.split([m, p], -1)
-    joint = away.sum(-1, keepdim=True) * (towards @ c.pos) - towards.sum(-1, keepdim=True) * (away @ c.neg)
+    joint = away.sum(-1, keepdim=True) * (towards @ c.pos) - towards.sum(-1, keepdim=True) * (
+        away @ c.neg
+    )
     gap = mean_shift(c.x, c.pos, kernel=k) - mean_shift(c.x, c.neg, kernel=k)
     a = towards.sum(-1, keepdim=True)
     assert_close(joint, a * (1 - a) * gap, rtol=1e-8, atol=1e-9)
     if m == p:
-        assert_close(joint, drifting_field(c.x, c.pos, c.neg, kernel=k, divergence=SkewKL()), rtol=1e-8)
+        assert_close(
+            joint, drifting_field(c.x, c.pos, c.neg, kernel=k, divergence=SkewKL()), rtol=1e-8
+        )
 
 
 # -- the two fields that are linear in the positives ------------------------------------------------------------------
@@ -238,7 +255,9 @@ def test_likelihood_field_is_the_gradient_of_the_likelihood(c):
 def energy_score(x, pos):
     """mean |x - y| - mean_{i != j} |x_i - x_j| / 2, summed over the batch."""
     n = x.shape[-2]
-    return (torch.cdist(x, pos).mean((-2, -1)) - torch.cdist(x, x).sum((-2, -1)) / (2 * n * (n - 1))).sum()
+    return (
+        torch.cdist(x, pos).mean((-2, -1)) - torch.cdist(x, x).sum((-2, -1)) / (2 * n * (n - 1))
+    ).sum()
 
 
 @given(c=clouds(degenerate=False))
@@ -250,14 +269,16 @@ def test_energy_field_is_the_gradient_of_the_energy_score(c):
 
 @given(c=clouds(batch=False, degenerate=False))
 def test_energy_field_is_made_of_unit_vectors(c):
-    unit = lambda v: torch.nn.functional.normalize(v, dim=-1)  # noqa: E731
+    unit = lambda v: torch.nn.functional.normalize(v, dim=-1)
     V = energy_field(c.x, c.pos, c.neg, pos_weights=c.wp)
     for i, x in enumerate(c.x):
         pull = (c.wp[:, None] * unit(c.pos - x)).sum(0) / c.wp.sum()
         assert_close(V[i], pull - unit(c.neg - x).mean(0))
 
 
-@pytest.mark.parametrize("field", [energy_field, lambda x, y: likelihood_field(x, y, kernel=Gaussian(0.7))])
+@pytest.mark.parametrize(
+    "field", [energy_field, lambda x, y: likelihood_field(x, y, kernel=Gaussian(0.7))]
+)
 @given(c=clouds(degenerate=False))
 def test_a_field_linear_in_p_is_unbiased_under_minibatches_of_positives(field, c):
     """The mean over single positives is the field of all of them (up to likelihood's sum over positives)."""
@@ -291,7 +312,7 @@ def train_one_positive(field, steps=400):
 def test_one_positive_per_state_collapses_eq_3_and_not_its_cure():
     """One positive: Eq. 3 finds the mean of the modes, where no data is; fields linear in p find both modes."""
     modes = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    off_mode = lambda x: (x.abs() - 1).abs().mean().item()  # noqa: E731
+    off_mode = lambda x: (x.abs() - 1).abs().mean().item()
     drift = train_one_positive(lambda x, y: drifting_field(x, y, x, kernel=Gaussian(0.05)))
     assert abs(drift.mean().item() + 0.4) < 0.15  # E y = -.4
     assert off_mode(drift) > 0.45
@@ -351,7 +372,10 @@ def literal_balanced(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
                 logit[i, i] -= 100 / R
             row = (logit - logit.logsumexp(1, keepdim=True)).exp()
             column = (logit - logit.logsumexp(0, keepdim=True)).exp()
-            A = torch.where(row * column > clip, row * column, torch.full_like(row, clip)).sqrt() * weight[b]
+            A = (
+                torch.where(row * column > clip, row * column, torch.full_like(row, clip)).sqrt()
+                * weight[b]
+            )
             z = everything[b] / (s / math.sqrt(D))
             for i in range(G):
                 s_pos, s_neg = A[i, first_pos:].sum(), A[i, :first_pos].sum()
@@ -362,12 +386,19 @@ def literal_balanced(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
     return total * s / math.sqrt(D)
 
 
-@given(c=clouds(batch=False, degenerate=False), temperatures=st.sampled_from([(0.1,), (0.02, 0.05, 0.2)]))
+@given(
+    c=clouds(batch=False, degenerate=False),
+    temperatures=st.sampled_from([(0.1,), (0.02, 0.05, 0.2)]),
+)
 def test_balanced_field_is_the_released_sentence(c, temperatures):
     gen, pos, neg, wp, wn = (
         torch.stack([t, t + 0.1 * c.rand(*t.shape)]) for t in (c.x, c.pos, c.neg, c.wp, c.wn)
     )
-    wp, wn, wg = wp.abs(), wn.abs(), torch.rand(gen.shape[:-1], generator=c.generator, dtype=gen.dtype)
+    wp, wn, wg = (
+        wp.abs(),
+        wn.abs(),
+        torch.rand(gen.shape[:-1], generator=c.generator, dtype=gen.dtype),
+    )
     V = balanced_field(
         gen, pos, neg=neg, temperatures=temperatures, gen_weights=wg, pos_weights=wp, neg_weights=wn
     )
@@ -390,7 +421,9 @@ def test_a_collapsed_group_moves_as_one_under_the_released_normalisation():
     """Far tighter than its distance to the data, a group gets nearly equal velocities at the full rms: silently."""
     g = torch.Generator().manual_seed(0)
     gen = 1e-3 * torch.randn(32, 8, 2, generator=g, dtype=torch.float64)
-    pos = 2 * torch.nn.functional.normalize(torch.randn(32, 1, 2, generator=g, dtype=torch.float64), dim=-1)
+    pos = 2 * torch.nn.functional.normalize(
+        torch.randn(32, 1, 2, generator=g, dtype=torch.float64), dim=-1
+    )
     V = balanced_field(gen, pos, temperatures=(0.1,))
     across = (V - V.mean(1, keepdim=True)).square().mean().sqrt() / V.square().mean().sqrt()
     assert across < 0.5
@@ -453,7 +486,9 @@ def test_a_gated_field_keeps_its_gradient_where_it_vanishes(divergence):
     x = torch.zeros(1, 2, dtype=torch.float64)
 
     def slope(divergence):
-        field = lambda x: drifting_field(x, pos, pos.flip(-1), kernel=Gaussian(1.0), divergence=divergence)  # noqa: E731
+        field = lambda x: drifting_field(
+            x, pos, pos.flip(-1), kernel=Gaussian(1.0), divergence=divergence
+        )
         return torch.autograd.functional.jacobian(field, x).reshape(2, 2)
 
     gate = divergence.gate(torch.zeros((), dtype=torch.float64))

@@ -71,7 +71,9 @@ def test_the_variance_clock_runs_with_the_flow():
     def velocity(s):
         return gaussians.moment_flow(p, (p[0], s), h=h)[1]
 
-    s_t = flow(velocity, torch.tensor([[s0]]).double(), dt=0.002, steps=1000, method="heun").end.item()
+    s_t = flow(
+        velocity, torch.tensor([[s0]]).double(), dt=0.002, steps=1000, method="heun"
+    ).end.item()
     expected = gaussians.variance_clock(s0, 0.8, h=h) + 2 * h**2 * 2.0 / (0.8 + h**2)
     assert gaussians.variance_clock(s_t, 0.8, h=h) == pytest.approx(expected, abs=1e-5)
 
@@ -87,10 +89,15 @@ def test_the_integrator_has_its_order(method, order):
     )  # row form: V = x A + b
     affine = torch.zeros(3, 3, dtype=torch.float64)
     affine[:2, :2], affine[2, :2] = A, origin
-    exact = (torch.cat([x0, torch.ones(6, 1)], -1).double() @ torch.linalg.matrix_exp(affine))[:, :2]
+    exact = (torch.cat([x0, torch.ones(6, 1)], -1).double() @ torch.linalg.matrix_exp(affine))[
+        :, :2
+    ]
     errors = [
         (
-            flow(lambda x: gaussians.drift(x, p, q, h=0.8), x0, dt=1 / n, steps=n, method=method).end - exact
+            flow(
+                lambda x: gaussians.drift(x, p, q, h=0.8), x0, dt=1 / n, steps=n, method=method
+            ).end
+            - exact
         ).norm()
         for n in (20, 40, 80)
     ]
@@ -111,7 +118,9 @@ def test_transport_closed_forms_are_distances(seed, dim):
         assert distance(p, q) > 1e-4
     assert_close(gaussians.w2(p, q), gaussians.w2(q, p))
     # Without regularisation the entropic cost is W2 squared, up to the entropy term it adds.
-    assert_close(gaussians.sinkhorn_divergence(p, q, sigma2=1e-6).sqrt(), gaussians.w2(p, q), rtol=1e-3)
+    assert_close(
+        gaussians.sinkhorn_divergence(p, q, sigma2=1e-6).sqrt(), gaussians.w2(p, q), rtol=1e-3
+    )
 
 
 def test_the_plug_in_drift_can_raise_its_own_divergence():
@@ -138,7 +147,10 @@ def test_self_excluding_groups_expand_without_bound():
     y = torch.zeros(1, 1, dtype=torch.float64)
     runs = [
         flow(
-            lambda x, s=s: drifting_field(x, y, x, kernel=Gaussian(0.3), skip_self=s), x0, dt=0.01, steps=1000
+            lambda x, s=s: drifting_field(x, y, x, kernel=Gaussian(0.3), skip_self=s),
+            x0,
+            dt=0.01,
+            steps=1000,
         ).end
         for s in (True, False)
     ]
@@ -149,7 +161,11 @@ def test_self_excluding_groups_expand_without_bound():
 def test_mean_shift_flow_ends_at_rest_on_a_mode():
     y = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0]], dtype=torch.float64)
     path = flow(
-        lambda x: mean_shift(x, y, kernel=Gaussian(0.5)), y[:1] + 0.3, dt=1.0, steps=500, tolerance=1e-10
+        lambda x: mean_shift(x, y, kernel=Gaussian(0.5)),
+        y[:1] + 0.3,
+        dt=1.0,
+        steps=500,
+        tolerance=1e-10,
     )
     assert path.stopped == "at rest"
     assert len(path) < 100
@@ -169,7 +185,11 @@ def test_a_trajectory_is_thinned_and_keeps_both_ends():
 
 def test_a_flow_stops_when_asked_to():
     path = flow(
-        torch.ones_like, torch.zeros(1, 1), dt=0.1, steps=100, stop=lambda x, t: x.max().item() > 0.45
+        torch.ones_like,
+        torch.zeros(1, 1),
+        dt=0.1,
+        steps=100,
+        stop=lambda x, t: x.max().item() > 0.45,
     )
     assert path.stopped == "asked to"
     assert path.end.item() == pytest.approx(0.5)
@@ -202,7 +222,9 @@ def test_langevin_has_its_stationary_variance():
 def test_langevin_is_repeated_by_its_generator():
     score = KDE(torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), Gaussian(1.0)).score
     runs = [
-        langevin(score, torch.zeros(4, 2), dt=0.1, steps=5, generator=torch.Generator().manual_seed(3)).end
+        langevin(
+            score, torch.zeros(4, 2), dt=0.1, steps=5, generator=torch.Generator().manual_seed(3)
+        ).end
         for _ in range(2)
     ]
     assert torch.equal(*runs)
@@ -262,7 +284,12 @@ def test_momentum_is_the_heavy_ball_on_a_quadratic(beta, rate):
     """dx/dt = -rate x: x_k = a r1^k + b r2^k, r the roots of r² - (1 + β - dt rate) r + β, from rest at x_0 = 1."""
     dt, steps = 0.7, 30
     path = flow(
-        lambda x: -rate * x, torch.ones(1, 1).double(), dt=dt, steps=steps, momentum=beta, keep=steps + 1
+        lambda x: -rate * x,
+        torch.ones(1, 1).double(),
+        dt=dt,
+        steps=steps,
+        momentum=beta,
+        keep=steps + 1,
     )
     half = (1 + beta - dt * rate) / 2
     root = cmath.sqrt(half**2 - beta)
@@ -270,7 +297,9 @@ def test_momentum_is_the_heavy_ball_on_a_quadratic(beta, rate):
     r1, r2 = half + root, half - root
     b = (1 - dt * rate - r1) / (r2 - r1)  # x_0 = 1 and x_1 = 1 - dt rate
     exact = [((1 - b) * r1**k + b * r2**k).real for k in range(steps + 1)]
-    assert_close(path.points.flatten(), torch.tensor(exact, dtype=torch.float64), rtol=1e-6, atol=1e-7)
+    assert_close(
+        path.points.flatten(), torch.tensor(exact, dtype=torch.float64), rtol=1e-6, atol=1e-7
+    )
 
 
 def test_momentum_is_the_faster_where_the_valley_is_narrow():
@@ -287,13 +316,19 @@ def test_a_temperature_makes_a_flow_langevin():
     score = KDE(torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), Gaussian(1.0)).score
     x0, noise = torch.zeros(4, 2), [torch.Generator().manual_seed(3) for _ in range(2)]
     a = flow(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[0]).end
-    assert torch.equal(a, langevin(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[1]).end)
+    assert torch.equal(
+        a, langevin(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[1]).end
+    )
 
 
 def test_a_callback_sees_every_step():
     seen = []
     path = flow(
-        lambda x: -x, torch.ones(2, 1), dt=0.5, steps=4, callback=lambda x, v, t: seen.append((t, x, v))
+        lambda x: -x,
+        torch.ones(2, 1),
+        dt=0.5,
+        steps=4,
+        callback=lambda x, v, t: seen.append((t, x, v)),
     )
     assert [t for t, _, _ in seen] == [0.0, 0.5, 1.0, 1.5, 2.0]
     for (_, x, v), kept in zip(seen, path.points, strict=True):

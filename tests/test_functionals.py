@@ -49,7 +49,9 @@ FUNCTIONALS = {
     "energy": lambda y, k: EnergyDistance(y),
     "blob to samples": lambda y, k: BlobKL(KDE(y, k), k),
     "blob to a density": lambda y, k: BlobKL(MIXTURE, k),
-    "forward KL to samples": lambda y, k: Likelihood(y, k, torch.arange(1, y.shape[-2] + 1).double()),
+    "forward KL to samples": lambda y, k: Likelihood(
+        y, k, torch.arange(1, y.shape[-2] + 1).double()
+    ),
     "forward KL to a density": lambda y, k: BlobDivergence(MIXTURE, k, ForwardKL()),
     "chi-square to a density": lambda y, k: BlobDivergence(MIXTURE, k, ChiSquare()),
 }
@@ -84,7 +86,11 @@ def test_the_dissipation_is_the_mean_squared_velocity():
     """dF/dt = -E|v|², the defining identity of a gradient flow, to first order in dt."""
     g = torch.Generator().manual_seed(1)
     x, y = (torch.randn(12, 2, generator=g, dtype=torch.float64) for _ in range(2))
-    for F in (BlobKL(KDE(y, Gaussian(0.6)), Gaussian(0.6)), EnergyDistance(y), MMD(y, Gaussian(0.6))):
+    for F in (
+        BlobKL(KDE(y, Gaussian(0.6)), Gaussian(0.6)),
+        EnergyDistance(y),
+        MMD(y, Gaussian(0.6)),
+    ):
         v, dt = F.velocity(x), 1e-6
         rate = (F.value(x + dt * v) - F.value(x - dt * v)) / (2 * dt)
         assert rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
@@ -115,7 +121,9 @@ def test_blob_is_the_drift_and_one_term_more(c):
     share = K / K.sum(-1).unsqueeze(-2)
     more = share @ c.x - share.sum(-1, keepdim=True) * c.x
     V = drifting_field(c.x, c.pos, c.x, kernel=k)
-    assert_close(c.h**2 * blob_field(c.x, KDE(c.pos, k).score, kernel=k), V - more, atol=1e-8 * c.scale)
+    assert_close(
+        c.h**2 * blob_field(c.x, KDE(c.pos, k).score, kernel=k), V - more, atol=1e-8 * c.scale
+    )
 
 
 @given(clouds(degenerate=False), st.lists(st.floats(0.3, 3.0), min_size=1, max_size=3))
@@ -124,7 +132,9 @@ def test_several_scales_are_a_sum_of_fields(c, scales):
     for field in (
         lambda k: mmd_field(c.x, c.pos, kernel=k),
         lambda k: likelihood_field(c.x, c.pos, kernel=k, pos_weights=c.wp),
-        lambda k: drifting_field(c.x, c.pos, c.neg, kernel=k, divergence=Hellinger(), neg_weights=c.wn),
+        lambda k: drifting_field(
+            c.x, c.pos, c.neg, kernel=k, divergence=Hellinger(), neg_weights=c.wn
+        ),
         lambda k: MMD(c.pos, k, c.wp).value(c.x),
         lambda k: mmd2(c.x, c.pos, kernel=k),
     ):
@@ -162,7 +172,7 @@ def test_wide_mmd_fields_pull_the_mean_and_energy_is_their_scale_free_kin(c):
 
 @given(clouds(dim=2, degenerate=False), kernels(SMOOTH))
 def test_stein_is_its_definition(c, kernel):
-    k = lambda a, b: kernel.log((a - b).square().sum(-1)).exp()  # noqa: E731
+    k = lambda a, b: kernel.log((a - b).square().sum(-1)).exp()
     expected = torch.zeros_like(c.x)
     n = c.x.shape[-2]
     scores = MIXTURE.score(c.x)
@@ -178,16 +188,23 @@ def test_stein_finds_the_moments_of_its_target():
     target = toy.GaussianMixture(
         torch.tensor([[2.0]]).double(), torch.tensor([0.5]).double(), torch.ones(1).double()
     )
-    x = flow(lambda x: stein_field(x, target.score, kernel=Gaussian(0.5)), x0, dt=0.1, steps=400).end
+    x = flow(
+        lambda x: stein_field(x, target.score, kernel=Gaussian(0.5)), x0, dt=0.1, steps=400
+    ).end
     assert x.mean().item() == pytest.approx(2.0, abs=0.05)
     assert x.std().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_sinkhorn_has_its_gaussian_closed_form():
     pytest.importorskip("geomloss")
-    p, q = ((torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((0.0, 1.0), (1.0, 2.0)))
+    p, q = (
+        (torch.tensor([m]).double(), torch.tensor([[v]]).double())
+        for m, v in ((0.0, 1.0), (1.0, 2.0))
+    )
     measured = Sinkhorn(quantiles(p, 400), blur=0.5, scaling=0.95).value(quantiles(q, 400)).item()
-    assert measured == pytest.approx(0.5 * gaussians.sinkhorn_divergence(p, q, sigma2=0.25).item(), rel=0.02)
+    assert measured == pytest.approx(
+        0.5 * gaussians.sinkhorn_divergence(p, q, sigma2=0.25).item(), rel=0.02
+    )
 
 
 def test_sinkhorn_flows_to_its_samples():

@@ -25,7 +25,10 @@ def short(monkeypatch):
 
 def contents(folder):
     files = sorted(folder.glob("*.npz"))
-    return {path.name: {k: v.copy() for k, v in np.load(path, allow_pickle=False).items()} for path in files}
+    return {
+        path.name: {k: v.copy() for k, v in np.load(path, allow_pickle=False).items()}
+        for path in files
+    }
 
 
 def assert_same(left, right):
@@ -33,7 +36,9 @@ def assert_same(left, right):
     for name in left:
         assert left[name].keys() == right[name].keys()
         for key in left[name]:
-            np.testing.assert_array_equal(left[name][key], right[name][key], err_msg=f"{name} {key}")
+            np.testing.assert_array_equal(
+                left[name][key], right[name][key], err_msg=f"{name} {key}"
+            )
 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path):
@@ -60,7 +65,9 @@ def test_a_trajectory_does_not_depend_on_those_before_it(env):
 def test_splits_trajectories_and_seeds_all_differ(tmp_path, short):
     whole = {}
     for seed in (0, 1):
-        folder = generated.generate(MAZE, root=tmp_path, rows=120, seed=seed, workers=1, progress=False)
+        folder = generated.generate(
+            MAZE, root=tmp_path, rows=120, seed=seed, workers=1, progress=False
+        )
         for name, arrays in contents(folder).items():
             for number, start in enumerate(np.flatnonzero(arrays["terminals"]) - 60):
                 whole[seed, name, number] = tuple(arrays["observations"][start])
@@ -142,7 +149,17 @@ def alive(pid):
 
 
 def test_a_kill_loses_no_finished_trajectory_and_leaves_no_process(tmp_path):
-    command = [sys.executable, "-m", "wgflow_rl.data", "generate", MAZE, "--rows", "200000", "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "wgflow_rl.data",
+        "generate",
+        MAZE,
+        "--rows",
+        "200000",
+        "--workers",
+        "2",
+    ]
     environment = {"WGFLOW_DATA": str(tmp_path), "PATH": ""}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:

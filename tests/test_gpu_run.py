@@ -31,7 +31,8 @@ if how == "SLEEP":
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import test_kills
 from walk import WalkHome
-from wgflow_rl import cli, train
+from wgflow_rl import train
+from wgflow_rl.utils import cli
 
 test_kills.small_world(setattr)
 steps, move = 0, WalkHome.step
@@ -54,8 +55,19 @@ def call(tmp_path):
     python.chmod(0o755)
 
     def call(*flags, stop="NONE 0"):
-        ours = {"PYTHON": str(python), "OUT": str(tmp_path / "out"), "STOP": stop, "OMP_NUM_THREADS": "1"}
-        command = ["bash", str(ROOT / "benchmarks/gpu_run.sh"), "--state", str(tmp_path / "state"), *flags]
+        ours = {
+            "PYTHON": str(python),
+            "OUT": str(tmp_path / "out"),
+            "STOP": stop,
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [
+            "bash",
+            str(ROOT / "benchmarks/gpu_run.sh"),
+            "--state",
+            str(tmp_path / "state"),
+            *flags,
+        ]
         return subprocess.run(command, env=os.environ | ours, capture_output=True, text=True)
 
     return call
@@ -67,11 +79,15 @@ def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
 
     dry = ("--device", "cpu", "--preset", "laptop", "--env", ENV, "--", *FLAGS.split())
     time_is_up = call("--minutes", "0.02", *dry, stop="SLEEP 0")
-    assert (time_is_up.returncode, time_is_up.stdout[:17]) == (75, "no checkpoint yet"), time_is_up.stderr
+    assert (time_is_up.returncode, time_is_up.stdout[:17]) == (75, "no checkpoint yet"), (
+        time_is_up.stderr
+    )
     for stop in ("TERM 4", "KILL 3"):
         part = call(*dry, stop=stop)
         assert part.returncode == 75, part.stderr
-        assert re.search(r"^step \d of 12(, lately .* ms a step)?\ncall again\n$", part.stdout, re.MULTILINE)
+        assert re.search(
+            r"^step \d of 12(, lately .* ms a step)?\ncall again\n$", part.stdout, re.MULTILINE
+        )
     done = call(*dry)
     assert done.returncode == 0, done.stderr
 
@@ -121,11 +137,15 @@ case $1 in
 esac
 """)
     first, second = call("--minutes", "0.05"), call("--minutes", "0.05")
-    assert (first.returncode, first.stdout.split()) == (75, ["table", "call", "again"]), first.stderr
+    assert (first.returncode, first.stdout.split()) == (75, ["table", "call", "again"]), (
+        first.stderr
+    )
     assert (second.returncode, second.stdout.split()[0]) == (0, "train"), second.stderr
 
 
-def test_an_update_that_cannot_be_recorded_is_made_without_a_graph_from_the_next_call_on(call, tmp_path):
+def test_an_update_that_cannot_be_recorded_is_made_without_a_graph_from_the_next_call_on(
+    call, tmp_path
+):
     (tmp_path / "python").write_text("""#!/bin/bash
 [ "$1" != - ] || { cat >/dev/null; exit 0; }
 echo "$*"
@@ -157,12 +177,16 @@ def test_a_set_up_that_was_cut_short_is_gone_on_with(tmp_path):
         "OUT": str(tmp_path / "out")
     }
     command = ["bash", str(script), "--device", "cpu", "--state", str(tmp_path / "state")]
-    first, second = (subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2))
+    first, second = (
+        subprocess.run(command, env=env, capture_output=True, text=True) for _ in range(2)
+    )
     assert first.stdout.split()[:3] == ["set", "up", "train"], first.stderr
     assert second.stdout.split()[0] == "train", second.stderr
 
 
-def test_a_variant_that_cannot_be_made_leaves_the_others_in_the_table(tmp_path, monkeypatch, capsys):
+def test_a_variant_that_cannot_be_made_leaves_the_others_in_the_table(
+    tmp_path, monkeypatch, capsys
+):
     """Updates of a small policy on the CPU, and a clock of it, in place of those on a device."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import update_gpu
@@ -180,7 +204,9 @@ def test_a_variant_that_cannot_be_made_leaves_the_others_in_the_table(tmp_path, 
     def small(cfg, seeds, *, graph, device):
         if seeds == 4:
             raise torch.AcceleratorError("operation not permitted when stream is capturing")
-        return made(dataclasses.replace(cfg, hidden=(4,), batch=4), seeds, graph=graph, device="cpu")
+        return made(
+            dataclasses.replace(cfg, hidden=(4,), batch=4), seeds, graph=graph, device="cpu"
+        )
 
     made = update_gpu.update_and_work
     monkeypatch.setattr(update_gpu, "update_and_work", small)
@@ -192,7 +218,10 @@ def test_a_variant_that_cannot_be_made_leaves_the_others_in_the_table(tmp_path, 
     with pytest.raises(SystemExit, match="1"):
         update_gpu.main()
     said = capsys.readouterr()
-    assert said.err == "error: stacked graph, 4 seed(s): operation not permitted when stream is capturing\n"
+    assert (
+        said.err
+        == "error: stacked graph, 4 seed(s): operation not permitted when stream is capturing\n"
+    )
     rows = json.loads((tmp_path / "update_gpu.json").read_text())["rows"]
     seeds = [row["seeds"] for row in rows]
     assert seeds == [1, 1, 1, 2, 3, 5]

@@ -13,12 +13,13 @@ from torch.utils._pytree import tree_map
 
 from wgflow import capturable
 from wgflow.sums import checks, choice, door
-from wgflow_rl import graphs, ops, updates
-from wgflow_rl.finite import are_finite
-from wgflow_rl.graphs import Captured
-from wgflow_rl.replay import Replay
-from wgflow_rl.stacked import Stacked
-from wgflow_rl.updates import Plain, Update
+from wgflow_rl.agents import ops
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.training import graphs, updates
+from wgflow_rl.training.finite import are_finite
+from wgflow_rl.training.graphs import Captured
+from wgflow_rl.training.stacked import Stacked
+from wgflow_rl.training.updates import Plain, Update
 
 READS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero")
 FROM_HOST = ("lift_fresh", "lift_fresh_copy")
@@ -68,7 +69,9 @@ def assert_same(one, other, agents):
         for a, b in zip(one, other, strict=True)
     )
     for a, b in agents:
-        assert [name for name, t in weights(a).items() if not torch.equal(t, weights(b)[name])] == []
+        assert [
+            name for name, t in weights(a).items() if not torch.equal(t, weights(b)[name])
+        ] == []
 
 
 def test_two_hundred_captured_updates_are_the_plain_ones_bit_for_bit():
@@ -136,10 +139,15 @@ def test_the_updates_before_a_recording_make_the_operations_that_are_recorded(mo
     """Where values can be read, large sums take another backend, whose kernels and rounding are not the graph's."""
     monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
     chosen = []
-    monkeypatch.setattr(door, "choose", lambda *args: chosen.append(choice.choose(*args)) or chosen[-1])
+    monkeypatch.setattr(
+        door, "choose", lambda *args: chosen.append(choice.choose(*args)) or chosen[-1]
+    )
     agent = build("dfp-ml")
     inputs, calls = works([agent])[0][0], []
-    for update in (Captured(Plain(agent)), capturable()(Plain(agent))):  # both online: with all fields of it
+    for update in (
+        Captured(Plain(agent)),
+        capturable()(Plain(agent)),
+    ):  # both online: with all fields of it
         chosen.clear()
         update(*inputs, online=True)
         calls.append([(c.backend, c.dtype) for c in chosen])
@@ -221,7 +229,9 @@ def test_an_update_that_cannot_be_recorded_says_what_to_do_instead(cards):
 @pytest.mark.parametrize("method", [*STACKABLE, "boltzmann", "best-of-16"])
 @pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
 def test_an_update_reads_no_value_and_takes_nothing_from_the_host(method, online, capturing):
-    numbers = {"boltzmann": {"positives": "boltzmann"}, "best-of-16": {"target_samples": 16}}.get(method, {})
+    numbers = {"boltzmann": {"positives": "boltzmann"}, "best-of-16": {"target_samples": 16}}.get(
+        method, {}
+    )
     agent = build("dfp" if numbers else method, **numbers)
     update, inputs = Captured(Plain(agent)), works([agent])[0][0]
     update(*inputs, online=online)  # allocates the moments
@@ -268,7 +278,9 @@ def test_and_so_does_a_stack(method, monkeypatch):
     stack.tensors = {
         k: t.detach().to("meta").requires_grad_(t.requires_grad) for k, t in stack.tensors.items()
     }
-    monkeypatch.setattr(ops, "descend", lambda optimiser, loss: loss.backward())  # a fused Adam needs values
+    monkeypatch.setattr(
+        ops, "descend", lambda optimiser, loss: loss.backward()
+    )  # a fused Adam needs values
     outcome = stack(*inputs, online=True)
     assert {t.device.type for t in (outcome.finite, *outcome.log.values())} == {"meta"}
     assert any("gradient of" in name for name in outcome.names)
@@ -278,7 +290,9 @@ def test_and_so_does_a_stack(method, monkeypatch):
 def test_rows_and_noise_are_drawn_without_a_value_read(lanes):
     """Where the generator lives on the device, as with --noise-on device: the CPU never waits for a draw."""
     agent, generator = build(), torch.Generator().manual_seed(0)
-    ring = Replay(as_episodes([make_row(t, ended=t % 10 == 9) for t in range(40)]), capacity=50, lanes=lanes)
+    ring = Replay(
+        as_episodes([make_row(t, ended=t % 10 == 9) for t in range(40)]), capacity=50, lanes=lanes
+    )
     for t in range(40, 60):
         ring.add(**make_row(t))
     with NothingOfTheHost():

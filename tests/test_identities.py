@@ -39,7 +39,9 @@ def test_gaussian_score_is_the_mean_shift_over_h2(c):
     """DFP Eq. 7, with the score taken by autograd from the log density."""
     k, x = Gaussian(c.h), c.x.requires_grad_()
     (score,) = torch.autograd.grad(KDE(c.pos, k, c.wp).log_density(x).sum(), x)
-    assert_close(mean_shift(x, c.pos, kernel=k, weights=c.wp).detach() / c.h**2, score, atol=1e-9 * c.scale)
+    assert_close(
+        mean_shift(x, c.pos, kernel=k, weights=c.wp).detach() / c.h**2, score, atol=1e-9 * c.scale
+    )
 
 
 @given(clouds(degenerate=False), kernels())
@@ -47,7 +49,9 @@ def test_the_score_of_every_kernel_is_exact(c, kernel):
     """Also of those without finite mass: the constant of the density does not matter."""
     x = c.x.requires_grad_()
     kde = KDE(c.pos, kernel, c.wp)
-    (score,) = torch.autograd.grad(kernel_shift(x, c.pos, kernel=kernel, log_weights=c.wp.log())[0].sum(), x)
+    (score,) = torch.autograd.grad(
+        kernel_shift(x, c.pos, kernel=kernel, log_weights=c.wp.log())[0].sum(), x
+    )
     assert_close(kde.score(x).detach(), score)
 
 
@@ -110,7 +114,11 @@ def test_kernels_integrate_to_their_mass(make, dim):
     area = 2 * math.pi ** (dim / 2) / math.gamma(dim / 2)
 
     def radial(r):
-        return area * r ** (dim - 1) * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())
+        return (
+            area
+            * r ** (dim - 1)
+            * math.exp(kernel.log(torch.tensor(r * r, dtype=torch.float64)).item())
+        )
 
     if kernel.log_norm(dim) is None:
         assert radial(200.0) > 1e-2 * radial(20.0)  # a tail like 1/r or heavier
@@ -135,7 +143,9 @@ def test_gaussian_hessian_is_the_local_covariance(c):
     """grad^2 log p_h = (Cov_W - h^2 I) / h^4."""
     kde = KDE(c.pos, Gaussian(c.h), c.wp)
     W = kde.responsibilities(c.x)
-    gap = c.pos.unsqueeze(-3) - (c.x + mean_shift(c.x, c.pos, kernel=kde.kernel, weights=c.wp)).unsqueeze(-2)
+    gap = c.pos.unsqueeze(-3) - (
+        c.x + mean_shift(c.x, c.pos, kernel=kde.kernel, weights=c.wp)
+    ).unsqueeze(-2)
     cov = torch.einsum("...nm,...nmd,...nme->...nde", W, gap, gap)
     eye = torch.eye(c.x.shape[-1], dtype=torch.float64)
     assert_close(kde.hessian(c.x), (cov - c.h**2 * eye) / c.h**4, atol=1e-8 * c.scale**2)
@@ -153,7 +163,9 @@ def test_the_hessian_is_the_derivative_of_the_score(c, kernel):
 def test_responsibilities_are_the_weights_of_the_barycentre(c, kernel):
     W = KDE(c.pos, kernel, c.wp).responsibilities(c.x)
     assert_close(W.sum(-1), torch.ones_like(W[..., 0]))
-    assert_close(W @ c.pos - c.x, mean_shift(c.x, c.pos, kernel=kernel, weights=c.wp), atol=1e-8 * c.scale)
+    assert_close(
+        W @ c.pos - c.x, mean_shift(c.x, c.pos, kernel=kernel, weights=c.wp), atol=1e-8 * c.scale
+    )
     assert bool((W[c.wp.unsqueeze(-2).expand_as(W) == 0] == 0).all())
 
 
@@ -162,7 +174,9 @@ def test_a_density_is_read_from_far_away(c, distance):
     """Where every weight underflows: log density and score are those of the nearest sample alone."""
     x = c.x + distance * torch.nn.functional.normalize(c.rand(1, c.x.shape[-1]), dim=-1)
     kde, h = KDE(c.pos, Gaussian(0.01 * c.h)), 0.01 * c.h
-    sq, nearest = torch.cdist(x, c.pos, compute_mode="donot_use_mm_for_euclid_dist").square().min(-1)
+    sq, nearest = (
+        torch.cdist(x, c.pos, compute_mode="donot_use_mm_for_euclid_dist").square().min(-1)
+    )
     expected = -sq / (2 * h**2) - math.log(len(c.pos)) + Gaussian(h).log_norm(x.shape[-1])
     assert_close(kde.log_density(x), expected, rtol=1e-9)
     assert_close(kde.score(x), (c.pos[nearest] - x) / h**2, rtol=1e-6)
@@ -183,7 +197,11 @@ def test_kde_samples_follow_its_density(make):
     kernel, dim = make(0.5), 3
     if kernel.log_norm(dim) is None:
         pytest.skip("no density in this dimension")
-    r = KDE(torch.zeros(1, dim, dtype=torch.float64), kernel).sample(40_000, generator=g).norm(dim=-1)
+    r = (
+        KDE(torch.zeros(1, dim, dtype=torch.float64), kernel)
+        .sample(40_000, generator=g)
+        .norm(dim=-1)
+    )
 
     def radial(r):
         return (
@@ -194,7 +212,9 @@ def test_kde_samples_follow_its_density(make):
         )
 
     for level in (0.25, 0.5, 0.75):
-        assert integrate.quad(radial, 0, r.quantile(level).item())[0] == pytest.approx(level, abs=0.01)
+        assert integrate.quad(radial, 0, r.quantile(level).item())[0] == pytest.approx(
+            level, abs=0.01
+        )
 
 
 def test_kde_samples_pick_by_weight():

@@ -68,7 +68,9 @@ def state() -> dict:
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "matmul": torch.get_float32_matmul_precision(),
         "mkldnn": torch.backends.mkldnn.enabled,
-        "mkldnn precision": getattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None),
+        "mkldnn precision": getattr(
+            getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision", None
+        ),
         "tf32": (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),

@@ -19,7 +19,7 @@ from wgflow import (
     likelihood_field,
     mmd_field,
 )
-from wgflow_rl.drift import unit_rms
+from wgflow_rl.agents.drift import unit_rms
 
 
 def binomial(n, u):
@@ -31,7 +31,9 @@ def binomial(n, u):
 
 def minimiser(f, low=0.0, high=1.0):
     """Of a convex function of one number, by golden section."""
-    return optimize.minimize_scalar(f, bounds=(low, high), method="bounded", options={"xatol": 1e-10}).x
+    return optimize.minimize_scalar(
+        f, bounds=(low, high), method="bounded", options={"xatol": 1e-10}
+    ).x
 
 
 @pytest.mark.parametrize("points", [2, 4, 8])
@@ -53,7 +55,7 @@ def test_points_that_repel_themselves_underweigh_the_rare_mode(points, w):
 def test_points_among_their_own_negatives_descend_the_score_with_own_distances(c):
     """energy_field(x, y, neg=x) = -G ∇ of mean|x-y| - mean_ij|x_i-x_j| / 2, the zeros i = j counted."""
     x, y = c.x.requires_grad_(), c.pos[:1]
-    apart = lambda a, b: torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").mean()  # noqa: E731
+    apart = lambda a, b: torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").mean()
     (grad,) = torch.autograd.grad(apart(x, y) - apart(x, x) / 2, x)
     assert_close(energy_field(x.detach(), y, x.detach()), -len(x) * grad)
 
@@ -65,7 +67,9 @@ def covered(points, u, depth):
     """E -log (1/G) Σ k of a mode that each of G points hits with chance u; k = 1 there, exp(-depth) elsewhere."""
     n = torch.arange(points + 1, dtype=torch.float64)
     k = (n + (points - n) * math.exp(-depth)) / points
-    log_k = torch.where(n > 0, k.log(), torch.tensor(-depth, dtype=torch.float64))  # exp may have underflowed
+    log_k = torch.where(
+        n > 0, k.log(), torch.tensor(-depth, dtype=torch.float64)
+    )  # exp may have underflowed
     return -(binomial(points, u) * log_k).sum().item()
 
 
@@ -112,14 +116,16 @@ def test_three_modes_rest_near_where_networks_found_them():
 
         u = torch.from_numpy(optimize.minimize(loss, u.log().numpy(), method="BFGS").x).softmax(0)
     assert u.tolist() == pytest.approx([0.481, 0.345, 0.175], abs=6e-4)
-    assert u.tolist() == pytest.approx([0.51, 0.35, 0.15], abs=0.03)  # the networks of the toys' table
+    assert u.tolist() == pytest.approx(
+        [0.51, 0.35, 0.15], abs=0.03
+    )  # the networks of the toys' table
 
 
 @given(w=st.floats(0.05, 0.45), depth=st.floats(1.0, 6.0))
 def test_many_points_deconvolve(w, depth):
     """G → ∞: u + (1 - u) e = w (1 + e), so that u < w; where that is negative, u = 0."""
     e = math.exp(-depth)
-    loss = lambda u: -w * math.log(u + (1 - u) * e) - (1 - w) * math.log(1 - u + u * e)  # noqa: E731
+    loss = lambda u: -w * math.log(u + (1 - u) * e) - (1 - w) * math.log(1 - u + u * e)
     rest = (w * (1 + e) - e) / (1 - e)
     assert minimiser(loss) == pytest.approx(max(rest, 0), abs=1e-6)
     assert rest < w
@@ -133,7 +139,7 @@ def test_the_likelihood_rests_at_the_deconvolved_law(variance, h):
     """
     rest = max(variance - h**2, 0)
     y = torch.linspace(-9, 9, 20001, dtype=torch.float64)
-    normal = lambda y, v: (-y.square() / (2 * v)).exp() / math.sqrt(2 * math.pi * v)  # noqa: E731
+    normal = lambda y, v: (-y.square() / (2 * v)).exp() / math.sqrt(2 * math.pi * v)
     ratio = normal(y, variance) / normal(y, rest + h**2)
     for x in (0.0, 0.3, 1.0, 2.0):
         cover = torch.trapezoid(ratio * normal(y - x, h**2), y).item()
@@ -145,7 +151,7 @@ def test_the_likelihood_rests_at_the_deconvolved_law(variance, h):
 def log_of_mean(points, u, jackknife=False):
     """E log of a mean over G draws of k in {1, .2} (1 with chance u), or of its jackknife; and log E k."""
     n = torch.arange(points + 1, dtype=torch.float64)
-    mean = lambda n, G: (n + 0.2 * (G - n)) / G  # noqa: E731
+    mean = lambda n, G: (n + 0.2 * (G - n)) / G
     log_k = mean(n, points).log()
     if jackknife:
         without_near = mean((n - 1).clamp_min(0), points - 1).log()
@@ -165,12 +171,16 @@ def test_the_log_of_a_mean_is_low_by_its_variance_over_twice_the_number():
         remainders.append(points**2 * abs(expected - exact + relative / (2 * points)))
     assert max(remainders) < 1.1 * min(remainders) + 0.05
     losses = [covered(points, u, 3.0) for points in range(1, 12)]
-    assert losses == sorted(losses, reverse=True)  # each more point lowers the loss towards that of the law
+    assert losses == sorted(
+        losses, reverse=True
+    )  # each more point lowers the loss towards that of the law
 
 
 def test_a_jackknife_takes_the_first_term_of_the_bias():
     biases = [log_of_mean(points, 0.3, jackknife=True) for points in (20, 40, 80)]
-    scaled = [points**2 * abs(j - exact) for points, (j, exact) in zip((20, 40, 80), biases, strict=True)]
+    scaled = [
+        points**2 * abs(j - exact) for points, (j, exact) in zip((20, 40, 80), biases, strict=True)
+    ]
     assert max(scaled) < 1
     plain, exact = log_of_mean(40, 0.3)
     assert abs(biases[1][0] - exact) < 0.1 * abs(plain - exact)
@@ -191,7 +201,9 @@ def test_the_jackknifed_field_is_a_gradient(c):
     x, G = c.x.requires_grad_(), len(c.x)
     (grad,) = torch.autograd.grad(jackknifed(x, c.h), x)
     k = Gaussian(c.h).log(x.detach().square().sum(-1)).exp()
-    others = 1 - torch.eye(G, dtype=k.dtype)  # not a difference of sums: one k may be all of its sum
+    others = 1 - torch.eye(
+        G, dtype=k.dtype
+    )  # not a difference of sums: one k may be all of its sum
     weight = (G / k.sum() - (G - 1) / G * (others @ (1 / (others @ k)))) * k
     assert_close(c.h**2 * grad, -weight[:, None] * x.detach(), rtol=1e-7, atol=1e-7)
 
@@ -205,7 +217,9 @@ def test_a_jackknifed_likelihood_pays_points_to_flee(points):
         x[0] = 0
         return jackknifed(x).item()
 
-    assert debiased(40.0) - debiased(20.0) == pytest.approx((1 - 1 / points) * (40**2 - 20**2) / 2, rel=1e-6)
+    assert debiased(40.0) - debiased(20.0) == pytest.approx(
+        (1 - 1 / points) * (40**2 - 20**2) / 2, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("points", [2, 8])
@@ -214,19 +228,26 @@ def test_a_jackknifed_likelihood_has_no_minimum_among_laws(points, share):
     """A share v on the positive, the rest at R: E of the loss goes as (1-v)^(G-1) (1 - Gv) R²/2h², down for v > 1/G."""
 
     def expected(R):
-        groups = [torch.tensor([0.0] * n + [R] * (points - n)).double()[:, None] for n in range(points + 1)]
+        groups = [
+            torch.tensor([0.0] * n + [R] * (points - n)).double()[:, None]
+            for n in range(points + 1)
+        ]
         return -(binomial(points, share) @ torch.stack([jackknifed(x) for x in groups])).item()
 
     slope = (1 - share) ** (points - 1) * (1 - points * share)
-    assert expected(40.0) - expected(20.0) == pytest.approx(slope * (40**2 - 20**2) / 2, rel=1e-6, abs=1e-9)
+    assert expected(40.0) - expected(20.0) == pytest.approx(
+        slope * (40**2 - 20**2) / 2, rel=1e-6, abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("points", [2, 3, 4])
 def test_an_expectation_over_groups_is_a_polynomial_of_their_size(points):
     """Along mixtures the loss has degree at most G, and a log has none: no loss of G points is the log score."""
     at = torch.linspace(0.05, 0.95, points + 2).double().tolist()
-    lagrange = lambda values: abs(  # the divided difference of order G + 1, scaled to the size of the values  # noqa: E731
-        sum(v / math.prod(a - b for b in at if b != a) for a, v in zip(at, values, strict=True))
+    lagrange = lambda values: (
+        abs(  # the divided difference of order G + 1, scaled to the size of the values
+            sum(v / math.prod(a - b for b in at if b != a) for a, v in zip(at, values, strict=True))
+        )
     )
     assert lagrange([likelihood_loss(points, 0.3, 3.0)(u) for u in at]) < 1e-8
     assert lagrange([-0.3 * math.log(u + (1 - u) * math.exp(-3.0)) for u in at]) > 1e-2
@@ -236,7 +257,9 @@ def test_an_expectation_over_groups_is_a_polynomial_of_their_size(points):
 def test_the_likelihood_is_convex_along_mixtures(points, w, depth):
     """-log S = ∫ (exp(-tS) - exp(-t)) dt/t makes it so at every G: no false minimum among mixtures."""
     loss = likelihood_loss(points, w, depth)
-    values = torch.tensor([loss(u) for u in torch.linspace(0.0, 1.0, 9).tolist()], dtype=torch.float64)
+    values = torch.tensor(
+        [loss(u) for u in torch.linspace(0.0, 1.0, 9).tolist()], dtype=torch.float64
+    )
     assert values.diff().diff().min() > -1e-11
 
 
@@ -304,7 +327,10 @@ def test_a_clipped_group_sees_only_the_mean_of_the_positives():
     rate = ((released[1] - released[0]) @ e.T).mean() / 2
     others = (x.sum(0) - x) / (len(x) - 1)
     assert_close(
-        torch.stack(released).mean(0), -rate * others, rtol=0, atol=0.05 * (rate * others).abs().max().item()
+        torch.stack(released).mean(0),
+        -rate * others,
+        rtol=0,
+        atol=0.05 * (rate * others).abs().max().item(),
     )
     energy = torch.stack([energy_field(x, s * e) for s in (-1, 1)]).mean(0)
     assert ((x - x.mean(0)) * energy).sum() > 0.1 * (x - x.mean(0)).abs().sum()
@@ -390,7 +416,10 @@ RESTS = {
     "energy": (lambda x, y: energy_field(x, y), 1.0),
     "mmd": (lambda x, y: mmd_field(x, y, kernel=Gaussian(0.5)), 1.0),
     "likelihood": (lambda x, y: likelihood_field(x, y, kernel=Gaussian(0.5)), 0.76),
-    "forward KL": (lambda x, y: drifting_field(x, y, x, kernel=Gaussian(0.5), divergence=ForwardKL()), 0.54),
+    "forward KL": (
+        lambda x, y: drifting_field(x, y, x, kernel=Gaussian(0.5), divergence=ForwardKL()),
+        0.54,
+    ),
 }
 
 
@@ -402,6 +431,10 @@ def test_the_width_at_which_a_gaussian_rests(name):
     def growth(S):
         g = torch.Generator().manual_seed(0)
         x = math.sqrt(S) * torch.randn(20_000, 8, 1, generator=g, dtype=torch.float64)
-        return (x * field(x, torch.randn(20_000, 1, 1, generator=g, dtype=torch.float64))).mean().item()
+        return (
+            (x * field(x, torch.randn(20_000, 1, 1, generator=g, dtype=torch.float64)))
+            .mean()
+            .item()
+        )
 
     assert growth(rest - 0.08) > 0 > growth(rest + 0.08)

@@ -16,10 +16,11 @@ import torch
 from disk import Disk, put
 from walk import WalkHome
 
-from wgflow_rl import checkpoint, data, envs, runlog, train
-from wgflow_rl.replay import FIELDS
-from wgflow_rl.settings import Settings, from_command_line
-from wgflow_rl.table import read_rows
+from wgflow_rl import data, envs, train
+from wgflow_rl.data.replay import FIELDS
+from wgflow_rl.training import checkpoint, runlog
+from wgflow_rl.training.settings import Settings, from_command_line
+from wgflow_rl.training.table import read_rows
 
 FLAGS = (
     "--offline-steps 5 --online-steps 7 --online-start 1 --hidden 4 --batch 4 --candidates 3 --top-k 2 --generated 2 "
@@ -49,7 +50,11 @@ def small_world(patch):
     patch(envs, "make", WalkHome)
     patch(data, "load", walks)
     patch(runlog, "provenance", dict)
-    patch(runlog, "draw_curve", lambda rows, path, title: runlog.write_whole(path, f"{len(rows)} points"))
+    patch(
+        runlog,
+        "draw_curve",
+        lambda rows, path, title: runlog.write_whole(path, f"{len(rows)} points"),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +108,9 @@ def test_a_run_has_rows_that_grow_a_best_checkpoint_and_several_episodes(whole):
 
 
 @pytest.mark.parametrize("how", ["killed", "unplugged"])
-def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(how, whole, tmp_path):
+def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
+    how, whole, tmp_path
+):
     expected, disk = whole
     states = {tuple(tree.items()): tree for tree in getattr(disk, how)}
     assert len(states) > 20
@@ -136,7 +143,9 @@ def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_no
         here.recv()
         began = time.monotonic()
         finished = here.poll(None if seconds is None else number.uniform(0, seconds))
-        seconds = time.monotonic() - began if seconds is None else seconds  # of the first run, which is whole
+        seconds = (
+            time.monotonic() - began if seconds is None else seconds
+        )  # of the first run, which is whole
         process.kill()
         process.join()
         if finished:
@@ -196,7 +205,8 @@ def stuck_child(folder):
     envs.make = lambda *_, **__: Stuck()
     sys.stderr = (folder.parent / "stderr").open("w")
     train.run(
-        from_command_line([*FLAGS.split(), "--run-dir", str(folder), "--env-timeout", "1"]), progress=False
+        from_command_line([*FLAGS.split(), "--run-dir", str(folder), "--env-timeout", "1"]),
+        progress=False,
     )
 
 

@@ -144,14 +144,20 @@ def test_a_queue_keeps_the_newest_of_each_class():
     assert len(queue) == 4
     back = SampleQueue(size=3, classes=2)
     back.load_state_dict(queue.state_dict())
-    again = [q.draw(5, torch.tensor([0]), generator=torch.Generator().manual_seed(1)) for q in (queue, back)]
+    again = [
+        q.draw(5, torch.tensor([0]), generator=torch.Generator().manual_seed(1))
+        for q in (queue, back)
+    ]
     assert torch.equal(*again)
 
 
 def test_a_queue_of_one_class_needs_no_labels():
     queue = SampleQueue(size=2)
     queue.push(torch.tensor([[1.0], [2.0], [3.0]]))
-    assert set(queue.draw(40, generator=torch.Generator().manual_seed(0)).flatten().tolist()) == {2.0, 3.0}
+    assert set(queue.draw(40, generator=torch.Generator().manual_seed(0)).flatten().tolist()) == {
+        2.0,
+        3.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from wgflow_rl import methods
-from wgflow_rl.settings import DEFAULT_ENV, Settings, as_json, from_command_line
+from wgflow_rl.agents import methods
+from wgflow_rl.training.settings import DEFAULT_ENV, Settings, as_json, from_command_line
 
 CUBE = "cube-{}-play-singletask-task2-v0"
 SCENE, PUZZLE = "scene-play-singletask-task2-v0", "puzzle-4x4-play-singletask-task4-v0"
@@ -19,9 +19,13 @@ def paper(method, env="cube-double-play-singletask-task2-v0"):
 def test_the_protocol_is_the_one_of_table_5():
     for method in methods.METHODS:
         cfg, schedule = methods.preset("paper", method, CUBE.format("double"))
-        assert (cfg.gamma, cfg.lr, cfg.lr_end, cfg.target_rate, cfg.batch) == (0.99, 3e-4, 1.0, 5e-3, 256), (
-            method
-        )
+        assert (cfg.gamma, cfg.lr, cfg.lr_end, cfg.target_rate, cfg.batch) == (
+            0.99,
+            3e-4,
+            1.0,
+            5e-3,
+            256,
+        ), method
         assert cfg.hidden == (512, 512, 512, 512)
         assert not cfg.standardise
         assert schedule.offline_steps == schedule.eval_every * 10 == 1_000_000
@@ -37,9 +41,29 @@ def test_the_protocol_is_the_one_of_table_5():
         ("qc-bfn", {"chunk": 5, "act_samples": 32, "target_samples": 32, "flow_steps": 10}),
         ("fql", {"chunk": 1, "flow_steps": 10}),
         ("qc-fql", {"chunk": 5, "flow_steps": 10}),
-        ("mvp", {"chunk": 5, "lam": 0.0, "ivc": 1.0, "act_samples": 16, "time_mean": -0.4, "time_std": 1.0}),
+        (
+            "mvp",
+            {
+                "chunk": 5,
+                "lam": 0.0,
+                "ivc": 1.0,
+                "act_samples": 16,
+                "time_mean": -0.4,
+                "time_std": 1.0,
+            },
+        ),
         ("mvp-topk", {"lam": 0.5, "candidates": 16, "top_k": 4, "old_rate": 1e-4}),
-        ("dfp", {"chunk": 5, "candidates": 16, "top_k": 4, "lam": 0.5, "lam_offline": 0.0, "old_rate": 1e-4}),
+        (
+            "dfp",
+            {
+                "chunk": 5,
+                "candidates": 16,
+                "top_k": 4,
+                "lam": 0.5,
+                "lam_offline": 0.0,
+                "old_rate": 1e-4,
+            },
+        ),
         ("dfp-no-topk", {"lam": 0.0}),
         ("dfp-eq3", {"field": "eq3:0.05", "improve_field": "eq3:0.05"}),
         ("dfp-released", {"field": "released:0.1", "improve_field": "released:0.1"}),
@@ -63,7 +87,10 @@ def test_a_row_has_the_numbers_of_its_paper(method, numbers):
         ("fql", PUZZLE, "alpha", 1000.0),
         ("mvp", CUBE.format("triple"), "ivc", 0.0),
         ("mvp", CUBE.format("quadruple"), "ivc", 1.0),
-        *(("dfp", env, "top_k", 2) for env in ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim")),
+        *(
+            ("dfp", env, "top_k", 2)
+            for env in ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim")
+        ),
         ("dfp-eq3", "lift-mh-low_dim", "field", "eq3:0.005+eq3:0.05"),
     ],
 )
@@ -106,7 +133,9 @@ def test_variants_of_dfp_differ_in_field_and_weight_alone():
         for method in methods.METHODS:
             if method.startswith("dfp-"):
                 cfg, _ = methods.preset(preset, method, DEFAULT_ENV)
-                same = dataclasses.replace(cfg, field=dfp.field, improve_field=dfp.improve_field, lam=dfp.lam)
+                same = dataclasses.replace(
+                    cfg, field=dfp.field, improve_field=dfp.improve_field, lam=dfp.lam
+                )
                 assert same == dfp
                 assert (cfg.field == dfp.field) == (method == "dfp-no-topk")
 

@@ -40,7 +40,7 @@ TARGETS = {
 
 @given(clouds(batch=False, degenerate=False))
 def test_energy_distance_is_its_u_statistic(c):
-    pairs = lambda a: torch.pdist(a).mean()  # noqa: E731
+    pairs = lambda a: torch.pdist(a).mean()
     expected = 2 * torch.cdist(c.x, c.pos).mean() - pairs(c.x) - pairs(c.pos)
     assert_close(energy_distance(c.x, c.pos), expected)
 
@@ -48,7 +48,7 @@ def test_energy_distance_is_its_u_statistic(c):
 @given(clouds(degenerate=False))
 def test_mmd_is_its_u_statistic(c):
     k = Gaussian(c.h)
-    off = lambda a: (  # noqa: E731
+    off = lambda a: (
         (k.log(torch.cdist(a, a).square()).exp().sum((-2, -1)) - a.shape[-2])
         / (a.shape[-2] * (a.shape[-2] - 1))
     )
@@ -57,7 +57,10 @@ def test_mmd_is_its_u_statistic(c):
 
 
 def test_energy_distance_has_its_gaussian_closed_form():
-    p, q = ((torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((0.0, 1.0), (0.8, 2.0)))
+    p, q = (
+        (torch.tensor([m]).double(), torch.tensor([[v]]).double())
+        for m, v in ((0.0, 1.0), (0.8, 2.0))
+    )
     measured = energy_distance(quantiles(p, 2000), quantiles(q, 2000)).item()
     assert measured == pytest.approx(gaussians.energy_distance_1d((0.0, 1.0), (0.8, 2.0)), abs=5e-3)
 
@@ -87,7 +90,9 @@ def test_mode_proportions_count_the_nearest():
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_repeats_itself_and_leaves_the_global_seed_alone(name):
     before = torch.get_rng_state()
-    draws = [TARGETS[name].sample(100, generator=torch.Generator().manual_seed(4)) for _ in range(2)]
+    draws = [
+        TARGETS[name].sample(100, generator=torch.Generator().manual_seed(4)) for _ in range(2)
+    ]
     assert torch.equal(*draws)
     assert draws[0].shape == (100, 2)
     assert draws[0].dtype == torch.float32
@@ -153,7 +158,9 @@ def test_mixture_samples_have_their_proportions():
 
 def test_the_moons_are_two_and_alike():
     x = toy.TwoMoons(noise=0.0).sample(4000, generator=torch.Generator().manual_seed(0))
-    distances = torch.stack([(x - torch.tensor(c)).norm(dim=-1) for c in ([-0.5, -0.25], [0.5, 0.25])])
+    distances = torch.stack(
+        [(x - torch.tensor(c)).norm(dim=-1) for c in ([-0.5, -0.25], [0.5, 0.25])]
+    )
     assert_close((distances - 1).abs().amin(0), torch.zeros(4000), atol=1e-5)
     assert ((distances[0] - 1).abs() < 1e-5).float().mean().item() == pytest.approx(0.5, abs=0.04)
 
@@ -171,7 +178,8 @@ def test_w2_is_the_best_pairing():
     x = torch.randn(6, 2, generator=g, dtype=torch.float64)
     y = torch.randn(6, 2, generator=g, dtype=torch.float64)
     best = min(
-        (x - y[list(p)]).square().sum(-1).mean().sqrt().item() for p in itertools.permutations(range(6))
+        (x - y[list(p)]).square().sum(-1).mean().sqrt().item()
+        for p in itertools.permutations(range(6))
     )
     assert w2(x, y).item() == pytest.approx(best)
     assert w2(x, x[torch.randperm(6, generator=g)]).item() == 0
@@ -183,20 +191,26 @@ def test_w2_is_the_best_pairing():
 
 def test_kde_kl_finds_the_smoothed_divergence():
     """Quantile clouds of two Gaussians: KL between the Gaussians widened by h."""
-    p, q = ((torch.tensor([m]).double(), torch.tensor([[v]]).double()) for m, v in ((0.0, 1.0), (1.0, 0.5)))
+    p, q = (
+        (torch.tensor([m]).double(), torch.tensor([[v]]).double())
+        for m, v in ((0.0, 1.0), (1.0, 0.5))
+    )
     h2 = 0.09 * torch.eye(1).double()
     grid = quantiles(q, 3000)
     found = kde_kl(grid, quantiles(p, 3000), kernel=Gaussian(0.3)).item()
     # Read at the points of q rather than of q_h, so the reference is an average over q too.
     log = [
-        torch.distributions.Normal(m.item(), (v + h2).sqrt().item()).log_prob(grid[:, 0]) for m, v in (q, p)
+        torch.distributions.Normal(m.item(), (v + h2).sqrt().item()).log_prob(grid[:, 0])
+        for m, v in (q, p)
     ]
     assert found == pytest.approx((log[0] - log[1]).mean().item(), abs=5e-3)
 
 
 def test_coverage_counts_the_modes_that_were_reached():
     centres = torch.tensor([[0.0], [1.0], [9.0]])
-    assert mode_coverage(torch.tensor([[0.1], [0.95]]), centres, radius=0.2).item() == pytest.approx(2 / 3)
+    assert mode_coverage(
+        torch.tensor([[0.1], [0.95]]), centres, radius=0.2
+    ).item() == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("target", [toy.TwoMoons(noise=0.1), toy.SwissRoll(noise=0.1)])
@@ -220,7 +234,11 @@ def test_bad_mixtures_are_named():
         toy.GaussianMixture(torch.zeros(3, 2), torch.ones(2), torch.ones(3))
     with pytest.raises(ValueError, match="positive"):
         toy.GaussianMixture(torch.zeros(3, 2), torch.zeros(3), torch.ones(3))
-    for bad in (lambda: toy.Checkerboard(noise=0.0), lambda: toy.Rings(radii=()), lambda: toy.Funnel(dim=1)):
+    for bad in (
+        lambda: toy.Checkerboard(noise=0.0),
+        lambda: toy.Rings(radii=()),
+        lambda: toy.Funnel(dim=1),
+    ):
         with pytest.raises(ValueError, match="wanted"):
             bad()
 
@@ -234,18 +252,27 @@ def test_a_batch_of_clouds_has_no_single_sliced_distance():
 def test_modes_are_told_apart_wherever_they_are():
     """1000 widths from the origin, where the expanded square of float32 would mistake neighbours."""
     centres = torch.randn(40, 2, generator=torch.Generator().manual_seed(1)) + 1000
-    x = centres.repeat(3, 1) + 0.05 * torch.randn(120, 2, generator=torch.Generator().manual_seed(2))
+    x = centres.repeat(3, 1) + 0.05 * torch.randn(
+        120, 2, generator=torch.Generator().manual_seed(2)
+    )
     assert_close(
-        mode_proportions(x, centres).double(), mode_proportions(x.double(), centres.double()), atol=1e-6
+        mode_proportions(x, centres).double(),
+        mode_proportions(x.double(), centres.double()),
+        atol=1e-6,
     )
     for radius in (0.01, 0.05):
         found = mode_coverage(x, centres, radius=radius)
-        assert_close(found.double(), mode_coverage(x.double(), centres.double(), radius=radius), atol=1e-6)
+        assert_close(
+            found.double(), mode_coverage(x.double(), centres.double(), radius=radius), atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_board_is_itself_turned_by_a_half_turn_however_far_one_is(dtype):
-    board, x = toy.Checkerboard(), torch.tensor([[1.4, -0.75], [1.6, 0.2], [5.0, -5.0]], dtype=dtype)
+    board, x = (
+        toy.Checkerboard(),
+        torch.tensor([[1.4, -0.75], [1.6, 0.2], [5.0, -5.0]], dtype=dtype),
+    )
     assert_close(board.log_density(x), board.log_density(-x), rtol=1e-5)
     assert_close(board.score(x), -board.score(-x), rtol=1e-5)
     # Far beyond a side, the score leads to the nearest square at the rate of the noise.
@@ -256,6 +283,11 @@ def test_a_board_is_itself_turned_by_a_half_turn_however_far_one_is(dtype):
 def test_metrics_of_shards_are_refused():
     x = torch.zeros(3, 2)
     with sharding.use(object()):  # type: ignore[arg-type]
-        for metric in (w2, sliced_w2, mode_proportions, lambda x, y: mode_coverage(x, y, radius=1.0)):
+        for metric in (
+            w2,
+            sliced_w2,
+            mode_proportions,
+            lambda x, y: mode_coverage(x, y, radius=1.0),
+        ):
             with pytest.raises(ValueError, match="shards"):
                 metric(x, x)

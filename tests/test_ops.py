@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from wgflow_rl import ops
+from wgflow_rl.agents import ops
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -53,7 +53,9 @@ def test_the_source_archive_holds_what_its_tests_read(built):
         ".ci/run",
     ):
         assert name in names
-    assert not [name for name in names if name.startswith(("docs/_build", "docs/gallery", "docs/generated"))]
+    assert not [
+        name for name in names if name.startswith(("docs/_build", "docs/gallery", "docs/generated"))
+    ]
 
 
 def test_every_extra_is_in_all_and_has_a_line_in_the_documentation():

@@ -46,7 +46,8 @@ def test_a_film_has_a_frame_for_each_snapshot(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "draw", [plots.samples, lambda ax, c: plots.trajectories(ax, flow(torch.ones_like, c, dt=1, steps=1))]
+    "draw",
+    [plots.samples, lambda ax, c: plots.trajectories(ax, flow(torch.ones_like, c, dt=1, steps=1))],
 )
 def test_a_picture_is_planar(draw):
     with pytest.raises(ValueError, match="wanted \\[N, 2\\]"):
@@ -59,9 +60,13 @@ def test_panels_share_a_box_and_streamlines_fill_it(tmp_path):
     with plt.style.context(plots.STYLE):
         figure, axes = plots.panels("one", "two", "three", columns=2, box=box)
     assert (
-        [ax.get_title() for ax in axes] == ["one", "two", "three"] == [ax.get_title() for ax in figure.axes]
+        [ax.get_title() for ax in axes]
+        == ["one", "two", "three"]
+        == [ax.get_title() for ax in figure.axes]
     )
-    plots.streamlines(axes[2], lambda x: mean_shift(x, CLOUD, kernel=Gaussian(1.0)), box=box, grid=8)
+    plots.streamlines(
+        axes[2], lambda x: mean_shift(x, CLOUD, kernel=Gaussian(1.0)), box=box, grid=8
+    )
     assert all((*ax.get_xlim(), *ax.get_ylim()) == box for ax in axes)
     assert len(axes[2].collections) == 1
     figure.savefig(tmp_path / "panels.png", dpi=60)
@@ -73,7 +78,7 @@ def test_panels_share_a_box_and_streamlines_fill_it(tmp_path):
 def test_streamlines_follow_the_field_at_their_own_place():
     """v(x, y) = (1, 0) for y > 0 only: a field that is read transposed would stream on the right instead."""
     ax = plots.axes()
-    above = lambda x: torch.stack([1.0 * (x[:, 1] > 0), 0 * x[:, 0]], -1)  # noqa: E731
+    above = lambda x: torch.stack([1.0 * (x[:, 1] > 0), 0 * x[:, 0]], -1)
     plots.streamlines(ax, above, box=(-1.0, 1.0, -1.0, 1.0), grid=9)
     lines = torch.tensor(ax.collections[0].get_segments()[0])
     assert (lines[:, 1] > -0.3).all()

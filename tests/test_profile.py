@@ -7,15 +7,18 @@ import pytest
 import torch
 from test_dfp import make_batch, noise_for
 
-from wgflow_rl import methods, networks, profile
+from wgflow_rl import profile
+from wgflow_rl.agents import methods, networks
 from wgflow_rl.agents.dfp import DFP, DFPConfig
-from wgflow_rl.settings import from_command_line
-from wgflow_rl.updates import update
+from wgflow_rl.training.settings import from_command_line
+from wgflow_rl.training.updates import update
 
 TINY = ["--hidden", "16", "16", "--batch", "8"]
 
 
-def forward_flops(rows: int, states: int, obs: int, chunk: int, hidden: tuple[int, ...], out: int) -> int:
+def forward_flops(
+    rows: int, states: int, obs: int, chunk: int, hidden: tuple[int, ...], out: int
+) -> int:
     """2 for each weight and row; the state's part of the first layer once a state."""
     widths = (*hidden, out)
     deep = sum(a * b for a, b in itertools.pairwise(widths))
@@ -73,14 +76,18 @@ def test_another_device_is_refused():
 
 
 def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
-    cfg = DFPConfig(chunk=2, generated=4, candidates=16, target_samples=16, hidden=(32, 32), batch=16)
+    cfg = DFPConfig(
+        chunk=2, generated=4, candidates=16, target_samples=16, hidden=(32, 32), batch=16
+    )
     logs, agents = [], []
     for block in (64, 1 << 30):
         monkeypatch.setattr(networks, "BLOCK", block)
         agent = DFP(cfg, obs_dim=3, action_dim=2, seed=1)
         logs.append([])
         for i in range(200):
-            log = update(agent, make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=i >= 100)
+            log = update(
+                agent, make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=i >= 100
+            )
             logs[-1].append(torch.stack([log["critic_loss"], log["actor_loss"]]))
         agents.append(agent)
     torch.testing.assert_close(torch.stack(logs[0]), torch.stack(logs[1]), rtol=1e-5, atol=1e-6)

@@ -63,7 +63,9 @@ def test_the_energy_distance_of_any_exponent_is_a_functional_of_its_field(c, bet
     """Its value by finite differences along a direction, in any batch: dF = -(1/N) Σ_i V_i · dx_i."""
     F, along, dt = EnergyDistance(c.pos, beta), c.rand(*c.x.shape), 1e-7
     rate = (F.value(c.x + dt * along) - F.value(c.x - dt * along)) / (2 * dt)
-    assert_close(rate, -(F.velocity(c.x) * along).sum((-2, -1)) / c.x.shape[-2], rtol=1e-4, atol=1e-5)
+    assert_close(
+        rate, -(F.velocity(c.x) * along).sum((-2, -1)) / c.x.shape[-2], rtol=1e-4, atol=1e-5
+    )
     weights = torch.full_like(c.wp, 3.0)
     assert_close(F.velocity(c.x), energy_field(c.x, c.pos, beta=beta, pos_weights=weights))
 
@@ -71,7 +73,9 @@ def test_the_energy_distance_of_any_exponent_is_a_functional_of_its_field(c, bet
 @given(clouds(degenerate=False), betas, st.floats(0.01, 100.0))
 def test_the_energy_field_has_the_units_of_its_exponent(c, beta, unit):
     V = energy_field(c.x, c.pos, c.neg, beta=beta)
-    assert_close(energy_field(unit * c.x, unit * c.pos, unit * c.neg, beta=beta), unit ** (beta - 1) * V)
+    assert_close(
+        energy_field(unit * c.x, unit * c.pos, unit * c.neg, beta=beta), unit ** (beta - 1) * V
+    )
 
 
 @given(clouds(degenerate=False))
@@ -152,14 +156,19 @@ def test_the_other_fields_are_not_linear_in_the_law_of_positives(name):
 def test_one_positive_opens_the_gate_of_forward_kl_to_at_most_the_number_of_points(c):
     """p_h / q_h = k(x_i, y) / mean_j k(x_i, x_j) <= G, the point itself being among the j."""
     sizes = [
-        drifting_field(c.x, c.pos[..., :1, :], c.x, kernel=Gaussian(c.h), divergence=divergence).norm(dim=-1)
+        drifting_field(
+            c.x, c.pos[..., :1, :], c.x, kernel=Gaussian(c.h), divergence=divergence
+        ).norm(dim=-1)
         for divergence in (ForwardKL(), ReverseKL())
     ]
     assert (sizes[0] <= c.x.shape[-2] * sizes[1] * (1 + 1e-9)).all()
 
 
 ATOMS = torch.tensor([[0.0, 0.0], [1.0, 0.3], [-0.4, 1.1]], dtype=torch.float64)
-Q, P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64)
+Q, P = (
+    torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64),
+    torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64),
+)
 
 
 def every_group(points):
@@ -173,7 +182,10 @@ def every_group(points):
 def test_a_kernel_score_has_the_same_expected_field_at_any_number_of_points(name, points):
     """E[V_1 | x_1], one positive, by enumeration: the field of the whole law q against the whole law p."""
     groups, chance, index = every_group(points)
-    V = sum(P[k] * LINEAR[name](groups, ATOMS[k : k + 1].expand(len(groups), 1, 2))[:, 0] for k in range(3))
+    V = sum(
+        P[k] * LINEAR[name](groups, ATOMS[k : k + 1].expand(len(groups), 1, 2))[:, 0]
+        for k in range(3)
+    )
     field = {
         "energy_field": energy_field,
         "energy_field, beta": lambda *a, **w: energy_field(*a, beta=0.5, **w),
@@ -195,22 +207,26 @@ def test_the_push_takes_away_the_noise_that_the_point_itself_decides(points):
     pull = torch.nn.functional.normalize(apart, dim=-1)
     of_one = Q @ (pull.square().sum(-1) @ Q)
     decided = Q @ torch.einsum("k,ikd->id", Q, pull).square().sum(-1)
-    assert total.item() == pytest.approx(points / (points - 1) * (of_one - decided).item(), rel=1e-9)
+    assert total.item() == pytest.approx(
+        points / (points - 1) * (of_one - decided).item(), rel=1e-9
+    )
 
 
 @given(st.integers(0, 2**31))
 def test_a_proper_score_of_degree_two_has_a_quadratic_entropy(seed):
     """S = H + DH[δ_y - q] for a cubic H: along any contrast v, S has -2 times the third derivative of H."""
     H = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    entropy = lambda q: torch.einsum("ijk,i,j,k->", H, q, q, q)  # noqa: E731
+    entropy = lambda q: torch.einsum("ijk,i,j,k->", H, q, q, q)
     v = P - Q
 
     def score(t, y):
         q = Q + t * v
-        along = torch.autograd.functional.jvp(entropy, q, torch.eye(3, dtype=torch.float64)[y] - q)[1]
+        along = torch.autograd.functional.jvp(entropy, q, torch.eye(3, dtype=torch.float64)[y] - q)[
+            1
+        ]
         return entropy(q) + along
 
-    third = lambda f: f(1.5) - 3 * f(0.5) + 3 * f(-0.5) - f(-1.5)  # noqa: E731 - exact for a cubic
+    third = lambda f: f(1.5) - 3 * f(0.5) + 3 * f(-0.5) - f(-1.5)
     of_entropy = third(lambda t: entropy(Q + t * v))
     for y in range(3):
         assert_close(third(lambda t, y=y: score(t, y)), -2 * of_entropy)
@@ -223,7 +239,9 @@ def test_the_likelihood_has_another_expected_field_at_another_number_of_points()
         here = index[:, 0] == 0
         V = (
             points
-            * likelihood_field(groups, ATOMS[1:2].expand(len(groups), 1, 2), kernel=Gaussian(0.4))[:, 0]
+            * likelihood_field(groups, ATOMS[1:2].expand(len(groups), 1, 2), kernel=Gaussian(0.4))[
+                :, 0
+            ]
         )
         fields.append((chance[here, None] * V[here]).sum(0) / Q[0])
     assert (fields[0] - fields[1]).norm() > 0.2 * fields[1].norm()
@@ -279,7 +297,7 @@ def test_a_compact_kernel_prefers_another_law_to_the_truth(make):
     p = torch.full((49,), 1 / 49, dtype=torch.float64)
     q = p + vectors[:, 0] / 49
     assert q.min() > 0
-    loss = lambda law: 0.5 * law @ gram @ law - p @ gram @ law  # noqa: E731
+    loss = lambda law: 0.5 * law @ gram @ law - p @ gram @ law
     assert loss(q) < loss(p) - 1e-7
     definite = torch.linalg.eigvalsh(centred @ Laplace(1.0).log_pairs(grid, grid).exp() @ centred)
     assert definite[0] > -1e-12
@@ -302,15 +320,22 @@ def test_a_kernel_is_the_transform_of_its_row_of_the_table(kernel, W, r):
     line = integrate.quad(lambda w: W(w, 1), 0, math.inf, weight="cos", wvar=r)[0]
     assert line / integrate.quad(lambda w: W(w, 1), 0, math.inf)[0] == pytest.approx(k, rel=1e-6)
     space = integrate.quad(lambda w: W(w, 3) * w, 0, math.inf, weight="sin", wvar=r)[0] / r
-    assert space / integrate.quad(lambda w: W(w, 3) * w * w, 0, math.inf)[0] == pytest.approx(k, rel=1e-6)
+    assert space / integrate.quad(lambda w: W(w, 3) * w * w, 0, math.inf)[0] == pytest.approx(
+        k, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
 @pytest.mark.parametrize("a", [0.3, 1.3])
 def test_the_energy_distance_weighs_frequencies_by_their_power(beta, a):
     """2 a^β = C⁻¹ ∫ |1 - exp(iωa)|² |ω|^-(1+β) dω for two atoms at distance a (Székely, Rizzo)."""
-    C = 2 * math.sqrt(math.pi) * math.gamma(1 - beta / 2) / (beta * 2**beta * math.gamma((1 + beta) / 2))
-    tail = lambda w: 2 * w ** (-1 - beta)  # noqa: E731
+    C = (
+        2
+        * math.sqrt(math.pi)
+        * math.gamma(1 - beta / 2)
+        / (beta * 2**beta * math.gamma((1 + beta) / 2))
+    )
+    tail = lambda w: 2 * w ** (-1 - beta)
     low = integrate.quad(lambda w: tail(w) * (1 - math.cos(w * a)), 0, 50, limit=400)[0]
     high = tail(50) * 50 / beta - integrate.quad(tail, 50, math.inf, weight="cos", wvar=a)[0]
     assert 2 * (low + high) / C == pytest.approx(2 * a**beta, rel=1e-6)
@@ -324,7 +349,9 @@ def test_the_energy_field_is_a_ladder_of_gaussians(beta):
     ratio, c = 1.5, 2 ** (beta / 2) * beta / math.gamma(1 - beta / 2)
     ladder = [ratio**j for j in range(-40, 50)]
     kernels = [Scaled(Gaussian(h), math.log(c * math.log(ratio) * h**beta)) for h in ladder]
-    assert_close(mmd_field(x, y, kernel=kernels), energy_field(x, y, beta=beta), rtol=1e-3, atol=1e-4)
+    assert_close(
+        mmd_field(x, y, kernel=kernels), energy_field(x, y, beta=beta), rtol=1e-3, atol=1e-4
+    )
 
 
 @given(clouds(degenerate=False), betas, st.floats(0.01, 1.0))
@@ -344,11 +371,13 @@ def mean_power(distance, variance, beta, dim):
     )
 
 
-@pytest.mark.parametrize(("beta", "share"), [(0.25, 0.070), (0.5, 0.059), (1.0, 0.030), (1.5, 0.012)])
+@pytest.mark.parametrize(
+    ("beta", "share"), [(0.25, 0.070), (0.5, 0.059), (1.0, 0.030), (1.5, 0.012)]
+)
 @pytest.mark.parametrize(("dim", "within"), [(1, 6e-4), (2, 6e-3), (25, 6e-3)])
 def test_a_doubled_width_costs_as_much_as_a_wrong_share(beta, share, dim, within):
     """Two modes of rms radius 1/50 at distance 1 made twice as wide, priced in shares δ: MMD² = 2 δ²."""
-    between = lambda v: (mean_power(0, v, beta, dim) + mean_power(1, v, beta, dim)) / 2  # noqa: E731
+    between = lambda v: (mean_power(0, v, beta, dim) + mean_power(1, v, beta, dim)) / 2
     narrow, wide = 0.02**2 / dim, 0.04**2 / dim
     mmd2 = 2 * between(narrow + wide) - between(2 * narrow) - between(2 * wide)
     assert math.sqrt(mmd2 / 2) == pytest.approx(share, abs=within)
@@ -376,11 +405,17 @@ def test_the_noise_of_one_pull_has_its_closed_form(beta, dim):
 def noise(pull, dim):
     """ν = sqrt(4 D E pull²) / E[pull r], pull a function of r = |y - x|, x, y ~ N(0, I), by quadrature; and E r."""
     log_c = math.log(2) - math.lgamma(dim / 2) - dim / 2 * math.log(4)
-    law = lambda r: math.exp(log_c + (dim - 1) * math.log(r) - r * r / 4)  # noqa: E731
-    mean = lambda f: integrate.quad(  # noqa: E731
-        lambda r: law(r) * f(r), 1e-12, math.sqrt(2 * dim) + 14, points=[math.sqrt(2 * dim)], limit=400
+    law = lambda r: math.exp(log_c + (dim - 1) * math.log(r) - r * r / 4)
+    mean = lambda f: integrate.quad(
+        lambda r: law(r) * f(r),
+        1e-12,
+        math.sqrt(2 * dim) + 14,
+        points=[math.sqrt(2 * dim)],
+        limit=400,
     )[0]
-    return math.sqrt(4 * dim * mean(lambda r: pull(r) ** 2)) / mean(lambda r: pull(r) * r), mean(lambda r: r)
+    return math.sqrt(4 * dim * mean(lambda r: pull(r) ** 2)) / mean(lambda r: pull(r) * r), mean(
+        lambda r: r
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl.data import Episodes
-from wgflow_rl.replay import Replay
+from wgflow_rl.data.replay import Replay
 
 GAMMA = 0.9
 
@@ -24,7 +24,7 @@ def make_row(t, *, ended=False, done=False):
 
 
 def as_episodes(rows):
-    stack = lambda name: np.stack([r[name] for r in rows])  # noqa: E731
+    stack = lambda name: np.stack([r[name] for r in rows])
     return Episodes(
         observations=stack("obs"),
         actions=stack("actions"),
@@ -49,7 +49,8 @@ def histories(draw):
         )
     )
     rows = [
-        make_row(t, ended=k == "ended" or t == offline - 1, done=k == "done") for t, k in enumerate(kinds)
+        make_row(t, ended=k == "ended" or t == offline - 1, done=k == "done")
+        for t, k in enumerate(kinds)
     ]
     for row, kind in zip(rows, kinds, strict=True):
         if kind == "mid":  # play data: the task ended here, the trajectory did not
@@ -169,7 +170,7 @@ def test_first_rows_are_drawn_uniformly_newest_row_included():
 
 def test_a_share_of_the_batch_is_drawn_from_the_online_rows_alone():
     replay = Replay(as_episodes([make_row(t, ended=t == 99) for t in range(100)]), capacity=104)
-    draw = lambda: replay.sample(  # noqa: E731
+    draw = lambda: replay.sample(
         8_000, chunk=1, gamma=GAMMA, generator=torch.Generator().manual_seed(0), online_share=0.5
     ).obs[:, 0]
     assert draw().max() < 100  # nothing online yet
@@ -178,7 +179,9 @@ def test_a_share_of_the_batch_is_drawn_from_the_online_rows_alone():
     first = draw()
     assert (first[:4000] >= 100).all()
     counts = np.bincount(first[:4000].int().numpy() - 100, minlength=8)
-    assert ((counts - 500) ** 2 / 500).sum() < 24.4  # 99.9 % quantile of chi^2 with 7 degrees of freedom
+    assert (
+        (counts - 500) ** 2 / 500
+    ).sum() < 24.4  # 99.9 % quantile of chi^2 with 7 degrees of freedom
     assert 0.05 < (first[4000:] >= 100).float().mean() < 0.11  # 8 of 104 rows
 
 
@@ -188,13 +191,17 @@ def test_a_ring_smaller_than_the_data_is_refused():
 
 
 def test_with_lanes_first_rows_are_still_drawn_uniformly_and_chunks_follow_their_lane():
-    replay = Replay(as_episodes([make_row(t, ended=t == 9) for t in range(10)]), capacity=20, lanes=3)
+    replay = Replay(
+        as_episodes([make_row(t, ended=t == 9) for t in range(10)]), capacity=20, lanes=3
+    )
     for t in range(10, 17):  # lanes 10 13 16, 11 14, 12 15
         replay.add(**make_row(t))
     batch = replay.sample(17_000, chunk=2, gamma=GAMMA, generator=torch.Generator().manual_seed(0))
     first, second = batch.obs[:, 0].int(), (batch.actions[:, 1, 0] * 1000).round().int()
     counts = np.bincount(first.numpy(), minlength=17)
-    assert ((counts - 1000) ** 2 / 1000).sum() < 39.3  # 99.9 % quantile of chi^2 with 16 degrees of freedom
+    assert (
+        (counts - 1000) ** 2 / 1000
+    ).sum() < 39.3  # 99.9 % quantile of chi^2 with 16 degrees of freedom
     follows = dict(zip(first.tolist(), second.tolist(), strict=True))
     assert follows == {t: t + 1 for t in range(9)} | {
         9: 9,
@@ -206,7 +213,9 @@ def test_with_lanes_first_rows_are_still_drawn_uniformly_and_chunks_follow_their
         15: 15,
         16: 16,
     }
-    assert follows.keys() - {t for t, ok in zip(first.tolist(), batch.valid[:, 1], strict=True) if ok} == {
+    assert follows.keys() - {
+        t for t, ok in zip(first.tolist(), batch.valid[:, 1], strict=True) if ok
+    } == {
         9,
         14,
         15,

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wgflow_rl import comparison, methods, plan, report, results
-from wgflow_rl.published import FIGURES, TABLES, Number
-from wgflow_rl.results import Arm, Run, summary
+from wgflow_rl import report
+from wgflow_rl.agents import methods
+from wgflow_rl.experiments import comparison, plan, results
+from wgflow_rl.experiments.published import FIGURES, TABLES, Number
+from wgflow_rl.experiments.results import Arm, Run, summary
 
 TRIPLE = "cube-triple-play-singletask-task2-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -27,8 +29,13 @@ def write_run(root, method, env, seed, success, *extra, preset="paper", upto=Non
     made.folder.mkdir(parents=True)
     settings = json.loads(json.dumps(plan.as_json(kind.settings))) | {"seed": seed}
     (made.folder / "config.json").write_text(json.dumps({"settings": settings}))
-    rows = [f"{t},{p},{s},{10.0 * i}" for i, (t, p, s) in enumerate(zip(steps, phase, success, strict=True))]
-    (made.folder / "eval.csv").write_text("\n".join(["step,phase,success,wall_s", *rows[:upto]]) + "\n")
+    rows = [
+        f"{t},{p},{s},{10.0 * i}"
+        for i, (t, p, s) in enumerate(zip(steps, phase, success, strict=True))
+    ]
+    (made.folder / "eval.csv").write_text(
+        "\n".join(["step,phase,success,wall_s", *rows[:upto]]) + "\n"
+    )
     (made.folder / "train.csv").write_text("step,phase,wall_s\n")
     return made.folder
 
@@ -132,7 +139,10 @@ def test_the_numbers_of_a_phase_are_those_of_its_last_evaluation():
     early = arm([10, 20], [0.1, 0.2], 25, 40)
     assert early.at_end("offline").tolist() == []
     offline_only = arm([10, 20], [0.1, 0.2], 20, 20)
-    assert (offline_only.at_end("offline").tolist(), offline_only.at_end("online").tolist()) == ([0.2], [])
+    assert (offline_only.at_end("offline").tolist(), offline_only.at_end("online").tolist()) == (
+        [0.2],
+        [],
+    )
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -144,7 +154,8 @@ def test_ours_stands_beside_the_papers(written):
     assert line(triple, "DFP", "paper")[2:] == ["98.4 ± 1", "91.6 ± 2", "81.2 ± 6"]
     after = triple[triple.index("| DFP | paper") :].splitlines()[1]
     assert re.match(
-        r"\|  \| ours: paper preset, 1M \+ 1M steps \| 95\.0 ± 4\.6 \[9.*\] \(3\) \| — \| — \|", after
+        r"\|  \| ours: paper preset, 1M \+ 1M steps \| 95\.0 ± 4\.6 \[9.*\] \(3\) \| — \| — \|",
+        after,
     )
     after = triple[triple.index("| MVP | paper") :].splitlines()[1]
     assert "| 80.0 (1) | — | — |" in after
@@ -152,7 +163,11 @@ def test_ours_stands_beside_the_papers(written):
 
 def test_a_run_that_has_not_ended_fills_only_the_phase_it_ended(written):
     text = (written / "report.md").read_text()
-    assert line(section(text, "## All runs"), TRIPLE, "qc-fql")[3:] == ["30.0 (1)", "—", "1 unfinished"]
+    assert line(section(text, "## All runs"), TRIPLE, "qc-fql")[3:] == [
+        "30.0 (1)",
+        "—",
+        "1 unfinished",
+    ]
 
 
 def test_a_changed_setting_is_a_row_of_its_own(written):
@@ -168,7 +183,9 @@ def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
     write_run(tmp_path, "dfp", MAZE, 0, [0.9], "--eval-episodes", "50", preset="laptop")
     write_run(tmp_path, "dfp", MAZE, 0, [0.8], "--data", str(tmp_path / "mine"), preset="laptop")
-    write_run(tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--precision", "mixed", preset="laptop")
+    write_run(
+        tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--precision", "mixed", preset="laptop"
+    )
     arms = results.read([tmp_path])
     assert {arm.name for arm in arms} == {"dfp"}
     told = {arm.protocol.partition("steps")[2] for arm in arms}
@@ -232,7 +249,9 @@ def test_what_was_not_found_and_what_is_missing_is_said(written):
         names = words[words.index("--methods") + 1 : words.index("--envs")]
         places = [word for word in words[words.index("--envs") + 1 :] if word.endswith("-v0")]
         assert plan.of_names(names, places, preset="paper").kinds
-        assert ("dfp" not in names or TRIPLE not in places) or "--lam" in words or "--top-k" in words
+        assert (
+            ("dfp" not in names or TRIPLE not in places) or "--lam" in words or "--top-k" in words
+        )
 
 
 def test_the_numbers_are_in_tables_csv_with_their_sources(written):
@@ -269,9 +288,13 @@ def test_of_a_seed_run_twice_the_run_that_came_further_counts(longer, tmp_path):
 
 def test_an_offline_row_is_not_filled_by_runs_of_chunks(tmp_path):
     write_run(tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.1, 0.2, 0.3, 0.4])
-    write_run(tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.5], preset="paper-offline")
+    write_run(
+        tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.5], preset="paper-offline"
+    )
     (row,) = [row for row in TABLES[7].rows if row.method == "dfp"]
-    found = [arm for arm in results.read([tmp_path / "runs"]) if comparison.fits(TABLES[7], row, arm)]
+    found = [
+        arm for arm in results.read([tmp_path / "runs"]) if comparison.fits(TABLES[7], row, arm)
+    ]
     assert [arm.preset for arm in found] == ["paper-offline"]
 
 
@@ -285,10 +308,13 @@ def write_log(root, text, name="their-dfp", env=TRIPLE):
 
 def test_a_peer_stands_in_the_same_tables_and_figures(runs, tmp_path):
     write_log(
-        tmp_path / "peers", "step,seed,success\n500000,0,0.1\n2000000,0,0.5\n500000,1,0.2\n2000000,1,0.7\n"
+        tmp_path / "peers",
+        "step,seed,success\n500000,0,0.1\n2000000,0,0.5\n500000,1,0.2\n2000000,1,0.7\n",
     )
     out = tmp_path / "out"
-    report.main([str(runs), str(tmp_path / "peers"), "--out", str(out), "--peer-offline-steps", "1000000"])
+    report.main(
+        [str(runs), str(tmp_path / "peers"), "--out", str(out), "--peer-offline-steps", "1000000"]
+    )
     text = (out / "report.md").read_text()
     one = section(text, "## Table 1")
     triple = one[one.index("**Cube-triple**") : one.index("**Cube-quadruple")]
@@ -324,7 +350,12 @@ def test_one_seed_and_no_warning(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "wgflow_rl.report", "runs"]
     root = Path(report.__file__).resolve().parent.parent
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(root)}, capture_output=True, text=True, check=False
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "report/report.md\n"

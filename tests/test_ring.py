@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from test_replay import GAMMA, as_episodes, make_row, model_chunk
 from test_shards import shards
 
-from wgflow_rl.replay import FIELDS, Replay
+from wgflow_rl.data.replay import FIELDS, Replay
 
 
 class Ring(RuleBasedStateMachine):
@@ -18,7 +18,9 @@ class Ring(RuleBasedStateMachine):
     """
 
     @initialize(
-        ends=st.lists(st.booleans(), min_size=1, max_size=8), room=st.integers(0, 12), lanes=st.integers(1, 4)
+        ends=st.lists(st.booleans(), min_size=1, max_size=8),
+        room=st.integers(0, 12),
+        lanes=st.integers(1, 4),
     )
     def begin(self, ends, room, lanes):
         self.lanes = lanes
@@ -33,10 +35,14 @@ class Ring(RuleBasedStateMachine):
 
     def own(self, row):
         """The list that a row is in, and its place there: held rows of its lane, or of no lane, offline."""
-        lane = lambda r: (int(r["obs"][0]) - len(self.offline)) % self.lanes  # noqa: E731
-        online = lambda r: int(r["obs"][0]) >= len(self.offline)  # noqa: E731
+        lane = lambda r: (int(r["obs"][0]) - len(self.offline)) % self.lanes
+        online = lambda r: int(r["obs"][0]) >= len(self.offline)
         held = self.rows[-self.capacity :]
-        own = [r for r in held if online(r) == online(row) and (not online(row) or lane(r) == lane(row))]
+        own = [
+            r
+            for r in held
+            if online(r) == online(row) and (not online(row) or lane(r) == lane(row))
+        ]
         return own, next(i for i, r in enumerate(own) if r is row)
 
     @rule(kind=st.sampled_from(["on", "on", "on", "ended", "done"]), times=st.integers(1, 5))
@@ -68,19 +74,35 @@ class Ring(RuleBasedStateMachine):
         assert self.replay.added == len(self.rows) - len(self.offline)
         places = (self.replay.head - len(held) + torch.arange(len(held))) % self.capacity
         for name in FIELDS:
-            np.testing.assert_array_equal(self.replay.rows[name][places], np.stack([r[name] for r in held]))
+            np.testing.assert_array_equal(
+                self.replay.rows[name][places], np.stack([r[name] for r in held])
+            )
 
     @precondition(lambda self: len(self.rows) > 1)
     @rule(chunk=st.integers(1, 5), seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.5, 1.0]))
     def sample(self, chunk, seed, share):
         """Every chunk drawn is the list's own from its first row on, and online rows make up their share."""
         batch = self.replay.sample(
-            8, chunk=chunk, gamma=GAMMA, generator=torch.Generator().manual_seed(seed), online_share=share
+            8,
+            chunk=chunk,
+            gamma=GAMMA,
+            generator=torch.Generator().manual_seed(seed),
+            online_share=share,
         )
         for i, number in enumerate(batch.obs[:, 0].int()):
             expected = model_chunk(*self.own(self.rows[number]), chunk)
-            for name in ("actions", "valid", "returns", "discount", "next_obs", "complete", "next_valid"):
-                np.testing.assert_allclose(getattr(batch, name)[i], expected[name], rtol=1e-5, err_msg=name)
+            for name in (
+                "actions",
+                "valid",
+                "returns",
+                "discount",
+                "next_obs",
+                "complete",
+                "next_valid",
+            ):
+                np.testing.assert_allclose(
+                    getattr(batch, name)[i], expected[name], rtol=1e-5, err_msg=name
+                )
         if self.replay.added:
             assert (batch.obs[: round(8 * share), 0] >= len(self.offline)).all()
 
@@ -103,7 +125,11 @@ class ShardedRing(RuleBasedStateMachine):
 
     def sample(self, replay):
         return replay.sample(
-            8, chunk=3, gamma=GAMMA, generator=torch.Generator().manual_seed(self.step), step=self.step
+            8,
+            chunk=3,
+            gamma=GAMMA,
+            generator=torch.Generator().manual_seed(self.step),
+            step=self.step,
         )
 
     @precondition(lambda self: not self.online)
@@ -146,7 +172,8 @@ class ShardedRing(RuleBasedStateMachine):
         for row in self.online:
             other.add(**row)
         assert all(
-            torch.equal(a, b) for a, b in zip(self.sample(self.replay), self.sample(other), strict=True)
+            torch.equal(a, b)
+            for a, b in zip(self.sample(self.replay), self.sample(other), strict=True)
         )
         for name in FIELDS:
             assert torch.equal(

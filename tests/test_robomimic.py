@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow_rl import data, envs, methods
+from wgflow_rl import data, envs
+from wgflow_rl.agents import methods
 from wgflow_rl.data import controllers, demonstrations, generated, robomimic
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.robomimic import KEYS, Robosuite, env_args
-from wgflow_rl.guard import Guard
-from wgflow_rl.replay import Replay
-from wgflow_rl.rollout import Collector
+from wgflow_rl.training.rollout import Collector
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("robosuite")
@@ -119,12 +120,16 @@ def test_reward_and_success_describe_the_state_after_the_action(made):
 
 
 def test_the_time_limit_is_the_tasks(made):
-    assert [made[suite].get_wrapper_attr("_max_episode_steps") for suite in SUITES] == [300, 300, 400]
+    assert [made[suite].get_wrapper_attr("_max_episode_steps") for suite in SUITES] == [
+        300,
+        300,
+        400,
+    ]
 
 
 def test_a_collector_continues_the_episode_in_progress(made):
     actions = iter(shaky(40))
-    act = lambda obs, generator: torch.as_tensor(np.stack([[next(actions) for _ in range(5)]]))  # noqa: E731
+    act = lambda obs, generator: torch.as_tensor(np.stack([[next(actions) for _ in range(5)]]))
     first = Collector([made["lift"]], seed=4, guard=Guard("lift"))
     for _ in range(8):
         first.step(act, torch.Generator())
@@ -194,7 +199,9 @@ def test_rewards_and_masks_are_the_protocols(file, parts):
     np.testing.assert_array_equal(train.masks, 1 - parts[0]["dones"])
     np.testing.assert_array_equal(train.lengths, parts[0]["lengths"])
     inside = ~train.terminals[:-1]
-    np.testing.assert_array_equal(train.next_observations[:-1][inside], train.observations[1:][inside])
+    np.testing.assert_array_equal(
+        train.next_observations[:-1][inside], train.observations[1:][inside]
+    )
     valid = robomimic.read(file, LIFT, "valid")
     assert len(train) + len(valid) == sum(len(part["rewards"]) for part in parts)
 
@@ -211,12 +218,16 @@ def test_robomimics_own_reader_returns_the_same_chunks(file):
         hdf5_cache_mode="all", hdf5_use_swmr=False, filter_by_attribute="train",
     )  # fmt: skip
     train = robomimic.read(file, LIFT)
-    ours = Replay(train, capacity=len(train)).chunks(torch.arange(len(train)), chunk=chunk, gamma=0.9)
+    ours = Replay(train, capacity=len(train)).chunks(
+        torch.arange(len(train)), chunk=chunk, gamma=0.9
+    )
     assert len(theirs) == len(train)
     for i in range(len(train)):
         theirs_i = theirs[i]
         obs = np.concatenate([theirs_i["obs"][key] for key in KEYS], axis=1).astype(np.float32)
-        next_obs = np.concatenate([theirs_i["next_obs"][key] for key in KEYS], axis=1).astype(np.float32)
+        next_obs = np.concatenate([theirs_i["next_obs"][key] for key in KEYS], axis=1).astype(
+            np.float32
+        )
         np.testing.assert_array_equal(ours.actions[i], theirs_i["actions"].astype(np.float32))
         np.testing.assert_array_equal(ours.obs[i], obs[0])
         np.testing.assert_array_equal(ours.next_obs[i], next_obs[-1])
@@ -230,7 +241,9 @@ def test_robomimics_own_reader_returns_the_same_chunks(file):
 def test_files_from_before_robosuite_1_5_are_read_too(file):
     new = robomimic.read(file, LIFT)
     old = file.rename(file.with_name("low_dim_v141.hdf5"))
-    rewrite(old, lambda stored: stored["data"].attrs.__setitem__("env_args", json.dumps(old_args())))
+    rewrite(
+        old, lambda stored: stored["data"].attrs.__setitem__("env_args", json.dumps(old_args()))
+    )
     found, _ = data.load(LIFT, folder=file.parents[2])
     np.testing.assert_array_equal(new.actions, found.actions)
 
@@ -256,17 +269,25 @@ def replace(name, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda stored: stored["data/demo_0/obs"].__delitem__("object"), "demo_0 has no obs/object"),
+        (
+            lambda stored: stored["data/demo_0/obs"].__delitem__("object"),
+            "demo_0 has no obs/object",
+        ),
         (replace("data/demo_0/actions", lambda a: a[:-1]), r"demo_0: actions has \d+ rows of \d+"),
         (replace("data/demo_0/actions", lambda a: 2 * a), "actions leave"),
         (replace("data/demo_0/obs/object", lambda a: np.nan * a), "observations is not finite"),
-        (replace("mask/train", lambda a: np.array([b"demo_99"])), "names demo_99, which is not in data"),
+        (
+            replace("mask/train", lambda a: np.array([b"demo_99"])),
+            "names demo_99, which is not in data",
+        ),
         (
             lambda stored: stored["data"].attrs.__delitem__("env_args"),
             "no data of robomimic's, or is damaged",
         ),
         (
-            lambda stored: stored["data"].attrs.__setitem__("env_args", json.dumps(env_args("can"))),
+            lambda stored: stored["data"].attrs.__setitem__(
+                "env_args", json.dumps(env_args("can"))
+            ),
             "recorded in PickPlaceCan, but lift-mh-low_dim is Lift",
         ),
         (

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from walk import Walk
 
 from wgflow_rl import envs
-from wgflow_rl.guard import EnvironmentFailed, Guard
-from wgflow_rl.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
+from wgflow_rl.envs.guard import EnvironmentFailed, Guard
+from wgflow_rl.training.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
 
 GUARD = Guard("walk")
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -42,7 +42,9 @@ def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, 
     env, policy, generator = Walk(limit), Recorder(chunk), rng()
     collector = Collector([env], seed=3, guard=GUARD)
     rows = [collector.step(policy, generator) for _ in range(steps)]
-    asked = [t for t in range(steps) if t % limit % chunk == 0]  # once a chunk, and anew in every episode
+    asked = [
+        t for t in range(steps) if t % limit % chunk == 0
+    ]  # once a chunk, and anew in every episode
     assert len(policy.given) == len(asked)
     for call, t in enumerate(asked):
         np.testing.assert_array_equal(policy.seen[call][0].numpy(), rows[t]["obs"])
@@ -60,7 +62,13 @@ def test_rows_join_inside_an_episode_and_part_where_it_ends():
         joined = np.array_equal(before["next_obs"], after["obs"])
         assert joined != before["terminals"]
     assert [i for i, row in enumerate(rows) if row["terminals"]] == [3, 7]
-    assert [row["next_obs"][1] for row in rows[:5]] == [1, 2, 3, 4, 1]  # the last one, not that of the reset
+    assert [row["next_obs"][1] for row in rows[:5]] == [
+        1,
+        2,
+        3,
+        4,
+        1,
+    ]  # the last one, not that of the reset
     assert env.seeds == [reset_seed(0, TRAIN_SEEDS, i) for i in range(3)]
 
 
@@ -85,9 +93,13 @@ def assert_continues(make, policy, steps, more):
     other, generator = Collector([make()], seed=5, guard=GUARD), rng(2)
     other.load_state(tensors, state)
     generator.set_state(drawn)
-    for row, wanted in zip([other.step(policy, generator) for _ in range(more)], expected, strict=True):
+    for row, wanted in zip(
+        [other.step(policy, generator) for _ in range(more)], expected, strict=True
+    ):
         for name, value in wanted.items():
-            np.testing.assert_array_equal(row[name], value, err_msg=name, strict=name in ("obs", "actions"))
+            np.testing.assert_array_equal(
+                row[name], value, err_msg=name, strict=name in ("obs", "actions")
+            )
 
 
 @given(steps=st.integers(0, 20), chunk=st.integers(1, 5), limit=st.integers(1, 8))
@@ -106,7 +118,9 @@ def test_a_restored_collector_continues_bit_for_bit_in_the_simulator(steps):
 @given(pool=st.integers(1, 7), episodes=st.integers(1, 9), chunk=st.integers(1, 4))
 def test_exactly_the_episodes_asked_for_are_played_on_any_pool(pool, episodes, chunk):
     walks = [Walk(limit=3 + i) for i in range(pool)]
-    result = evaluate(Recorder(chunk), walks, episodes=episodes, seed=4, first_episode=100, guard=GUARD)
+    result = evaluate(
+        Recorder(chunk), walks, episodes=episodes, seed=4, first_episode=100, guard=GUARD
+    )
     assert sorted(seed for walk in walks for seed in walk.seeds) == sorted(
         reset_seed(4, EVAL_SEEDS, 100 + i) for i in range(episodes)
     )
@@ -119,7 +133,9 @@ def test_exactly_the_episodes_asked_for_are_played_on_any_pool(pool, episodes, c
 @given(pool=st.integers(1, 5), chunk=st.integers(1, 4))
 def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chunk):
     def policy(obs, _):
-        return (-0.25 * obs[:, :1].clamp(-1, 1))[:, None].expand(-1, chunk, 1)  # towards 0, never past it
+        return (-0.25 * obs[:, :1].clamp(-1, 1))[:, None].expand(
+            -1, chunk, 1
+        )  # towards 0, never past it
 
     class Short(Walk):
         def step(self, action):
@@ -164,7 +180,9 @@ def test_an_answer_that_is_no_number_is_refused_where_it_comes_from(obs, reward,
         + r".* in step 3 of episode 7 of walk, reset\(seed=\d+\), action \[.*\]; wanted finite"
     )
     with pytest.raises(EnvironmentFailed, match=wanted):
-        evaluate(Recorder(2), [Broken(obs, reward)], episodes=1, seed=0, first_episode=7, guard=GUARD)
+        evaluate(
+            Recorder(2), [Broken(obs, reward)], episodes=1, seed=0, first_episode=7, guard=GUARD
+        )
 
 
 def test_an_environment_that_cannot_be_reset_is_named():
@@ -173,14 +191,15 @@ def test_an_environment_that_cannot_be_reset_is_named():
             raise OSError("no model")
 
     with pytest.raises(
-        EnvironmentFailed, match=r"failed in episode 0 of walk, reset\(seed=\d+\): OSError: no model"
+        EnvironmentFailed,
+        match=r"failed in episode 0 of walk, reset\(seed=\d+\): OSError: no model",
     ):
         Collector([Stubborn()], seed=0, guard=GUARD)
 
 
 HANG = """
 import ctypes, sys, time
-from wgflow_rl.guard import Guard
+from wgflow_rl.envs.guard import Guard
 class Env:
     def step(self, action):
         exec(sys.argv[1])
@@ -189,9 +208,13 @@ with Guard("walk", timeout=0.2) as guard:
 """
 
 
-@pytest.mark.parametrize("how", ["time.sleep(99)", "ctypes.CDLL(None).sleep(99)"], ids=["Python", "C"])
+@pytest.mark.parametrize(
+    "how", ["time.sleep(99)", "ctypes.CDLL(None).sleep(99)"], ids=["Python", "C"]
+)
 def test_an_environment_that_hangs_ends_the_process_and_says_where(how):
-    done = subprocess.run([sys.executable, "-c", HANG, how], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", HANG, how], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "line 6 in step" in done.stderr
     assert done.stderr.splitlines()[-1].startswith(
@@ -218,15 +241,21 @@ def test_success_is_that_of_the_last_step():
 
 def test_an_evaluation_takes_nothing_from_the_outside():
     torch.manual_seed(0)
-    first = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9, guard=GUARD)
+    first = evaluate(
+        Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9, guard=GUARD
+    )
     torch.manual_seed(1)
-    again = evaluate(Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9, guard=GUARD)
+    again = evaluate(
+        Recorder(2), [Walk(), Walk()], episodes=3, seed=7, first_episode=9, guard=GUARD
+    )
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_start_states_are_a_function_of_seed_stream_and_number():
-    numbers = [reset_seed(s, t, e) for s in range(3) for t in (TRAIN_SEEDS, EVAL_SEEDS) for e in range(50)]
+    numbers = [
+        reset_seed(s, t, e) for s in range(3) for t in (TRAIN_SEEDS, EVAL_SEEDS) for e in range(50)
+    ]
     assert len(set(numbers)) == len(numbers)
     assert reset_seed(2, EVAL_SEEDS, 17) == reset_seed(2, EVAL_SEEDS, 17)
 

@@ -12,16 +12,21 @@ import torch
 from runs import untrained
 from test_dfp import make_batch, noise_for
 
-from wgflow_rl import methods, networks, plan, routing, train
-from wgflow_rl.settings import Settings, as_json, from_command_line
-from wgflow_rl.updates import update
+from wgflow_rl import train
+from wgflow_rl.agents import methods, networks
+from wgflow_rl.experiments import plan
+from wgflow_rl.training import routing
+from wgflow_rl.training.settings import Settings, as_json, from_command_line
+from wgflow_rl.training.updates import update
 
 HIDDEN = (32, 32, 16)
 
 
 def state() -> dict[str, object]:
     """Everything of torch that a route or a precision could change."""
-    slots = {name: getattr(getattr(torch.backends, name), "matmul", None) for name in ("mkldnn", "cuda")}
+    slots = {
+        name: getattr(getattr(torch.backends, name), "matmul", None) for name in ("mkldnn", "cuda")
+    }
     return {name: getattr(slot, "fp32_precision", None) for name, slot in slots.items()} | {
         "name": torch.get_float32_matmul_precision(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
@@ -74,7 +79,9 @@ def test_torch_is_after_a_run_as_before_it(callers, route, precision, device, in
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9"
+)
 def test_a_caller_who_set_a_place_of_his_own_finds_it_again():
     before = torch.backends.mkldnn.matmul.fp32_precision
     try:
@@ -255,7 +262,9 @@ def test_every_method_updates_in_mixed_precision_near_its_update_in_float32(meth
 
 def test_candidates_of_a_trained_critic_are_chosen_alike():
     """Same weights, batch and noise, after 150 updates: which K of N, their values, the critic's loss."""
-    cfg = dataclasses.replace(methods.ROWS["dfp"], hidden=(64, 64), chunk=2, candidates=16, top_k=4, lr=1e-3)
+    cfg = dataclasses.replace(
+        methods.ROWS["dfp"], hidden=(64, 64), chunk=2, candidates=16, top_k=4, lr=1e-3
+    )
     agent = methods.build(cfg, obs_dim=3, action_dim=2)
     for i in range(150):
         update(agent, make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=True)
@@ -285,7 +294,9 @@ def test_mixed_where_it_is_slower_says_by_how_much(monkeypatch):
     routing.warn_if_slow(HIDDEN)
 
 
-def test_a_run_in_mixed_precision_says_that_it_is_slow_here_and_repeats_bit_for_bit(monkeypatch, tmp_path):
+def test_a_run_in_mixed_precision_says_that_it_is_slow_here_and_repeats_bit_for_bit(
+    monkeypatch, tmp_path
+):
     test_kills.small_world(monkeypatch.setattr)
     monkeypatch.setattr(routing, "fastest", lambda calls: {"f32": 1.0, "bf16": 5.0})
     flags = [*test_kills.FLAGS.split(), "--hidden", "8", "8", "--route", "default"]

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from wgflow_rl import runlog
 from wgflow_rl.curve import draw_curve
-from wgflow_rl.runlog import RunLog, wilson
-from wgflow_rl.table import read_rows
+from wgflow_rl.training import runlog
+from wgflow_rl.training.runlog import RunLog, wilson
+from wgflow_rl.training.table import read_rows
 
 
 def write(log, steps):
@@ -23,11 +23,18 @@ def write(log, steps):
     for step in steps:
         phase = "offline" if step < 30 else "online"
         log.train(
-            step, phase, {"loss/bc": 1 / (step + 1), "q": -step} | ({"loss/top_k": 0.5} if step >= 30 else {})
+            step,
+            phase,
+            {"loss/bc": 1 / (step + 1), "q": -step} | ({"loss/top_k": 0.5} if step >= 30 else {}),
         )
         if step % 20 == 0:
             log.evaluation(
-                step, phase, successes=step // 20, episodes=20, episode_return=-step, length=500.0 - step
+                step,
+                phase,
+                successes=step // 20,
+                episodes=20,
+                episode_return=-step,
+                length=500.0 - step,
             )
 
 
@@ -171,7 +178,9 @@ def test_a_config_that_lost_its_resumes_is_refused(tmp_path):
 def test_the_rows_are_in_the_file_at_once(tmp_path):
     log = RunLog(tmp_path, tensorboard=False)
     write(log, [0])
-    assert len(read_rows(tmp_path / "train.csv")[1]) == len(read_rows(tmp_path / "eval.csv")[1]) == 1
+    assert (
+        len(read_rows(tmp_path / "train.csv")[1]) == len(read_rows(tmp_path / "eval.csv")[1]) == 1
+    )
     log.close()
 
 
@@ -214,7 +223,7 @@ def test_there_must_be_a_run_to_resume(tmp_path):
 
 HOLD = """
     import sys
-    from wgflow_rl.runlog import RunLog
+    from wgflow_rl.training.runlog import RunLog
     log = RunLog(sys.argv[1], tensorboard=False)
     log.train(3, "offline", {"x": 1})
     print("held", flush=True)
@@ -224,7 +233,9 @@ HOLD = """
 
 def test_two_processes_cannot_write_and_a_killed_one_lets_go(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(HOLD), str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RuntimeError, match="another process"):
@@ -272,7 +283,9 @@ def test_rows_are_mirrored_to_tensorboard(tmp_path):
     assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
 
 
-def test_tensorboard_shows_an_evaluation_that_is_made_again_once_and_the_row_of_training_beside_it(tmp_path):
+def test_tensorboard_shows_an_evaluation_that_is_made_again_once_and_the_row_of_training_beside_it(
+    tmp_path,
+):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with RunLog(tmp_path) as log:
@@ -287,7 +300,9 @@ def test_tensorboard_shows_an_evaluation_that_is_made_again_once_and_the_row_of_
     assert [event.value for event in events.Scalars("train/q")] == [0, -20, -30, -40]
 
 
-@pytest.mark.parametrize("steps", [[0], range(0, 30, 10), range(0, 90, 10), range(40, 90, 10)], ids=str)
+@pytest.mark.parametrize(
+    "steps", [[0], range(0, 30, 10), range(0, 90, 10), range(40, 90, 10)], ids=str
+)
 def test_a_curve_can_be_drawn_at_any_time(tmp_path, steps):
     with RunLog(tmp_path, tensorboard=False) as log:
         write(log, steps)
@@ -321,12 +336,16 @@ def test_seeds_are_drawn_together(tmp_path):
     ]
     subprocess.run(command, check=True)
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
-    done = subprocess.run([*command[:5], str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command[:5], str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "no eval.csv" in done.stderr
 
 
-def test_the_curve_of_one_run_lies_beside_it_that_of_several_where_one_is(tmp_path, monkeypatch, capsys):
+def test_the_curve_of_one_run_lies_beside_it_that_of_several_where_one_is(
+    tmp_path, monkeypatch, capsys
+):
     from wgflow_rl import curve
 
     monkeypatch.chdir(tmp_path)

@@ -5,11 +5,28 @@ import signal
 
 import pytest
 import torch
-from test_train import assert_same_run, cache, contents, fast, flags, refused, saved, send, short_episodes  # noqa: F401
+from test_train import (  # noqa: F401
+    assert_same_run,
+    cache,
+    contents,
+    fast,
+    flags,
+    refused,
+    saved,
+    send,
+    short_episodes,
+)
 
-from wgflow_rl import checkpoint, data, envs, evaluate, seeds, train
+from wgflow_rl import data, envs, evaluate, train
+from wgflow_rl.training import checkpoint, seeds
 
-SHORT = {"offline_steps": 16, "online_steps": 12, "online_start": 2, "eval_every": 14, "eval_episodes": 1}
+SHORT = {
+    "offline_steps": 16,
+    "online_steps": 12,
+    "online_start": 2,
+    "eval_every": 14,
+    "eval_episodes": 1,
+}
 SEEDS = (0, 2, 3)
 
 
@@ -39,7 +56,9 @@ def test_a_seed_trained_with_others_is_the_run_of_that_seed_to_rounding(together
         (columns, rows), (others, theirs) = contents(one, name), contents(alone, name)
         assert columns == others
         assert [row["step"] for row in rows] == [row["step"] for row in theirs]
-    for row, other in zip(*(contents(folder, "train.csv")[1] for folder in (one, alone)), strict=True):
+    for row, other in zip(
+        *(contents(folder, "train.csv")[1] for folder in (one, alone)), strict=True
+    ):
         for column in ("critic_loss", "bc_loss", "q", "energy_score"):
             assert float(row[column]) == pytest.approx(float(other[column]), rel=1e-3, abs=1e-4)
     a, b = (checkpoint.load(folder / "checkpoints") for folder in (one, alone))
@@ -124,7 +143,11 @@ def test_offline_data_are_loaded_once(tmp_path, monkeypatch):
     loaded, load = [], data.load
     monkeypatch.setattr(data, "load", lambda *a, **k: loaded.append(a) or load(*a, **k))
     train.main(
-        [*flags_of(tmp_path / "run", offline_steps=2, online_steps=0, online_start=0), "--seeds", "0-1"]
+        [
+            *flags_of(tmp_path / "run", offline_steps=2, online_steps=0, online_start=0),
+            "--seeds",
+            "0-1",
+        ]
     )
     assert len(loaded) == 1
 
@@ -151,7 +174,9 @@ def test_runs_that_cannot_be_one_are_refused(together, tmp_path, capsys):
     assert "--method rebrac counts its own updates" in message
     assert "python -m wgflow_rl.sweep" in message
     assert not list(tmp_path.iterdir())
-    assert "--seeds came with --seed" in refused([*flags_of("x"), "--seed", "1", "--seeds", "0-1"], capsys)
+    assert "--seeds came with --seed" in refused(
+        [*flags_of("x"), "--seed", "1", "--seeds", "0-1"], capsys
+    )
     assert "--seeds came with --resume" in refused(["--resume", one, "--seeds", "0-1"], capsys)
     assert "hold the same seed twice" in refused(["--resume", one, one], capsys)
     config = json.loads((other / "config.json").read_text())

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgflow_rl import methods
-from wgflow_rl.cli import one_line_errors
-from wgflow_rl.settings import DEFAULT_ENV, Settings, as_json, from_command_line
+from wgflow_rl.agents import methods
+from wgflow_rl.training.settings import DEFAULT_ENV, Settings, as_json, from_command_line
+from wgflow_rl.utils.cli import one_line_errors
 
 ARM = "cube-single-play-singletask-task2-v0"
 
@@ -31,7 +31,9 @@ def test_no_flag_is_the_default_run():
 @pytest.mark.parametrize("preset", methods.PRESETS)
 @pytest.mark.parametrize("env", [DEFAULT_ENV, ARM])
 def test_preset_and_environment_choose_every_number_that_is_left_alone(preset, env):
-    settings = from_command_line(["--env", env, f"--preset={preset}", "--lr", "0.5", "--eval-every", "9"])
+    settings = from_command_line(
+        ["--env", env, f"--preset={preset}", "--lr", "0.5", "--eval-every", "9"]
+    )
     agent, schedule = methods.preset(preset, "dfp", env)
     assert settings.agent == dataclasses.replace(agent, lr=0.5)
     assert settings.schedule == dataclasses.replace(schedule, eval_every=9)
@@ -56,7 +58,13 @@ def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
     machine = ["--threads", "1", "--env-processes", "2", "--eval-processes", "1"]
     machine += ["--env-timeout", "9", "--no-graph"]
     resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), *machine])
-    changed = {"threads": 1, "env_processes": 2, "eval_processes": 1, "env_timeout": 9.0, "graph": False}
+    changed = {
+        "threads": 1,
+        "env_processes": 2,
+        "eval_processes": 1,
+        "env_timeout": 9.0,
+        "graph": False,
+    }
     assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), **changed)
 
 
@@ -123,7 +131,10 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--env pointmaze-medum-navigate-singletask-task1-v0", f"env is .*Nearest:.* {DEFAULT_ENV}"),
+        (
+            "--env pointmaze-medum-navigate-singletask-task1-v0",
+            f"env is .*Nearest:.* {DEFAULT_ENV}",
+        ),
         ("--env cube-single-play-v0", "Nearest: cube-single-play-singletask-v0"),
         ("--method dpf", "method is 'dpf'; known methods: .*dfp"),
         ("--preset desktop", "preset is 'desktop'; known presets: laptop, paper"),
@@ -200,7 +211,8 @@ def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(ca
     with pytest.raises(SystemExit, match="2"), one_line_errors():
         methods.preset("desktop", "dfp", DEFAULT_ENV)
     assert (
-        capsys.readouterr().err == "error: preset is 'desktop'; known presets: laptop, paper, paper-offline\n"
+        capsys.readouterr().err
+        == "error: preset is 'desktop'; known presets: laptop, paper, paper-offline\n"
     )
     with pytest.raises(json.JSONDecodeError), one_line_errors():
         json.loads("{")

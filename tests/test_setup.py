@@ -21,16 +21,27 @@ def machine(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()
     for tool in ("sh", "dirname"):
-        (folder / tool).symlink_to(next(p for p in ("/bin/" + tool, "/usr/bin/" + tool) if os.path.exists(p)))
+        (folder / tool).symlink_to(
+            next(p for p in ("/bin/" + tool, "/usr/bin/" + tool) if os.path.exists(p))
+        )
 
     def run(*, extras="rl,dev", python="", **scripts):
         for name, text in scripts.items():
             path = folder / name.replace("gxx", "g++").replace("_", ".")
             path.write_text(text)
             path.chmod(0o755)
-        settings = {"PATH": str(folder), "VENV": str(tmp_path / "venv"), "EXTRAS": extras, "PYTHON": python}
+        settings = {
+            "PATH": str(folder),
+            "VENV": str(tmp_path / "venv"),
+            "EXTRAS": extras,
+            "PYTHON": python,
+        }
         return subprocess.run(
-            ["sh", str(ROOT / ".ci" / "setup")], env=settings, capture_output=True, text=True, check=False
+            ["sh", str(ROOT / ".ci" / "setup")],
+            env=settings,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     return run
@@ -56,12 +67,16 @@ def test_a_working_python_behind_a_broken_launcher_is_found(machine):
 
 
 def test_a_chosen_python_that_does_not_work_is_said(machine):
-    assert_stopped(machine(python="/nowhere/python3.11"), "PYTHON=/nowhere/python3.11 is no working Python")
+    assert_stopped(
+        machine(python="/nowhere/python3.11"), "PYTHON=/nowhere/python3.11 is no working Python"
+    )
 
 
 def test_a_missing_venv_module_is_named_with_its_package(machine):
     major, minor = sys.version_info[:2]
-    assert_stopped(machine(python3=NO_VENV), "has no venv module", f"apt install python{major}.{minor}-venv")
+    assert_stopped(
+        machine(python3=NO_VENV), "has no venv module", f"apt install python{major}.{minor}-venv"
+    )
 
 
 def test_missing_compilers_stop_only_the_parts_that_compile(machine):
@@ -73,19 +88,33 @@ def test_missing_compilers_stop_only_the_parts_that_compile(machine):
 
 def test_the_workflow_runs_what_continuous_integration_runs():
     yaml = pytest.importorskip("yaml")
-    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"].values()
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))[
+        "jobs"
+    ].values()
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {c.rpartition(" ")[2] for c in project["classifiers"] if re.fullmatch(r".*Python :: 3\.\d+", c)}
+    named = {
+        c.rpartition(" ")[2]
+        for c in project["classifiers"]
+        if re.fullmatch(r".*Python :: 3\.\d+", c)
+    }
     assert set(job["strategy"]["matrix"]["python"]) == named
 
 
 def test_the_hooks_of_a_commit_are_those_of_make_lint():
     yaml = pytest.importorskip("yaml")
-    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
-    assert repository["repo"] == "local"  # nothing is fetched; versions are those of constraints.txt
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))[
+        "repos"
+    ]
+    assert (
+        repository["repo"] == "local"
+    )  # nothing is fetched; versions are those of constraints.txt
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, flags=re.MULTILINE)[1]
-    lint = lint.replace("$(RUN)", ".venv/bin/python").replace("$(VENV)", ".venv").replace(" --check .", "")
+    lint = (
+        lint.replace("$(RUN)", ".venv/bin/python")
+        .replace("$(VENV)", ".venv")
+        .replace(" --check .", "")
+    )
     hooks = [hook["entry"].replace(" --force-exclude", "") for hook in repository["hooks"]]
     assert hooks == [line.strip().removesuffix(" .") for line in lint.splitlines()]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.episodes import row_bytes
+from wgflow_rl.data.replay import FIELDS, Replay
 from wgflow_rl.data.shards import Shard, Shards, Turns
-from wgflow_rl.replay import FIELDS, Replay
 
 WIDTHS = (2, 1)
 ROW = row_bytes(WIDTHS)
@@ -38,7 +38,10 @@ def shards(files, *, resident):
     starts = np.cumsum([0, *map(sum, files)])
     contents = {Path(f"{i}.npz"): part(starts[i], lengths) for i, lengths in enumerate(files)}
     return Shards(
-        [Shard(path, len(p), reading=1000, checksum=i) for i, (path, p) in enumerate(contents.items())],
+        [
+            Shard(path, len(p), reading=1000, checksum=i)
+            for i, (path, p) in enumerate(contents.items())
+        ],
         widths=WIDTHS,
         read=contents.__getitem__,
         memory=1000 + resident * ROW,
@@ -79,7 +82,9 @@ def test_the_ring_holds_the_newest_rows_of_all_turns(data, swaps, seed):
         assert turns.resident(swaps) == range(len(data.files))
     sample(replay, swaps)
     stream = [
-        row for turn in range(turns.resident(swaps).stop) for row in turns.take(turn).observations[:, 0]
+        row
+        for turn in range(turns.resident(swaps).stop)
+        for row in turns.take(turn).observations[:, 0]
     ]
     ring = dict(enumerate(stream))  # the position of a row in the stream
     newest = range(len(stream) - data.resident, len(stream))
@@ -89,7 +94,9 @@ def test_the_ring_holds_the_newest_rows_of_all_turns(data, swaps, seed):
 @given(sharded(), st.lists(st.integers(0, 20), min_size=1, max_size=6))
 def test_resident_rows_depend_on_the_step_alone(data, steps):
     walked = Replay(data, capacity=data.resident, swap_every=2)
-    for step in steps:  # forwards and back: a run that is resumed, or taken back to an older checkpoint
+    for (
+        step
+    ) in steps:  # forwards and back: a run that is resumed, or taken back to an older checkpoint
         walked_batch = sample(walked, step)
         straight = Replay(data, capacity=data.resident, swap_every=2)
         batch = sample(straight, step)
@@ -101,7 +108,9 @@ def test_resident_rows_depend_on_the_step_alone(data, steps):
 @given(st.integers(2, 9), st.data(), st.integers(0, 3))
 def test_files_of_one_size_are_resident_equally_long(files, data, seed):
     resident = data.draw(st.integers(1, files - 1))
-    turns = Turns(shards([[4]] * files, resident=4 * resident + data.draw(st.integers(0, 3))), seed=seed)
+    turns = Turns(
+        shards([[4]] * files, resident=4 * resident + data.draw(st.integers(0, 3))), seed=seed
+    )
     held = [turns.resident(k) for k in range(3 * files)]
     for turn in range(resident - 1, held[-1].start):  # those before end the first filling
         assert sum(turn in r for r in held) == resident
@@ -163,7 +172,7 @@ def test_what_fits_into_memory_is_read_once_and_never_swapped(monkeypatch):
 
 def test_the_order_belongs_to_the_seed():
     data = shards([[4]] * 8, resident=8)
-    order = lambda seed: [Turns(data, seed=seed).take(t).observations[0, 0] for t in range(16)]  # noqa: E731
+    order = lambda seed: [Turns(data, seed=seed).take(t).observations[0, 0] for t in range(16)]
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert order(0)[:8] != order(0)[8:]
@@ -177,7 +186,10 @@ def test_each_file_is_read_once_a_turn_and_none_ahead_of_the_online_phase(monkey
     for step in range(30):
         sample(replay, step)
     assert len(reads) <= 2 + 2 + 1  # filling, swaps, the next one
-    row = {name: np.zeros(2 if "obs" in name else 1, np.float32) for name in ("obs", "actions", "next_obs")}
+    row = {
+        name: np.zeros(2 if "obs" in name else 1, np.float32)
+        for name in ("obs", "actions", "next_obs")
+    }
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
     sample(replay, 30)
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
@@ -206,7 +218,9 @@ def test_a_file_that_cannot_be_read_is_named_at_its_turn():
 
 def test_a_file_that_changed_is_refused():
     data = shards([[4], [4]], resident=4)
-    changed = Shards(data.files, widths=WIDTHS, read=lambda path: part(0, [5]), memory=1000 + 4 * ROW)
+    changed = Shards(
+        data.files, widths=WIDTHS, read=lambda path: part(0, [5]), memory=1000 + 4 * ROW
+    )
     with pytest.raises(ValueError, match="0.npz was changed"):
         changed.read(0)
     assert changed.checksum() == data.checksum() != shards([[4], [3]], resident=4).checksum()
@@ -220,7 +234,10 @@ def test_memory_that_holds_no_file_is_refused():
 def test_a_ring_with_files_that_take_turns_does_not_wrap():
     replay = Replay(shards([[4]] * 3, resident=4), capacity=5)
     sample(replay, 0)
-    row = {name: np.zeros(2 if "obs" in name else 1, np.float32) for name in ("obs", "actions", "next_obs")}
+    row = {
+        name: np.zeros(2 if "obs" in name else 1, np.float32)
+        for name in ("obs", "actions", "next_obs")
+    }
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
     with pytest.raises(ValueError, match="ring of 5 rows is full"):
         replay.add(**row, rewards=0.0, masks=1.0, terminals=False)

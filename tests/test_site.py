@@ -37,7 +37,9 @@ def alone(monkeypatch):
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, alone):
     names: dict = {"__name__": page.stem}
     for i, code in enumerate(blocks(page)):
@@ -52,7 +54,9 @@ def test_the_commands_of_a_page_exist(page):
     for script in set(re.findall(r"(?:examples|benchmarks)/\w+\.py", text)):
         assert (ROOT / script).exists(), f"{page.name} shows {script}"
     targets = set(
-        re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        re.findall(
+            r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
     )
     fenced = "\n".join(re.findall(r"```\n(.*?)```", text, flags=re.DOTALL))
     assert set(re.findall(r"^(?:\S+=\S+ )*make ([\w-]+)", fenced, flags=re.MULTILINE)) <= targets
@@ -82,7 +86,9 @@ def broken_links(site):
                 continue
             path, _, place = unquote(html.unescape(link)).partition("#")
             target = (page.parent / path).resolve() if path else page
-            if not target.exists() or (place and target in places and place not in places[target][0]):
+            if not target.exists() or (
+                place and target in places and place not in places[target][0]
+            ):
                 yield str(page.relative_to(site)), link
 
 
@@ -104,9 +110,22 @@ def test_the_site_builds_without_a_warning(tmp_path):
     themes = ("furo", "sphinx_copybutton", "sphinx_design", "sphinx-mathjax-offline")
     for package in ("sphinx", "myst_parser", "sphinx_gallery", *themes):
         pytest.importorskip(package)
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", str(tmp_path / "trees")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        str(tmp_path / "trees"),
+    ]
     options = ["-D", "sphinx_gallery_conf.plot_gallery=0"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(
         [*command, *options, str(ROOT / "docs"), str(tmp_path / "site")],
         capture_output=True, text=True, env=env, check=False,
@@ -119,7 +138,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert not re.search(
         r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//', equations
     )  # read without a network
-    reference = (tmp_path / "site" / "generated" / "api" / "wgflow.html").read_text(encoding="utf-8")
+    reference = (tmp_path / "site" / "generated" / "api" / "wgflow.html").read_text(
+        encoding="utf-8"
+    )
     import wgflow
 
     public = [name for name in wgflow.__all__ if callable(getattr(wgflow, name))]

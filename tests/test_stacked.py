@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from wgflow_rl import methods, updates
-from wgflow_rl.batch import Batch
-from wgflow_rl.snapshot import restore, snapshot
-from wgflow_rl.stacked import Stacked
+from wgflow_rl.agents import methods
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.training import updates
+from wgflow_rl.training.snapshot import restore, snapshot
+from wgflow_rl.training.stacked import Stacked
 
 B, S, A = 8, 3, 2
 STACKABLE = [name for name in methods.METHODS if name != "rebrac"]
@@ -20,7 +21,12 @@ def build(method="dfp", seed=0, **numbers):
     small = {"candidates": 6, "top_k": 2, "target_samples": 3, "flow_steps": 3, "standardise": True}
     cfg = dataclasses.replace(cfg, **{k: v for k, v in small.items() if hasattr(cfg, k)} | numbers)
     return methods.build(
-        cfg, obs_dim=S, action_dim=A, seed=seed, obs_mean=torch.full((S,), 0.1 * seed), obs_std=torch.ones(S)
+        cfg,
+        obs_dim=S,
+        action_dim=A,
+        seed=seed,
+        obs_mean=torch.full((S,), 0.1 * seed),
+        obs_std=torch.ones(S),
     )
 
 
@@ -113,7 +119,9 @@ def test_the_switch_to_online_reaches_the_stack():
     for i in range(3):
         stacked(*works(agents, i)[1], online=False)
     agents[1].start_online()
-    moved = stacked.tensors["old_policy.net.first.weight"] == stacked.tensors["policy.net.first.weight"]
+    moved = (
+        stacked.tensors["old_policy.net.first.weight"] == stacked.tensors["policy.net.first.weight"]
+    )
     assert moved[1].all()
     assert not moved[0].all()
 
@@ -156,7 +164,9 @@ def test_what_is_not_finite_in_one_seed_is_named_and_leaves_the_others_alone(wha
 
 
 def test_agents_that_cannot_share_an_update_are_refused():
-    with pytest.raises(ValueError, match=r"ReBRAC counts its own updates.*python -m wgflow_rl\.sweep"):
+    with pytest.raises(
+        ValueError, match=r"ReBRAC counts its own updates.*python -m wgflow_rl\.sweep"
+    ):
         Stacked(seeds("rebrac"))
     with pytest.raises(ValueError, match="different settings cannot be stacked"):
         Stacked([build(), build(lr=1e-3)])

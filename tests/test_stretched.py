@@ -115,7 +115,9 @@ def test_covectors_turn_back_into_vectors(c, kernel, kind):
     pushed = stein_field(c.x, torch.zeros_like, kernel=k)
     assert_close(pushed, stein_field(c.x / L, torch.zeros_like, kernel=kernel) / L)
     # k score: a sum of scores, covectors both.
-    assert_close(KDE(c.pos, k).responsibilities(c.x), KDE(c.pos / L, kernel).responsibilities(c.x / L))
+    assert_close(
+        KDE(c.pos, k).responsibilities(c.x), KDE(c.pos / L, kernel).responsibilities(c.x / L)
+    )
 
 
 @pytest.mark.parametrize("make", KERNELS)
@@ -153,12 +155,16 @@ def test_a_stretched_mean_shift_climbs_the_stretched_shadow(c, kernel):
 
 def test_gradients_reach_the_lengths():
     g = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(2, 3, 2, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x, y = (
+        torch.randn(2, 3, 2, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     L = (0.5 + torch.rand(2, 1, 2, generator=g, dtype=torch.float64)).requires_grad_()
     for backend in ("dense", "streaming"):
-        run = lambda x, y, L, b=backend: kernel_shift(x, y, kernel=Stretched(Gaussian(0.9), L), backend=b)  # noqa: E731
+        run = lambda x, y, L, b=backend: kernel_shift(
+            x, y, kernel=Stretched(Gaussian(0.9), L), backend=b
+        )
         assert torch.autograd.gradcheck(run, (x, y, L))
-    density = lambda x, L: KDE(y.detach(), Stretched(Gaussian(0.9), L)).log_density(x)  # noqa: E731
+    density = lambda x, L: KDE(y.detach(), Stretched(Gaussian(0.9), L)).log_density(x)
     assert torch.autograd.gradcheck(density, (x, L))
 
 
@@ -177,7 +183,9 @@ def test_every_backend_sums_stretched_kernels_alike(c, kind):
     dense = kernel_shift(c.x, c.pos, kernel=k, log_weights=c.wp.log(), backend="dense")
     for backend in ("streaming", "attention"):
         for a, b in zip(
-            kernel_shift(c.x, c.pos, kernel=k, log_weights=c.wp.log(), backend=backend), dense, strict=True
+            kernel_shift(c.x, c.pos, kernel=k, log_weights=c.wp.log(), backend=backend),
+            dense,
+            strict=True,
         ):
             assert_close(a, b, rtol=1e-8, atol=1e-8)
     said = explain_backend(c.x, c.pos, kernel=k, backend="attention")
@@ -216,7 +224,11 @@ def test_a_stretched_kernel_is_a_value():
     a, b = (Stretched(Gaussian(0.5), [1.0, 2.0]) for _ in range(2))
     assert a == b
     assert hash(a) == hash(b)
-    assert a not in (Stretched(Gaussian(0.5), [1.0, 3.0]), Stretched(Laplace(0.5), [1.0, 2.0]), Gaussian(0.5))
+    assert a not in (
+        Stretched(Gaussian(0.5), [1.0, 3.0]),
+        Stretched(Laplace(0.5), [1.0, 2.0]),
+        Gaussian(0.5),
+    )
 
 
 @pytest.mark.parametrize(

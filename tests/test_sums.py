@@ -53,7 +53,10 @@ def test_streaming_equals_dense_in_value_and_gradient(small_tiles, make, skip_se
         out = kernel_shift(
             *args[:2], kernel=kernel, log_weights=args[2], skip_self=skip_self, backend=backend
         )
-        up = [torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype) for o in out]
+        up = [
+            torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype)
+            for o in out
+        ]
         results.append([*out, *torch.autograd.grad(out, args, up)])
     for dense, streamed in zip(*results, strict=True):
         assert_close(streamed, dense, rtol=1e-12, atol=1e-12)
@@ -64,11 +67,12 @@ def test_streaming_equals_dense_in_value_and_gradient(small_tiles, make, skip_se
 def test_gradients_are_those_of_finite_differences(small_tiles, make, backend):
     g = torch.Generator().manual_seed(3)
     x, y = (
-        torch.randn(*s, 2, generator=g, dtype=torch.float64, requires_grad=True) for s in ((2, 4), (1, 4))
+        torch.randn(*s, 2, generator=g, dtype=torch.float64, requires_grad=True)
+        for s in ((2, 4), (1, 4))
     )
     w = torch.randn(2, 4, generator=g, dtype=torch.float64, requires_grad=True)
     for skip_self in (False, True):
-        run = lambda *a, s=skip_self: kernel_shift(  # noqa: E731
+        run = lambda *a, s=skip_self: kernel_shift(
             a[0], a[1], kernel=make(0.9), log_weights=a[2], skip_self=s, backend=backend
         )
         assert torch.autograd.gradcheck(run, (x, y, w))
@@ -77,9 +81,11 @@ def test_gradients_are_those_of_finite_differences(small_tiles, make, backend):
 @pytest.mark.parametrize("make", SMOOTH)
 def test_second_derivatives_of_dense_are_those_of_finite_differences(make):
     g = torch.Generator().manual_seed(4)
-    x, y = (torch.randn(3, 2, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x, y = (
+        torch.randn(3, 2, generator=g, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     w = torch.randn(3, generator=g, dtype=torch.float64, requires_grad=True)
-    run = lambda x, y, w: kernel_shift(x, y, kernel=make(0.9), log_weights=w, backend="dense")  # noqa: E731
+    run = lambda x, y, w: kernel_shift(x, y, kernel=make(0.9), log_weights=w, backend="dense")
     assert torch.autograd.gradgradcheck(run, (x, y, w))
 
 
@@ -156,7 +162,9 @@ def test_outside_a_compact_kernel_nothing_pulls(backend):
     log_mass, shift = kernel_shift(x, y, kernel=epanechnikov(1.0), backend=backend)
     assert log_mass[1] == -math.inf
     assert shift[1] == 0
-    assert_close(shift[0] + x[0], 0.5 * (1 - 0.16) / ((1 - 0.16) + (1 - 0.01)) * torch.ones(1).double())
+    assert_close(
+        shift[0] + x[0], 0.5 * (1 - 0.16) / ((1 - 0.16) + (1 - 0.01)) * torch.ones(1).double()
+    )
     (grad,) = torch.autograd.grad(shift.sum() + log_mass[0], x)
     assert grad.isfinite().all()
     assert grad[1] == 0  # the shift is 0 all around
@@ -224,7 +232,9 @@ def test_streaming_keeps_memory_linear():
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             seen.extend(
-                t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor)
+                t.numel()
+                for t in (out if isinstance(out, tuple) else (out,))
+                if isinstance(t, torch.Tensor)
             )
             return out
 

@@ -13,7 +13,9 @@ from wgflow import Gaussian, Laplace, RationalQuadratic, explain_backend, kernel
 from wgflow.kernels import Riesz
 from wgflow.sums import attention, choice, linear, streaming
 
-AGAINST_DENSE = [("streaming", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [("attention", Gaussian)]
+AGAINST_DENSE = [("streaming", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [
+    ("attention", Gaussian)
+]
 
 
 @pytest.fixture
@@ -38,7 +40,9 @@ def value_and_gradients(x, y, log_w, *, kernel, skip_self=False, backend):
     out = kernel_shift(
         args[0], args[1], kernel=kernel, log_weights=weights, skip_self=skip_self, backend=backend
     )
-    up = [torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype) for o in out]
+    up = [
+        torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype) for o in out
+    ]
     return [*out, *torch.autograd.grad(out, args, up)]
 
 
@@ -59,12 +63,16 @@ def test_attention_is_the_dense_sum(c, weighted):
 @pytest.mark.parametrize("weights", ["none", "shared", "own"])
 @pytest.mark.parametrize("lead", [(), (3,), (3, 2)])
 @pytest.mark.parametrize("shared", [False, True])
-def test_blocks_of_any_shape_sum_to_the_dense_one(small_tiles, backend, make, weights, lead, shared):
+def test_blocks_of_any_shape_sum_to_the_dense_one(
+    small_tiles, backend, make, weights, lead, shared
+):
     x, y = randn(*lead, 5, 3), randn(*((1,) * len(lead) if shared else lead), 6, 3, seed=2)
     log_w = {"none": None, "shared": randn(6, seed=3), "own": randn(*lead, 6, seed=4)}[weights]
     if log_w is not None:
         log_w[..., 2] = -math.inf
-    results = [value_and_gradients(x, y, log_w, kernel=make(0.8), backend=b) for b in ("dense", backend)]
+    results = [
+        value_and_gradients(x, y, log_w, kernel=make(0.8), backend=b) for b in ("dense", backend)
+    ]
     for a, b in zip(*results, strict=True):
         assert_close(b, a, rtol=1e-10, atol=1e-10)
 
@@ -84,7 +92,7 @@ def test_gradients_of_attention_are_those_of_finite_differences(small_tiles):
     x, y, w = randn(2, 4, 2), randn(1, 4, 2, seed=2), randn(2, 4, seed=3)
     args = [t.requires_grad_() for t in (x, y, w)]
     for skip_self in (False, True):
-        run = lambda x, y, w, s=skip_self: kernel_shift(  # noqa: E731
+        run = lambda x, y, w, s=skip_self: kernel_shift(
             x, y, kernel=Gaussian(0.9), log_weights=w, skip_self=s, backend="attention"
         )
         assert torch.autograd.gradcheck(run, args)
@@ -133,7 +141,9 @@ def test_a_row_whose_nearest_sample_was_not_looked_at_is_still_right(monkeypatch
 def test_weights_that_fit_into_floats_only_without_their_coordinate_are_right(dtype):
     """A pair far from the samples that are looked at first: the mass is just a float, mass times place is not."""
     highest = math.log2(torch.finfo(dtype).max)
-    for exponent in torch.linspace(0.55, 0.65, 200) * highest:  # by how much the unseen neighbour is heavier
+    for exponent in (
+        torch.linspace(0.55, 0.65, 200) * highest
+    ):  # by how much the unseen neighbour is heavier
         far = math.sqrt(2 * math.log(2) * exponent)
         y = 0.01 * randn(300, 2)
         y[1:3] += torch.tensor([far, 0.0])  # of 300, every fifth is looked at
@@ -221,7 +231,9 @@ def test_attention_keeps_memory_linear():
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             seen.extend(
-                t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor)
+                t.numel()
+                for t in (out if isinstance(out, tuple) else (out,))
+                if isinstance(t, torch.Tensor)
             )
             return out
 
@@ -284,10 +296,14 @@ def test_an_explanation_says_what_happens(never_dense, monkeypatch):
 @pytest.mark.parametrize("kernel", [Laplace(1.0), RationalQuadratic(1.0, 2.0)])
 def test_the_size_of_log_weights_counts_in_the_error_of_blocks(never_dense, kernel):
     """A common factor of all weights changes no shift, but float32 has no digits left beside a large one."""
-    x, y, log_w = (randn(*shape, seed=s).float() for shape, s in (((300, 2), 1), ((300, 2), 2), ((300,), 3)))
+    x, y, log_w = (
+        randn(*shape, seed=s).float() for shape, s in (((300, 2), 1), ((300, 2), 2), ((300,), 3))
+    )
     for log_weights in (log_w + 1e6, torch.where(log_w < 0, -math.inf, log_w - 1e6)):
         found = kernel_shift(x, y, kernel=kernel, log_weights=log_weights)[1]
-        exact = kernel_shift(x.double(), y.double(), kernel=kernel, log_weights=log_weights.double())[1]
+        exact = kernel_shift(
+            x.double(), y.double(), kernel=kernel, log_weights=log_weights.double()
+        )[1]
         assert (found - exact).norm() < 1e-5 * exact.norm()
     assert explain_backend(x, y, kernel=kernel, log_weights=log_w).dtype == torch.float32
 
@@ -338,7 +354,9 @@ def test_attention_does_not_depend_on_the_number_of_threads(n, skip_self):
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=skip_self, backend="attention"))
+            found.append(
+                kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=skip_self, backend="attention")
+            )
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

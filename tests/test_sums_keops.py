@@ -19,7 +19,9 @@ compiled = pytest.mark.skipif(
 
 
 def randn(*shape, seed=1, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 @pytest.fixture
@@ -35,7 +37,8 @@ def forgetful():
 @compiled
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kernel", "skip_self"), [(Gaussian(0.7), False), (Gaussian(0.7).slope, True), (Matern(0.7), False)]
+    ("kernel", "skip_self"),
+    [(Gaussian(0.7), False), (Gaussian(0.7).slope, True), (Matern(0.7), False)],
 )
 def test_keops_is_the_dense_sum(kernel, skip_self):
     x, y, log_w = randn(2, 9, 2), randn(1, 9, 2, seed=2), randn(2, 9, seed=3)
@@ -44,7 +47,12 @@ def test_keops_is_the_dense_sum(kernel, skip_self):
     for backend in ("dense", "keops"):
         args = [t.clone().requires_grad_() for t in (x.mT.contiguous().mT, y + 1e3, log_w)]
         out = kernel_shift(
-            args[0] + 1e3, args[1], kernel=kernel, log_weights=args[2], skip_self=skip_self, backend=backend
+            args[0] + 1e3,
+            args[1],
+            kernel=kernel,
+            log_weights=args[2],
+            skip_self=skip_self,
+            backend=backend,
         )
         results.append([*out, *torch.autograd.grad(out[0].sum() + out[1].square().sum(), args)])
     for a, b in zip(*results, strict=True):

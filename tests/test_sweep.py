@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from wgflow_rl import job, plan, stopwatch, sweep
-from wgflow_rl.job import Job, Outcome, execute
-from wgflow_rl.published import TABLES
-from wgflow_rl.settings import DEFAULT_ENV, from_command_line
+from wgflow_rl import sweep
+from wgflow_rl.experiments import job, plan, stopwatch
+from wgflow_rl.experiments.job import Job, Outcome, execute
+from wgflow_rl.experiments.published import TABLES
+from wgflow_rl.training.settings import DEFAULT_ENV, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -152,7 +153,7 @@ def test_a_disk_too_full_for_the_sweeps_own_files_is_an_outcome_too(folder, monk
 def test_a_training_left_behind_keeps_its_folder_until_it_ends(folder, fake):
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from wgflow_rl import job
+        from wgflow_rl.experiments import job
         job.TRAIN = ({str(fake)!r},)
         job.execute(job.Job(Path({str(folder)!r}), ("--pace", "0.1"), 10), retries=0)
     """)
@@ -192,7 +193,9 @@ def kinds(*extra, methods=("dfp",), environments=(DEFAULT_ENV,)):
 def test_a_folder_is_a_function_of_the_settings_alone(tmp_path):
     (plain,), (spelled,), (other,) = kinds(), kinds("--lam", "0.5"), kinds("--lam", "0.25")
     assert plain.job(tmp_path, 0).folder == spelled.job(tmp_path, 0, threads=2).folder
-    assert len({each.job(tmp_path, seed).folder for each in (plain, other) for seed in range(3)}) == 6
+    assert (
+        len({each.job(tmp_path, seed).folder for each in (plain, other) for seed in range(3)}) == 6
+    )
 
 
 @pytest.mark.parametrize("flags", [(), ("--offline-steps", "7")], ids=["preset", "flags"])
@@ -280,7 +283,14 @@ def write_run(folder, settings, *, offline=2.0, online=4.0, evaluation=8.0):
 
 def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
     (kind,) = kinds(
-        "--offline-steps", "900", "--online-steps", "600", "--eval-every", "500", "--eval-episodes", "9"
+        "--offline-steps",
+        "900",
+        "--online-steps",
+        "600",
+        "--eval-every",
+        "500",
+        "--eval-episodes",
+        "9",
     )
     assert stopwatch.earlier(tmp_path, kind) is None
     write_run(tmp_path / "other", kinds("--lam", "0.25")[0].settings)
@@ -298,7 +308,9 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
 def test_a_dry_run_prints_runs_and_hours_and_starts_nothing(tmp_path, capsys):
     (kind,) = kinds()
     write_run(tmp_path / "same", kind.settings)
-    sweep.main(f"--methods dfp --envs {DEFAULT_ENV} --seeds 3 --runs {tmp_path} --cpus 2 --dry-run".split())
+    sweep.main(
+        f"--methods dfp --envs {DEFAULT_ENV} --seeds 3 --runs {tmp_path} --cpus 2 --dry-run".split()
+    )
     lines = capsys.readouterr().out.splitlines()
     hours = stopwatch.Pace(2, 4, 8, "").hours(kind.settings)
     assert [line.split()[:2] for line in lines[:3]] == [["new", f"{hours:.2f}"]] * 3
@@ -313,7 +325,8 @@ def test_a_dry_run_prints_runs_and_hours_and_starts_nothing(tmp_path, capsys):
 
 DRIVER = """
 import signal, sys
-from wgflow_rl import job, sweep
+from wgflow_rl import sweep
+from wgflow_rl.experiments import job
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in a shell's background inherit none
 job.TRAIN = (sys.argv[1],)
 sweep.main(sys.argv[2:])
@@ -326,7 +339,12 @@ def drive(fake, root, *flags):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER, str(fake), *asked, *flags]
     return subprocess.Popen(
-        command, cwd=root.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=root.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -346,17 +364,23 @@ def test_a_sweep_killed_stopped_and_restarted_loses_nothing_and_runs_nothing_twi
         wait_for(lambda: max(counts(root), default=0) > 3)
         driver.kill()
     with drive(fake, root, *steps) as driver:
-        wait_for(lambda: processes(root) > 2)  # once what the killed sweep has left behind has ended
+        wait_for(
+            lambda: processes(root) > 2
+        )  # once what the killed sweep has left behind has ended
         driver.send_signal(signal.SIGINT)
         out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130, err
     assert "every run writes a checkpoint" in out + err
-    fake.write_text(FAKE.replace('asked("--nan-at", -1)', "59 if asked('--seed', '') == '2' else -1"))
+    fake.write_text(
+        FAKE.replace('asked("--nan-at", -1)', "59 if asked('--seed', '') == '2' else -1")
+    )
     with drive(fake, root, *steps) as driver:
         out, err = driver.communicate(timeout=120)
     assert driver.returncode == 1, err
     assert "2 of 3 runs done" in out
-    assert re.search(r"^diverged dfp-.*-s2-\w+: critic_loss is not finite at step 3", out, flags=re.MULTILINE)
+    assert re.search(
+        r"^diverged dfp-.*-s2-\w+: critic_loss is not finite at step 3", out, flags=re.MULTILINE
+    )
     runs = sorted(root.iterdir())
     assert len(runs) == 3
     for seed, run in enumerate(runs):

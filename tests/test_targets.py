@@ -44,7 +44,9 @@ def test_top_k_is_the_level_set_at_the_kth_value(values, data):
 
 @given(candidates(), st.data())
 def test_total_variation_is_a_distance(values, data):
-    a, b, c = (tg.boltzmann_weights(values, alpha=data.draw(st.floats(0.05, 10.0))) for _ in range(3))
+    a, b, c = (
+        tg.boltzmann_weights(values, alpha=data.draw(st.floats(0.05, 10.0))) for _ in range(3)
+    )
     tv = tg.total_variation
     assert bool(((tv(a, b) >= 0) & (tv(a, b) <= 1)).all())
     assert_close(tv(a, b), tv(b, a))
@@ -89,7 +91,9 @@ def test_the_flow_to_the_soft_target_climbs_the_value_and_keeps_to_the_anchor(c,
     policy = (torch.tensor([0.5]).double(), torch.tensor([[0.7]]).double())
     log_policy = -((grid[:, 0] - 0.5) ** 2) / (2 * 0.7)
     a = torch.linspace(-2, 2, 9, dtype=torch.float64).unsqueeze(-1)
-    V = drifting_field(a, grid, grid, kernel=Gaussian(h), pos_weights=weights, neg_weights=log_policy.exp())
+    V = drifting_field(
+        a, grid, grid, kernel=Gaussian(h), pos_weights=weights, neg_weights=log_policy.exp()
+    )
     target = (torch.tensor([c / alpha]).double(), torch.ones(1, 1).double())
     assert_close(V, gaussians.drift(a, target, policy, h=h), rtol=1e-7, atol=1e-7)
     ascent = c / alpha - a + (a - 0.5) / 0.7
@@ -100,7 +104,9 @@ def test_the_flow_to_the_soft_target_climbs_the_value_and_keeps_to_the_anchor(c,
 def test_importance_weights_find_a_mean_under_another_law():
     g = torch.Generator().manual_seed(0)
     x = 2 * torch.randn(40_000, generator=g, dtype=torch.float64)
-    w = tg.importance_weights(-0.5 * (x - 1) ** 2, -0.5 * (x / 2) ** 2 + 7.0)  # any constant: self-normalised
+    w = tg.importance_weights(
+        -0.5 * (x - 1) ** 2, -0.5 * (x / 2) ** 2 + 7.0
+    )  # any constant: self-normalised
     assert (w @ x).item() == pytest.approx(1.0, abs=0.03)
     assert (w @ (x - 1) ** 2).item() == pytest.approx(1.0, abs=0.05)
 

@@ -20,13 +20,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from wgflow_rl import checkpoint, data, envs, evaluate, methods, run, train, trainer
-from wgflow_rl.batch import Batch
-from wgflow_rl.replay import FIELDS, Replay
-from wgflow_rl.rollout import TRAIN_SEEDS, reset_seed
-from wgflow_rl.runlog import RunLog
-from wgflow_rl.settings import DEFAULT_ENV, Settings, from_command_line
-from wgflow_rl.table import read_rows
+from wgflow_rl import data, envs, evaluate, train
+from wgflow_rl.agents import methods
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.data.replay import FIELDS, Replay
+from wgflow_rl.training import checkpoint, run, trainer
+from wgflow_rl.training.rollout import TRAIN_SEEDS, reset_seed
+from wgflow_rl.training.runlog import RunLog
+from wgflow_rl.training.settings import DEFAULT_ENV, Settings, from_command_line
+from wgflow_rl.training.table import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE, ONLINE = 40, 40
@@ -77,7 +79,11 @@ def whole(cache, tmp_path_factory):
 
 
 def flags(folder, **changes):
-    asked = SMALL | {"run-dir": folder} | {name.replace("_", "-"): value for name, value in changes.items()}
+    asked = (
+        SMALL
+        | {"run-dir": folder}
+        | {name.replace("_", "-"): value for name, value in changes.items()}
+    )
     return [word for name, value in asked.items() for word in (f"--{name}", *str(value).split())]
 
 
@@ -105,7 +111,9 @@ def assert_same_run(folder, whole):
     one, other = (checkpoint.load(f / "checkpoints") for f in (folder, whole))
     assert (one.step, one.state) == (other.step, other.state)
     rows = [
-        {f"ring.{k}": torch.cat([part[k] for part in c.rows]) for k in FIELDS} for c in (one, other) if c.rows
+        {f"ring.{k}": torch.cat([part[k] for part in c.rows]) for k in FIELDS}
+        for c in (one, other)
+        if c.rows
     ]
     a, b = (c.tensors | (rows.pop(0) if c.rows else {}) for c in (one, other))
     assert a.keys() == b.keys()
@@ -139,8 +147,14 @@ def test_the_same_settings_give_the_same_run(whole, tmp_path):
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_every_method_trains_resumes_exactly_and_is_evaluated(method, tmp_path, monkeypatch, capsys):
-    short = {"method": method, "offline_steps": 12, "online_steps": 12 if method in methods.ONLINE else 0}
+def test_every_method_trains_resumes_exactly_and_is_evaluated(
+    method, tmp_path, monkeypatch, capsys
+):
+    short = {
+        "method": method,
+        "offline_steps": 12,
+        "online_steps": 12 if method in methods.ONLINE else 0,
+    }
     short |= {"online_start": min(2, short["online_steps"]), "eval_every": 30, "eval_episodes": 1}
     start(tmp_path / "whole", **short)
     last = short["offline_steps"] + short["online_steps"]
@@ -171,7 +185,9 @@ def die_after(args, step, seconds):
     train.main(args)
 
 
-@pytest.mark.parametrize("step", [7, 35, 49, 63], ids=["offline", "near the switch", "online", "late"])
+@pytest.mark.parametrize(
+    "step", [7, 35, 49, 63], ids=["offline", "near the switch", "online", "late"]
+)
 def test_a_killed_and_resumed_run_is_the_run_never_killed(step, whole, tmp_path):
     folder, seconds = tmp_path / "run", random.uniform(1e-3, 0.05)
     print(f"killed {seconds} s of CPU time after the checkpoint of step {step}")
@@ -332,7 +348,9 @@ def spoil_loss(monkeypatch, trainer, name):
 
 
 def spoil_gradient(monkeypatch, trainer, name):
-    next(trainer.agent.modules[name].parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    next(trainer.agent.modules[name].parameters()).register_hook(
+        lambda gradient: gradient * torch.nan
+    )
 
 
 def spoil_weights(monkeypatch, trainer, name):
@@ -395,14 +413,18 @@ def test_a_divergence_is_named_even_where_no_batch_can_be_written(tmp_path, monk
     assert "The batch could not be written ([Errno 28] No space left on device" in message
 
 
-def test_an_environment_that_raises_is_named_and_the_run_goes_on(whole, tmp_path, monkeypatch, capsys):
+def test_an_environment_that_raises_is_named_and_the_run_goes_on(
+    whole, tmp_path, monkeypatch, capsys
+):
     folder, step = tmp_path / "run", gymnasium.wrappers.TimeLimit.step
     taken = []
 
     def broken(self, action):
         if self._max_episode_steps == EPISODE:  # not the environment's own limit, inside
             taken.append(action)
-        if len(taken) == 2 * 3 * EPISODE + 20:  # two evaluations, one episode, and the fifth step of the next
+        if (
+            len(taken) == 2 * 3 * EPISODE + 20
+        ):  # two evaluations, one episode, and the fifth step of the next
             raise RuntimeError("joint limit")
         return step(self, action)
 
@@ -414,7 +436,8 @@ def test_an_environment_that_raises_is_named_and_the_run_goes_on(whole, tmp_path
         f"error: the environment failed in step 5 of episode 1 of {DEFAULT_ENV}, reset(seed={seed}), action ["
     )
     assert (
-        "RuntimeError: joint limit. A training run goes on from its last checkpoint with --resume" in message
+        "RuntimeError: joint limit. A training run goes on from its last checkpoint with --resume"
+        in message
     )
     resume(folder)
     assert_same_run(folder, whole)
@@ -424,7 +447,9 @@ def test_an_environment_that_raises_is_named_and_the_run_goes_on(whole, tmp_path
 def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, capsys):
     def wider(*args, load=data.load, **options):
         parts = load(*args, **options)
-        columns = {"observations": ("observations", "next_observations"), "actions": ("actions",)}[name]
+        columns = {"observations": ("observations", "next_observations"), "actions": ("actions",)}[
+            name
+        ]
         for episodes in parts:
             for column in columns:
                 vars(episodes)[column] = np.repeat(getattr(episodes, column), 2, axis=1)
@@ -609,7 +634,10 @@ def test_a_run_without_an_evaluation_has_no_best_checkpoint(tmp_path, monkeypatc
 def test_a_folder_without_a_run_is_not_evaluated(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(tmp_path)])
-    assert capsys.readouterr().err == f"error: {tmp_path} holds no run: there is no config.json in it\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path} holds no run: there is no config.json in it\n"
+    )
 
 
 def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
@@ -670,7 +698,9 @@ def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    noise = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and "step/s" not in line]
+    noise = [
+        line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and "step/s" not in line
+    ]
     assert [line for line in noise if not re.match(r"\s*\d+%\|", line)] == []
     assert "success 0." in done.stderr or "success 1." in done.stderr
 

@@ -9,11 +9,15 @@ from wgflow.kernels import Riesz
 
 S, B, N, P, D = 3, 4, 5, 2, 3
 FIELDS = {
-    "drifting": lambda x, pos, w: wg.drifting_field(x, pos, x, kernel=wg.Gaussian(0.7), pos_weights=w),
+    "drifting": lambda x, pos, w: wg.drifting_field(
+        x, pos, x, kernel=wg.Gaussian(0.7), pos_weights=w
+    ),
     "gated": lambda x, pos, w: wg.drifting_field(
         x, pos, x, kernel=wg.Gaussian(0.7), divergence=wg.ForwardKL(), pos_weights=w
     ),
-    "likelihood": lambda x, pos, w: wg.likelihood_field(x, pos, kernel=wg.Laplace(0.7), pos_weights=w),
+    "likelihood": lambda x, pos, w: wg.likelihood_field(
+        x, pos, kernel=wg.Laplace(0.7), pos_weights=w
+    ),
     "energy": lambda x, pos, w: wg.energy_field(x, pos, pos_weights=w),
     "balanced": lambda x, pos, w: wg.balanced_field(x, pos, pos_weights=w),
     "tilt": lambda x, pos, w: wg.boltzmann_weights(x[..., 0] + w.sum(), alpha=0.3),
@@ -27,7 +31,9 @@ def clouds():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize("dims", [(0, 0, 0), (0, None, None), (None, 0, 0), (None, None, 0)], ids=str)
+@pytest.mark.parametrize(
+    "dims", [(0, 0, 0), (0, None, None), (None, 0, 0), (None, None, 0)], ids=str
+)
 def test_mapping_is_calling_one_by_one(name, dims):
     args = [t if dim == 0 else t[0] for t, dim in zip(clouds(), dims, strict=True)]
     rows = [[t[s] if dim == 0 else t for t, dim in zip(args, dims, strict=True)] for s in range(S)]
@@ -38,7 +44,9 @@ def test_mapping_is_calling_one_by_one(name, dims):
 def test_many_pairs_are_mapped_though_alone_they_are_summed_in_blocks():
     x = torch.randn(2, 400, 2, generator=torch.Generator().manual_seed(0))
     assert wg.explain_backend(x[0], x[0], kernel=Riesz(1.0)).backend == "streaming"
-    torch.testing.assert_close(vmap(wg.energy_field)(x, x), torch.stack([wg.energy_field(a, a) for a in x]))
+    torch.testing.assert_close(
+        vmap(wg.energy_field)(x, x), torch.stack([wg.energy_field(a, a) for a in x])
+    )
 
 
 def test_a_transform_inside_the_map_changes_nothing():

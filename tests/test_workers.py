@@ -21,12 +21,12 @@ from test_rollout import Recorder, rng
 from walk import Failing, Telling, Walk, failing
 
 from wgflow_rl import train
+from wgflow_rl.envs.guard import EnvironmentFailed, Guard
+from wgflow_rl.envs.processes import Served
+from wgflow_rl.envs.workers import AHEAD, environments
 from wgflow_rl.evaluate import load_agent, run_episodes
-from wgflow_rl.guard import EnvironmentFailed, Guard
-from wgflow_rl.processes import Served
-from wgflow_rl.rollout import Collector, evaluate
-from wgflow_rl.settings import Settings, from_command_line
-from wgflow_rl.workers import AHEAD, environments
+from wgflow_rl.training.rollout import Collector, evaluate
+from wgflow_rl.training.settings import Settings, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARD = Guard("walk")
@@ -43,7 +43,9 @@ def elsewhere(request):
 def assert_same_rows(one, other):
     for row, wanted in zip(one, other, strict=True):
         for name, value in wanted.items():
-            np.testing.assert_array_equal(row[name], value, err_msg=name, strict=name in ("obs", "actions"))
+            np.testing.assert_array_equal(
+                row[name], value, err_msg=name, strict=name in ("obs", "actions")
+            )
 
 
 # ---- the same numbers --------------------------------------------------------------------------------------------
@@ -105,7 +107,12 @@ def test_an_action_other_than_the_one_that_was_announced_is_refused(elsewhere):
 # ---- several environments that take turns ------------------------------------------------------------------------
 
 
-@given(count=st.integers(1, 4), chunk=st.integers(1, 5), limit=st.integers(1, 8), steps=st.integers(1, 40))
+@given(
+    count=st.integers(1, 4),
+    chunk=st.integers(1, 5),
+    limit=st.integers(1, 8),
+    steps=st.integers(1, 40),
+)
 def test_environments_take_turns_and_play_episodes_of_their_own(count, chunk, limit, steps):
     envs = [Walk(limit) for _ in range(count)]
     policy, generator = Recorder(chunk), rng()
@@ -157,14 +164,20 @@ def stop_after(monkeypatch, step):
 
 
 @pytest.mark.parametrize("flags", [(), ("--envs", "3")], ids=["one environment", "three"])
-def test_a_run_with_processes_is_the_run_without_wherever_it_stops(flags, small, tmp_path, monkeypatch):
+def test_a_run_with_processes_is_the_run_without_wherever_it_stops(
+    flags, small, tmp_path, monkeypatch
+):
     """Stopped in the middle of chunks of two and between them, before and after the first row is written."""
     run(tmp_path / "whole", *flags)
     expected = outcome(tmp_path / "whole")
     run(tmp_path / "elsewhere", *flags, "--env-processes", "2")
     assert outcome(tmp_path / "elsewhere") == expected
     for step in range(5, 12):
-        folder, there, here = tmp_path / str(step), ("--env-processes", "1"), ("--env-processes", "0")
+        folder, there, here = (
+            tmp_path / str(step),
+            ("--env-processes", "1"),
+            ("--env-processes", "0"),
+        )
         first, second = (there, here) if step % 2 else (here, there)
         with monkeypatch.context() as patch:
             stop_after(patch, step)
@@ -192,12 +205,16 @@ def play(envs):
 def test_an_environment_that_raises_elsewhere_is_named_as_here():
     said = []
     for processes in (0, 1):
-        with environments(Failing, 1, processes=processes) as envs, pytest.raises(EnvironmentFailed) as error:
+        with (
+            environments(Failing, 1, processes=processes) as envs,
+            pytest.raises(EnvironmentFailed) as error,
+        ):
             play(envs)
         said.append(str(error.value))
     assert said[0] == said[1]
     assert re.match(
-        r"the environment failed in step 4 of episode 0 of walk, .*: KeyError: 'joint limit'\.", said[1]
+        r"the environment failed in step 4 of episode 0 of walk, .*: KeyError: 'joint limit'\.",
+        said[1],
     )
     assert "in step" in "".join(error.value.__cause__.__notes__)  # where, over there
 
@@ -217,7 +234,8 @@ def test_a_process_that_is_killed_is_named_with_the_step_that_waits_for_it():
         collector.step(Recorder(1), generator)
         os.kill(envs[0].process.pid, signal.SIGKILL)
         with pytest.raises(
-            EnvironmentFailed, match=r"in step 2 of episode 0 .*: ProcessEnded: .*\(SIGKILL; was there"
+            EnvironmentFailed,
+            match=r"in step 2 of episode 0 .*: ProcessEnded: .*\(SIGKILL; was there",
         ):
             collector.step(Recorder(1), generator)
 
@@ -231,8 +249,8 @@ RUN = """
 import collections, itertools, os, signal, sys, time
 import numpy as np
 from walk import Walk
-from wgflow_rl.guard import Guard
-from wgflow_rl.workers import environments
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.envs.workers import environments
 
 class Told(Walk):
     def step(self, action):
@@ -314,7 +332,7 @@ class Leave:
 
 
 def test_a_process_that_ended_itself_is_one_that_said_why():
-    with Served("host", pipes=1, first=Leave()) as process:
+    with Served("wgflow_rl.envs.host", pipes=1, first=Leave()) as process:
         ended = process.ended("the evaluation")
     assert str(ended) == (
         "the process of the evaluation has ended (exit code 3; what it said of it stands above)"
@@ -323,7 +341,10 @@ def test_a_process_that_ended_itself_is_one_that_said_why():
 
 def test_what_cannot_be_sent_is_an_error_before_there_is_a_process(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
-    with pytest.raises((pickle.PicklingError, AttributeError)), environments(lambda: Walk(7), 1, processes=1):
+    with (
+        pytest.raises((pickle.PicklingError, AttributeError)),
+        environments(lambda: Walk(7), 1, processes=1),
+    ):
         pass
 
 

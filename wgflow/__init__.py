@@ -2,8 +2,23 @@
 
 from wgflow import distributed
 from wgflow.balanced import balanced_field, balanced_magnitudes, balanced_scale
-from wgflow.bandwidths import Annealed, leave_one_out, median_heuristic, per_dimension, scott, silverman
-from wgflow.divergences import Alpha, ChiSquare, ForwardKL, Hellinger, JensenShannon, ReverseKL, SkewKL
+from wgflow.bandwidths import (
+    Annealed,
+    leave_one_out,
+    median_heuristic,
+    per_dimension,
+    scott,
+    silverman,
+)
+from wgflow.divergences import (
+    Alpha,
+    ChiSquare,
+    ForwardKL,
+    Hellinger,
+    JensenShannon,
+    ReverseKL,
+    SkewKL,
+)
 from wgflow.fields import (
     drifting_field,
     energy_field,
@@ -36,7 +51,15 @@ from wgflow.kernels import (
     student_t,
 )
 from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_weight, regress_onto
-from wgflow.metrics import energy_distance, kde_kl, mmd2, mode_coverage, mode_proportions, sliced_w2, w2
+from wgflow.metrics import (
+    energy_distance,
+    kde_kl,
+    mmd2,
+    mode_coverage,
+    mode_proportions,
+    sliced_w2,
+    w2,
+)
 from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.queues import SampleQueue
 from wgflow.stretched import Stretched

@@ -75,7 +75,9 @@ def _is(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, type) and wanted not in (float, int, bool):
         return isinstance(value, wanted) and not isinstance(value, type)
     if wanted is float or wanted is int:
-        return isinstance(value, Real if wanted is float else Integral) and not isinstance(value, bool)
+        return isinstance(value, Real if wanted is float else Integral) and not isinstance(
+            value, bool
+        )
     if wanted is bool:
         return isinstance(value, bool | np.bool_)
     origin = get_origin(wanted)
@@ -97,9 +99,7 @@ def _is(value: Any, wanted: Any) -> bool:
 
 def _refusal(name: str, value: Any, wanted: Any) -> str:
     kinds = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
-    return (
-        f"{name} is {_said(value)}; wanted {' or '.join(map(_words, kinds))}.{_way_out(name, value, kinds)}"
-    )
+    return f"{name} is {_said(value)}; wanted {' or '.join(map(_words, kinds))}.{_way_out(name, value, kinds)}"
 
 
 def _said(value: Any) -> str:
@@ -115,7 +115,11 @@ def _words(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Callable:
         return "a function"
-    if isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, Mapping):
+    if (
+        isinstance(origin, type)
+        and issubclass(origin, Collection)
+        and not issubclass(origin, Mapping)
+    ):
         return f"a list, each {_words(get_args(kind)[0])}"
     name = getattr(kind, "__name__", str(kind))
     return WORDS.get(name, f"a {name}")
@@ -123,7 +127,9 @@ def _words(kind: Any) -> str:
 
 def _way_out(name: str, value: Any, kinds: tuple[Any, ...]) -> str:
     named = {getattr(kind, "__name__", "") for kind in kinds}
-    if isinstance(value, type) and any(isinstance(kind, type) and issubclass(value, kind) for kind in kinds):
+    if isinstance(value, type) and any(
+        isinstance(kind, type) and issubclass(value, kind) for kind in kinds
+    ):
         return f" Call it: {value.__name__}(...)."
     if "Kernel" in named and isinstance(value, Real):
         return f" With the bandwidth: Gaussian({value})."

@@ -78,7 +78,9 @@ def balanced_parts(
     targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
     d, unit = _distances(gen, targets, weights, scale_floor)
     V = torch.zeros_like(gen)
-    for V_R in _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, self_distance, clip):
+    for V_R in _fields(
+        gen, targets, weights, pos.shape[-2], d, unit, temperatures, self_distance, clip
+    ):
         V = V + V_R / _rms(V_R, rms_floor)
     return V, unit
 
@@ -98,7 +100,9 @@ def balanced_magnitudes(
     with torch.no_grad():
         targets, weights = _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights)
         d, unit = _distances(gen, targets, weights, SCALE_FLOOR)
-        fields = _fields(gen, targets, weights, pos.shape[-2], d, unit, temperatures, SELF_DISTANCE, CLIP)
+        fields = _fields(
+            gen, targets, weights, pos.shape[-2], d, unit, temperatures, SELF_DISTANCE, CLIP
+        )
         return torch.stack([_rms(V_R) for V_R in fields])
 
 
@@ -129,7 +133,11 @@ def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor
         raise ValueError(
             "neg_weights came without neg; to weigh the generated points as negatives, use gen_weights."
         )
-    for name, cloud, w in (("gen", gen, gen_weights), ("neg", neg, neg_weights), ("pos", pos, pos_weights)):
+    for name, cloud, w in (
+        ("gen", gen, gen_weights),
+        ("neg", neg, neg_weights),
+        ("pos", pos, pos_weights),
+    ):
         if cloud is not None and w is not None:
             _check_weights(name, cloud, w, gen.shape[:-2])
     clouds = [gen, pos] if neg is None else [gen, neg, pos]

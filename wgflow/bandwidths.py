@@ -43,7 +43,9 @@ def median_heuristic(y: Tensor, *, at_most: int = 2000) -> float:
 
 
 @checked
-def leave_one_out(y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, rounds: int = 4) -> float:
+def leave_one_out(
+    y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, rounds: int = 4
+) -> float:
     r"""The bandwidth that predicts each sample best from the others: argmax_h Σ_i log p_h^(-i)(y_i).
 
     Duplicated samples drive it to zero: each is then predicted perfectly by its copy. Searched on a logarithmic
@@ -76,7 +78,10 @@ def leave_one_out(y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, ro
 
 @checked
 def per_dimension(
-    y: Tensor, *, rule: Callable[[Tensor], float] = scott, kernel: Callable[[float], Kernel] = Gaussian
+    y: Tensor,
+    *,
+    rule: Callable[[Tensor], float] = scott,
+    kernel: Callable[[float], Kernel] = Gaussian,
 ) -> Stretched:
     r"""A bandwidth for each dimension and batch element: h_d = sigma_d rule(y / sigma), sigma_d the deviation along d.
 
@@ -94,7 +99,9 @@ def per_dimension(
             "dimension out, or choose lengths by hand: Stretched(Gaussian(1.0), lengths)."
         )
     standard = (
-        (y.detach().double() / sigma).flatten(0, -3) if y.dim() > 2 else (y.detach().double() / sigma)[None]
+        (y.detach().double() / sigma).flatten(0, -3)
+        if y.dim() > 2
+        else (y.detach().double() / sigma)[None]
     )
     h = torch.tensor([rule(cloud) for cloud in standard], dtype=torch.float64, device=y.device)
     return Stretched(kernel(1.0), (sigma * h.view(*y.shape[:-2], 1, 1)).to(y.dtype))
@@ -117,7 +124,9 @@ class Annealed:
         check_bandwidth("start", self.start)
         check_bandwidth("end", self.end)
         if not 0 < self.over < math.inf:
-            raise ValueError(f"over = {self.over!r}; wanted a positive time, for instance dt * steps.")
+            raise ValueError(
+                f"over = {self.over!r}; wanted a positive time, for instance dt * steps."
+            )
 
     def __call__(self, t: float) -> float:
         return self.start * (self.end / self.start) ** min(max(t / self.over, 0.0), 1.0)
@@ -130,7 +139,9 @@ def _one_cloud(y: Tensor) -> None:
             f"y is {list(y.shape)}; a rule wants one cloud [M, D]: call it on each batch element."
         )
     if not bool(y.isfinite().all()):
-        raise ValueError("y holds NaN or infinity, so no bandwidth fits it; find it with torch.isfinite(y).")
+        raise ValueError(
+            "y holds NaN or infinity, so no bandwidth fits it; find it with torch.isfinite(y)."
+        )
 
 
 def _spread(y: Tensor) -> float:

@@ -66,7 +66,9 @@ def published_loss_constant(kernel: Kernel, diam: float) -> float:
     return 2 * kernel_ratio(kernel, diam) ** 2 * diam**2
 
 
-def localised_variation(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: Kernel) -> Tensor:
+def localised_variation(
+    x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: Kernel
+) -> Tensor:
     """TV(a_x, b_x) at each x [..., N, D]: the variation that a kernel at x can see. Returns [..., N], in [0, 1]."""
     check_clouds(x, points, None, False, ("x", "points"))
     log_k = kernel.log_pairs(x, points)
@@ -84,7 +86,9 @@ def localised_bound(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: 
     return 2 * diam**2 * localised_variation(x, points, a, b, kernel=kernel).mean(-1)
 
 
-def drift_loss(x: Tensor, points: Tensor, weights: Tensor, neg: Tensor, *, kernel: Kernel) -> Tensor:
+def drift_loss(
+    x: Tensor, points: Tensor, weights: Tensor, neg: Tensor, *, kernel: Kernel
+) -> Tensor:
     """L = E_x |V(x)|² for positives `weights` [M] on points [M, D] and negatives [K, D]; a scalar, length²."""
     V = drifting_field(x, points, neg, kernel=kernel, pos_weights=weights)
     return V.square().sum(-1).mean(-1)

@@ -137,7 +137,9 @@ class Alpha:
             return r * log_ratio - linear
         if self.alpha == 0:
             return linear - log_ratio
-        return ((self.alpha * log_ratio).expm1() - self.alpha * linear) / (self.alpha * (self.alpha - 1))
+        return ((self.alpha * log_ratio).expm1() - self.alpha * linear) / (
+            self.alpha * (self.alpha - 1)
+        )
 
     def gate(self, log_ratio: Tensor) -> Tensor:
         return ((self.alpha - 1) * log_ratio).exp()

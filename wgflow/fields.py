@@ -51,7 +51,9 @@ def mean_shift(
     Returns: [..., N, D], a length. Differentiable in every tensor.
     Raises: ValueError as `kernel_average`; weights negative or all zero.
     """
-    return kernel_shift(x, y, kernel=kernel, log_weights=log_of_weights(weights), skip_self=skip_self)[1]
+    return kernel_shift(
+        x, y, kernel=kernel, log_weights=log_of_weights(weights), skip_self=skip_self
+    )[1]
 
 
 @checked
@@ -89,7 +91,8 @@ def drifting_field(
     if others:
         weights = {"pos_weights": pos_weights, "neg_weights": neg_weights, "skip_self": skip_self}
         each = [
-            drifting_field(x, pos, neg, kernel=k, divergence=divergence, **weights) for k in (kernel, *others)
+            drifting_field(x, pos, neg, kernel=k, divergence=divergence, **weights)
+            for k in (kernel, *others)
         ]
         return torch.stack(each).sum(0)
     log_wp, log_wn = log_of_weights(pos_weights), log_of_weights(neg_weights)
@@ -126,9 +129,13 @@ def likelihood_field(
     check_clouds(x, pos, None, False, ("x", "pos"))
     kernel, *others = as_kernels(kernel)
     if others:
-        each = [likelihood_field(x, pos, kernel=k, pos_weights=pos_weights) for k in (kernel, *others)]
+        each = [
+            likelihood_field(x, pos, kernel=k, pos_weights=pos_weights) for k in (kernel, *others)
+        ]
         return torch.stack(each).sum(0)
-    log_q, _ = double_shift(pos, x, kernel=kernel)  # column sums: how well the points cover each positive
+    log_q, _ = double_shift(
+        pos, x, kernel=kernel
+    )  # column sums: how well the points cover each positive
     # Compact kernels: a positive that no point reaches pulls none, whatever finite weight it has.
     log_q = torch.where(log_q == -math.inf, 0.0, log_q)
     log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
@@ -178,7 +185,9 @@ def energy_field(
         V = mean_pull(x, pos, slope, pos_weights) - mean_pull(x, x, slope, None, skip_self=True)
         return V.to(x.dtype)
     check_clouds(x, neg, None, False, ("x", "neg"))
-    return (mean_pull(x, pos, slope, pos_weights) - mean_pull(x, neg, slope, neg_weights)).to(x.dtype)
+    return (mean_pull(x, pos, slope, pos_weights) - mean_pull(x, neg, slope, neg_weights)).to(
+        x.dtype
+    )
 
 
 def check_beta(beta: float) -> None:
@@ -207,7 +216,9 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
     return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def mean_pull(x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False) -> Tensor:
+def mean_pull(
+    x: Tensor, y: Tensor, slope: Kernel, weights: Tensor | None, skip_self: bool = False
+) -> Tensor:
     """mean_j s(x, y_j) covector(y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
     log_weights = log_of_weights(weights)
     log_mass, shift = double_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)

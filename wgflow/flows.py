@@ -14,7 +14,9 @@ from wgflow.trajectory import Trajectory
 __all__ = ["flow", "langevin"]
 
 Velocity = Callable[..., Tensor]
-Step = Callable[[Tensor, Tensor, float, float], tuple[Tensor, float, float]]  # x, v, t, dt -> x, t, next dt
+Step = Callable[
+    [Tensor, Tensor, float, float], tuple[Tensor, float, float]
+]  # x, v, t, dt -> x, t, next dt
 
 
 @checked
@@ -161,7 +163,9 @@ def _stepper(
                 return x + dt * v + change, t + dt, dt * factor
             dt *= factor if math.isfinite(error) else 0.1
             if t + dt == t:
-                raise FloatingPointError(f"no step from t = {t:g} is accurate to {accuracy:g}; allow more.")
+                raise FloatingPointError(
+                    f"no step from t = {t:g} is accurate to {accuracy:g}; allow more."
+                )
 
     return {"euler": euler, "heun": heun, "adaptive": adaptive}[method]
 
@@ -191,16 +195,24 @@ def _check(
     if method not in ("euler", "heun", "adaptive"):
         raise ValueError(f'method = {method!r} is unknown; wanted "euler", "heun" or "adaptive".')
     if not accuracy > 0:
-        raise ValueError(f"accuracy = {accuracy!r}; wanted a positive length, the error allowed to one step.")
+        raise ValueError(
+            f"accuracy = {accuracy!r}; wanted a positive length, the error allowed to one step."
+        )
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum = {momentum!r}; wanted 0 <= momentum < 1, such as 0.9.")
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature = {temperature!r}; wanted T >= 0, 1 to sample from p itself.")
+        raise ValueError(
+            f"temperature = {temperature!r}; wanted T >= 0, 1 to sample from p itself."
+        )
     if (momentum or temperature) and method != "euler":
-        raise ValueError(f'method = {method!r} takes neither momentum nor temperature; both are of "euler".')
+        raise ValueError(
+            f'method = {method!r} takes neither momentum nor temperature; both are of "euler".'
+        )
     if momentum and temperature:
         # The chain has a stationary law, but not p^(1/T); offering it under these names would promise that.
-        raise ValueError("momentum came with a temperature; together they do not sample p^(1/T): choose one.")
+        raise ValueError(
+            "momentum came with a temperature; together they do not sample p^(1/T): choose one."
+        )
 
 
 def _rms(v: Tensor) -> Tensor:
@@ -212,5 +224,7 @@ def _bar(steps: int):
     try:
         from tqdm.auto import tqdm  # the library itself does not need it
     except ImportError as missing:
-        raise ImportError("progress=True needs tqdm, which is not installed: pip install tqdm.") from missing
+        raise ImportError(
+            "progress=True needs tqdm, which is not installed: pip install tqdm."
+        ) from missing
     return tqdm(total=steps, unit="step", leave=False)

@@ -126,7 +126,10 @@ class EnergyDistance:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         check_clouds(x, x, None, True, ("x", "x"))
         n = x.shape[-2]
-        across, within = self._powers(x, self.samples).mean((-2, -1)), self._powers(x, x).sum((-2, -1))
+        across, within = (
+            self._powers(x, self.samples).mean((-2, -1)),
+            self._powers(x, x).sum((-2, -1)),
+        )
         return across - within / (2 * n * (n - 1))
 
     def velocity(self, x: Tensor) -> Tensor:
@@ -224,12 +227,16 @@ class Sinkhorn:
             raise ImportError(
                 "Sinkhorn needs geomloss, which is not installed: pip install geomloss."
             ) from missing
-        return SamplesLoss("sinkhorn", p=2, blur=self.blur, scaling=self.scaling, backend="tensorized")
+        return SamplesLoss(
+            "sinkhorn", p=2, blur=self.blur, scaling=self.scaling, backend="tensorized"
+        )
 
     def value(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         check_clouds(x, x, None, False, ("x", "x"))
-        refuse_nan(x - x, "x")  # infinity becomes NaN too; geomloss would fail on either, far from the cause
+        refuse_nan(
+            x - x, "x"
+        )  # infinity becomes NaN too; geomloss would fail on either, far from the cause
         refuse_nan(self.samples - self.samples, "samples")
         return self._loss()(x.contiguous(), self.samples.contiguous())
 

@@ -45,7 +45,9 @@ def drift(x: Tensor, p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: f
     return -(x - m_p) @ _smoothed_gain(P, h) + (x - m_q) @ _smoothed_gain(S, h)
 
 
-def moment_flow(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: float) -> tuple[Tensor, Tensor]:
+def moment_flow(
+    p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: float
+) -> tuple[Tensor, Tensor]:
     """(dm/dt, dS/dt) of q = N(m, S) carried by `drift`: -A_p (m - m_p) and (A_q - A_p) S + S (A_q - A_p)ᵀ."""
     (m_p, P), (m, S) = p, q
     gain = _smoothed_gain(S, h) - _smoothed_gain(P, h)
@@ -58,7 +60,9 @@ def variance_clock(s: float, target: float, *, h: float) -> float:
     Φ(s) = (h²/P) ln s - ((P + h²)/P) ln|P - s|. Dimensionless up to the units of s inside the logarithms.
     """
     if not (s > 0 and target > 0 and s != target):
-        raise ValueError(f"s = {s!r}, target = {target!r}; wanted two positive variances that differ.")
+        raise ValueError(
+            f"s = {s!r}, target = {target!r}; wanted two positive variances that differ."
+        )
     return (h**2 / target) * math.log(s) - ((target + h**2) / target) * math.log(abs(target - s))
 
 
@@ -67,7 +71,9 @@ def kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Tensor:
     (m_q, S), (m_p, P) = q, p
     gap = m_p - m_q
     inverse = torch.linalg.inv(P)
-    return 0.5 * ((inverse @ S).trace() + gap @ inverse @ gap - len(gap) + torch.logdet(P) - torch.logdet(S))
+    return 0.5 * (
+        (inverse @ S).trace() + gap @ inverse @ gap - len(gap) + torch.logdet(P) - torch.logdet(S)
+    )
 
 
 def w2(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor]) -> Tensor:
@@ -84,7 +90,9 @@ def mmd2(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: float) -> Ten
     def overlap(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
         gap, eye = a[0] - b[0], torch.eye(len(a[0]), dtype=a[0].dtype, device=a[0].device)
         cov = eye + (a[1] + b[1]) / h**2
-        return (-0.5 * gap @ torch.linalg.solve(cov, gap) / h**2).exp() / torch.linalg.det(cov).sqrt()
+        return (-0.5 * gap @ torch.linalg.solve(cov, gap) / h**2).exp() / torch.linalg.det(
+            cov
+        ).sqrt()
 
     return overlap(p, p) + overlap(q, q) - 2 * overlap(p, q)
 
@@ -102,7 +110,9 @@ def energy_distance_1d(p: tuple[float, float], q: tuple[float, float]) -> float:
     return 2 * mean_abs(m_p - m_q, P + S) - mean_abs(0, 2 * P) - mean_abs(0, 2 * S)
 
 
-def entropic_transport(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, sigma2: float) -> Tensor:
+def entropic_transport(
+    p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, sigma2: float
+) -> Tensor:
     r"""min_π E|x-y|² + 2 σ² KL(π || p ⊗ q), length² (Janati et al. 2020).
 
     |m-m'|² + tr(P + S - D) + d σ² (1 - log 2σ²) + σ² log det(D + σ² I), D = (4 P^½ S P^½ + σ⁴ I)^½.
@@ -115,10 +125,14 @@ def entropic_transport(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, si
     return (m_p - m_q).square().sum() + (P + S - D).trace() + entropy
 
 
-def sinkhorn_divergence(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, sigma2: float) -> Tensor:
+def sinkhorn_divergence(
+    p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, sigma2: float
+) -> Tensor:
     """`entropic_transport` debiased by the mean of its two self terms, so that it vanishes at p = q; length²."""
     cost = entropic_transport(p, q, sigma2=sigma2)
-    return cost - 0.5 * (entropic_transport(p, p, sigma2=sigma2) + entropic_transport(q, q, sigma2=sigma2))
+    return cost - 0.5 * (
+        entropic_transport(p, p, sigma2=sigma2) + entropic_transport(q, q, sigma2=sigma2)
+    )
 
 
 def _sqrtm(matrix: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ class KDE:
             at = x.detach().clone().requires_grad_()
             score = self.score(at)
             columns = [
-                torch.autograd.grad(score[..., d].sum(), at, retain_graph=True)[0] for d in range(x.shape[-1])
+                torch.autograd.grad(score[..., d].sum(), at, retain_graph=True)[0]
+                for d in range(x.shape[-1])
             ]
         return torch.stack(columns, -1)
 
@@ -120,7 +121,11 @@ class KDE:
         """
         y = self.samples.detach()
         batch, (m, dim) = y.shape[:-2], y.shape[-2:]
-        w = y.new_ones(y.shape[:-1]) if self.weights is None else self.weights.detach().expand(y.shape[:-1])
+        w = (
+            y.new_ones(y.shape[:-1])
+            if self.weights is None
+            else self.weights.detach().expand(y.shape[:-1])
+        )
         pick = torch.multinomial(w.reshape(-1, m), n, replacement=True, generator=generator).view(
             *batch, n, 1
         )

@@ -74,7 +74,9 @@ def _loss_and_unit(
                 "neg came with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
             )
         return regress_onto(gen, field(x, y)), 1.0
-    V, unit = balanced_parts(x, y, neg=None if neg is None else neg.detach(), neg_weights=neg_weights)
+    V, unit = balanced_parts(
+        x, y, neg=None if neg is None else neg.detach(), neg_weights=neg_weights
+    )
     return regress_onto(gen / unit, V), unit
 
 
@@ -87,7 +89,9 @@ def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
     does not repel itself, so gen - 1 count. Raises: ValueError on a strength below 1, gen < 2 or neg < 1.
     """
     if not strength >= 1 or gen < 2 or neg < 1:
-        raise ValueError(f"strength = {strength}, gen = {gen}, neg = {neg}; wanted >= 1, >= 2 and >= 1.")
+        raise ValueError(
+            f"strength = {strength}, gen = {gen}, neg = {neg}; wanted >= 1, >= 2 and >= 1."
+        )
     return (gen - 1) * (strength - 1) / neg
 
 
@@ -151,7 +155,9 @@ class DriftingLoss(nn.Module):
                 y, z = phi(pos), None if neg is None else phi(neg)
             loss, unit = _loss_and_unit(x, y, z, weights, self.field)
             reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(x, y)))
-        losses, displacements, spreads = (torch.stack(column).mean() for column in zip(*reports, strict=True))
+        losses, displacements, spreads = (
+            torch.stack(column).mean() for column in zip(*reports, strict=True)
+        )
         return DriftingReport(losses, displacements, spreads)
 
 

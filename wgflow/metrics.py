@@ -12,7 +12,15 @@ from wgflow.arguments import checked
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.sums import check_clouds, double_shift, only_whole, refuse_nan
 
-__all__ = ["energy_distance", "kde_kl", "mmd2", "mode_coverage", "mode_proportions", "sliced_w2", "w2"]
+__all__ = [
+    "energy_distance",
+    "kde_kl",
+    "mmd2",
+    "mode_coverage",
+    "mode_proportions",
+    "sliced_w2",
+    "w2",
+]
 
 
 @checked
@@ -45,11 +53,16 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
     n, m = x.shape[-2], y.shape[-2]
 
     def mean(a: Tensor, b: Tensor, pairs_per_row: int, skip: bool) -> Tensor:
-        masses = [double_shift(a, b, kernel=k, skip_self=skip)[0].exp().mean(-1) for k in as_kernels(kernel)]
+        masses = [
+            double_shift(a, b, kernel=k, skip_self=skip)[0].exp().mean(-1)
+            for k in as_kernels(kernel)
+        ]
         return torch.stack(masses).sum(0) / pairs_per_row
 
     # In float64 until the end: for equal laws the three means cancel.
-    return (mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)).to(x.dtype)
+    return (mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)).to(
+        x.dtype
+    )
 
 
 @checked

@@ -88,7 +88,9 @@ def panels(
     from matplotlib import pyplot as plt
 
     if not titles:
-        raise ValueError('panels needs titles, one for each panel; pass "" for a panel without one.')
+        raise ValueError(
+            'panels needs titles, one for each panel; pass "" for a panel without one.'
+        )
     columns = columns or len(titles)
     rows = math.ceil(len(titles) / columns)
     tall = 1.0 if box is None else (box[3] - box[2]) / (box[1] - box[0])
@@ -116,7 +118,11 @@ def samples(
 
 
 def field(
-    ax: Axes, velocity: Callable[[Tensor], Tensor], *, box: tuple[float, float, float, float], grid: int = 24
+    ax: Axes,
+    velocity: Callable[[Tensor], Tensor],
+    *,
+    box: tuple[float, float, float, float],
+    grid: int = 24,
 ) -> Axes:
     """Arrows of velocity([G, 2]) on a grid over box = (left, right, bottom, top). Equal lengths, colour shows speed.
 
@@ -132,7 +138,14 @@ def field(
     arrows = v / speed
     colour = speed.log10().squeeze(-1).numpy()
     drawn = ax.quiver(
-        at[:, 0], at[:, 1], arrows[:, 0], arrows[:, 1], colour, cmap="viridis", scale=1.3 * grid, zorder=1
+        at[:, 0],
+        at[:, 1],
+        arrows[:, 0],
+        arrows[:, 1],
+        colour,
+        cmap="viridis",
+        scale=1.3 * grid,
+        zorder=1,
     )
     ax.figure.colorbar(drawn, ax=ax, shrink=0.7, label="log₁₀ |V|")
     return ax
@@ -179,7 +192,12 @@ def density(
 
 
 def animate(
-    path: Snapshots, file: str | Path, *, data: Tensor | None = None, per_second: int = 15, size: float = 4.0
+    path: Snapshots,
+    file: str | Path,
+    *,
+    data: Tensor | None = None,
+    per_second: int = 15,
+    size: float = 4.0,
 ) -> Path:
     """Write the snapshots of a planar flow as a film, one frame each: .gif, or .mp4 where ffmpeg is installed.
 
@@ -190,12 +208,16 @@ def animate(
     file = Path(file)
     writers = {".gif": PillowWriter, ".mp4": FFMpegWriter}
     if file.suffix not in writers:
-        raise ValueError(f"{file.name} ends in {file.suffix!r}; wanted .gif, or .mp4 (which needs ffmpeg).")
+        raise ValueError(
+            f"{file.name} ends in {file.suffix!r}; wanted .gif, or .mp4 (which needs ffmpeg)."
+        )
     _planar(path.end, "the trajectory")
     ax = axes(size, size)
     if data is not None:
         samples(ax, data, colour=COLOURS[2])
-    everything = path.points.flatten(0, 1) if data is None else torch.cat([path.points.flatten(0, 1), data])
+    everything = (
+        path.points.flatten(0, 1) if data is None else torch.cat([path.points.flatten(0, 1), data])
+    )
     (left, bottom), (right, top) = everything.amin(0).tolist(), everything.amax(0).tolist()
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)

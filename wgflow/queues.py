@@ -32,9 +32,13 @@ class SampleQueue:
         """Store samples [N, D] under labels [N] (None: one class), dropping the oldest. Raises: ValueError on a
         label.
         """
-        if samples.dim() != 2 or (self._samples is not None and samples.shape[-1] != self._samples.shape[-1]):
+        if samples.dim() != 2 or (
+            self._samples is not None and samples.shape[-1] != self._samples.shape[-1]
+        ):
             wanted = (
-                "[N, D]" if self._samples is None else f"[N, {self._samples.shape[-1]}], as pushed before"
+                "[N, D]"
+                if self._samples is None
+                else f"[N, {self._samples.shape[-1]}], as pushed before"
             )
             raise ValueError(
                 f"samples are {list(samples.shape)}; wanted {wanted}. Flatten a batch: t.flatten(0, -2)."
@@ -63,16 +67,22 @@ class SampleQueue:
                 f"nothing was pushed yet for labels {empty}; push data of every label before drawing it."
             )
         pick = (torch.rand(len(wanted), n, generator=generator) * held[wanted, None]).long()
-        drawn = self._samples[wanted.to(self._samples.device)[:, None], pick.to(self._samples.device)]
+        drawn = self._samples[
+            wanted.to(self._samples.device)[:, None], pick.to(self._samples.device)
+        ]
         return drawn[0] if labels is None else drawn
 
     def _labels(self, n: int, labels: Tensor | None) -> Tensor:
         if labels is None:
             if self.classes > 1:
-                raise ValueError(f"labels are missing for a queue of {self.classes} classes; pass them [N].")
+                raise ValueError(
+                    f"labels are missing for a queue of {self.classes} classes; pass them [N]."
+                )
             return torch.zeros(n, dtype=torch.long)
         if len(labels) != n and n != 1:
-            raise ValueError(f"labels are {list(labels.shape)} for {n} samples; wanted one label for each.")
+            raise ValueError(
+                f"labels are {list(labels.shape)} for {n} samples; wanted one label for each."
+            )
         labels = labels.long().cpu()
         if labels.numel() and not (labels.min() >= 0 and labels.max() < self.classes):
             raise ValueError(

@@ -37,7 +37,9 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     if isinstance(positive, Tensor):
         positive = not readable(positive) or bool(positive.all())
     if not positive:
-        raise ValueError(f"alpha = {alpha!r}; wanted a positive temperature in the units of the values.")
+        raise ValueError(
+            f"alpha = {alpha!r}; wanted a positive temperature in the units of the values."
+        )
     scale = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.dim() else alpha
     return _distribution((values / scale).softmax(-1), "values")
 
@@ -65,7 +67,9 @@ def top_k_weights(values: Tensor, *, k: int) -> Tensor:
     """
     _check(values)
     if not 1 <= k <= values.shape[-1]:
-        raise ValueError(f"k = {k} of {values.shape[-1]} candidates; wanted between 1 and all of them.")
+        raise ValueError(
+            f"k = {k} of {values.shape[-1]} candidates; wanted between 1 and all of them."
+        )
     best = values.topk(k, dim=-1).indices
     return torch.zeros_like(values).scatter(-1, best, 1.0 / k).detach()
 
@@ -77,7 +81,9 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
     Raises: ValueError when no candidate of some row reaches its threshold.
     """
     _check(values)
-    level = threshold.unsqueeze(-1) if isinstance(threshold, Tensor) and threshold.dim() else threshold
+    level = (
+        threshold.unsqueeze(-1) if isinstance(threshold, Tensor) and threshold.dim() else threshold
+    )
     inside = (values >= level).to(values.dtype)
     count = inside.sum(-1, keepdim=True)
     if readable(count) and not bool((count > 0).all()):
@@ -131,7 +137,9 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     tiny = torch.finfo(values.dtype).tiny
     spread = (values.amax(-1) - values.amin(-1)).clamp_min(tiny)
     log_alpha, width = spread.log(), math.log(1e6)
-    below = values - values.amax(-1, keepdim=True)  # a softmax is blind to it, and nothing overflows
+    below = values - values.amax(
+        -1, keepdim=True
+    )  # a softmax is blind to it, and nothing overflows
     steps = torch.linspace(-1, 1, 81, dtype=values.dtype, device=values.device)
     tv = torch.ones_like(spread)
     for _ in range(rounds):

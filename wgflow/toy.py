@@ -86,7 +86,9 @@ def eight_gaussians(*, radius: float = 1.0, std: float = 0.1) -> GaussianMixture
     return GaussianMixture(means.float(), torch.full((8,), std), torch.full((8,), 1 / 8))
 
 
-def unbalanced_mixture(*, weights: tuple[float, ...] = (0.6, 0.3, 0.1), std: float = 0.1) -> GaussianMixture:
+def unbalanced_mixture(
+    *, weights: tuple[float, ...] = (0.6, 0.3, 0.1), std: float = 0.1
+) -> GaussianMixture:
     """Unequal Gaussians on a unit circle: does a method keep proportions, or only find modes?"""
     angle = torch.arange(len(weights), dtype=torch.float64) * (2 * math.pi / len(weights))
     means = torch.stack([angle.cos(), angle.sin()], -1).float()
@@ -233,7 +235,11 @@ class Rings(_Known):
         s2 = self.noise**2
         r = x.norm(dim=-1, keepdim=True)
         R = torch.tensor(self.radii, dtype=x.dtype, device=x.device)
-        each = -((r - R) ** 2) / (2 * s2) + torch.special.i0e(r * R / s2).log() - math.log(2 * math.pi * s2)
+        each = (
+            -((r - R) ** 2) / (2 * s2)
+            + torch.special.i0e(r * R / s2).log()
+            - math.log(2 * math.pi * s2)
+        )
         return each.logsumexp(-1) - math.log(len(self.radii))
 
 
@@ -276,9 +282,9 @@ class Pinwheel:
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
         arm = torch.randint(self.arms, (n,), generator=generator)
-        z = torch.randn(n, 2, generator=generator) * torch.tensor([self.along, self.across]) + torch.tensor(
-            [1.0, 0.0]
-        )
+        z = torch.randn(n, 2, generator=generator) * torch.tensor(
+            [self.along, self.across]
+        ) + torch.tensor([1.0, 0.0])
         angle = arm * (2 * math.pi / self.arms) + self.twist * z[:, 0].exp()
         cos, sin = angle.cos(), angle.sin()
         return torch.stack([cos * z[:, 0] - sin * z[:, 1], sin * z[:, 0] + cos * z[:, 1]], -1)

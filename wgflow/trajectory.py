@@ -47,7 +47,10 @@ class Trajectory:
         """Write the snapshots to an .npz file of plain arrays, no pickle. Returns where: with the suffix .npz."""
         path = Path(path)
         path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-        arrays = {name: getattr(self, name).detach().cpu().numpy() for name in ("points", "times", "speed")}
+        arrays = {
+            name: getattr(self, name).detach().cpu().numpy()
+            for name in ("points", "times", "speed")
+        }
         np.savez_compressed(path, stopped=np.array(self.stopped), **arrays)
         return path
 
@@ -55,5 +58,7 @@ class Trajectory:
     def load(cls, path: str | Path) -> Trajectory:
         """Read what `save` wrote; nothing in the file is executed."""
         with np.load(path, allow_pickle=False) as file:
-            points, times, speed = (torch.from_numpy(file[name]) for name in ("points", "times", "speed"))
+            points, times, speed = (
+                torch.from_numpy(file[name]) for name in ("points", "times", "speed")
+            )
             return cls(points, times, speed, str(file["stopped"]))

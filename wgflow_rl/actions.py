@@ -11,11 +11,11 @@ import torch
 import tyro
 from torch import Tensor
 
-from wgflow_rl.cli import one_line_errors
+from wgflow_rl.agents.protocol import Agent
 from wgflow_rl.curve import INK, RULE
 from wgflow_rl.evaluate import load_agent, visited
-from wgflow_rl.files import publish
-from wgflow_rl.protocol import Agent
+from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.files import publish
 
 EXECUTED = 40  # draws of what is executed
 
@@ -56,7 +56,9 @@ def values(agent: Any, state: Tensor, of: np.ndarray) -> np.ndarray | None:
         return None
     with torch.no_grad():
         obs = agent.normalise(state[None].to(agent.device))
-        return agent.critic.mean(obs, torch.as_tensor(of, device=agent.device)[None])[0].cpu().numpy()
+        return (
+            agent.critic.mean(obs, torch.as_tensor(of, device=agent.device)[None])[0].cpu().numpy()
+        )
 
 
 def principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,7 +78,9 @@ def draw(
     proposed: np.ndarray, executed: np.ndarray, value: np.ndarray | None, path: Path, title: str
 ) -> Path:
     """Write the PNG: chunks on the two axes along which the proposals differ most, coloured by value [n] if known."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state, no window
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,  # no pyplot: no global state, no window
+    )
     from matplotlib.figure import Figure
 
     mean, axes_of, share = principal(proposed)
@@ -86,7 +90,9 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     colour = {"color": "#0072B2"} if value is None else {"c": value, "cmap": "viridis"}
-    points = axes.scatter(*at.T, s=12, alpha=0.75, linewidths=0, label=f"proposed ({len(at)})", **colour)
+    points = axes.scatter(
+        *at.T, s=12, alpha=0.75, linewidths=0, label=f"proposed ({len(at)})", **colour
+    )
     axes.scatter(
         *done.T,
         s=46,
@@ -98,7 +104,11 @@ def draw(
     if value is not None:
         figure.colorbar(points, label="Q", shrink=0.85)
     for set_label, of in ((axes.set_xlabel, 0), (axes.set_ylabel, 1)):
-        set_label(f"axis {of + 1} of the chunks ({share[of]:.0%} of their variance)", fontsize=9, color=INK)
+        set_label(
+            f"axis {of + 1} of the chunks ({share[of]:.0%} of their variance)",
+            fontsize=9,
+            color=INK,
+        )
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=RULE, linewidth=0.6)
@@ -118,7 +128,9 @@ def picture(ask: Ask) -> Path:
     agent, settings, step = load_agent(ask.run)
     state = visited(agent, settings, ask.state + 1)[-1]
     # With one proposal nothing is chosen: what the policy itself would do.
-    plain = load_agent(ask.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
+    plain = (
+        load_agent(ask.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
+    )
     proposed, executed = chunks(plain, state, ask.samples), chunks(agent, state, EXECUTED)
     title = f"{settings.method}, {settings.env}\nstep {step}, state {ask.state}"
     path = ask.out or ask.run / "actions.png"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from wgflow_rl.files import write_whole
-from wgflow_rl.table import read_rows
+from wgflow_rl.training.table import read_rows
+from wgflow_rl.utils.files import write_whole
 
 BLUE, INK, SHADE, RULE = "#2563a8", "#333a44", "#eef0f3", "#d9dde3"
 
@@ -27,7 +27,9 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     """
     if not runs or not all(runs):
         raise ValueError("no evaluation to draw: eval.csv has no row yet.")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state, no window
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,  # no pyplot: no global state, no window
+    )
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, PercentFormatter
 
@@ -46,7 +48,9 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
         axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.8)
     if len(runs) == 1:
         low, high = _column(runs[0], "success_low"), _column(runs[0], "success_high")
-        success.fill_between(_column(runs[0], "step"), low, high, color=BLUE, alpha=0.18, linewidth=0)
+        success.fill_between(
+            _column(runs[0], "step"), low, high, color=BLUE, alpha=0.18, linewidth=0
+        )
     success.set_ylim(-0.03, 1.03)
     success.yaxis.set_major_formatter(PercentFormatter(1.0))
     success.set_ylabel("success")
@@ -75,7 +79,9 @@ def _column(rows: Rows, name: str) -> np.ndarray:
 
 def _mean(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     shared = sorted(set.intersection(*(set(steps) for steps, _ in lines)))
-    return np.array(shared), np.array([np.mean([v[list(s).index(at)] for s, v in lines]) for at in shared])
+    return np.array(shared), np.array(
+        [np.mean([v[list(s).index(at)] for s, v in lines]) for at in shared]
+    )
 
 
 def _shade_offline(runs: Sequence[Rows], success: Any, length: Any) -> None:
@@ -88,7 +94,11 @@ def _shade_offline(runs: Sequence[Rows], success: Any, length: Any) -> None:
         axes.axvspan(first, switch, color=SHADE, zorder=-2, linewidth=0)
     for name, left, right in (("offline", first, switch), ("online", switch, last)):
         if right > left:
-            place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "xytext": (0, 3)}
+            place = {
+                "xycoords": ("data", "axes fraction"),
+                "textcoords": "offset points",
+                "xytext": (0, 3),
+            }
             success.annotate(
                 name, ((left + right) / 2, 1.0), **place, ha="center", fontsize=9, color="#6b7480"
             )
@@ -100,9 +110,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m wgflow_rl.curve", description="Draw one or several runs."
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that hold an eval.csv")
     parser.add_argument(
-        "--out", type=Path, help="default: RUN/curve.png; of several runs curve.png in the present folder"
+        "runs", nargs="+", type=Path, metavar="RUN", help="folders that hold an eval.csv"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="default: RUN/curve.png; of several runs curve.png in the present folder",
     )
     parser.add_argument("--title", default="")
     args = parser.parse_args()

@@ -16,16 +16,18 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from wgflow_rl import checkpoint, envs, methods
-from wgflow_rl.cli import one_line_errors
-from wgflow_rl.guard import Guard
-from wgflow_rl.protocol import Agent, at_least
-from wgflow_rl.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
-from wgflow_rl.runlog import wilson
-from wgflow_rl.settings import Settings
-from wgflow_rl.snapshot import restore, under
-from wgflow_rl.table import read_rows
-from wgflow_rl.workers import environments
+from wgflow_rl import envs
+from wgflow_rl.agents import methods
+from wgflow_rl.agents.protocol import Agent, at_least
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.envs.workers import environments
+from wgflow_rl.training import checkpoint
+from wgflow_rl.training.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
+from wgflow_rl.training.runlog import wilson
+from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.snapshot import restore, under
+from wgflow_rl.training.table import read_rows
+from wgflow_rl.utils.cli import one_line_errors
 
 FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
 
@@ -91,7 +93,9 @@ def load_agent(
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
     env = envs.make(settings.env)
     assert env.observation_space.shape and env.action_space.shape
-    agent = methods.build(cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0])
+    agent = methods.build(
+        cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
+    )
     restore(agent.modules, agent.optimiser, under(tensors, "agent"))
     return agent, settings, step
 
@@ -163,7 +167,9 @@ def run_episodes(
     plain = partial(envs.make, settings.env)
     # The bar is for a terminal alone; drawing is most of the time of a film that no GPU draws.
     with (
-        tqdm(total=episodes, unit="episode", disable=None, desc="filming" if shown else "playing") as bar,
+        tqdm(
+            total=episodes, unit="episode", disable=None, desc="filming" if shown else "playing"
+        ) as bar,
         environments(drawing, shown) as filmed,
         environments(plain, count - shown, processes=processes) as others,
     ):
@@ -212,7 +218,9 @@ def main(args: list[str] | None = None) -> None:
 
 def report(ask: Ask) -> dict[str, Any]:
     """Play the episodes asked for; what is printed about them."""
-    agent, settings, step = load_agent(ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples)
+    agent, settings, step = load_agent(
+        ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples
+    )
     result = run_episodes(
         agent,
         settings,

@@ -21,12 +21,12 @@ import tyro
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wgflow_rl.cli import one_line_errors
+from wgflow_rl.agents.protocol import Agent
 from wgflow_rl.evaluate import load_agent, visited
-from wgflow_rl.files import publish
-from wgflow_rl.protocol import Agent
-from wgflow_rl.runlog import PACKAGES
-from wgflow_rl.settings import Settings
+from wgflow_rl.training.runlog import PACKAGES
+from wgflow_rl.training.settings import Settings
+from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.files import publish
 
 FORMAT = 1  # of the description that is stored with the file
 STATES = 64  # states of the policy's own episodes on which a file is compared with its original
@@ -56,7 +56,9 @@ class Ask:
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
-            raise ValueError(f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}")
+            raise ValueError(
+                f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}"
+            )
         return self
 
 
@@ -75,7 +77,7 @@ class Draws(TorchFunctionMode):
             if kwargs.get("generator") is not None:
                 raise ValueError(
                     f"this agent draws with torch.{func.__name__}, which cannot become an input of a file; draw with "
-                    "wgflow_rl.ops.normal or ops.uniform in `act`"
+                    "wgflow_rl.agents.ops.normal or ops.uniform in `act`"
                 )
             return func(*args, **kwargs)
         if self.given is not None:
@@ -98,7 +100,9 @@ class Deployed(nn.Module):
             return self.agent.act(obs, torch.Generator())
 
 
-def original(agent: Agent, obs: Tensor, *, seed: int = 0) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+def original(
+    agent: Agent, obs: Tensor, *, seed: int = 0
+) -> tuple[Tensor, list[tuple[str, Tensor]]]:
     """What the agent executes in these states [B, S], and what it drew for it: (kind, [B, ...]) each."""
     with Draws() as drawn:
         actions = agent.act(obs, torch.Generator().manual_seed(seed))
@@ -127,7 +131,11 @@ def describe(
         "seed": settings.seed,
         "step": step,
         "inputs": [{"name": name, "shape": shape, "is": kind} for name, shape, kind in parts],
-        "output": {"name": "actions", "shape": ["batch", *actions.shape[1:]], "is": "a chunk in [-1, 1]"},
+        "output": {
+            "name": "actions",
+            "shape": ["batch", *actions.shape[1:]],
+            "is": "a chunk in [-1, 1]",
+        },
         "agent": dataclasses.asdict(settings.agent),
         "versions": {name: _version(name) for name in PACKAGES},
     }
@@ -143,7 +151,9 @@ def _version(package: str) -> str | None:
 # ---- the two formats -------------------------------------------------------------------------------------------------
 
 
-def write_onnx(policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path) -> Run:
+def write_onnx(
+    policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path
+) -> Run:
     """Write an ONNX file, any batch size; the description is its metadata "wgflow". Returns the file, run."""
     try:
         import onnxruntime
@@ -171,10 +181,14 @@ def write_onnx(policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any
     return run
 
 
-def write_torchscript(policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path) -> Run:
+def write_torchscript(
+    policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path
+) -> Run:
     """Write a TorchScript archive, any batch size, the description inside as wgflow.json. Returns the file, run."""
     traced = torch.jit.trace(policy, tuple(inputs), check_trace=False)
-    frozen = torch.jit.freeze(traced)  # drops what acting does not use: target networks, the old policy
+    frozen = torch.jit.freeze(
+        traced
+    )  # drops what acting does not use: target networks, the old policy
     torch.jit.save(frozen, path, _extra_files={"wgflow.json": json.dumps(about)})
     return torch.jit.load(path)
 
@@ -226,7 +240,9 @@ def export(ask: Ask) -> dict[str, Any]:
 
     Raises: RuntimeError when the file does not act as its original, with nothing written; what `load_agent` raises.
     """
-    agent, settings, step = load_agent(ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples)
+    agent, settings, step = load_agent(
+        ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples
+    )
     path = ask.out or ask.run / f"policy{SUFFIX[ask.format]}"
     obs = visited(agent, settings, STATES)
     actions, drawn = original(agent, obs)
@@ -237,7 +253,9 @@ def export(ask: Ask) -> dict[str, Any]:
     try:
         run = write(agent, ask.format, obs, about, temporary)
         error, ties = disagreement(agent, run, obs)
-        alone, _ = disagreement(agent, run, obs[:1])  # a batch of one takes other paths through the runtimes
+        alone, _ = disagreement(
+            agent, run, obs[:1]
+        )  # a batch of one takes other paths through the runtimes
         error = max(error, alone)
         if not error <= TOLERANCE:
             raise RuntimeError(

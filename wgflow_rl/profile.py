@@ -19,20 +19,27 @@ from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from wgflow_rl import envs, methods, networks, routing
-from wgflow_rl.cli import one_line_errors
+from wgflow_rl import envs
+from wgflow_rl.agents import methods, networks
+from wgflow_rl.agents.protocol import Agent
 from wgflow_rl.data import Episodes
-from wgflow_rl.protocol import Agent
-from wgflow_rl.replay import Replay
-from wgflow_rl.settings import Settings, from_command_line
-from wgflow_rl.updates import update
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.training import routing
+from wgflow_rl.training.settings import Settings, from_command_line
+from wgflow_rl.training.updates import update
+from wgflow_rl.utils.cli import one_line_errors
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 KINDS = {
     "matrix products": PRODUCTS,
     "GELU": ("aten::gelu", "aten::gelu_backward"),
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
-    "optimiser, slow copies": ("Optimizer.", "aten::_fused_adam_", "aten::_foreach_lerp_", "aten::lerp_"),
+    "optimiser, slow copies": (
+        "Optimizer.",
+        "aten::_fused_adam_",
+        "aten::_foreach_lerp_",
+        "aten::lerp_",
+    ),
     "random numbers": ("aten::normal_", "aten::uniform_", "aten::random_"),
 }  # beginnings of names, first match wins; what is none of these is "other operations"
 ROWS = 10_000  # of random data
@@ -105,7 +112,9 @@ def by_kind(call: Callable[[], object], *, calls: int) -> dict[str, tuple[float,
             call()
     found = dict.fromkeys((*KINDS, "other operations"), (0.0, 0.0))
     for event in profile.key_averages():
-        kind = next((k for k, names in KINDS.items() if event.key.startswith(names)), "other operations")
+        kind = next(
+            (k for k, names in KINDS.items() if event.key.startswith(names)), "other operations"
+        )
         total, count = found[kind]
         found[kind] = total + event.self_cpu_time_total / 1e6 / calls, count + event.count / calls
     return found
@@ -129,7 +138,9 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     """The agent, and the parts of its step by name; "update" is the one that learns."""
     env, cfg = envs.make(settings.env), settings.agent
-    obs_dim, action_dim = (len(space.sample()) for space in (env.observation_space, env.action_space))
+    obs_dim, action_dim = (
+        len(space.sample()) for space in (env.observation_space, env.action_space)
+    )
     env.close()
     agent = methods.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=settings.seed)
     replay = Replay(random_data(obs_dim, action_dim), capacity=ROWS)
@@ -141,7 +152,9 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     reduced = networks.reduced(settings.precision == "mixed")
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
-        "update": reduced(lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0)),
+        "update": reduced(
+            lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0)
+        ),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
         "chunk sampling": lambda: sample(),
         "acting, one state": lambda: agent.act(state, generator),
@@ -162,7 +175,10 @@ def report(settings: Settings) -> str:
 
 def _report(settings: Settings, route: str) -> str:
     limits, (_, calls) = machine(), parts(settings)
-    took = {name: seconds(call, at_least=2.0 if name == "update" else 0.3) for name, call in calls.items()}
+    took = {
+        name: seconds(call, at_least=2.0 if name == "update" else 0.3)
+        for name, call in calls.items()
+    }
     update = work(calls["update"])
     arithmetic, memory = update.floors(limits)
     kinds = by_kind(calls["update"], calls=5)

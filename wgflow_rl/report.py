@@ -16,13 +16,22 @@ from typing import Annotated, Any
 
 import tyro
 
-from wgflow_rl import results, stopwatch
-from wgflow_rl.cli import one_line_errors
-from wgflow_rl.comparison import COLUMNS, MISSING, cell, fits, markdown, numbers, sources, table_lines
-from wgflow_rl.figures import draw
-from wgflow_rl.files import write_whole
-from wgflow_rl.published import COSTS, FIGURES, FIGURES_LAYOUT, TABLES
-from wgflow_rl.results import Arm
+from wgflow_rl.experiments import results, stopwatch
+from wgflow_rl.experiments.comparison import (
+    COLUMNS,
+    MISSING,
+    cell,
+    fits,
+    markdown,
+    numbers,
+    sources,
+    table_lines,
+)
+from wgflow_rl.experiments.figures import draw
+from wgflow_rl.experiments.published import COSTS, FIGURES, FIGURES_LAYOUT, TABLES
+from wgflow_rl.experiments.results import Arm
+from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.files import write_whole
 
 Panels = dict[str, dict[str, list[Arm]]]  # panel -> line -> the arms it averages
 
@@ -44,7 +53,9 @@ def costs(arms: Sequence[Arm]) -> list[str]:
     for arm in arms:
         if arm.peer or (pace := stopwatch.clocked(arm.runs[0].folder, "")) is None:
             continue
-        online = f"{1000 * pace.online_step:.1f}" if (arm.total or 0) > (arm.offline or 0) else MISSING
+        online = (
+            f"{1000 * pace.online_step:.1f}" if (arm.total or 0) > (arm.offline or 0) else MISSING
+        )
         rows.append(
             [
                 arm.name,
@@ -74,9 +85,16 @@ def all_runs(arms: Sequence[Arm], records: list[dict[str, Any]]) -> list[str]:
     rows = []
     for arm in arms:
         note = f"{arm.unfinished} unfinished" if arm.unfinished else ""
-        rows.append([arm.env, arm.name, arm.protocol, cell(arm, "offline"), cell(arm, "online"), note])
+        rows.append(
+            [arm.env, arm.name, arm.protocol, cell(arm, "offline"), cell(arm, "online"), note]
+        )
         for phase in ("offline", "online"):
-            line = {"phase": phase, "row": arm.name, "env": arm.env, "by": "peer" if arm.peer else "ours"}
+            line = {
+                "phase": phase,
+                "row": arm.name,
+                "env": arm.env,
+                "by": "peer" if arm.peer else "ours",
+            }
             records.append(line | {"protocol": arm.protocol} | numbers(arm, phase))
     header = [
         "environment",

@@ -24,9 +24,9 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from wgflow_rl import job, plan, stopwatch
-from wgflow_rl.cli import one_line_errors
-from wgflow_rl.job import Job, Outcome
+from wgflow_rl.experiments import job, plan, stopwatch
+from wgflow_rl.experiments.job import Job, Outcome
+from wgflow_rl.utils.cli import one_line_errors
 
 REFRESH = 1.0  # seconds between looks at the runs
 
@@ -105,7 +105,11 @@ def execute(jobs: Sequence[Job], ask: Ask) -> dict[Job, Outcome]:
     total = sum(each.steps for each in jobs)
     with _ray(ask) as ray, tqdm(total=total, unit="step", mininterval=5, smoothing=0) as bar:
         # Ray starts a task again whose worker has died; the folder's lock then waits for a training left behind.
-        resources = {"num_cpus": ask.cpus_per_run, "num_gpus": ask.gpus_per_run, "max_retries": ask.retries}
+        resources = {
+            "num_cpus": ask.cpus_per_run,
+            "num_gpus": ask.gpus_per_run,
+            "max_retries": ask.retries,
+        }
         task = ray.remote(**resources)(job.execute)
         pending = {task.remote(each, retries=ask.retries): each for each in jobs}
         try:
@@ -119,7 +123,9 @@ def execute(jobs: Sequence[Job], ask: Ask) -> dict[Job, Outcome]:
                 bar.set_postfix_str(f"{len(outcomes)} of {len(jobs)} runs ended", refresh=False)
                 bar.update(0)
         except KeyboardInterrupt:
-            bar.write("stopping: every run writes a checkpoint first; the same command goes on from there")
+            bar.write(
+                "stopping: every run writes a checkpoint first; the same command goes on from there"
+            )
             for ref in pending:
                 ray.cancel(ref)
             ray.wait(list(pending), num_returns=len(pending), timeout=job.GRACE)
@@ -131,8 +137,12 @@ def execute(jobs: Sequence[Job], ask: Ask) -> dict[Job, Outcome]:
 def _ray(ask: Ask) -> Iterator[Any]:
     """Ray, started here or joined by its address, with SIGTERM treated as Ctrl-C."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # not 15: beside other work a run would stand still
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # --gpus-per-run 0 hides no device
+    os.environ.setdefault(
+        "RAY_worker_niceness", "0"
+    )  # not 15: beside other work a run would stand still
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # --gpus-per-run 0 hides no device
     try:
         import ray
 
@@ -161,7 +171,9 @@ def _interrupt(number: int, frame: object) -> None:
 def _outcome(ray: Any, ref: Any) -> Outcome:
     try:
         return ray.get(ref)
-    except ray.exceptions.RayError as error:  # the worker or its machine is gone, more often than --retries
+    except (
+        ray.exceptions.RayError
+    ) as error:  # the worker or its machine is gone, more often than --retries
         return Outcome("failed", str(error).strip().partition("\n")[0])
 
 
@@ -176,7 +188,11 @@ def estimate(jobs: dict[Job, plan.Kind], ask: Ask) -> str:
     lines, hours = [], 0.0
     for each, kind in jobs.items():
         state = job.state(each.folder).state
-        key = (repr(kind.settings.agent), kind.env.partition("-singletask")[0], kind.settings.device)
+        key = (
+            repr(kind.settings.agent),
+            kind.env.partition("-singletask")[0],
+            kind.settings.device,
+        )
         if key not in paces:
             print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)
             paces[key] = stopwatch.earlier(ask.runs, kind) or stopwatch.measure(
@@ -191,7 +207,9 @@ def estimate(jobs: dict[Job, plan.Kind], ask: Ask) -> str:
     sources = collections.Counter(pace.source for pace in paces.values())
     lines += [
         f"{len(jobs)} runs, {hours:.2f} hours of training; {hours / min(slots, len(jobs)):.2f} with {slots} at a time",
-        "Step times: " + "; ".join(f"{source} ({count})" for source, count in sources.items()) + ".",
+        "Step times: "
+        + "; ".join(f"{source} ({count})" for source, count in sources.items())
+        + ".",
         "Taken one run at a time: neighbours on the same cores make it longer. Making data is not included.",
     ]
     return "\n".join(lines)
@@ -209,7 +227,9 @@ def run(ask: Ask, extra: Sequence[str] = ()) -> bool:
         print(estimate(jobs, ask))
         return True
     states = {each: job.state(each.folder) for each in jobs}
-    ended = {each: outcome for each, outcome in states.items() if outcome.state in ("done", "diverged")}
+    ended = {
+        each: outcome for each, outcome in states.items() if outcome.state in ("done", "diverged")
+    }
     todo = [each for each in jobs if each not in ended]
     print(f"{len(jobs)} runs in {ask.runs}: {len(ended)} ended before, {len(todo)} to do")
     outcomes = ended | (execute(todo, ask) if todo else {})
@@ -223,7 +243,9 @@ def run(ask: Ask, extra: Sequence[str] = ()) -> bool:
 
 
 def main(args: list[str] | None = None) -> None:
-    ask, extra = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.sweep", return_unknown_args=True)
+    ask, extra = tyro.cli(
+        Ask, args=args, prog="python -m wgflow_rl.sweep", return_unknown_args=True
+    )
     with one_line_errors():
         if not run(ask, extra):
             raise SystemExit(1)

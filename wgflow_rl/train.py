@@ -12,22 +12,24 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from wgflow_rl import checkpoint, envs, networks, routing
-from wgflow_rl.beside import Evaluator, evaluators
-from wgflow_rl.cli import one_line_errors
-from wgflow_rl.finite import TrainingDiverged
-from wgflow_rl.graphs import Captured
-from wgflow_rl.guard import Guard
-from wgflow_rl.interrupt import StopRequest
-from wgflow_rl.rollout import EVAL_ENVS
-from wgflow_rl.run import Run
-from wgflow_rl.runlog import RunLog, check_folder
-from wgflow_rl.seeds import asked, last_common_step
-from wgflow_rl.settings import Settings, as_json
-from wgflow_rl.stacked import Stacked
-from wgflow_rl.trainer import Trainer
-from wgflow_rl.updates import Update, counts_updates, together
-from wgflow_rl.workers import environments
+from wgflow_rl import envs
+from wgflow_rl.agents import networks
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.envs.workers import environments
+from wgflow_rl.training import checkpoint, routing
+from wgflow_rl.training.beside import Evaluator, evaluators
+from wgflow_rl.training.finite import TrainingDiverged
+from wgflow_rl.training.graphs import Captured
+from wgflow_rl.training.interrupt import StopRequest
+from wgflow_rl.training.rollout import EVAL_ENVS
+from wgflow_rl.training.run import Run
+from wgflow_rl.training.runlog import RunLog, check_folder
+from wgflow_rl.training.seeds import asked, last_common_step
+from wgflow_rl.training.settings import Settings, as_json
+from wgflow_rl.training.stacked import Stacked
+from wgflow_rl.training.trainer import Trainer
+from wgflow_rl.training.updates import Update, counts_updates, together
+from wgflow_rl.utils.cli import one_line_errors
 
 
 def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
@@ -47,7 +49,9 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
         if first.precision == "mixed":
             routing.warn_if_slow(hidden, device=device)
         guard = stack.enter_context(Guard(first.env, timeout=first.env_timeout))
-        collecting = len(runs) * first.envs  # those of evaluations serve every seed, one after the other
+        collecting = (
+            len(runs) * first.envs
+        )  # those of evaluations serve every seed, one after the other
         evaluating = 0 if first.eval_processes else min(EVAL_ENVS, first.schedule.eval_episodes)
         make = partial(envs.make, first.env)
         playing = stack.enter_context(
@@ -58,10 +62,14 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
             settled = dataclasses.replace(first, route=route)
             beside = [*stack.enter_context(evaluators(settled, len(runs)))]
         trainers: list[Trainer] = []
-        for number, settings in enumerate(dataclasses.replace(settings, route=route) for settings in runs):
+        for number, settings in enumerate(
+            dataclasses.replace(settings, route=route) for settings in runs
+        ):
             own = playing[number * first.envs : (number + 1) * first.envs] + playing[collecting:]
             like = trainers[0] if trainers else None
-            trainers.append(Trainer(settings, playing=own, guard=guard, progress=progress, like=like))
+            trainers.append(
+                Trainer(settings, playing=own, guard=guard, progress=progress, like=like)
+            )
         if resume:
             load(trainers)
         share_update(trainers)
@@ -69,11 +77,15 @@ def run(*runs: Settings, resume: bool = False, progress: bool = True) -> Path:
         since = (trainers[0].step or -1) if resume else None
         logs = [
             stack.enter_context(
-                RunLog(t.settings.folder, resume_step=since, evaluate_again=t.evaluating is not None)
+                RunLog(
+                    t.settings.folder, resume_step=since, evaluate_again=t.evaluating is not None
+                )
             )
             for t in trainers
         ]
-        for trainer in trainers:  # their rows are gone: alone, a seed would go on from one and leave a gap
+        for (
+            trainer
+        ) in trainers:  # their rows are gone: alone, a seed would go on from one and leave a gap
             checkpoint.drop_after(trainer.settings.folder / "checkpoints", trainer.step)
         bar = stack.enter_context(
             tqdm(
@@ -106,7 +118,9 @@ def load(trainers: Sequence[Trainer]) -> None:
 def share_update(trainers: Sequence[Trainer]) -> None:
     """Have the trainers make one update for all, and a GPU make it as one graph where it can."""
     lead = trainers[0]
-    update: Update = lead.update if len(trainers) == 1 else Stacked([trainer.agent for trainer in trainers])
+    update: Update = (
+        lead.update if len(trainers) == 1 else Stacked([trainer.agent for trainer in trainers])
+    )
     on_gpu = torch.device(lead.settings.device).type == "cuda"
     if on_gpu and lead.settings.graph and not counts_updates(lead.agent):
         update = Captured(update)

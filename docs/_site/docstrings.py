@@ -22,7 +22,9 @@ def as_rst(lines: list[str]) -> list[str]:
             out.append(rest.pop(0))
         elif match := SECTION.fullmatch(rest[0]):
             rest.pop(0)
-            out += _section(match[1], match[2], _take(rest, lambda line: not line or line.startswith(" ")))
+            out += _section(
+                match[1], match[2], _take(rest, lambda line: not line or line.startswith(" "))
+            )
         elif rest[0].startswith(" "):
             block = _take(rest, lambda line: not line or line.startswith(" "))
             out += ["", ".. code-block:: text", "", *("   " + line for line in block), ""]

@@ -52,9 +52,7 @@ def library() -> str:
             directives = f".. automodule:: wgflow.{room}\n   :no-members:\n   :no-index:\n\n"
             directives += "\n\n".join(_directive(wgflow, name) for name in names)
         parts.append(PART.format(title=room, directives=directives))
-    about = (
-        "`import wgflow as wg`. Points are positional, all else is keyword-only; batches lead: `[..., N, D]`."
-    )
+    about = "`import wgflow as wg`. Points are positional, all else is keyword-only; batches lead: `[..., N, D]`."
     return PAGE.format(title="wgflow", about=about, parts="\n".join(parts))
 
 
@@ -76,16 +74,24 @@ def learning() -> str:
     root = DOCS.parent / "wgflow_rl"
     parts = []
     for room in rooms:
-        files = sorted((root / room).glob("[!_]*.py")) if (root / room).is_dir() else [root / f"{room}.py"]
+        files = (
+            sorted((root / room).glob("[!_]*.py"))
+            if (root / room).is_dir()
+            else [root / f"{room}.py"]
+        )
         names = [
-            ".".join(path.relative_to(DOCS.parent).with_suffix("").parts) for path in files if path.exists()
+            ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
+            for path in files
+            if path.exists()
         ]
         if (root / room).is_dir():
             names.insert(0, f"wgflow_rl.{room}")
         if names:
             directives = "\n\n".join(f".. automodule:: {name}\n   :members:" for name in names)
             parts.append(PART.format(title=room, directives=directives))
-    about = "Each module imports those above it only. Commands are `python -m wgflow_rl.NAME --help`."
+    about = (
+        "Each module imports those above it only. Commands are `python -m wgflow_rl.NAME --help`."
+    )
     return PAGE.format(title="wgflow_rl", about=about, parts="\n".join(parts))
 
 

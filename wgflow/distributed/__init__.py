@@ -72,7 +72,9 @@ def kernel_average(
     Raises: as `sharded`.
     """
     with sharded(group):
-        return sums.kernel_average(x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self)
+        return sums.kernel_average(
+            x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self
+        )
 
 
 def kernel_shift(

@@ -70,7 +70,9 @@ class Processes:
         said = {**header, "error": None if error is None else str(error)[:300]}
         text = json.dumps(said, ensure_ascii=False).encode()[:HEADER_BYTES].ljust(HEADER_BYTES)
         mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device)
-        headers = [json.loads(bytes(t.tolist())) for t in self.all_gather(mine, "comparing the arguments")]
+        headers = [
+            json.loads(bytes(t.tolist())) for t in self.all_gather(mine, "comparing the arguments")
+        ]
         if error is not None:
             raise error
         for rank, other in enumerate(headers):
@@ -101,7 +103,10 @@ class Processes:
         """
         ops = [
             dist.P2POp(way, t, peer, self.group, 2 * channel + i)
-            for way, peer, tensors in ((dist.isend, self.after, out), (dist.irecv, self.before, into))
+            for way, peer, tensors in (
+                (dist.isend, self.after, out),
+                (dist.irecv, self.before, into),
+            )
             for i, t in enumerate(tensors)
             if t.numel()
         ]
@@ -127,4 +132,8 @@ class Processes:
 def name_of(kernel: Kernel) -> str:
     """What a kernel is called on every process: its numbers, without the addresses and the device of this one."""
     text = re.sub(r" at 0x[0-9a-f]+|, device='[^']*'", "", repr(kernel))
-    return text if len(text) <= 160 else f"{text[:120]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return (
+        text
+        if len(text) <= 160
+        else f"{text[:120]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    )

@@ -37,7 +37,9 @@ class Ring:
             )
         self.processes, self.backend = Processes(group), backend
 
-    def double_shift(self, x, y, log_weights, kernel: Kernel, skip_self: bool) -> tuple[Tensor, Tensor]:
+    def double_shift(
+        self, x, y, log_weights, kernel: Kernel, skip_self: bool
+    ) -> tuple[Tensor, Tensor]:
         """`sums.double_shift` of shards; the same errors on every rank, and ValueError where ranks disagree."""
         said, error, lengths = {}, None, None
         try:
@@ -93,7 +95,9 @@ def header(
         "log_weights": "None" if log_weights is None else "given",
         "dimension": x.shape[-1],
         "dtype": [str(t.dtype) for t in clouds],
-        "leading dimensions": [list(t.shape[:d]) for t, d in zip(clouds, (-2, -2, -1), strict=False)],
+        "leading dimensions": [
+            list(t.shape[:d]) for t, d in zip(clouds, (-2, -2, -1), strict=False)
+        ],
         "kernel": name_of(kernel),
         "skip_self": skip_self,
         "requires_grad": [torch.is_grad_enabled() and t.requires_grad for t in clouds],
@@ -124,7 +128,9 @@ class Call:
                 wait()
             here = there
 
-    def empty(self, like: list[Tensor], rank: int, dtype: torch.dtype | None = None) -> list[Tensor]:
+    def empty(
+        self, like: list[Tensor], rank: int, dtype: torch.dtype | None = None
+    ) -> list[Tensor]:
         """Room for what belongs to the shard of a rank: y [..., M, D] and what is [..., M]."""
         m, (y, *rest) = self.sizes[rank], like
         room = [y.new_empty((*y.shape[:-2], m, y.shape[-1]), dtype=dtype)]
@@ -137,14 +143,18 @@ class Call:
         if x.numel() == 0 or y.shape[-2] <= skip:
             return None
         weightless = None
-        if w is not None:  # batch elements in which the whole shard is absent: the local sums would refuse it
+        if (
+            w is not None
+        ):  # batch elements in which the whole shard is absent: the local sums would refuse it
             weightless = w.detach().amax(-1, keepdim=True) == -math.inf
             w = torch.where(weightless, 0, w)
         with sharding.use(None):
             log_mass, shift = double_shift(
                 x, y, kernel=self.kernel, log_weights=w, skip_self=skip, backend=self.ring.backend
             )
-        return (log_mass if weightless is None else log_mass.masked_fill(weightless, -math.inf)), shift
+        return (
+            log_mass if weightless is None else log_mass.masked_fill(weightless, -math.inf)
+        ), shift
 
 
 class RingAverage(torch.autograd.Function):
@@ -156,14 +166,18 @@ class RingAverage(torch.autograd.Function):
         rows = (*torch.broadcast_shapes(*leads), x.shape[-2])
         log_mass = x.new_full(rows, -math.inf, dtype=torch.float64)
         shift = x.new_zeros((*rows, x.shape[-1]), dtype=torch.float64)
-        weighty = None if log_weights is None else log_weights.new_zeros((*leads[2], 1), dtype=torch.bool)
+        weighty = (
+            None if log_weights is None else log_weights.new_zeros((*leads[2], 1), dtype=torch.bool)
+        )
         for rank, shard in call.shards(y, log_weights):
             if weighty is not None and shard[1].shape[-1]:
                 weighty |= shard[1].amax(-1, keepdim=True) > -math.inf
             part = call.block(x, shard, rank == call.ring.processes.rank)
             if part is not None:
                 log_mass, shift = merge((log_mass, shift), part)
-        if weighty is not None and not bool(weighty.all()):  # known to every rank: each has seen all shards
+        if weighty is not None and not bool(
+            weighty.all()
+        ):  # known to every rank: each has seen all shards
             raise ValueError(
                 "all weights of y are zero in some batch element, on all ranks together; weigh one of them, or leave "
                 "the term out."
@@ -181,7 +195,11 @@ class RingAverage(torch.autograd.Function):
             )
         x, y, log_weights, log_mass, shift = ctx.saved_tensors
         call: Call = ctx.call
-        p, wants, samples = call.ring.processes, ctx.needs_input_grad[:3], any(ctx.needs_input_grad[1:3])
+        p, wants, samples = (
+            call.ring.processes,
+            ctx.needs_input_grad[:3],
+            any(ctx.needs_input_grad[1:3]),
+        )
         dx = torch.zeros_like(x, dtype=torch.float64)
         behind: list[Tensor] = []
         for rank, shard in call.shards(y, log_weights):
@@ -253,5 +271,7 @@ class LogTotal(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[override]
         log_weights, total = ctx.saved_tensors
-        g = torch.stack(ctx.processes.all_gather(g.contiguous(), "adding gradients of the weights")).sum(0)
+        g = torch.stack(
+            ctx.processes.all_gather(g.contiguous(), "adding gradients of the weights")
+        ).sum(0)
         return g * (log_weights - total).exp(), None

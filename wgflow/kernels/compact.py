@@ -36,7 +36,9 @@ class Compact(Kernel):
         u = sq / self.h**2
         inside = u < 1
         # Zeros are put in before log1p: a masked NaN would still poison second derivatives.
-        return (-torch.where(inside, u, 0.0)).log1p().mul(self.power).masked_fill(~inside, -math.inf)
+        return (
+            (-torch.where(inside, u, 0.0)).log1p().mul(self.power).masked_fill(~inside, -math.inf)
+        )
 
     def log_norm(self, dim: int) -> float:
         gap = math.lgamma(self.power + 1) - math.lgamma(self.power + 1 + dim / 2)

@@ -30,7 +30,9 @@ class Matern(Kernel):
     def __post_init__(self):
         check_bandwidth("tau", self.tau)
         if not (self.nu >= 1.5 and float(self.nu + 0.5).is_integer()):
-            raise ValueError(f"nu = {self.nu!r}; wanted 1.5, 2.5, 3.5, ... For nu = 1/2 use Laplace(tau).")
+            raise ValueError(
+                f"nu = {self.nu!r}; wanted 1.5, 2.5, 3.5, ... For nu = 1/2 use Laplace(tau)."
+            )
 
     @property
     def order(self) -> int:
@@ -51,7 +53,8 @@ class Matern(Kernel):
 
     def log_norm(self, dim: int) -> float:
         radial = sum(
-            c * math.exp(math.lgamma(dim + k) - math.lgamma(dim)) for k, c in enumerate(self._coefficients)
+            c * math.exp(math.lgamma(dim + k) - math.lgamma(dim))
+            for k, c in enumerate(self._coefficients)
         )
         return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim) + math.log(radial))
 
@@ -59,7 +62,8 @@ class Matern(Kernel):
         # The radius is a mixture of Gamma(D + k) over the terms u^k of the polynomial.
         dim = like.shape[-1]
         masses = [
-            c * math.exp(math.lgamma(dim + k) - math.lgamma(dim)) for k, c in enumerate(self._coefficients)
+            c * math.exp(math.lgamma(dim + k) - math.lgamma(dim))
+            for k, c in enumerate(self._coefficients)
         ]
         term = torch.multinomial(
             torch.tensor(masses, device=like.device),
@@ -102,7 +106,9 @@ class Laplace(Kernel):
         return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim))
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        radius = exponential_noise(like, like.shape[-1], generator).sum(-1, keepdim=True)  # Gamma(D)
+        radius = exponential_noise(like, like.shape[-1], generator).sum(
+            -1, keepdim=True
+        )  # Gamma(D)
         return self.tau * radius * direction(like, generator)
 
     @cached_property

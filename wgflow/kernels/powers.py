@@ -37,7 +37,9 @@ class RationalQuadratic(Kernel):
 
     @cached_property
     def slope(self) -> Kernel:  # type: ignore[override]
-        return Scaled(RationalQuadratic(self.scale, self.beta + 1), math.log(2 * self.beta / self.scale**2))
+        return Scaled(
+            RationalQuadratic(self.scale, self.beta + 1), math.log(2 * self.beta / self.scale**2)
+        )
 
     @property
     def shadow(self) -> Kernel | None:
@@ -81,7 +83,9 @@ class Riesz(Kernel):
 
     def __post_init__(self):
         if not 0 < self.s < math.inf:
-            raise ValueError(f"s = {self.s!r}; wanted a positive exponent, 1 for the energy distance.")
+            raise ValueError(
+                f"s = {self.s!r}; wanted a positive exponent, 1 for the energy distance."
+            )
 
     def log(self, sq: Tensor) -> Tensor:
         return (safe_sq(sq).log() * (-0.5 * self.s)).masked_fill_(sq == 0, -math.inf)

@@ -35,4 +35,6 @@ def direction(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def exponential_noise(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """[..., count] unit exponentials: a sum of k of them is Gamma(k)."""
     shape = (*like.shape[:-1], count)
-    return -torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).neg().log1p()
+    return (
+        -torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).neg().log1p()
+    )

@@ -26,10 +26,10 @@ SAMPLE = 64  # samples whose nearest one gives the reference exponent of a row
 CHUNK = 1 << 14  # points prepared at a time: never a float64 copy of a whole cloud
 TILE_BYTES = 3 << 18  # of one tile and thread on a CPU: within a core's level-2 cache
 TILE_BYTES_GPU = 1 << 26
-DENORMAL = (
-    0.01  # of the weights: from here on one more pass that cuts them off is cheaper than their slow exp2
+DENORMAL = 0.01  # of the weights: from here on one more pass that cuts them off is cheaper than their slow exp2
+TILES_A_SUM = (
+    16  # added in float32 before float64 takes over: each change of dtype is a pass of its own
 )
-TILES_A_SUM = 16  # added in float32 before float64 takes over: each change of dtype is a pass of its own
 NARROWEST = 256  # columns of a tile: narrower ones waste the products, wider ones the cache
 
 
@@ -46,7 +46,9 @@ def gaussian_of(kernel: Kernel) -> tuple[float, float] | None:
 class Factors:
     """The two factors of z for flat clouds x [B, N, D], y [B, M, D], log weights [B, M] or None."""
 
-    def __init__(self, x: Tensor, y: Tensor, log_weights: Tensor | None, h: float, dtype: torch.dtype):
+    def __init__(
+        self, x: Tensor, y: Tensor, log_weights: Tensor | None, h: float, dtype: torch.dtype
+    ):
         self.x, self.y, self.log_weights, self.dtype = x, y, log_weights, dtype
         self._parts: tuple[Index, list[tuple[int, Tensor, Tensor]]] | None = None
         self.s = math.sqrt(1 / LN2) / h
@@ -118,10 +120,14 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
     exact_reference = False
     for batch, rows in f.tiles():
         done = None if exact_reference else _rows(f, batch, rows, skip_self, exact=False)
-        if done is None:  # a row's sample was too far from its nearest one; later rows will be alike
+        if (
+            done is None
+        ):  # a row's sample was too far from its nearest one; later rows will be alike
             exact_reference = True
             done = _rows(f, batch, rows, skip_self, exact=True)
-        if done is None:  # only its own sample or weightless ones are near: the exact path, without products
+        if (
+            done is None
+        ):  # only its own sample or weightless ones are near: the exact path, without products
             part = None if log_weights is None else log_weights[batch]
             first = rows.start if skip_self else None
             done = streaming.rows(x[batch, rows], y[batch], part, Gaussian(h), first, torch.float64)
@@ -135,7 +141,9 @@ def _rows(
     """The sums of some rows, None where the reference exponents were so far off that float range was left."""
     A, minus_half = f.left(batch, rows)
     # Products this narrow are made in one thread; as a batch, one block of the rows for each thread, in all of them.
-    threads = torch.get_num_threads() if A.device.type == "cpu" and A.dim() == 2 and not skip_self else 1
+    threads = (
+        torch.get_num_threads() if A.device.type == "cpu" and A.dim() == 2 and not skip_self else 1
+    )
     spread = threads > 1 and A.shape[0] % threads == 0
     if spread:
         A = A.view(threads, -1, A.shape[-1])
@@ -228,7 +236,9 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
     for batch, rows in f.tiles():
         A, minus_half = f.left(batch, rows)
         A[..., -1] = minus_half + f.heaviest[batch] - (log_mass[batch, rows] - log_scale) / LN2
-        A[..., -1].masked_fill_(log_mass[batch, rows] == -math.inf, -math.inf)  # no mass: every weight is 0
+        A[..., -1].masked_fill_(
+            log_mass[batch, rows] == -math.inf, -math.inf
+        )  # no mass: every weight is 0
         G, here = g_shift[batch, rows], x[batch, rows].double() - f.centre[batch]
         constant = g_mass[batch, rows] - (G * (here + shift[batch, rows])).sum(-1)
         pull = torch.cat([G / f.s, constant.unsqueeze(-1)], -1).to(dtype)
@@ -245,7 +255,9 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
                 dy[batch, :, j : j + wide] += turned @ W
                 dy[batch, :, j : j + wide] += back[..., 1:, :].double() / (f.s * h**2)
         acc = acc.read()
-        dx[batch, rows] = (acc[..., :-1, :].mT / f.s - acc[..., -1, :].unsqueeze(-1) * here) / h**2 - G
+        dx[batch, rows] = (
+            acc[..., :-1, :].mT / f.s - acc[..., -1, :].unsqueeze(-1) * here
+        ) / h**2 - G
     dx = dx.view(*lead, -1, D).sum_to_size(x0.shape)
     if not samples:
         return dx, None, None

@@ -68,7 +68,9 @@ def broadcast(*leads: tuple[int, ...]) -> tuple[int, ...]:
     return first if all(lead in ((), first) for lead in others) else torch.broadcast_shapes(*leads)
 
 
-def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")) -> None:
+def check_clouds(
+    x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")
+) -> None:
     """Refuse clouds that cannot be averaged, naming the argument and a way out. Raises: ValueError.
 
     One shard of a cloud may be empty, or without weight: only the union may not.
@@ -100,7 +102,9 @@ def check_clouds(x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bo
             f"{a} is {x.dtype} and {b} is {y.dtype}; both must share one floating dtype: {b}.to({a})."
         )
     if x.device != y.device:
-        raise ValueError(f"{a} is on {x.device} and {b} on {y.device}; move one: {b}.to({a}.device).")
+        raise ValueError(
+            f"{a} is on {x.device} and {b} on {y.device}; move one: {b}.to({a}.device)."
+        )
     if whole and y.shape[-2] == 0:
         raise ValueError(
             f"{b} is empty ({list(y.shape)}): there is nothing to average. Leave the term out instead."

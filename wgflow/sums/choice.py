@@ -17,7 +17,9 @@ from wgflow.sums.attention import gaussian_of
 from wgflow.sums.checks import broadcast, check_clouds, readable
 
 BACKENDS = ("auto", "dense", "streaming", "attention", "keops")
-TOLERANCE = 2e-4  # error of an exponent that float32 may make: a fifth of the 1e-3 that no field exceeds
+TOLERANCE = (
+    2e-4  # error of an exponent that float32 may make: a fifth of the 1e-3 that no field exceeds
+)
 EXACT = 1e-10  # the same for float64 input, which has to stay exact
 # Up to how many pairs the dense sums in float64 are the fastest: (largest dimension, pairs). Where both curves cross in
 # one thread of an EPYC 7003 with torch 2.13, the milliseconds of dense | attention float32 with its error estimate:
@@ -40,11 +42,15 @@ class Choice:
     backend: str
     dtype: torch.dtype
     automatic: bool
-    error: float | None  # of an exponent, so about the relative one of the field; None: not estimated
+    error: (
+        float | None
+    )  # of an exponent, so about the relative one of the field; None: not estimated
     reason: str
 
     def __str__(self) -> str:
-        error = "exact to rounding" if self.error is None else f"relative error about {self.error:.0e}"
+        error = (
+            "exact to rounding" if self.error is None else f"relative error about {self.error:.0e}"
+        )
         return f"{self.backend} in {str(self.dtype).removeprefix('torch.')}, {error}: {self.reason}"
 
 
@@ -55,12 +61,16 @@ def pairs(x: Tensor, y: Tensor) -> int:
 
 def radius(points: Tensor, centre: Tensor) -> float:
     """The largest distance from a centre, the points taken in parts."""
-    wide = torch.promote_types(points.dtype, torch.float32)  # the square of 256 is beyond half precision
+    wide = torch.promote_types(
+        points.dtype, torch.float32
+    )  # the square of 256 is beyond half precision
     parts = [(p.to(wide) - centre).square().sum(-1).amax() for p in points.split(1 << 14, -2)]
     return math.sqrt(float(torch.stack(parts).amax()))
 
 
-def expanded_error(x: Tensor, y: Tensor, h: float, log_weights: Tensor | None, dtype: torch.dtype) -> float:
+def expanded_error(
+    x: Tensor, y: Tensor, h: float, log_weights: Tensor | None, dtype: torch.dtype
+) -> float:
     """Error of a Gaussian exponent by the expanded square, eps ((|x - c| + |y - c|)²/2h² + spread of log w).
 
     c is the mean of y, the distances are the largest. The relative error of a field is smaller, since errors of
@@ -98,15 +108,23 @@ def products_are_exact() -> bool:
         return False
 
 
-def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, backend: str) -> Choice:
+def choose(
+    x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, backend: str
+) -> Choice:
     """The backend and dtype of one call. Raises: ValueError on a backend that is unknown or cannot do it."""
     single = torch.float64 if x.dtype == torch.float64 else torch.float32
     gaussian = gaussian_of(kernel)
     if backend not in BACKENDS:
-        raise ValueError(f"backend = {backend!r} is unknown; wanted one of {', '.join(map(repr, BACKENDS))}.")
+        raise ValueError(
+            f"backend = {backend!r} is unknown; wanted one of {', '.join(map(repr, BACKENDS))}."
+        )
     if x.numel() == 0 or y.numel() == 0:
         return Choice(
-            "dense", torch.float64, False, None, "no points, no blocks: the empty answer, with its graph"
+            "dense",
+            torch.float64,
+            False,
+            None,
+            "no points, no blocks: the empty answer, with its graph",
         )
     if backend in ("dense", "streaming"):
         return Choice(backend, torch.float64, False, None, "asked for")
@@ -121,7 +139,9 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
         if gaussian is not None:
             most = next(most for dim, most in DENSE_IS_FASTEST if x.shape[-1] <= dim)
         if n <= most:
-            return Choice("dense", torch.float64, True, None, f"{n} pairs; up to {most} it is the fastest")
+            return Choice(
+                "dense", torch.float64, True, None, f"{n} pairs; up to {most} it is the fastest"
+            )
         if not readable(x, y, log_weights):
             plain = "dense" if n <= DENSE_PAIRS else "streaming"
             return Choice(plain, torch.float64, True, None, "the estimate of errors reads values")
@@ -138,7 +158,9 @@ def choose(x: Tensor, y: Tensor, kernel: Kernel, log_weights: Tensor | None, bac
     elif single == torch.float32 and not products_are_exact():
         why = "torch is set to round the factors of float32 products"
     elif error <= (EXACT if single == torch.float64 else TOLERANCE):
-        return Choice(backend, single, automatic, error, f"{n} pairs, the fastest that is accurate enough")
+        return Choice(
+            backend, single, automatic, error, f"{n} pairs, the fastest that is accurate enough"
+        )
     else:
         why = f"{str(single)[6:]} would err by {error:.0e}"
     if automatic and (double is None or double > EXACT):

@@ -75,7 +75,9 @@ def kernel_shift(
     log_mass, shift = double_shift(
         x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
     )
-    return (log_mass, shift) if x.dtype == torch.float64 else (log_mass.to(x.dtype), shift.to(x.dtype))
+    return (
+        (log_mass, shift) if x.dtype == torch.float64 else (log_mass.to(x.dtype), shift.to(x.dtype))
+    )
 
 
 def double_shift(
@@ -118,7 +120,9 @@ def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
     # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     if x.dtype == torch.float64:
-        origin = y.detach().mean(-2, keepdim=True)  # float32 input has digits to spare without centring
+        origin = y.detach().mean(
+            -2, keepdim=True
+        )  # float32 input has digits to spare without centring
         x, y = x - origin, y - origin
     else:
         x, y = x.double(), y.double()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 Gradients = tuple[Tensor, Tensor | None, Tensor | None]  # of x, y, log weights
-Index = int | slice  # one batch element (its dimension goes: plain matrix products are faster), or several
+Index = (
+    int | slice
+)  # one batch element (its dimension goes: plain matrix products are faster), or several
 
 
 def flatten(

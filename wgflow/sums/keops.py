@@ -42,7 +42,11 @@ def formula_of(kernel: Kernel) -> tuple[str, list[float], float]:
                 poly = f"({poly} * {u} + Elem(G, {i}))"
             return f"Log({poly}) - {u}", [1 / tau, *kernel._coefficients], 0.0
         case RationalQuadratic(scale, beta):
-            return "-(Elem(G, 1) * Log(IntCst(1) + Elem(G, 0) * SqDist(X, Y)))", [1 / scale**2, beta], 0.0
+            return (
+                "-(Elem(G, 1) * Log(IntCst(1) + Elem(G, 0) * SqDist(X, Y)))",
+                [1 / scale**2, beta],
+                0.0,
+            )
     raise ValueError(
         f"{kernel!r} has no KeOps formula here (compact and singular kernels need -inf, which KeOps turns into NaN); "
         'use backend="streaming" or "auto".'
@@ -94,7 +98,11 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
     G, absent = torch.tensor(parameters, **like), torch.tensor([ABSENT], **like)
     origin = y.mean(-2, keepdim=True).double()
     x, y = ((t.double() - origin).to(dtype).contiguous() for t in (x, y))
-    w = torch.zeros(B, y.shape[1], **like) if log_weights is None else log_weights.to(dtype).clamp_min(ABSENT)
+    w = (
+        torch.zeros(B, y.shape[1], **like)
+        if log_weights is None
+        else log_weights.to(dtype).clamp_min(ABSENT)
+    )
     numbers = torch.arange(N, **like).unsqueeze(-1)
     extra = (numbers, numbers, absent) if skip_self else ()
     device = "CPU" if x.device.type == "cpu" else "GPU"
@@ -107,11 +115,15 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
             OSError,
             RuntimeError,
         ) as error:  # an import error is how a missing compiler shows
-            raise RuntimeError(f'backend="keops" cannot compile {formula!r}: {error}. {HINT}') from error
+            raise RuntimeError(
+                f'backend="keops" cannot compile {formula!r}: {error}. {HINT}'
+            ) from error
         done.append(out.double())
     out = torch.stack(done)
     nothing = out[..., :1] < 0.5 * ABSENT  # rows whose every sample is absent
-    log_mass = (out[..., 0] + out[..., 1].log() + log_scale).masked_fill_(nothing.squeeze(-1), -math.inf)
+    log_mass = (out[..., 0] + out[..., 1].log() + log_scale).masked_fill_(
+        nothing.squeeze(-1), -math.inf
+    )
     shift = (out[..., 2:] / out[..., 1:2]).masked_fill_(nothing, 0.0)
     return log_mass.view(*lead, -1), shift.view(*lead, -1, D)
 

@@ -26,7 +26,9 @@ class LinearAverage(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, y, log_weights, kernel, skip_self, choice: Choice):
         with exact_products(x.device):
-            log_mass, shift = FORWARD[choice.backend](x, y, log_weights, kernel, skip_self, choice.dtype)
+            log_mass, shift = FORWARD[choice.backend](
+                x, y, log_weights, kernel, skip_self, choice.dtype
+            )
         ctx.kernel, ctx.skip_self, ctx.choice = kernel, skip_self, choice
         ctx.save_for_backward(x, y, log_weights, log_mass, shift)
         return log_mass, shift
@@ -47,8 +49,12 @@ class LinearAverage(torch.autograd.Function):
             samples = any(ctx.needs_input_grad[1:3])
             run = GRADIENTS[ctx.choice.backend]
             with exact_products(g_shift.device):
-                found = run(saved, g_mass, g_shift, ctx.kernel, ctx.skip_self, ctx.choice.dtype, samples)
-        return *(g if g is None else g.to(t.dtype) for g, t in zip(found, saved, strict=False)), *none
+                found = run(
+                    saved, g_mass, g_shift, ctx.kernel, ctx.skip_self, ctx.choice.dtype, samples
+                )
+        return *(
+            g if g is None else g.to(t.dtype) for g, t in zip(found, saved, strict=False)
+        ), *none
 
 
 def exact_products(device: torch.device) -> contextlib.AbstractContextManager:

@@ -78,5 +78,7 @@ def log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool = False) ->
     if log_weights is None:
         count = y.shape[-2] if shards is None else shards.count(y)
         return math.log(count - skip_self)
-    total = log_weights.logsumexp(-1, keepdim=True) if shards is None else shards.log_total(log_weights)
+    total = (
+        log_weights.logsumexp(-1, keepdim=True) if shards is None else shards.log_total(log_weights)
+    )
     return total + torch.log1p(-(log_weights - total).exp()) if skip_self else total

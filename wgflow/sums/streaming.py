@@ -12,7 +12,9 @@ from wgflow.kernels import Kernel
 from wgflow.sums.flat import Gradients, flatten, loop, unflatten
 from wgflow.sums.tiles import finish, grad_tile, merge, sum_tile
 
-TILE_PAIRS = 1 << 17  # pairs in one tile and thread: 1 MB in float64, the size of a core's level-2 cache
+TILE_PAIRS = (
+    1 << 17
+)  # pairs in one tile and thread: 1 MB in float64, the size of a core's level-2 cache
 TILE_PAIRS_GPU = 1 << 23
 
 
@@ -25,7 +27,9 @@ def tile(x: Tensor, y: Tensor) -> tuple[int, int, int]:
     return tall, wide, max(1, pairs // max(1, n * m))
 
 
-def columns(y: Tensor, log_weights: Tensor | None, wide: int) -> Iterator[tuple[slice, Tensor | None]]:
+def columns(
+    y: Tensor, log_weights: Tensor | None, wide: int
+) -> Iterator[tuple[slice, Tensor | None]]:
     for j in range(0, y.shape[-2], wide):
         c = slice(j, j + wide)
         yield c, None if log_weights is None else log_weights[..., c]
@@ -60,7 +64,9 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
     for batch, r in loop(x.shape[0], x.shape[1], tall, several):
         part = None if log_weights is None else log_weights[batch]
         first = r.start if skip_self else None
-        log_mass[batch, r], shift[batch, r] = rows(x[batch, r], y[batch], part, kernel, first, dtype, wide)
+        log_mass[batch, r], shift[batch, r] = rows(
+            x[batch, r], y[batch], part, kernel, first, dtype, wide
+        )
     return log_mass.view(*lead, -1), shift.view(*lead, -1, x.shape[-1])
 
 
@@ -71,7 +77,9 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
     B, N, D = x.shape
     tall, wide, several = tile(x, y)
     origin = y.mean(-2, keepdim=True).double()
-    rowwise = [t.reshape(B, N, *t.shape[len(lead) + 1 :]) for t in (log_mass, shift, g_mass, g_shift)]
+    rowwise = [
+        t.reshape(B, N, *t.shape[len(lead) + 1 :]) for t in (log_mass, shift, g_mass, g_shift)
+    ]
     dx = -rowwise[3]
     dy = x.new_zeros(y.shape, dtype=torch.float64)
     dw = x.new_zeros(y.shape[:-1], dtype=torch.float64)
@@ -82,7 +90,9 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         for c, part in columns(y[batch], weights, wide):
             there = (y[batch][..., c, :].double() - origin[batch]).to(dtype)
             own = diagonal(r.start if skip_self else None, c, here.shape[-2])
-            dx_tile, dy_tile, dw_tile = grad_tile(here, there, part, at[0], at[1], at[2], at[3], kernel, own)
+            dx_tile, dy_tile, dw_tile = grad_tile(
+                here, there, part, at[0], at[1], at[2], at[3], kernel, own
+            )
             dx[batch, r] += dx_tile
             dy[batch][..., c, :] += dy_tile
             dw[batch][..., c] += dw_tile

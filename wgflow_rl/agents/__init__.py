@@ -1,4 +1,4 @@
 """One file per algorithm. An agent knows networks, batches and noise; it knows no buffer, environment or loop.
 
-What each of them offers is `wgflow_rl.protocol.Agent`; `wgflow_rl.methods` names them and holds their numbers.
+What each of them offers is `protocol.Agent`; `methods` names them and holds their numbers.
 """

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import StateFunction, standardiser
-from wgflow_rl.protocol import AgentConfig
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import StateFunction, standardiser
+from wgflow_rl.agents.protocol import AgentConfig
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class BC:
         self.device = torch.device(device)
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
-        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=cfg.lr, fused=True)
         self.normalise = standardiser(cfg.standardise, obs_dim, obs_mean, obs_std, device)
 

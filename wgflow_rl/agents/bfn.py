@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import TwinCritic, VectorField, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import TwinCritic, VectorField, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, at_least
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class BFNConfig(AgentConfig):
 
     target_samples: int = 32  # N, a' is the best of these by the critic
     act_samples: int = 32  # N again: the paper has one N for both
-    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = (
+        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    )
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:
@@ -61,7 +63,9 @@ class BFN:
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
         self.flow = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.flow.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
@@ -123,7 +127,11 @@ class BFN:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         obs = self.normalise(obs.to(self.device))
         noise = ops.normal(
-            obs.shape[0], self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
+            obs.shape[0],
+            self.cfg.act_samples,
+            self.chunk_dim,
+            generator=generator,
+            device=self.device,
         )
         chunks = self.propose(obs, noise)
         score, temperature = self.critic.mean(obs, chunks), self.cfg.act_temperature
@@ -133,7 +141,9 @@ class BFN:
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs, count = self.normalise(batch.obs), max(diagnostics.SAMPLES, self.cfg.act_samples)
-        noise = ops.normal(obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device)
+        noise = ops.normal(
+            obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device
+        )
         chunks = ops.euler(self.flow, obs, noise, self.cfg.flow_steps)
         score = self.critic.mean(obs, chunks[:, : self.cfg.act_samples].clamp(-1, 1))
         log = diagnostics.against_data(chunks[:, : diagnostics.SAMPLES], batch)

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import TwinCritic, VectorField, frozen, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, above, at_least
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import TwinCritic, VectorField, frozen, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, above, at_least
+from wgflow_rl.data.batch import Batch
 
-SIGMA_DATA = 0.5  # standard deviation of actions that the preconditioning assumes (Karras et al. 2022)
+SIGMA_DATA = (
+    0.5  # standard deviation of actions that the preconditioning assumes (Karras et al. 2022)
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,12 @@ class CAC:
         self.device = torch.device(device)
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
-        self.policy = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.policy = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.target_policy = slow_copy(self.policy)
         self.target_critic = slow_copy(self.critic)
         self.sigmas = ops.karras_levels(cfg.levels, cfg.sigma_min, cfg.sigma_max).to(device)
@@ -110,7 +116,9 @@ class CAC:
             target = ops.td_target(batch.returns, batch.discount, value)
         return ops.critic_loss(self.critic, batch, obs, target)
 
-    def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(
+        self, batch: Batch, obs: Tensor, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """|f(a + sigma_{n+1} e, sigma_{n+1}) - sg f_slow(a + sigma_n e, sigma_n)|^2 - eta Q(s, clip a_hat) / mean|Q|.
 
         Consistency training (Song et al. 2023, Algorithm 3) beside Q (Ding and Jin 2023). Only Q is clipped: a
@@ -123,7 +131,9 @@ class CAC:
             teacher = self.denoise(self.target_policy, obs, data + low * noise.data, low)
         error = (self.denoise(self.policy, obs, data + high * noise.data, high) - teacher).square()
         consistency = (error * ops.coordinates(batch.valid, self.chunk_dim)).mean()
-        q = frozen(self.critic)(obs, self.generate(self.policy, obs, noise.policy).clamp(-1, 1)).amin(0)
+        q = frozen(self.critic)(
+            obs, self.generate(self.policy, obs, noise.policy).clamp(-1, 1)
+        ).amin(0)
         log = {"bc_loss": consistency.detach(), "q_policy": q.detach().mean()}
         return consistency - self.cfg.eta * ops.value_scale(q) * q.mean(), log
 
@@ -147,7 +157,9 @@ class CAC:
         """
         steps = self.cfg.denoising_steps
         # From the top, evenly; one by one: a list would be carried to the device each time.
-        sigmas = [self.sigmas[round((len(self.sigmas) - 1) * (steps - i) / steps)] for i in range(steps)]
+        sigmas = [
+            self.sigmas[round((len(self.sigmas) - 1) * (steps - i) / steps)] for i in range(steps)
+        ]
         one = noise.new_ones(*noise.shape[:-2], 1)
         x = self.denoise(policy, obs, sigmas[0] * noise[..., 0, :], sigmas[0] * one)
         for i in range(1, steps):
@@ -164,7 +176,9 @@ class CAC:
 
     def draw(self, obs: Tensor, n: int, generator: torch.Generator) -> Tensor:
         shape = (obs.shape[0], n, self.cfg.denoising_steps, self.chunk_dim)
-        return self.generate(self.policy, obs, ops.normal(*shape, generator=generator, device=self.device))
+        return self.generate(
+            self.policy, obs, ops.normal(*shape, generator=generator, device=self.device)
+        )
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

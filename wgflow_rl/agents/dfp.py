@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl import diagnostics, drift, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import Policy, TwinCritic, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, above, at_least, fraction
+from wgflow_rl.agents import diagnostics, drift, ops
+from wgflow_rl.agents.networks import Policy, TwinCritic, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, above, at_least, fraction
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,20 @@ class DFPConfig(AgentConfig):
     candidates: int = 16  # N, samples of the old policy per state (Eq. 15)
     top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (Sec. 5.1)
     lam: float = 0.5  # weight of the top-K term online (Table 3); 0 removes it
-    lam_offline: float = 0.0  # the same in the offline phase: the released code improves online only
-    target_samples: int = 1  # a' is the best of these by the critic; 1: a' ~ pi (paper); 16: released code
+    lam_offline: float = (
+        0.0  # the same in the offline phase: the released code improves online only
+    )
+    target_samples: int = (
+        1  # a' is the best of these by the critic; 1: a' ~ pi (paper); 16: released code
+    )
     act_samples: int = 16  # the executed chunk is one of these
-    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = (
+        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    )
     field: str = "likelihood+energy"  # drift of the behaviour-cloning term, one positive per state
     improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
-    positives: str = (
-        "topk"  # topk: the K best, uniformly (Eq. 15); boltzmann: all N, weighted by exp(Q / temperature)
-    )
-    temperature: float = (
-        1.0  # alpha of the soft target pi+ = pi_old exp(Q / alpha) / Z, in units of Q; boltzmann only
-    )
+    positives: str = "topk"  # topk: the K best, uniformly (Eq. 15); boltzmann: all N, weighted by exp(Q / temperature)
+    temperature: float = 1.0  # alpha of the soft target pi+ = pi_old exp(Q / alpha) / Z, in units of Q; boltzmann only
     old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
 
     def check(self) -> None:
@@ -42,9 +44,13 @@ class DFPConfig(AgentConfig):
         drift.parse(self.field)
         drift.parse(self.improve_field)
         at_least(2, generated=self.generated)
-        at_least(1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples)
+        at_least(
+            1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
+        )
         at_least(self.top_k, candidates=self.candidates)
-        at_least(0, lam=self.lam, lam_offline=self.lam_offline, act_temperature=self.act_temperature)
+        at_least(
+            0, lam=self.lam, lam_offline=self.lam_offline, act_temperature=self.act_temperature
+        )
         above(0, temperature=self.temperature)
         fraction(old_rate=self.old_rate)
         if self.positives not in ("topk", "boltzmann"):
@@ -87,7 +93,9 @@ class DFP:
         self.improve_drift = drift.parse(cfg.improve_field)
         generator = torch.Generator().manual_seed(seed)
         self.policy = Policy(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.old_policy = slow_copy(self.policy)
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
@@ -98,7 +106,10 @@ class DFP:
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         cfg = self.cfg
         return Noise(
-            *(self._normal(batch, n, generator) for n in (cfg.generated, cfg.candidates, cfg.target_samples))
+            *(
+                self._normal(batch, n, generator)
+                for n in (cfg.generated, cfg.candidates, cfg.target_samples)
+            )
         )
 
     def _normal(self, batch: int, n: int, generator: torch.Generator) -> Tensor:
@@ -176,13 +187,17 @@ class DFP:
 
     def best(self, obs: Tensor, chunks: Tensor) -> Tensor:
         """The chunk of highest mean value by the online critic per state, [B, n, C] -> [B, 1, C]."""
-        return chunks if chunks.shape[1] == 1 else ops.top_k(chunks, self.critic.mean(obs, chunks), 1)
+        return (
+            chunks if chunks.shape[1] == 1 else ops.top_k(chunks, self.critic.mean(obs, chunks), 1)
+        )
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         cfg, obs = self.cfg, self.normalise(obs.to(self.device))
-        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(-1, 1)
+        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(
+            -1, 1
+        )
         score = self.critic.mean(obs, chunks)
         chunk = ops.choose(chunks, score, temperature=cfg.act_temperature, generator=generator)
         return chunk.reshape(obs.shape[0], cfg.chunk, -1)
@@ -195,9 +210,13 @@ class DFP:
         whole = batch.valid[:, -1] > 0
         raw = self.data_drift.raw(a_hat[whole], batch.actions.flatten(1)[whole, None])
         log = {**diagnostics.against_data(a_hat, batch), "raw_field": raw.square().mean().sqrt()}
-        pool = self.old_policy(obs, self._normal(obs.shape[0], cfg.candidates, generator)).clamp(-1, 1)
+        pool = self.old_policy(obs, self._normal(obs.shape[0], cfg.candidates, generator)).clamp(
+            -1, 1
+        )
         log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)
-        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(-1, 1)
+        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(
+            -1, 1
+        )
         return log | diagnostics.executed(self.critic.mean(obs, chunks), cfg.act_temperature)
 
     @property

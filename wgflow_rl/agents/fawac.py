@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import TwinCritic, VectorField, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import TwinCritic, VectorField, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, at_least
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class FAWAC:
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
         self.flow = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.flow.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
@@ -100,7 +102,9 @@ class FAWAC:
             )
         return ops.critic_loss(self.critic, batch, obs, target)
 
-    def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(
+        self, batch: Batch, obs: Tensor, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """exp(alpha A) L_flow with A = Q(s, a) - Q(s, flow(s, z)): advantage-weighted flow matching.
 
         AWAC (Nair et al. 2020) with a flow for its Gaussian. The state value is one draw of the policy; weights are
@@ -135,7 +139,10 @@ class FAWAC:
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs, count = self.normalise(batch.obs), diagnostics.SAMPLES
         chunks = self.generate(
-            obs, ops.normal(obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device)
+            obs,
+            ops.normal(
+                obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device
+            ),
         )
         score = self.critic.mean(obs, chunks[:, :1].clamp(-1, 1))
         return diagnostics.against_data(chunks, batch) | diagnostics.executed(score)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import TwinCritic, VectorField, frozen, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import TwinCritic, VectorField, frozen, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, at_least
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class FBRAC:
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
         self.flow = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.flow.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
@@ -100,7 +102,9 @@ class FBRAC:
             )
         return ops.critic_loss(self.critic, batch, obs, target)
 
-    def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(
+        self, batch: Batch, obs: Tensor, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """-Q(s, clip flow(s, z)) / mean|Q| + alpha L_flow: Q's gradient passes back through every Euler step.
 
         A saturated coordinate has no gradient of Q; flow matching, which is not clipped, still moves it.
@@ -132,7 +136,10 @@ class FBRAC:
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs, count = self.normalise(batch.obs), diagnostics.SAMPLES
         chunks = self.generate(
-            obs, ops.normal(obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device)
+            obs,
+            ops.normal(
+                obs.shape[0], count, self.chunk_dim, generator=generator, device=self.device
+            ),
         )
         score = self.critic.mean(obs, chunks[:, :1].clamp(-1, 1))
         return diagnostics.against_data(chunks, batch) | diagnostics.executed(score)

@@ -8,10 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import Policy, TwinCritic, VectorField, frozen, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import (
+    Policy,
+    TwinCritic,
+    VectorField,
+    frozen,
+    slow_copy,
+    standardiser,
+)
+from wgflow_rl.agents.protocol import AgentConfig, at_least
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,9 @@ class FQL:
         generator = torch.Generator().manual_seed(seed)
         self.policy = Policy(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
         self.flow = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.policy.parameters(), *self.flow.parameters(), *self.critic.parameters()],
@@ -102,7 +111,9 @@ class FQL:
             )
         return ops.critic_loss(self.critic, batch, obs, target)
 
-    def actor_loss(self, batch: Batch, obs: Tensor, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_loss(
+        self, batch: Batch, obs: Tensor, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """L = L_flow + alpha |mu(s, z) - flow(s, z)|^2 - mean Q(s, clip mu(s, z)) (FQL, Algorithm 1).
 
         The flow learns from the data alone, the student from teacher and critic, the critic from neither. The student
@@ -133,7 +144,11 @@ class FQL:
     def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         obs = self.normalise(batch.obs)
         noise = ops.normal(
-            obs.shape[0], diagnostics.SAMPLES, self.chunk_dim, generator=generator, device=self.device
+            obs.shape[0],
+            diagnostics.SAMPLES,
+            self.chunk_dim,
+            generator=generator,
+            device=self.device,
         )
         chunks = self.policy(obs, noise)
         score = self.critic.mean(obs, chunks[:, :1].clamp(-1, 1))

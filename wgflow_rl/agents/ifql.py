@@ -8,10 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import StateFunction, TwinCritic, VectorField, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least, fraction
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import (
+    StateFunction,
+    TwinCritic,
+    VectorField,
+    slow_copy,
+    standardiser,
+)
+from wgflow_rl.agents.protocol import AgentConfig, at_least, fraction
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,9 @@ class IFQLConfig(AgentConfig):
     chunk: int = 1
     expectile: float = 0.9  # tau, as IQL's row
     act_samples: int = 32  # N (DFP appendix)
-    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = (
+        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    )
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:
@@ -57,8 +65,12 @@ class IFQL:
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
         self.flow = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.value = StateFunction(obs_dim, 1, cfg.hidden, generator=generator, layer_norm=True).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.value = StateFunction(obs_dim, 1, cfg.hidden, generator=generator, layer_norm=True).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.flow.parameters(), *self.critic.parameters(), *self.value.parameters()],
@@ -69,7 +81,9 @@ class IFQL:
 
     def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
         where = {"generator": generator, "device": self.device}
-        return Noise(ops.normal(batch, 1, self.chunk_dim, **where), ops.uniform(batch, 1, 1, **where))
+        return Noise(
+            ops.normal(batch, 1, self.chunk_dim, **where), ops.uniform(batch, 1, 1, **where)
+        )
 
     def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Critic, value and flow, the same in both phases; and scalars to log."""
@@ -91,7 +105,9 @@ class IFQL:
 
     def value_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, Tensor]:
         """V is the expectile of min Q_target over the data's actions (IQL Eq. 5); and the advantage [B]."""
-        return ops.implicit_value_loss(self.value, self.target_critic, batch, obs, self.cfg.expectile)
+        return ops.implicit_value_loss(
+            self.value, self.target_critic, batch, obs, self.cfg.expectile
+        )
 
     def critic_loss(self, batch: Batch, obs: Tensor, next_obs: Tensor) -> Tensor:
         """(Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2: only actions of the data are asked for (IQL Eq. 6)."""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import StateFunction, TwinCritic, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least, fraction
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import StateFunction, TwinCritic, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, at_least, fraction
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,7 @@ class IQLConfig(AgentConfig):
 
     chunk: int = 1
     expectile: float = 0.9  # tau (DFP appendix)
-    alpha: float = (
-        10.0  # inverse temperature of the weights; per task it is not public: our choice, FQL's default
-    )
+    alpha: float = 10.0  # inverse temperature of the weights; per task it is not public: our choice, FQL's default
 
     def check(self) -> None:
         super().check()
@@ -52,9 +50,15 @@ class IQL:
         self.device = torch.device(device)
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
-        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.value = StateFunction(obs_dim, 1, cfg.hidden, generator=generator, layer_norm=True).to(device)
+        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.value = StateFunction(obs_dim, 1, cfg.hidden, generator=generator, layer_norm=True).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
             [*self.policy.parameters(), *self.critic.parameters(), *self.value.parameters()],
@@ -87,7 +91,9 @@ class IQL:
 
     def value_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, Tensor]:
         """V is the expectile of min Q_target over the data's actions (IQL Eq. 5); and the advantage [B]."""
-        return ops.implicit_value_loss(self.value, self.target_critic, batch, obs, self.cfg.expectile)
+        return ops.implicit_value_loss(
+            self.value, self.target_critic, batch, obs, self.cfg.expectile
+        )
 
     def critic_loss(self, batch: Batch, obs: Tensor, next_obs: Tensor) -> Tensor:
         """(Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2: only actions of the data are asked for (IQL Eq. 6)."""

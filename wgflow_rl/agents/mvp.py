@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import TwinCritic, VectorField, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least, fraction
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import TwinCritic, VectorField, slow_copy, standardiser
+from wgflow_rl.agents.protocol import AgentConfig, at_least, fraction
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,22 @@ class MVPConfig(AgentConfig):
     old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
     target_samples: int = 16  # a' is the best of these by the critic
     act_samples: int = 16  # the executed chunk is one of these
-    act_temperature: float = 0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    act_temperature: float = (
+        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
+    )
 
     def check(self) -> None:
         super().check()
-        at_least(0, ivc=self.ivc, lam=self.lam, time_std=self.time_std, act_temperature=self.act_temperature)
-        at_least(1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples)
+        at_least(
+            0,
+            ivc=self.ivc,
+            lam=self.lam,
+            time_std=self.time_std,
+            act_temperature=self.act_temperature,
+        )
+        at_least(
+            1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
+        )
         at_least(self.top_k, candidates=self.candidates)
         fraction(old_rate=self.old_rate)
 
@@ -66,10 +76,12 @@ class MVP:
         self.device = torch.device(device)
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
-        self.policy = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator, times=2).to(
+        self.policy = VectorField(
+            obs_dim, self.chunk_dim, cfg.hidden, generator=generator, times=2
+        ).to(device)
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
             device
         )
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
         self.old_policy = slow_copy(self.policy)
         self.target_critic = slow_copy(self.critic)
         self.optimiser = torch.optim.Adam(
@@ -111,7 +123,9 @@ class MVP:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(Q(s_t, a_{t:t+h}) - R_h - gamma^h Q_target(s_{t+h}, a'))^2, a' the best of N by the online critic."""
         with torch.no_grad():
-            best = self.best(next_obs, self.generate(self.policy, next_obs, noise.target).clamp(-1, 1))
+            best = self.best(
+                next_obs, self.generate(self.policy, next_obs, noise.target).clamp(-1, 1)
+            )
             target = ops.td_target(
                 batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
             )
@@ -126,7 +140,9 @@ class MVP:
         log = {"bc_loss": loss.detach()}
         if lam > 0:
             with torch.no_grad():
-                pool = self.generate(self.old_policy, obs, noise.candidates).clamp(-1, 1)  # [B, N, C]
+                pool = self.generate(self.old_policy, obs, noise.candidates).clamp(
+                    -1, 1
+                )  # [B, N, C]
                 best = ops.top_k(pool, self.critic.mean(obs, pool), self.cfg.top_k)
             improve = self.mean_flow(obs, best, noise.positives, noise.positive_times).mean()
             loss = loss + lam * improve
@@ -167,7 +183,11 @@ class MVP:
         """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
         obs = self.normalise(obs.to(self.device))
         e = ops.normal(
-            obs.shape[0], self.cfg.act_samples, self.chunk_dim, generator=generator, device=self.device
+            obs.shape[0],
+            self.cfg.act_samples,
+            self.chunk_dim,
+            generator=generator,
+            device=self.device,
         )
         chunks = self.generate(self.policy, obs, e).clamp(-1, 1)
         score, temperature = self.critic.mean(obs, chunks), self.cfg.act_temperature
@@ -185,7 +205,11 @@ class MVP:
         log |= diagnostics.executed(score, cfg.act_temperature)
         if cfg.lam > 0:
             e = ops.normal(
-                obs.shape[0], cfg.candidates, self.chunk_dim, generator=generator, device=self.device
+                obs.shape[0],
+                cfg.candidates,
+                self.chunk_dim,
+                generator=generator,
+                device=self.device,
             )
             pool = self.generate(self.old_policy, obs, e).clamp(-1, 1)
             log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)

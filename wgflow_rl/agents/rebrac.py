@@ -8,10 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import Counter, StateFunction, TwinCritic, frozen, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, at_least
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import (
+    Counter,
+    StateFunction,
+    TwinCritic,
+    frozen,
+    slow_copy,
+    standardiser,
+)
+from wgflow_rl.agents.protocol import AgentConfig, at_least
+from wgflow_rl.data.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -61,8 +68,12 @@ class ReBRAC:
         self.device = torch.device(device)
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
-        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
+        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
         self.target_policy = slow_copy(self.policy)
         self.target_critic = slow_copy(self.critic)
         self.updates = Counter().to(device)

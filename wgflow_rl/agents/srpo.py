@@ -8,10 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow_rl import diagnostics, ops
-from wgflow_rl.batch import Batch
-from wgflow_rl.networks import StateFunction, TwinCritic, VectorField, frozen, slow_copy, standardiser
-from wgflow_rl.protocol import AgentConfig, above, fraction
+from wgflow_rl.agents import diagnostics, ops
+from wgflow_rl.agents.networks import (
+    StateFunction,
+    TwinCritic,
+    VectorField,
+    frozen,
+    slow_copy,
+    standardiser,
+)
+from wgflow_rl.agents.protocol import AgentConfig, above, fraction
+from wgflow_rl.data.batch import Batch
 
 EARLIEST, LATEST = 0.02, 0.98  # diffusion times at which the policy is scored (SRPO Sec. 4)
 
@@ -22,7 +29,9 @@ class SRPOConfig(AgentConfig):
 
     chunk: int = 1
     expectile: float = 0.9  # tau, as IQL's row
-    beta: float = 0.1  # temperature: 1 / beta weighs the score; per task it is not public: our choice
+    beta: float = (
+        0.1  # temperature: 1 / beta weighs the score; per task it is not public: our choice
+    )
 
     def check(self) -> None:
         super().check()
@@ -57,10 +66,18 @@ class SRPO:
         self.device = torch.device(device)
         self.chunk_dim = cfg.chunk * action_dim
         generator = torch.Generator().manual_seed(seed)
-        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.diffusion = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.value = StateFunction(obs_dim, 1, cfg.hidden, generator=generator, layer_norm=True).to(device)
+        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.diffusion = VectorField(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
+            device
+        )
+        self.value = StateFunction(obs_dim, 1, cfg.hidden, generator=generator, layer_norm=True).to(
+            device
+        )
         self.target_critic = slow_copy(self.critic)
         trained = (self.policy, self.diffusion, self.critic, self.value)
         self.optimiser = torch.optim.Adam(
@@ -103,7 +120,9 @@ class SRPO:
 
     def value_loss(self, batch: Batch, obs: Tensor) -> tuple[Tensor, Tensor]:
         """V is the expectile of min Q_target over the data's actions (IQL Eq. 5); and the advantage [B]."""
-        return ops.implicit_value_loss(self.value, self.target_critic, batch, obs, self.cfg.expectile)
+        return ops.implicit_value_loss(
+            self.value, self.target_critic, batch, obs, self.cfg.expectile
+        )
 
     def critic_loss(self, batch: Batch, obs: Tensor, next_obs: Tensor) -> Tensor:
         """(Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2: only actions of the data are asked for (IQL Eq. 6)."""

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import tyro
 
 from wgflow_rl import data, envs
-from wgflow_rl.cli import one_line_errors
 from wgflow_rl.data import facts, generated, ogbench
+from wgflow_rl.utils.cli import one_line_errors
 
-Env = Annotated[str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")]
+Env = Annotated[
+    str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")
+]
 DOWNLOADS = Path("~/.ogbench/data")
 
 
@@ -40,7 +42,10 @@ def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
     name, found = envs.parse(env), {}
     roots = [root for root in (downloads.expanduser(), data.cache_root()) if root.is_dir()]
     for folder in (path for root in roots for path in sorted((root, *root.iterdir()))):
-        if files := [*folder.glob(f"{name.dataset}*.npz"), *folder.glob(f"{name.suite}/{name.kind}/*.hdf5")]:
+        if files := [
+            *folder.glob(f"{name.dataset}*.npz"),
+            *folder.glob(f"{name.suite}/{name.kind}/*.hdf5"),
+        ]:
             found[folder] = files
     return found
 
@@ -79,7 +84,9 @@ class Generate:
         Check(self.env, folder).run()
 
     def _make(self, root: Path, seed: int) -> Path:
-        return generated.generate(self.env, root=root, rows=self.rows, seed=seed, workers=self.workers)
+        return generated.generate(
+            self.env, root=root, rows=self.rows, seed=seed, workers=self.workers
+        )
 
     def _collect(self, first: Path, root: Path) -> Path:
         """Link the files of every seed into one folder, as shards."""
@@ -110,7 +117,9 @@ class Download:
     def run(self) -> None:
         _check_shards(self.shards)
         source = data.SOURCES[envs.parse(self.env).source]
-        folder = source.download(self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards)
+        folder = source.download(
+            self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards
+        )
         Check(self.env, folder).run()
 
 

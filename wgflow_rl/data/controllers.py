@@ -37,7 +37,10 @@ class Scene(NamedTuple):
             observation[9:16] if suite == "lift" else observation[16:23]
         )  # after the pose relative to the gripper
         return Scene(
-            observation[:3], Rotation.from_quat(observation[3:7]), pose[:3], Rotation.from_quat(pose[3:])
+            observation[:3],
+            Rotation.from_quat(observation[3:7]),
+            pose[:3],
+            Rotation.from_quat(pose[3:]),
         )
 
 
@@ -67,7 +70,9 @@ def can(scene: Scene) -> Plan:
     while True:
         axis = scene.thing_turn.apply([0, 0, 1])
         stands = abs(axis[2]) > 0.7
-        turn = 0.0 if stands else _least(float(np.arctan2(axis[1], axis[0])), np.pi)  # the fingers across it
+        turn = (
+            0.0 if stands else _least(float(np.arctan2(axis[1], axis[0])), np.pi)
+        )  # the fingers across it
         grip = np.array([0, 0, 0.02 if stands else 0.0])
         scene = yield from _grasp(scene, lambda now, grip=grip: now.thing + grip, turn)
         scene = yield from _go(scene, np.array([*scene.hand[:2], 1.0]), turn, CLOSED)
@@ -84,10 +89,15 @@ def square(scene: Scene) -> Plan:
     peg = np.array([0.23, 0.1])
     while True:
         turn = _least(_yaw(scene.thing_turn), np.pi)  # the fingers close across the handle
-        scene = yield from _grasp(scene, lambda now: now.thing + now.thing_turn.apply([0.054, 0, 0]), turn)
+        scene = yield from _grasp(
+            scene, lambda now: now.thing + now.thing_turn.apply([0.054, 0, 0]), turn
+        )
         scene = yield from _go(scene, np.array([*scene.hand[:2], 1.0]), turn, CLOSED)
         # The nut's sides along the peg's, its handle not away from the arm, which ends there.
-        turns = [_least(side - _yaw(scene.thing_turn), 2 * np.pi) for side in (np.pi / 2, np.pi, -np.pi / 2)]
+        turns = [
+            _least(side - _yaw(scene.thing_turn), 2 * np.pi)
+            for side in (np.pi / 2, np.pi, -np.pi / 2)
+        ]
         turn += min((by for by in turns if abs(turn + by) < 2), key=abs)
         while _held(scene) and scene.thing[2] > 0.93:
             off = peg - scene.thing[:2]

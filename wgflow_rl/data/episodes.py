@@ -78,7 +78,9 @@ class Episodes:
                 f"{self.source}: masks holds {np.unique(self.masks)[:5]}; wanted 0 (task ended) and 1"
             )
         if not self.terminals[-1]:
-            raise ValueError(f"{self.source}: terminals is False in the last row; a trajectory looks cut")
+            raise ValueError(
+                f"{self.source}: terminals is False in the last row; a trajectory looks cut"
+            )
 
     def __len__(self) -> int:
         return len(self.rewards)

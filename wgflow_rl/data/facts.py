@@ -10,7 +10,7 @@ import numpy as np
 
 from wgflow_rl.curve import BLUE, INK, RULE, SHADE
 from wgflow_rl.data.episodes import Episodes
-from wgflow_rl.files import publish
+from wgflow_rl.utils.files import publish
 
 EDGES = np.linspace(-1, 1, 42)  # 41 bins: action 0 is in the middle of one
 DOTS = 4000  # states that are drawn
@@ -78,7 +78,9 @@ def gather(parts: Iterable[Episodes]) -> Facts:
 
 def draw(facts: Facts, path: Path, title: str) -> None:
     """Four panels in a PNG: the first two numbers of the states, lengths, returns, and where actions lie."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state, no window
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,  # no pyplot: no global state, no window
+    )
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 6), dpi=130, layout="constrained")
@@ -101,7 +103,11 @@ def draw(facts: Facts, path: Path, title: str) -> None:
         axes.set_axisbelow(True)
     share = facts.counts / facts.counts.sum(1, keepdims=True)
     image = actions.imshow(
-        share, aspect="auto", cmap="Blues", extent=(-1, 1, len(share) - 0.5, -0.5), interpolation="nearest"
+        share,
+        aspect="auto",
+        cmap="Blues",
+        extent=(-1, 1, len(share) - 0.5, -0.5),
+        interpolation="nearest",
     )
     actions.set(xlabel="action", ylabel="its coordinate", yticks=range(len(share)))
     rows = np.arange(len(share))

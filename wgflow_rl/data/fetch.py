@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wgflow_rl.data import npz
-from wgflow_rl.files import publish
+from wgflow_rl.utils.files import publish
 
 ATTEMPTS = 5  # in a row without one byte more
 PAUSE = 1.0  # seconds after the first of them, doubled after each
@@ -55,7 +55,11 @@ def fetch(
             error = caught
         failures = 1 if _size(part) > before else failures + 1
         if failures >= ATTEMPTS:
-            kept = f" {_size(part):,} bytes are kept in {part}: call again to go on." if _size(part) else ""
+            kept = (
+                f" {_size(part):,} bytes are kept in {part}: call again to go on."
+                if _size(part)
+                else ""
+            )
             raise ConnectionError(f"{url} could not be fetched ({error}).{kept}") from error
         time.sleep(PAUSE * 2 ** (failures - 1))
     try:
@@ -82,7 +86,10 @@ def checksums(url: str) -> dict[str, str]:
         raise ConnectionError(f"{url} cannot be reached ({error})") from error
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"{url} cannot be reached ({error})") from error
-    return {name: digest for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](\S+)$", text, re.MULTILINE)}
+    return {
+        name: digest
+        for digest, name in re.findall(r"^([0-9a-f]{64}) [ *](\S+)$", text, re.MULTILINE)
+    }
 
 
 def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
@@ -93,7 +100,9 @@ def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
         response = urllib.request.urlopen(request, timeout=PATIENCE)
     except urllib.error.HTTPError as error:
         with error:
-            if error.code == 416:  # there is nothing behind what we have: it is whole, or of another file
+            if (
+                error.code == 416
+            ):  # there is nothing behind what we have: it is whole, or of another file
                 if _total(error.headers.get("Content-Range") or "") == have:
                     return True
                 part.unlink()
@@ -114,7 +123,12 @@ def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
         with (
             part.open("ab" if have else "wb") as file,
             tqdm(
-                total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=not progress
+                total=total,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                desc=part.stem,
+                disable=not progress,
             ) as bar,
         ):
             while block := response.read(BLOCK):

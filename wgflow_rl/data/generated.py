@@ -81,7 +81,9 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _fill(env: str, seed: int, splits: dict[int, int], folder: Path, *, workers: int, progress: bool) -> None:
+def _fill(
+    env: str, seed: int, splits: dict[int, int], folder: Path, *, workers: int, progress: bool
+) -> None:
     name = envs.parse(env)
     parts = folder / "parts"
     parts.mkdir(parents=True, exist_ok=True)
@@ -92,11 +94,17 @@ def _fill(env: str, seed: int, splits: dict[int, int], folder: Path, *, workers:
     ]
     todo = [job for job in jobs if not job[-1].exists()]
     with tqdm(
-        total=len(jobs), initial=len(jobs) - len(todo), unit="part", disable=not progress, desc=name.dataset
+        total=len(jobs),
+        initial=len(jobs) - len(todo),
+        unit="part",
+        disable=not progress,
+        desc=name.dataset,
     ) as bar:
         for _ in _run(todo, workers):
             bar.update()
-    train, validation = ([_read(job[-1]) for job in jobs if job[2] == split] for split in (TRAIN, VALIDATION))
+    train, validation = (
+        [_read(job[-1]) for job in jobs if job[2] == split] for split in (TRAIN, VALIDATION)
+    )
     MAKERS[name.source].write(folder, env, train, validation)
     shutil.rmtree(parts)
 
@@ -112,7 +120,9 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         return
     # Spawned, not forked: a fork would copy torch's threads and MuJoCo's state in mid-air.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=context, initializer=_start_worker
+    ) as pool:
         futures = [pool.submit(_make_part, job) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -129,7 +139,9 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process; the first one decides
     parent = multiprocessing.parent_process()
     assert parent is not None
     # A parent that is killed cannot stop its workers: each waits for that end itself.
@@ -154,4 +166,6 @@ def _read(part: Path) -> Row:
         return npz.read(part)
     except npz.Damaged as error:
         part.unlink()
-        raise ValueError(f"{error} It is removed now: start again to make that part anew.") from error
+        raise ValueError(
+            f"{error} It is removed now: start again to make that part anew."
+        ) from error

@@ -16,9 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wgflow_rl.files import publish
+from wgflow_rl.utils.files import publish
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Damaged(ValueError):
@@ -109,11 +112,15 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
         if dtype.hasobject:
             raise ValueError(f"{entry.filename} is made of Python objects")
         if stream.tell() + member.nbytes != entry.file_size:
-            raise ValueError(f"{entry.filename} has {entry.file_size} bytes; not those of {dtype} {shape}")
+            raise ValueError(
+                f"{entry.filename} has {entry.file_size} bytes; not those of {dtype} {shape}"
+            )
     return member
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    _header(archive, entry)  # so that the array ends where its entry does, and zipfile compares the checksum
+    _header(
+        archive, entry
+    )  # so that the array ends where its entry does, and zipfile compares the checksum
     with archive.open(entry) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)

@@ -99,7 +99,9 @@ def _labels(path: Path, env: str, inner: Any, keep: np.ndarray) -> tuple[np.ndar
     del states
     with np.errstate(over="ignore", invalid="ignore"):  # a state far out is at no goal
         relabel_dataset(env, inner, labels)
-    return labels["rewards"].astype(np.float32, copy=False), labels["masks"].astype(np.float32, copy=False)
+    return labels["rewards"].astype(np.float32, copy=False), labels["masks"].astype(
+        np.float32, copy=False
+    )
 
 
 def _read(path: Path, env: str, inner: Any) -> Episodes:
@@ -135,11 +137,15 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
         "terminals": (),
     }
     if envs.parse(env).suite.startswith(("scene", "puzzle")):
-        wanted["button_states"] = (inner.unwrapped._num_buttons,)  # their labels need more than qpos
+        wanted["button_states"] = (
+            inner.unwrapped._num_buttons,
+        )  # their labels need more than qpos
     another = f"this is data of another environment than {env}. Give --data the folder of the right files."
     for name in wanted:
         if name not in members:
-            raise ValueError(f"{path} has no {name}; it holds {', '.join(members) or 'nothing'}: {another}")
+            raise ValueError(
+                f"{path} has no {name}; it holds {', '.join(members) or 'nothing'}: {another}"
+            )
     lengths = {name: member.shape[:1] for name, member in members.items()}
     if len(set(lengths.values())) != 1 or lengths["observations"] in ((), (0,)):
         raise ValueError(f"{path}: its arrays have different lengths or none: {lengths}")
@@ -194,7 +200,9 @@ def _ends(path: Path) -> np.ndarray:
             f"{path}: the last row, {len(ends) - 1}, does not end a trajectory; the file looks cut"
         )
     if ends.all():
-        raise ValueError(f"{path}: every row ends a trajectory, so there is not one transition in it")
+        raise ValueError(
+            f"{path}: every row ends a trajectory, so there is not one transition in it"
+        )
     return ends
 
 
@@ -206,7 +214,9 @@ def _shard(path: Path, env: str, inner: Any) -> Shard:
     lines, width = members["observations"].shape
     checks = lines * (width + 16)  # a byte for each number that is tested, and row numbers
     recorded = [(name, m.shape, str(m.dtype), m.crc) for name, m in sorted(members.items())]
-    return Shard(path, rows, reading=held + raw + checks, checksum=zlib.crc32(repr(recorded).encode()))
+    return Shard(
+        path, rows, reading=held + raw + checks, checksum=zlib.crc32(repr(recorded).encode())
+    )
 
 
 def files(folder: Path, env: str) -> list[tuple[Path, Path]]:

@@ -31,7 +31,9 @@ STACKING = {
 
 def official_rows(env: str) -> int:
     """Transitions of the official training set."""
-    return {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}.get(envs.parse(env).suite, 1_000_000)
+    return {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}.get(
+        envs.parse(env).suite, 1_000_000
+    )
 
 
 def files(folder: Path, env: str) -> list[Path]:
@@ -125,7 +127,9 @@ def _maze(env: str) -> Callable[[int, int], Row]:
         return maze.get_oracle_subgoal(maze.ij_to_xy(start), maze.ij_to_xy(end))[0]
 
     def trajectory(seed: int, rows: int) -> Row:
-        ob, _ = inner.reset(seed=seed, options={"task_info": {"init_ij": cell(), "goal_ij": cell()}})
+        ob, _ = inner.reset(
+            seed=seed, options={"task_info": {"init_ij": cell(), "goal_ij": cell()}}
+        )
         record = _Recorder()
         for _ in range(rows + 1):
             here, goal = maze.get_xy(), np.asarray(maze.cur_goal_xy)

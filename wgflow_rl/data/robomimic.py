@@ -21,7 +21,7 @@ from wgflow_rl import envs
 from wgflow_rl.data import fetch
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.envs.robomimic import KEYS
-from wgflow_rl.files import publish
+from wgflow_rl.utils.files import publish
 
 FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # the first that is there is read
 SERVER, OFFICIAL = (
@@ -35,7 +35,16 @@ PLACES = {
     "robot0_eef_quat": 4,
     "robot0_gripper_qpos": 2,
 }  # widths; "object" has the rest
-CONTROL = ("type", "input_type", "input_max", "input_min", "output_max", "output_min", "impedance_mode", "kp")
+CONTROL = (
+    "type",
+    "input_type",
+    "input_max",
+    "input_min",
+    "output_max",
+    "output_min",
+    "impedance_mode",
+    "kp",
+)
 
 
 def path_of(env: str) -> Path:
@@ -63,7 +72,11 @@ def find(folder: Path, env: str) -> Path:
         for name in FILES:
             if (place / name).exists():
                 return place / name
-    found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.hdf5")) if folder.is_dir() else []
+    found = (
+        sorted(str(p.relative_to(folder)) for p in folder.rglob("*.hdf5"))
+        if folder.is_dir()
+        else []
+    )
     raise FileNotFoundError(
         f"{folder} has no {own / FILES[0]}; found {', '.join(found) or 'no .hdf5 file'}. Leave --data out to generate "
         f"demonstrations, or put robomimic's own file there (names it may have: {', '.join(FILES)})."
@@ -130,7 +143,9 @@ def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> No
             for split, parts in zip(SPLITS, (train, validation), strict=True):
                 for part in parts:
                     ends = np.cumsum(part["lengths"])
-                    for operator, length, end in zip(part["operators"], part["lengths"], ends, strict=True):
+                    for operator, length, end in zip(
+                        part["operators"], part["lengths"], ends, strict=True
+                    ):
                         demo = group.create_group(f"demo_{number}")
                         for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
                             demo[key] = part[key][end - length : end]
@@ -165,7 +180,14 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        json.JSONDecodeError,
+    ) as error:
         # What HDF5 answers to bytes that are cut or altered, and Python to a file that holds other things.
         raise ValueError(
             f"{path} is no data of robomimic's, or is damaged ({type(error).__name__}: {error}). Delete it, then "
@@ -179,7 +201,9 @@ def _names(path: Path, file: Any, split: str) -> list[str]:
         raise ValueError(f"{path}: data holds {strange[0]!r}; wanted demonstrations, demo_0 and on")
     every = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
     masks = {
-        name: {demo.decode() for demo in file[f"mask/{name}"][:]} for name in SPLITS if f"mask/{name}" in file
+        name: {demo.decode() for demo in file[f"mask/{name}"][:]}
+        for name in SPLITS
+        if f"mask/{name}" in file
     }
     if masks:
         if lacking := set(SPLITS) - masks.keys():
@@ -192,7 +216,11 @@ def _names(path: Path, file: Any, split: str) -> list[str]:
             raise ValueError(f"{path}: {min(both)} is in the masks for training and for validation")
         names = [name for name in every if name in masks[split]]
     else:
-        names = [name for i, name in enumerate(every) if (i % HELD_OUT == HELD_OUT - 1) == (split == "valid")]
+        names = [
+            name
+            for i, name in enumerate(every)
+            if (i % HELD_OUT == HELD_OUT - 1) == (split == "valid")
+        ]
     if not names:
         raise ValueError(
             f"{path}: no demonstration is for {split}; it has {len(every)} and masks {list(file.get('mask', ()))}"
@@ -218,7 +246,9 @@ def _demo(path: Path, demo: Any) -> dict[str, np.ndarray]:
             )
         arrays[name] = demo[name][:]
         if len(arrays[name]) != length or length == 0:
-            raise ValueError(f"{where}: {name} has {len(arrays[name])} rows of {length}; the file looks cut")
+            raise ValueError(
+                f"{where}: {name} has {len(arrays[name])} rows of {length}; the file looks cut"
+            )
         width = PLACES.get(name.rpartition("/")[2])
         columns_of = () if name in ("rewards", "dones") else (width or arrays[name].shape[-1],)
         if arrays[name].shape[1:] != columns_of or arrays[name].dtype.kind not in "biuf":
@@ -245,7 +275,9 @@ def _check_environment(path: Path, file: Any, env: str) -> None:
     args: Mapping[str, Any] = json.loads(file["data"].attrs["env_args"])
     ours = envs.robomimic.env_args(envs.parse(env).suite)
     if args["env_name"] != ours["env_name"]:
-        raise ValueError(f"{path} was recorded in {args['env_name']}, but {env} is {ours['env_name']}")
+        raise ValueError(
+            f"{path} was recorded in {args['env_name']}, but {env} is {ours['env_name']}"
+        )
     theirs, controller = envs.robomimic.arm_controller(args), envs.robomimic.arm_controller(ours)
     for name in CONTROL:
         if np.any(theirs[name] != controller[name]):

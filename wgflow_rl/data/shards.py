@@ -51,7 +51,9 @@ class Shards:
         if fitting >= self.rows:
             self.resident = self.rows
         elif fitting >= largest:
-            self.resident = fitting // largest * largest  # files of one size are then resident equally long
+            self.resident = (
+                fitting // largest * largest
+            )  # files of one size are then resident equally long
         else:
             raise ValueError(
                 f"{memory / 1e9:.3g} GB is too little memory for the files in {files[0].path.parent}: to read and hold "
@@ -67,7 +69,9 @@ class Shards:
         file = self.files[number]
         episodes = self._read(file.path)
         if len(episodes) != file.rows:
-            raise ValueError(f"{file.path} was changed while it was in use; put it back, or start a new run")
+            raise ValueError(
+                f"{file.path} was changed while it was in use; put it back, or start a new run"
+            )
         return episodes
 
     def parts(self) -> Iterator[Episodes]:
@@ -80,7 +84,9 @@ class Shards:
 
     def checksum(self, crc: int = 0) -> int:
         """Of every array of every file, continuing `crc`; from recorded checksums, so nothing is read for it."""
-        return zlib.crc32(repr([(f.path.name, f.rows, f.checksum) for f in self.files]).encode(), crc)
+        return zlib.crc32(
+            repr([(f.path.name, f.rows, f.checksum) for f in self.files]).encode(), crc
+        )
 
 
 class Turns:
@@ -138,4 +144,6 @@ class Turns:
     def _before(self, turn: int) -> int:
         """Rows of all turns before this one."""
         passes, place = divmod(turn, len(self.shards.files))
-        return passes * self.shards.rows + sum(self.shards.files[i].rows for i in self._order(passes)[:place])
+        return passes * self.shards.rows + sum(
+            self.shards.files[i].rows for i in self._order(passes)[:place]
+        )

@@ -9,7 +9,17 @@ from typing import Any
 from wgflow_rl.envs import ogbench, robomimic
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
-__all__ = ["SOURCES", "Name", "SingleTask", "check_name", "make", "names", "numpy_seeded", "parse", "require"]
+__all__ = [
+    "SOURCES",
+    "Name",
+    "SingleTask",
+    "check_name",
+    "make",
+    "names",
+    "numpy_seeded",
+    "parse",
+    "require",
+]
 
 # Where environments and their data come from: name of the source -> its file here. `wgflow_rl.data` has one of the
 # same name. Each has names(), parse() and make().

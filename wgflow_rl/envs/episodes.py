@@ -57,7 +57,15 @@ class SingleTask(gymnasium.Wrapper):
     def step(self, action: Any):
         action = np.asarray(action, dtype=np.float64)
         if not np.isfinite(action).all():
-            raise ValueError(f"action is {action}; every entry must be finite. Check the policy for a NaN.")
+            raise ValueError(
+                f"action is {action}; every entry must be finite. Check the policy for a NaN."
+            )
         observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1.0, 1.0))
         info["success"] = bool(info["success"])
-        return observation.astype(np.float32), float(reward), bool(terminated), bool(truncated), info
+        return (
+            observation.astype(np.float32),
+            float(reward),
+            bool(terminated),
+            bool(truncated),
+            info,
+        )

@@ -42,7 +42,9 @@ SUITES = {
     "puzzle-4x4": "play",
 }
 TASKS = (1, 2, 3, 4, 5)
-_PATTERN = re.compile(r"(?P<suite>.+)-(?P<kind>navigate|play)-singletask(?:-task(?P<task>[1-5]))?-v0")
+_PATTERN = re.compile(
+    r"(?P<suite>.+)-(?P<kind>navigate|play)-singletask(?:-task(?P<task>[1-5]))?-v0"
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
         creator = type(creator.__name__, (creator,), {"action_space": space})
     env = creator(**{**spec.kwargs, **options})
     if "maze" in gym_id:
-        os.unlink(env.fullpath)  # the maze's XML, which OGBench leaves behind in the temporary folder
+        os.unlink(
+            env.fullpath
+        )  # the maze's XML, which OGBench leaves behind in the temporary folder
     return env, spec.max_episode_steps
 
 

@@ -135,7 +135,9 @@ def modern(args: Mapping[str, Any]) -> dict[str, Any]:
     robots = kwargs["robots"]
     robot = robots if isinstance(robots, str) else robots[0]
     if "body_parts" not in kwargs["controller_configs"]:
-        kwargs.setdefault("lite_physics", False)  # what robosuite asks for with data from before 1.5
+        kwargs.setdefault(
+            "lite_physics", False
+        )  # what robosuite asks for with data from before 1.5
     new = refactor_composite_controller_config(arm_controller(args), robot, ["right"])
     return kwargs | {"controller_configs": new}
 
@@ -149,7 +151,12 @@ class Robosuite(gymnasium.Env):
     """
 
     def __init__(
-        self, args: Mapping[str, Any], *, render_mode: str | None = None, width: int = 320, height: int = 320
+        self,
+        args: Mapping[str, Any],
+        *,
+        render_mode: str | None = None,
+        width: int = 320,
+        height: int = 320,
     ) -> None:
         chosen = {
             "has_renderer": False,
@@ -179,11 +186,19 @@ class Robosuite(gymnasium.Env):
     def step(self, action: Any):
         observations, reward, _, info = self.simulator.step(np.asarray(action, dtype=np.float64))
         success = bool(reward > 0)
-        return _join(observations), float(success) - 1.0, success, False, {**info, "success": success}
+        return (
+            _join(observations),
+            float(success) - 1.0,
+            success,
+            False,
+            {**info, "success": success},
+        )
 
     def render(self) -> np.ndarray:
         """[height, width, 3] uint8 picture. Raises: whatever the GL platform raises without a screen or MUJOCO_GL."""
-        picture = self.simulator.sim.render(width=self.width, height=self.height, camera_name="agentview")
+        picture = self.simulator.sim.render(
+            width=self.width, height=self.height, camera_name="agentview"
+        )
         return picture[::-1]
 
     def close(self) -> None:
@@ -211,7 +226,9 @@ def package() -> Any:
     try:
         import robosuite
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"lift, can and square need the extra robomimic ({error}): {INSTALL}") from error
+        raise RuntimeError(
+            f"lift, can and square need the extra robomimic ({error}): {INSTALL}"
+        ) from error
     return robosuite
 
 

@@ -1,0 +1,1 @@
+"""One training run: settings, the loop, rollouts, checkpoints and logs."""

@@ -1,0 +1,271 @@
+"""Checkpoints without pickles: one safetensors file a step, written whole, hashed; the last few and the best are kept.
+
+    step-000000012000.safetensors                 tensors as tensors, everything else as JSON in the file's own header
+    rows-000000004000-000000012000.safetensors    rows that were new at a checkpoint, written once
+
+What grows (the online rows of a replay) is not written again at each checkpoint: a checkpoint lists the parts it needs
+by name and hash. Every file gets its name by one rename, parts before the checkpoint that lists them, and what no kept
+checkpoint needs is removed last; so there is no moment at which half of a checkpoint is visible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from wgflow_rl.utils.files import make_folder, write_whole
+
+FORMAT = 2  # raised when a reader of the previous version would misread the file; 1 had no parts
+
+
+class Part(NamedTuple):
+    """A file in the same folder, written once, and the hash of its contents."""
+
+    name: str
+    sha256: str
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds, tensors on the CPU; `load` adds the rows of its parts, a dictionary a part."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    sha256: str
+    parts: tuple[Part, ...] = ()
+    rows: tuple[dict[str, torch.Tensor], ...] = ()
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint or a part of one that is cut, altered, missing, or not a checkpoint at all."""
+
+
+# ---- writing -----------------------------------------------------------------------------------------------------
+
+
+def save_rows(
+    folder: str | os.PathLike[str], *, first: int, last: int, tensors: Mapping[str, torch.Tensor]
+) -> Part:
+    """Write rows first to last - 1 whole, for the next `save` to list. Raises: as `save`."""
+    folder = Path(folder)
+    make_folder(folder)
+    path = folder / f"rows-{first:012d}-{last:012d}.safetensors"
+    return Part(path.name, _write(path, step=last, tensors=tensors, text="{}", parts=()))
+
+
+def save(
+    folder: str | os.PathLike[str],
+    *,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    parts: Sequence[Part] = (),
+    keep: int = 2,
+    best: int | None = None,
+) -> Path:
+    """Write the checkpoint of `step` whole, then drop all but the last `keep` and the one of step `best`.
+
+    The file is written under a temporary name, flushed to the disk and renamed: whatever stops the process (a kill, a
+    full disk, a power cut) leaves either the new checkpoint or the ones before it. Checkpoints of *later* steps
+    belong to a future that a resumed run has left; they are dropped too, or `load` would return to it.
+
+    Args:
+        tensors: any shapes, dtypes and devices; copied to the CPU, gradients are not kept.
+        state: what `json` can hold (tuples come back as lists, keys as strings); NaN and infinities survive.
+        parts: what `save_rows` returned for every part this checkpoint needs, oldest first.
+    Returns: the path of the file.
+    Raises: ValueError for a negative step or keep < 1, TypeError for a state that is no JSON, OSError when the disk is
+        full; in each case the earlier checkpoints are untouched.
+    """
+    if step < 0 or keep < 1:
+        raise ValueError(
+            f"step and keep are {step} and {keep}; step must be at least 0 and keep at least 1."
+        )
+    try:
+        text = json.dumps(state)
+    except TypeError as error:
+        raise TypeError(
+            f"state cannot be written as JSON: {error}. Put arrays in tensors=, convert numpy numbers with .item()."
+        ) from error
+    folder = Path(folder)
+    make_folder(folder)
+    path = folder / f"step-{step:012d}.safetensors"
+    _write(path, step=step, tensors=tensors, text=text, parts=parts)
+    _drop(folder, step=step, keep=keep, best=best)
+    return path
+
+
+def drop_after(folder: str | os.PathLike[str], step: int) -> None:
+    """Remove the checkpoints of later steps: a future that a run which goes on from `step` has left."""
+    for later, path in _found(Path(folder)).items():
+        if later > step:
+            path.unlink(missing_ok=True)
+
+
+def _write(
+    path: Path, *, step: int, tensors: Mapping[str, torch.Tensor], text: str, parts: Sequence[Part]
+) -> str:
+    """Write a file whole; the hash of its contents."""
+    arrays, listed = _on_cpu(tensors), json.dumps(parts)
+    sha256 = _digest(FORMAT, step, arrays, text, listed)
+    meta = {
+        "format": str(FORMAT),
+        "step": str(step),
+        "state": text,
+        "parts": listed,
+        "sha256": sha256,
+    }
+    try:
+        write_whole(path, to_bytes(arrays, metadata=meta))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {path} could not be written; the checkpoints before it are intact",
+        ) from error
+    return sha256
+
+
+def _drop(folder: Path, *, step: int, keep: int, best: int | None) -> None:
+    found = _found(folder)
+    past = [s for s in sorted(found) if s <= step]
+    kept = {*past[-keep:], *(s for s in past if s == best)}
+    for old in found.keys() - kept:
+        found[old].unlink(missing_ok=True)
+    # Parts go after the checkpoints that list them; one that no checkpoint lists was left by a kill.
+    needed = {part.name for s in kept for part in _listed(found[s])}
+    for part in folder.glob("rows-*.safetensors"):
+        if part.name not in needed:
+            part.unlink(missing_ok=True)
+    for left in folder.glob(".*.safetensors.tmp"):  # of a save that was killed
+        left.unlink(missing_ok=True)
+
+
+def _listed(path: Path) -> tuple[Part, ...]:
+    """The parts a checkpoint needs, none if it is damaged: then they are of no use to it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parts(file.metadata()["parts"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return ()
+
+
+# ---- reading -----------------------------------------------------------------------------------------------------
+
+
+def steps(folder: str | os.PathLike[str]) -> set[int]:
+    """The steps of which there is a checkpoint, intact or not."""
+    return set(_found(Path(folder)))
+
+
+def load(
+    folder: str | os.PathLike[str], *, step: int | None = None, rows: bool = True
+) -> Checkpoint:
+    """Read the newest intact checkpoint, or that of `step` and no other, with the rows of its parts if `rows`.
+
+    The recorded SHA-256 covers step, state and every tensor's name, dtype, shape and bytes. A damaged file, or one
+    that needs a damaged part, is reported by a RuntimeWarning and the one before it is read instead.
+
+    Raises: FileNotFoundError if there is no checkpoint, DamagedCheckpoint (a ValueError) if none is intact,
+        ValueError if a later version of this package wrote it (that is no damage: nothing is skipped).
+    """
+    found = _found(Path(folder))
+    if step is not None:
+        found = {s: path for s, path in found.items() if s == step}
+    if not found:
+        which = "step-*.safetensors" if step is None else f"step-{step:012d}.safetensors"
+        raise FileNotFoundError(
+            f"no checkpoint in {folder}: expected {which}. The run may have stopped before it was written; let it go "
+            "on with --resume."
+        )
+    for at in sorted(found, reverse=True):
+        try:
+            return _with_rows(found[at]) if rows else read(found[at])
+        except DamagedCheckpoint as error:
+            warnings.warn(
+                f"{error} Falling back to the checkpoint before it.", RuntimeWarning, stacklevel=2
+            )
+    raise DamagedCheckpoint(
+        f"none of the {len(found)} checkpoints in {folder} is intact; the run must start again."
+    )
+
+
+def _with_rows(path: Path) -> Checkpoint:
+    found = read(path)
+    parts = [read(path.with_name(part.name)) for part in found.parts]
+    for part, held in zip(found.parts, parts, strict=True):
+        if held.sha256 != part.sha256:
+            raise DamagedCheckpoint(
+                f"{path.with_name(part.name)} is not the part that {path.name} lists."
+            )
+    return found._replace(rows=tuple(held.tensors for held in parts))
+
+
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read one file and check its hash.
+
+    Raises: DamagedCheckpoint when the file is not a safetensors file (a pickle, for one), lacks our header, or does
+        not match its hash; ValueError when a later version of this package wrote it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        version, step, text, sha256 = (
+            int(meta["format"]),
+            int(meta["step"]),
+            meta["state"],
+            meta["sha256"],
+        )
+        listed = meta["parts"] if version > 1 else "[]"
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DamagedCheckpoint(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {error})."
+        ) from error
+    if version > FORMAT:
+        raise ValueError(
+            f"checkpoint {path} has format {version}, this version reads up to {FORMAT}; update wgflow."
+        )
+    if sha256 != _digest(version, step, tensors, text, listed):
+        raise DamagedCheckpoint(
+            f"checkpoint {path} does not match its SHA-256: its contents have changed."
+        )
+    return Checkpoint(step, tensors, json.loads(text), sha256, _parts(listed))
+
+
+def _parts(listed: str) -> tuple[Part, ...]:
+    return tuple(Part(*part) for part in json.loads(listed))
+
+
+def _found(folder: Path) -> dict[int, Path]:
+    names = {
+        path: re.fullmatch(r"step-(\d+)\.safetensors", path.name)
+        for path in folder.glob("step-*.safetensors")
+    }
+    return {int(match[1]): path for path, match in names.items() if match}
+
+
+def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _digest(
+    version: int, step: int, tensors: Mapping[str, torch.Tensor], text: str, listed: str
+) -> str:
+    # The contents are hashed, not the file: the hash can then live in the file's own header, and one rename is enough.
+    head = f"{version}\n{step}\n{text}\n" + (f"{listed}\n" if version > 1 else "")
+    sha = hashlib.sha256(head.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name}\n{tensor.dtype}\n{list(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

@@ -1,0 +1,320 @@
+"""A run's folder: who writes there, what was run, and the rows that come out of it.
+
+    config.json   settings, versions, commit, command line         train.csv   one row per log interval
+    tensorboard/  the same rows as scalars                         eval.csv    one row per evaluation
+    curve.png     success and episode length against steps        .lock       held while a process writes here
+
+A killed and resumed run ends with the CSV rows of one that was never killed (the clock column apart), provided that
+the rows of a step are written before its checkpoint.
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from wgflow_rl.curve import draw_curve
+from wgflow_rl.training.table import Table
+from wgflow_rl.utils.files import make_folder, write_whole
+
+EVAL_COLUMNS = (
+    "step",
+    "phase",
+    "success",
+    "success_low",
+    "success_high",
+    "return",
+    "length",
+    "wall_s",
+)
+TRAIN_COLUMNS = ("step", "phase", "wall_s")  # the first ones; the values of the first row follow
+TOGETHER = {  # TensorBoard's tab "custom scalars": what is read together
+    "success": {
+        "success, 95 % interval": [
+            "Margin",
+            ["eval/success", "eval/success_low", "eval/success_high"],
+        ]
+    },
+    "values": {
+        "Q of chunks": [
+            "Multiline",
+            [f"train/q_{of}$" for of in ("candidates", "positives", "proposed", "executed")],
+        ]
+    },
+    "policy": {"diversity, clipped": ["Multiline", ["train/spread_ratio", "train/clipped"]]},
+}
+PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
+
+
+def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a success rate, 95 % for the default z (E. B. Wilson, 1927, JASA 22).
+
+    Unlike k/n +- z sigma it stays in [0, 1] and keeps a width at 0 of n and n of n. Raises ValueError unless
+    0 <= successes <= episodes and episodes > 0.
+    """
+    if not 0 <= successes <= episodes or episodes == 0:
+        raise ValueError(
+            f"got {successes} successes of {episodes} episodes; wanted 0 <= successes <= episodes > 0."
+        )
+    centre = (successes + z * z / 2) / (episodes + z * z)
+    half = (
+        z
+        / (episodes + z * z)
+        * math.sqrt(successes * (episodes - successes) / episodes + z * z / 4)
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
+    """Raise FileExistsError if a new run would write over another, FileNotFoundError if there is none to resume.
+
+    Raises PermissionError or NotADirectoryError if nothing can be written there. `RunLog` asks this too; asked before
+    the data are made, it saves the user that wait.
+    """
+    there = next(
+        place
+        for place in (Path(folder).absolute(), *Path(folder).absolute().parents)
+        if place.exists()
+    )
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"{there} is no folder, so no run can be written to {folder}; choose another --run-dir."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"nothing can be written to {there}; choose another folder with --run-dir."
+        )
+    found = [
+        p
+        for name in ("config.json", "train.csv", "eval.csv")
+        if (p := Path(folder) / name).exists()
+    ]
+    # Headers alone are of a run that was killed before its settings were written: nothing to resume, nothing to lose.
+    holds_run = any(
+        path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found
+    )
+    if holds_run and not resume:
+        raise FileExistsError(
+            f"{folder} already holds a run. Continue it with --resume {folder}, "
+            "or choose another folder with --run-dir."
+        )
+    if resume and not found:
+        raise FileNotFoundError(
+            f"no run to resume in {folder}: config.json, train.csv, eval.csv are missing."
+        )
+
+
+class RunLog:
+    """The one writer of a run folder.
+
+    Args:
+        folder: made if missing.
+        resume_step: None starts a new run. A step continues the run that is there: rows of later steps are dropped
+            (-1 drops every row), and the clock goes on from the last row kept.
+        evaluate_again: drop the evaluation of resume_step too.
+        tensorboard: mirror the rows as TensorBoard events (imported only then).
+    Raises: FileExistsError if a new run would write into the folder of another, FileNotFoundError if there is no run
+        to resume, RuntimeError if another process is writing there.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        resume_step: int | None = None,
+        evaluate_again: bool = False,
+        tensorboard: bool = True,
+    ):
+        self.folder = Path(folder)
+        check_folder(self.folder, resume=resume_step is not None)
+        make_folder(self.folder)
+        self.resume_step = resume_step
+        with (
+            contextlib.ExitStack() as opened
+        ):  # closed again, the lock last, if anything of this fails
+            opened.enter_context(_lock(self.folder / ".lock"))
+            check_folder(
+                self.folder, resume=resume_step is not None
+            )  # again: another run may just have ended
+            self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
+            opened.callback(self._train.close)
+            evaluated = resume_step if resume_step is None else resume_step - evaluate_again
+            self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
+            opened.callback(self._eval.close)
+            self._events = _events(self.folder / "tensorboard", evaluated) if tensorboard else None
+            if self._events is not None:
+                opened.callback(self._events.close)
+            if evaluate_again:  # TensorBoard forgets all of that step, the row of training too
+                for row in self._train.rows:
+                    if (step := int(row["step"])) == resume_step:
+                        numbers = {
+                            k: float(v) for k, v in row.items() if k not in TRAIN_COLUMNS and v
+                        }
+                        self._mirror("train", numbers, step)
+            self._opened = opened.pop_all()
+        self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds this run has taken, those before a resume included."""
+        return time.monotonic() - self._start
+
+    def config(self, settings: Mapping[str, Any]) -> None:
+        """Write config.json: settings (JSON-able) with versions, commit and command line, whole.
+
+        A resumed run keeps the settings it began with and adds an entry to "resumed". Raises TypeError for settings
+        that are no JSON.
+        """
+        path = self.folder / "config.json"
+        here = provenance()
+        if self.resume_step is None or not path.exists():
+            contents = {"settings": dict(settings), **here, "resumed": []}
+        else:
+            contents = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(contents.get("resumed"), list):
+                raise ValueError(
+                    f"{path} is damaged: it has no list of resumes. Give it an empty one: resumed, []."
+                )
+            contents["resumed"].append({"step": self.resume_step, **here})
+        write_whole(path, json.dumps(contents, indent=2) + "\n")
+
+    def train(self, step: int, phase: str, values: Mapping[str, Any]) -> None:
+        """Add a row to train.csv. Values are numbers (or one-element tensors); NaN is written as nan.
+
+        A key not seen before becomes a new last column, empty in earlier rows; a missing one leaves its cell empty.
+        """
+        numbers = {name: float(value) for name, value in values.items()}
+        self._train.add({"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers})
+        self._mirror("train", numbers, step)
+
+    def evaluation(
+        self,
+        step: int,
+        phase: str,
+        *,
+        successes: int,
+        episodes: int,
+        episode_return: float,
+        length: float,
+    ) -> dict[str, Any]:
+        """Add a row to eval.csv: the success rate with its Wilson 95 % interval, mean return, mean length in steps.
+
+        Returns: the row. Raises ValueError if successes and episodes are no proportion.
+        """
+        low, high = wilson(successes, episodes)
+        row: dict[str, Any] = {
+            "step": step,
+            "phase": phase,
+            "success": successes / episodes,
+            "success_low": low,
+            "success_high": high,
+            "return": float(episode_return),
+            "length": float(length),
+            "wall_s": round(self.wall_s, 1),
+        }
+        self._eval.add(row)
+        self._mirror("eval", {name: row[name] for name in EVAL_COLUMNS[2:]}, step)
+        if self._events is not None:
+            self._events.flush()
+        return row
+
+    def _mirror(self, table: str, numbers: Mapping[str, float], step: int) -> None:
+        if self._events is not None:
+            for name, number in numbers.items():
+                self._events.add_scalar(f"{table}/{name}", number, step)
+
+    def curve(self, title: str = "") -> Path:
+        """Draw curve.png from the rows of eval.csv and return its path."""
+        return draw_curve(self._eval.rows, path=self.folder / "curve.png", title=title)
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk: those of a checkpoint must not be lost with the power after it."""
+        self._train.sync()
+        self._eval.sync()
+
+    def close(self) -> None:
+        """Flush everything and let go of the folder, also on a full disk; done by `with`, and harmless twice."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def provenance() -> dict[str, Any]:
+    """What made this run: package versions, the checkout's commit ("-dirty" with changes) or None, argv, machine."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = {"platform": platform.platform(), "cpus": os.cpu_count()}
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {
+        "versions": versions,
+        "commit": _commit(),
+        "argv": sys.argv,
+        "machine": machine,
+        "started": started,
+    }
+
+
+def _commit() -> str | None:
+    package = Path(__file__).resolve().parent
+    try:
+        ask = {"cwd": package, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        # A package installed inside somebody else's checkout must not be given that project's commit.
+        if (
+            Path(subprocess.run(["git", "rev-parse", "--show-toplevel"], **ask).stdout.strip())
+            != package.parent
+        ):
+            return None
+        return subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], **ask
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _lock(path: Path) -> TextIO:
+    # flock, not a file with a process id in it: the kernel lets go of it however the process ends.
+    file = path.open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise RuntimeError(
+            f"another process is writing to {path.parent}; wait for it, or use --run-dir."
+        ) from error
+    return file
+
+
+def _events(folder: Path, resume_step: int | None):
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # deprecations inside tensorboard, of no use to someone who trains
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False."
+            ) from error
+        events = SummaryWriter(
+            str(folder), purge_step=None if resume_step is None else resume_step + 1
+        )
+    events.add_custom_scalars(TOGETHER)
+    return events

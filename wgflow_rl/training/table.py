@@ -1,0 +1,129 @@
+"""CSV tables that survive a kill: whole rows, flushed one by one, and cut back to a step on resume."""
+
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wgflow_rl.utils.files import write_whole
+
+
+class Table:
+    """A CSV file that grows by whole rows and can be cut back to a step.
+
+    On resume the file is read up to its last newline (a kill can leave half a row below), cut after `resume_step`, and
+    written again whole. A line that is no row is damage, which no kill does: a RuntimeWarning names it, and it is
+    dropped with those below.
+
+    Args:
+        columns: the first ones, "step" and "wall_s" among them.
+    Raises: ValueError on resume if the file begins with other columns.
+    """
+
+    def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None):
+        self.path = path
+        self.columns = list(columns)
+        self.rows: list[dict[str, Any]] = []
+        if resume_step is not None and path.exists():
+            header, lines = _lines(path)
+            if header and header[: len(columns)] != self.columns:
+                raise ValueError(
+                    f"{path} is damaged: it begins with {','.join(header)[:80]!r}, wanted {','.join(columns)}. Delete "
+                    "it to go on without its rows."
+                )
+            self.columns = header or self.columns
+            self._keep(lines, columns, resume_step)
+        self._rewrite()
+
+    def _keep(self, lines: list[list[str]], needed: tuple[str, ...], resume_step: int) -> None:
+        before = -1
+        for number, line in enumerate(lines, start=2):
+            row = dict(zip(self.columns, line, strict=False))
+            if (
+                len(line) != len(self.columns)
+                or not _is_row(row, needed)
+                or int(row["step"]) <= before
+            ):
+                warnings.warn(
+                    f"{self.path} is damaged: line {number} is no row of it. It is dropped, with those below.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return
+            before = int(row["step"])
+            if before <= resume_step:
+                self.rows.append(row)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row and hand it to the system: it survives the process, and after `sync` the machine."""
+        self.rows.append({name: _cell(value) for name, value in row.items()})
+        new = [name for name in row if name not in self.columns]
+        if new:
+            self.columns += new
+            self._rewrite()
+        else:
+            self._file.write(self._line(self.rows[-1]))
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def last(self, column: str) -> float:
+        """The column's value in the last row, 0 if there is none."""
+        return float(self.rows[-1][column]) if self.rows else 0.0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _rewrite(self) -> None:
+        header = self._line({name: name for name in self.columns})
+        write_whole(self.path, header + "".join(map(self._line, self.rows)))
+        if hasattr(self, "_file"):
+            self._file.close()
+        self._file = self.path.open("a", encoding="utf-8", newline="")
+
+    def _line(self, row: Mapping[str, str]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([row.get(name, "") for name in self.columns])
+        return text.getvalue()
+
+
+def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Read (columns, rows) of a run's CSV file, up to the first incomplete row."""
+    columns, lines = _lines(path)
+    cut = next((i for i, line in enumerate(lines) if len(line) != len(columns)), len(lines))
+    return columns, [dict(zip(columns, line, strict=True)) for line in lines[:cut]]
+
+
+def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
+    """(header, cells of the lines below it), an empty line where the file stops to be CSV.
+
+    What follows the last newline is half a row.
+    """
+    whole = Path(path).read_bytes().decode(errors="replace").rpartition("\n")[0]
+    lines: list[list[str]] = []
+    try:
+        lines.extend(csv.reader(io.StringIO(whole)))
+    except csv.Error:
+        lines.append([])
+    return (lines[0], lines[1:]) if lines else ([], [])
+
+
+def _is_row(row: Mapping[str, str], needed: tuple[str, ...]) -> bool:
+    """Whether every cell but the phase is a number, those of the first columns finite, the others perhaps empty."""
+    try:
+        numbers = {name: float(cell or "nan") for name, cell in row.items() if name != "phase"}
+        return int(row["step"]) >= 0 and all(
+            math.isfinite(numbers.get(name, 0.0)) for name in needed
+        )
+    except ValueError:
+        return False
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of learning: the command line, files, threads."""
