@@ -1,8 +1,8 @@
-r"""Proposition 1 made usable: how much a change of the positives, p -> p', can change the drift and its loss.
+r"""Constants of Proposition 1: how far a change of the positives, p to p', moves the drift and its loss.
 
-p_x is p reweighted by k(x, ·). V_p(x) - V_p'(x) is a difference of the means of p_x and p'_x, so its norm is at most
-diam TV(p_x, p'_x); and TV(p_x, p'_x) <= κ TV(p, p') with κ = k_max / k_min over the support. Measures are weights
-[..., M] on shared points [M, D] or [..., M, D], each row summing to 1; lengths are those of the points.
+Let p_x be p reweighted by k(x, ·). V⁺_p(x) - V⁺_p'(x) is a difference of the means of p_x and p'_x, so its norm is at
+most diam TV(p_x, p'_x), and TV(p_x, p'_x) <= κ TV(p, p') with κ = k_max / k_min over the support. Measures are weights
+[..., M] on shared points [M, D] or [..., M, D], each row summing to 1. Proofs: docs/theory.md.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ __all__ = [
     "localised_bound",
     "localised_variation",
     "loss_constant",
+    "published_drift_constant",
     "published_loss_constant",
 ]
 
 
 def diameter(points: Tensor) -> float:
-    """The largest distance between two points, points [M, D], a length."""
+    """Return the largest distance between two points [M, D], a length."""
     check_clouds(points, points, None, False, ("points", "points"))
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").max().item()
 
 
 def kernel_ratio(kernel: Kernel, diam: float) -> float:
-    """κ = k(0) / k(diam) >= 1, the ratio of the largest to the smallest weight on a support of diameter `diam`.
+    """Return κ = k(0) / k(diam) >= 1, the largest over the smallest kernel value on a support of diameter `diam`.
 
-    Infinite where k overflows or vanishes: at h = .05 and diam 10, κ = exp(20000) and every global constant is vacuous.
+    Infinite where the ratio overflows or k vanishes: at h = .05 and diam 10, κ = exp(20000).
+
+    Raises: ValueError for an anisotropic kernel, whose least value is no function of the distance.
     """
     if isinstance(kernel, Stretched):
         raise ValueError(  # noqa: TRY004 - a wrong value, as everywhere
@@ -52,24 +55,45 @@ def kernel_ratio(kernel: Kernel, diam: float) -> float:
 
 
 def drift_constant(kernel: Kernel, diam: float) -> float:
-    """L with |V_p(x) - V_p'(x)| <= L TV(p, p'): κ diam, and no smaller one does; a length."""
+    """Return the least L with |V⁺_p(x) - V⁺_p'(x)| <= L TV(p, p'), namely κ diam; a length."""
     return kernel_ratio(kernel, diam) * diam
 
 
 def loss_constant(kernel: Kernel, diam: float) -> float:
-    """C with |L(p) - L(p')| <= C TV(p, p') for L = E|V|²: 2 κ diam², and no smaller one does; length²."""
+    """Return the least C with |L(p) - L(p')| <= C TV(p, p') for L = E|V|², namely 2 κ diam²; length²."""
     return 2 * kernel_ratio(kernel, diam) * diam**2
 
 
+def published_drift_constant(kernel: Kernel, diam: float) -> float:
+    """Return L_V of DFP Eq. 29 as its proof gives it, (κ + κ²) diam; a length.
+
+    The quotient bound of N / D, N = ∫ k (y - x) dp and D = ∫ k dp: |N - N'| / D + |N'| |D - D'| / (D D') with |N| <=
+    K_max diam and D >= k_min. The least kernel value is the k_min that depends "only on the kernel and action-space
+    diameter", as Proposition 1 says of its constant.
+    """
+    ratio = kernel_ratio(kernel, diam)
+    return (ratio + ratio * ratio) * diam  # a product overflows to infinity, a power raises
+
+
 def published_loss_constant(kernel: Kernel, diam: float) -> float:
-    """The paper's form of C, quadratic in the ratio: 2 κ² diam² (its O(·), with the factor 2 of ours); length²."""
-    return 2 * kernel_ratio(kernel, diam) ** 2 * diam**2
+    """Return C of DFP Eq. 32, 4 M L_V = 4 (κ + κ²) diam² with M = diam; length². At least 4 times `loss_constant`."""
+    return 4 * diam * published_drift_constant(kernel, diam)
 
 
 def localised_variation(
     x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: Kernel
 ) -> Tensor:
-    """TV(a_x, b_x) at each x [..., N, D]: the variation that a kernel at x can see. Returns [..., N], in [0, 1]."""
+    """Return TV(a_x, b_x) at each x, the total variation between two measures reweighted by k(x, ·).
+
+    Args:
+        x: [..., N, D] points at which the kernel looks.
+        points: [..., M, D] shared support of the measures.
+        a: [..., M] weights of one measure.
+        b: [..., M] weights of the other.
+        kernel: any kernel; its bandwidth is a length.
+
+    Returns: [..., N], in [0, 1].
+    """
     check_clouds(x, points, None, False, ("x", "points"))
     log_k = kernel.log_pairs(x, points)
     seen = [(log_k + w.log().unsqueeze(-2)).softmax(-1) for w in (a, b)]
@@ -77,9 +101,17 @@ def localised_variation(
 
 
 def localised_bound(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: Kernel) -> Tensor:
-    r"""2 diam² E_x TV(a_x, b_x) >= |L(a) - L(b)|: computable from samples and never above 2 diam², whatever h.
+    r"""Return 2 diam² E_x TV(a_x, b_x) >= |L(a) - L(b)|, at most 2 diam² whatever the bandwidth.
 
-    Args: x: [N, D] points whose drift is averaged (they count in the diameter); points: [M, D]; a, b: [M].
+    The negatives of L must lie within the convex hull of x and points, as x itself does.
+
+    Args:
+        x: [N, D] points whose drift is averaged; they count in the diameter.
+        points: [M, D] shared support of the measures.
+        a: [M] weights of one measure.
+        b: [M] weights of the other.
+        kernel: any kernel; its bandwidth is a length.
+
     Returns: a scalar, length².
     """
     diam = diameter(torch.cat([x, points]))
@@ -89,6 +121,14 @@ def localised_bound(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: 
 def drift_loss(
     x: Tensor, points: Tensor, weights: Tensor, neg: Tensor, *, kernel: Kernel
 ) -> Tensor:
-    """L = E_x |V(x)|² for positives `weights` [M] on points [M, D] and negatives [K, D]; a scalar, length²."""
+    """Return L = E_x |V(x)|², the value of the drifting loss (DFP Eq. 4); a scalar, length².
+
+    Args:
+        x: [N, D] points whose drift is averaged.
+        points: [M, D] positives.
+        weights: [M] their weights.
+        neg: [K, D] negatives.
+        kernel: any kernel; its bandwidth is a length.
+    """
     V = drifting_field(x, points, neg, kernel=kernel, pos_weights=weights)
     return V.square().sum(-1).mean(-1)
