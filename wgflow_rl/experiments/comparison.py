@@ -8,7 +8,7 @@ from typing import Any
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
-from wgflow_rl.experiments.published import TABLES, Number, PaperTable, Phase, Row
+from wgflow_rl.experiments.tables import TABLES, Number, PaperTable, Phase, Row
 from wgflow_rl.experiments.results import Arm, summary
 
 MISSING = "—"

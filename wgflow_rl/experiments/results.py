@@ -20,7 +20,7 @@ import numpy as np
 
 from wgflow_rl.agents import methods
 from wgflow_rl.experiments.plan import LATER, NOT_LEARNING
-from wgflow_rl.experiments.published import Phase
+from wgflow_rl.experiments.tables import Phase
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.training.table import read_rows
 
