@@ -91,7 +91,7 @@ def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
     done = call(*dry)
     assert done.returncode == 0, done.stderr
 
-    name = f"dfp-{ENV}-s0"
+    name = f"dfp-ml-energy-{ENV}-s0"
     assert outcome(tmp_path / "state" / name) == outcome(tmp_path / "whole")
     small = {"eval.csv", "train.csv", "config.json", "curve.png"}
     assert {path.name for path in (tmp_path / "out" / name).iterdir()} == small
@@ -152,7 +152,7 @@ echo "$*"
 """)
     flags = ("--device", "cpu", "--preset", "laptop", "--env", ENV)
     assert " --graph " in call(*flags).stdout
-    run = tmp_path / "state" / f"dfp-{ENV}-s0"
+    run = tmp_path / "state" / f"dfp-ml-energy-{ENV}-s0"
     run.mkdir()
     (run / "config.json").touch()
     resumed = call(*flags, "--no-graph").stdout
