@@ -114,8 +114,10 @@ def costs(groups: Sequence[RunGroup]) -> list[str]:
             continue
         online = f"{1000 * pace.online_step:.1f}" if group.total != group.offline else MISSING
         rows.append(
-            [group.name, group.env, group.protocol, f"{1000 * pace.offline_step:.1f}", online]
-            + [f"{pace.evaluation:.1f}"]
+            [
+                *(group.name, group.env, group.protocol),
+                *(f"{1000 * pace.offline_step:.1f}", online, f"{pace.evaluation:.1f}"),
+            ]
         )
     if not rows:
         return []

@@ -12,12 +12,14 @@ from wgflow_rl.agents import methods
 from wgflow_rl.experiments.results import RunGroup, summary
 from wgflow_rl.experiments.tables import (
     LISTS,
+    ROW_KEYS,
     TABLES,
     TWELVE,
     Column,
     Phase,
     ResultTable,
     Row,
+    key_of,
     records,
 )
 
@@ -99,7 +101,7 @@ def table_lines(
     table: ResultTable, groups: Sequence[RunGroup], listed: list[dict[str, Any]]
 ) -> list[str]:
     """One table as Markdown; every number also becomes a record, appended to `listed`."""
-    printed = f"Section {table.section}, {table.seeds} seeds. {table.note}".strip()
+    printed = f"Section {table.section}; {table.seeds} seeds. {table.note}".strip()
     lines = [f"## Table {table.number}. {table.title}", "", printed, ""]
     lines += [critics(table), ""] if table.number == 2 else []
     legend = Legend()
@@ -121,7 +123,7 @@ def table_lines(
     for row in table.rows:
         listed.extend(run_records(table, row.label, matching(table, row, groups)))
     lines += extra_rows(table, groups, legend, listed)
-    return lines + legend.lines()
+    return lines + legend.lines() + doubts(records(table.number))
 
 
 def published(table: ResultTable, row: Row, column: Column) -> str:
@@ -209,25 +211,41 @@ class Legend:
 
 
 def critics(table: ResultTable) -> str:
-    """Whether the rows bootstrap alike: number of actions that the critic's target takes the best of."""
+    """A sentence on the critic's target, equal for all rows or not: the best of how many actions it takes."""
     samples = {
         row.label: _agent("paper", row.method, table.envs[0]).get("target_samples", 1)
         for row in table.rows
     }
     if len(set(samples.values())) == 1:
-        return f"In our runs all rows have equal critics: the target takes the best of {samples.popitem()[1]} action(s)."
-    said = ", ".join(f"{label} {count}" for label, count in samples.items())
-    return f"In our runs the rows differ in their critics too: the target takes the best of N actions ({said})."
+        return (
+            "Our runs of all rows train the critic alike: its target takes the best of N = "
+            f"{samples[table.rows[0].label]} actions."
+        )
+    counts = ", ".join(f"{label} {count}" for label, count in samples.items())
+    return f"Our runs differ in the critic too: its target takes the best of N actions ({counts})."
 
 
 def list_lines(number: int) -> list[str]:
     """A table without success rates, as printed in the paper."""
     rows = records(number)
     header = [name for name in rows[0] if name not in HIDDEN]
-    notes = dict.fromkeys(row["doubt"] for row in rows if row.get("doubt"))
     lines = [f"## Table {number}. {LISTS[number]}", "", f"Section {rows[0]['section']}.", ""]
     lines += markdown(header, ([row[name] for name in header] for row in rows))
-    return lines + [f"- Doubt: {note}." for note in notes] + [""] * bool(notes)
+    return lines + doubts(rows)
+
+
+def doubts(rows: Sequence[dict[str, str]]) -> list[str]:
+    """What the paper leaves open, with the rows that it concerns unless it concerns all."""
+    found: dict[str, dict[str, None]] = {}
+    names = [row[key_of(row, (*ROW_KEYS, "parameter", "experiment", "task"))] for row in rows]
+    for name, row in zip(names, rows, strict=True):
+        if row.get("doubt"):
+            found.setdefault(row["doubt"], {})[name] = None
+    lines = []
+    for doubt, where in found.items():
+        which = "" if set(where) == set(names) else f" ({', '.join(where)})"
+        lines.append(f"- Note: {doubt}{which}.")
+    return lines + [""] * bool(lines)
 
 
 # ---- records -----------------------------------------------------------------------------------------------------

@@ -183,7 +183,6 @@ TABLES: dict[int, ResultTable] = {
             3,
             "Weight lambda of the top-K term, success rate (%)",
             lambda label: {"lam": float(label)},
-            note="The paper's text calls this table Tab. 4.",
         ),
         _result_table(
             4,
@@ -197,7 +196,6 @@ TABLES: dict[int, ResultTable] = {
             "Offline RL on default OGBench tasks, success rate (%)",
             preset="paper-offline",
             seeds=8,
-            note="The paper quotes all rows but DFP from Park et al. (2025), Flow Q-Learning.",
         ),
     )
 }

@@ -36,12 +36,12 @@ def differences(report: str, folder: Path) -> tuple[int, list[str]]:
             wanted = dict(_result_cells(records(number, folder)))
             printed = dict(_printed_results(section, TABLES[number].phases))
         count += len(wanted)
-        for key in wanted | printed:
-            if wanted.get(key) != printed.get(key):
-                lines.append(
-                    f"Table {number}, {', '.join(filter(None, key))}: printed {printed.get(key)!r}, "
-                    f"{folder} has {wanted.get(key)!r}"
-                )
+        lines += [
+            f"Table {number}, {', '.join(key)}: printed {printed.get(key)!r}, "
+            f"{folder} has {wanted.get(key)!r}"
+            for key in wanted | printed
+            if wanted.get(key) != printed.get(key)
+        ]
     return count, lines
 
 
