@@ -52,10 +52,10 @@ def write_run(root, method, env, seed, success, *extra, preset="paper", upto=Non
     return made.folder
 
 
-@pytest.fixture
-def runs(tmp_path):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
     """DFP with three seeds, MVP with one, an unfinished run on cube-triple; another lambda; three seeds in the maze."""
-    root = tmp_path / "runs"
+    root = tmp_path_factory.mktemp("report") / "runs"
     for seed, end in enumerate((0.9, 0.96, 0.99)):
         write_run(root, "dfp", TRIPLE, seed, [0.0, 0.1, 0.5, end])
     write_run(root, "mvp", TRIPLE, 0, [0.0, 0.2, 0.5, 0.8])
@@ -66,9 +66,9 @@ def runs(tmp_path):
     return root
 
 
-@pytest.fixture
-def written(runs, tmp_path):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def written(runs):
+    out = runs.parent / "out"
     report.main([str(runs), "--out", str(out)])
     return out
 
@@ -126,7 +126,7 @@ def test_a_cell_that_differs_is_named(tmp_path, capsys):
 
 
 def test_a_cell_that_is_not_printed_is_named(tmp_path):
-    report.main(["--tables", *map(str, NUMBERS), "--out", str(tmp_path)])
+    report.main(["--tables", *map(str, NUMBERS), "--out", str(tmp_path), "--no-figures"])
     text = (tmp_path / "report.md").read_text()
     line = next(line for line in text.splitlines() if line.startswith("| 5.0 | paper"))
     _, lines = verify.differences(text.replace(line + "\n", ""), FOLDER)
@@ -249,7 +249,7 @@ def test_ours_stands_beside_the_papers_with_its_conditions(written):
 
 def test_only_tables_with_runs_are_printed_unless_asked_for(runs, tmp_path):
     def printed(*flags):
-        report.main([str(runs), "--out", str(tmp_path / "out"), *flags])
+        report.main([str(runs), "--out", str(tmp_path / "out"), "--no-figures", *flags])
         text = (tmp_path / "out" / "report.md").read_text()
         return [int(n) for n in re.findall(r"^## Table (\d+)\.", text, flags=re.MULTILINE)]
 
@@ -284,7 +284,7 @@ def test_another_field_is_never_printed_in_the_row_of_the_published_method(
     method, preset, tmp_path
 ):
     write_run(tmp_path / "runs", method, TRIPLE, 0, [0.1, 0.2, 0.5, 0.77], preset=preset)
-    report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path), "--no-figures"])
     text = (tmp_path / "report.md").read_text()
     for number in (1, 2, 6):
         found = table(text, number)
@@ -306,7 +306,7 @@ def test_a_mean_over_tasks_needs_a_run_of_each(tmp_path):
 
 
 def table_4_cell(root):
-    report.main([str(root / "runs"), "--out", str(root), "--tables", "4"])
+    report.main([str(root / "runs"), "--out", str(root), "--tables", "4", "--no-figures"])
     found = table((root / "report.md").read_text(), 4)
     return found.get(("2", "ours"), {}).get("Cube-3.", "—")
 
@@ -372,7 +372,7 @@ def test_settings_of_shards_make_no_other_run_where_there_are_none(tmp_path):
 
 def test_a_run_without_train_csv_still_has_its_evaluations(tmp_path):
     (write_run(tmp_path / "runs", "dfp", MAZE, 0, [1.0], preset="laptop") / "train.csv").unlink()
-    report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path), "--no-figures"])
     assert "100.0 (1)" in (tmp_path / "report.md").read_text()
 
 
@@ -438,7 +438,15 @@ def test_a_log_stands_apart_in_the_same_tables_and_figures(runs, tmp_path):
     )
     out = tmp_path / "out"
     report.main(
-        [str(runs), str(tmp_path / "logs"), "--out", str(out), "--peer-offline-steps", "1000000"]
+        [
+            str(runs),
+            str(tmp_path / "logs"),
+            "--out",
+            str(out),
+            "--peer-offline-steps",
+            "1000000",
+            "--no-figures",
+        ]
     )
     text = (out / "report.md").read_text()
     assert table(text, 1)["their-dfp", "log"]["cube-triple-task2"] == "60.0 ± 14.1 (2)"
@@ -463,7 +471,7 @@ def test_a_log_that_cannot_be_read_is_refused_by_its_line(text, message, tmp_pat
 
 
 def test_one_seed_and_no_warning(tmp_path):
-    write_run(tmp_path / "runs", "dfp", TRIPLE, 0, [0.0, 0.1, 0.5, 0.9])
+    write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.0, 0.1, 0.5, 0.9], preset="laptop")
     command = [sys.executable, "-W", "error", "-m", "wgflow_rl.report", "runs"]
     root = Path(report.__file__).resolve().parent.parent
     done = subprocess.run(

@@ -77,6 +77,8 @@ class Args:
     """Tables to print. Without it: those for which there are runs, or all if there are no runs."""
     all: bool = False
     """Print all tables, those without runs too."""
+    figures: bool = True
+    """Draw the figures."""
     peer_offline_steps: int | None = None
     """Step that ends the offline phase of the logs, which do not say it."""
     check: Path | None = None
@@ -232,7 +234,7 @@ def write(args: Args) -> Path:
         lines += all_runs(groups)
     lines += render(numbers, groups, records)
     make_folder(args.out.resolve())
-    if groups:
+    if groups and args.figures:
         lines += figures(groups, numbers, args.out)
     listed = [line for group in groups for line in run_records(None, group.name, [group])]
     write_whole(args.out / "tables.csv", _csv(records))
@@ -242,7 +244,8 @@ def write(args: Args) -> Path:
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    return pd.DataFrame(records, columns=list(COLUMNS)).to_csv(index=False)
+    frame = pd.DataFrame(records, columns=list(COLUMNS)).astype({"seeds": "Int64"})
+    return frame.to_csv(index=False)
 
 
 def check(folder: Path) -> bool:
