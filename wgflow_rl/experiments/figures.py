@@ -38,7 +38,7 @@ def draw(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, PercentFormatter
+    from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     columns = min(3, len(panels))
@@ -56,7 +56,11 @@ def draw(
             _line(axes, group, name, look, online_only)
         _decorate(axes, panel, lines, online_only)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        if lines:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            if lines:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -105,6 +109,8 @@ def _decorate(axes: Any, panel: str, lines: Mapping[str, RunGroup], online_only:
         axes.axvspan(0, ends.pop(), color=SHADE, zorder=-2, linewidth=0)
     if not lines:
         axes.text(0.5, 0.5, "no runs", transform=axes.transAxes, ha="center", color="#9aa3ae")
+        axes.set_xticks([])
+        axes.set_xticks([])
     axes.set_title(panel, fontsize=9, color=INK)
     axes.set_xlim(left=0)
     axes.set_ylim(-0.03, 1.04)
