@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from wgflow_rl.agents import methods
 from wgflow_rl.experiments.results import RunGroup, summary
 from wgflow_rl.experiments.tables import (
@@ -55,7 +57,7 @@ def fits(table: ResultTable, row: Row, group: RunGroup) -> bool:
     if ("online" in table.phases) != ((group.total or 0) > (group.offline or 0)):
         return False
     preset = group.preset if group.preset == "laptop" else table.preset
-    wanted = _agent(preset, row.method, group.env) | row.settings
+    wanted = _agent(preset, row.method, group.env) | dict(row.settings)
     if table.preset == "paper-offline":
         wanted = wanted | {"chunk": _agent(table.preset, row.method, group.env).get("chunk")}
     # A run of an older version has fewer settings.
@@ -79,9 +81,10 @@ def cell(group: RunGroup | None, phase: Phase, *, interval: bool = False) -> str
 
 def average(groups: Iterable[RunGroup | None], phase: Phase) -> str:
     """Mean over tasks of the means over seeds; a dash unless every task has a run that finished the phase."""
-    means = [MISSING if group is None else 100 * group.at_end(phase).mean() for group in groups]
-    numbers = [mean for mean in means if mean != MISSING and mean == mean]
-    return f"{sum(numbers) / len(numbers):.1f}" if len(numbers) == len(means) else MISSING
+    values = [[] if group is None else group.at_end(phase) for group in groups]
+    if not all(map(len, values)):
+        return MISSING
+    return f"{100 * np.mean([np.mean(each) for each in values]):.1f}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -115,7 +118,9 @@ def table_lines(
             about = ["" for _ in row.attributes]
             rows += [
                 ["", *about, f"ours ({key})", *cells]
-                for key, cells in ours(table, row, columns, groups, legend)
+                for key, cells in protocol_rows(
+                    table, columns, matching(table, row, groups), legend
+                )
             ]
         attributes = table.rows[0].attributes
         header = [table.varies, *attributes, BY, *(column.label for column in columns)]
@@ -134,20 +139,10 @@ def matching(table: ResultTable, row: Row, groups: Sequence[RunGroup]) -> list[R
     return [group for group in groups if fits(table, row, group)]
 
 
-def ours(
-    table: ResultTable,
-    row: Row,
-    columns: Sequence[Column],
-    groups: Sequence[RunGroup],
-    legend: Legend,
-) -> list[tuple[str, list[str]]]:
-    """(key of the conditions, cells) for each set of conditions under which the row was run."""
-    return protocol_rows(table, columns, matching(table, row, groups), legend)
-
-
 def protocol_rows(
     table: ResultTable, columns: Sequence[Column], groups: Sequence[RunGroup], legend: Legend
 ) -> list[tuple[str, list[str]]]:
+    """(key of the conditions, cells) for each set of conditions under which the groups were run."""
     lines = []
     here = {env for column in columns for env in column.envs}
     for protocol in sorted({group.protocol for group in groups if group.env in here}):

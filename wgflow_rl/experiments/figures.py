@@ -58,8 +58,6 @@ def draw(
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if lines:
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            if lines:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
@@ -109,7 +107,6 @@ def _decorate(axes: Any, panel: str, lines: Mapping[str, RunGroup], online_only:
         axes.axvspan(0, ends.pop(), color=SHADE, zorder=-2, linewidth=0)
     if not lines:
         axes.text(0.5, 0.5, "no runs", transform=axes.transAxes, ha="center", color="#9aa3ae")
-        axes.set_xticks([])
         axes.set_xticks([])
     axes.set_title(panel, fontsize=9, color=INK)
     axes.set_xlim(left=0)

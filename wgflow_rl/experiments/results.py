@@ -54,7 +54,8 @@ class RunGroup:
 
     def at_end(self, phase: Phase) -> pd.Series:
         """Success of each seed, at the last evaluation of the phase; seeds that have not finished it are left out."""
-        last = self.evaluations.groupby("seed").tail(1).set_index("seed")
+        rows: Any = self.evaluations  # Any: pandas without stubs confuses the type checker
+        last = rows.groupby("seed").tail(1).set_index("seed")
         if phase == "online":
             if self.total is None:  # a log of another code base is taken to be complete
                 return last["success"]
@@ -63,7 +64,6 @@ class RunGroup:
         if not self.offline:
             return last["success"][:0]
         finished = last.index[last["step"] >= self.offline]
-        rows = self.evaluations
         rows = rows[rows["seed"].isin(finished) & (rows["step"] <= self.offline)]
         return rows.groupby("seed")["success"].last()
 
@@ -74,7 +74,7 @@ class RunGroup:
     @property
     def unfinished(self) -> int:
         """Number of runs that have not come to their last step."""
-        last = self.evaluations.groupby("seed")["step"].max()
+        last: Any = self.evaluations.groupby("seed")["step"].max()
         return 0 if self.total is None else int((last < self.total).sum())
 
 
@@ -213,7 +213,7 @@ def _is_log(path: Path) -> bool:
 
 def _peer(path: Path, offline: int | None) -> RunGroup:
     try:
-        rows = pd.read_csv(path, header=0, names=PEER_COLUMNS, index_col=False, dtype=str)
+        rows: Any = pd.read_csv(path, header=0, names=PEER_COLUMNS, index_col=False, dtype=str)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; wanted rows step,seed,success") from error
     if rows.empty:
