@@ -142,7 +142,7 @@ def matching(table: ResultTable, row: Row, groups: Sequence[RunGroup]) -> list[R
 def protocol_rows(
     table: ResultTable, columns: Sequence[Column], groups: Sequence[RunGroup], legend: Legend
 ) -> list[tuple[str, list[str]]]:
-    """(key of the conditions, cells) for each set of conditions under which the groups were run."""
+    """(key of the conditions, cells) for each set of conditions under which some cell has a number."""
     lines = []
     here = {env for column in columns for env in column.envs}
     for protocol in sorted({group.protocol for group in groups if group.env in here}):
@@ -156,7 +156,8 @@ def protocol_rows(
                 for phase in table.phases
             ]
             cells.append(MISSING if set(parts) == {MISSING} else ARROW.join(parts))
-        lines.append((legend.key(protocol), cells))
+        if set(cells) != {MISSING}:
+            lines.append((legend.key(protocol), cells))
     return lines
 
 
@@ -206,18 +207,15 @@ class Legend:
 
 
 def critics(table: ResultTable) -> str:
-    """A sentence on the critic's target, equal for all rows or not: the best of how many actions it takes."""
+    """A sentence on the critics of our runs: how many actions the target takes the best of, in each row."""
     samples = {
-        row.label: _agent("paper", row.method, table.envs[0]).get("target_samples", 1)
+        row.label: _agent("paper", row.method, table.envs[0])["target_samples"]
         for row in table.rows
     }
-    if len(set(samples.values())) == 1:
-        return (
-            "Our runs of all rows train the critic alike: its target takes the best of N = "
-            f"{samples[table.rows[0].label]} actions."
-        )
+    alike = len(set(samples.values())) == 1
     counts = ", ".join(f"{label} {count}" for label, count in samples.items())
-    return f"Our runs differ in the critic too: its target takes the best of N actions ({counts})."
+    start = "Our rows have equal critics" if alike else "Our rows differ in their critics too"
+    return f"{start}: the target takes the best of target_samples actions ({counts})."
 
 
 def list_lines(number: int) -> list[str]:
