@@ -39,8 +39,8 @@ def both(field: str) -> tuple[str, ...]:
     return ("dfp", "--field", field, "--improve-field", field)
 
 
-# Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings per field). The learning rate is the
-# preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
+# Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings per field). The learning
+# rate is the preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
 FIELDS = {
     "dfp-ml-energy": ("dfp-ml-energy",),
     "dfp-energy": ("dfp-energy",),
