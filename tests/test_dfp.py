@@ -217,7 +217,7 @@ def test_a_drift_has_no_units_and_its_raw_field_is_a_length(text):
 
 @pytest.mark.parametrize("h", [0.005, 0.05])
 def test_eq3_has_its_bandwidth_in_action_units(h):
-    """V_h(x) = c V_{h/c}... in other units the same field: V_{3h}(3x) = 3 V_h(x); and it is the paper's equation."""
+    """V_{3h}(3x) = 3 V_h(x): h is a length like x. And V is Eq. 3, written out."""
     g = torch.Generator().manual_seed(0)
     pos = torch.rand(6, 2, 4, generator=g, dtype=torch.float64)
     x = pos[:, :1] + 2 * h * torch.randn(6, 5, 4, generator=g, dtype=torch.float64)

@@ -77,7 +77,8 @@ def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
     small_world(monkeypatch.setattr)
     go_on(tmp_path / "whole")
 
-    dry = ("--device", "cpu", "--preset", "laptop", "--env", ENV, "--", *FLAGS.split())
+    dry = ("--device", "cpu", "--preset", "laptop", "--method", "dfp-ml-energy", "--env", ENV)
+    dry += ("--", *FLAGS.split())
     time_is_up = call("--minutes", "0.02", *dry, stop="SLEEP 0")
     assert (time_is_up.returncode, time_is_up.stdout[:17]) == (75, "no checkpoint yet"), (
         time_is_up.stderr
@@ -152,7 +153,7 @@ echo "$*"
 """)
     flags = ("--device", "cpu", "--preset", "laptop", "--env", ENV)
     assert " --graph " in call(*flags).stdout
-    run = tmp_path / "state" / f"dfp-ml-energy-{ENV}-s0"
+    run = tmp_path / "state" / f"dfp-{ENV}-s0"
     run.mkdir()
     (run / "config.json").touch()
     resumed = call(*flags, "--no-graph").stdout

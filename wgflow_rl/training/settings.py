@@ -48,7 +48,10 @@ class Settings:
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
     schedule: Annotated[Schedule, tyro.conf.arg(name="")]
     method: Annotated[
-        str, tyro.conf.arg(help=f"A row of the paper's tables: {', '.join(methods.METHODS)}.")
+        str,
+        tyro.conf.arg(
+            help=f"A row of the paper's tables or a variant of DFP: {', '.join(methods.METHODS)}."
+        ),
     ] = methods.DEFAULT
     env: str = DEFAULT_ENV
     preset: str = "laptop"
