@@ -31,7 +31,7 @@ from wgflow_rl.agents.protocol import Agent
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 28, 5  # cube-single; chunks of five actions
 SIZES = {"4 x 512 (paper)": (512,) * 4, "2 x 256 (laptop)": (256,) * 2}
-POLICIES = {"one step": "dfp", "10-step flow": "qc-bfn"}
+POLICIES = {"one step": "dfp-ml-energy", "10-step flow": "qc-bfn"}
 SAMPLES = (1, 16)  # 1: the policy alone; 16: the best of 16 by the critic
 BLOCK, DROPPED = 25, 5  # calls of a variant in a row; the first ones meet cold caches
 

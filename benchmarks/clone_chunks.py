@@ -24,7 +24,7 @@ from wgflow_rl.data.replay import Replay
 GRID = [
     (field, lr)
     for fields, rates in (
-        (("eq3:0.1", "eq3:0.3"), (3e-4, 1e-3)),
+        (("eq3-relative:0.1", "eq3-relative:0.3"), (3e-4, 1e-3)),
         (("released:0.1", "released:0.02,0.05,0.2"), (3e-4, 1e-3)),
         (("likelihood:0.2", "likelihood:0.4"), (3e-4, 1e-3)),
         (("energy",), (3e-4, 6e-4, 1e-3, 2e-3)),
@@ -40,7 +40,7 @@ def clone(
     train: Replay, validation: Replay, field: str, lr: float, *, env: str, steps: int, seed: int
 ) -> dict:
     """Train the actor on L_BC alone; its held-out measures and the CPU time of a step."""
-    preset, _ = methods.preset("laptop", "dfp", env)
+    preset, _ = methods.preset("laptop", "dfp-ml-energy", env)
     cfg = dataclasses.replace(preset, field=field, improve_field=field, lr=lr)
     obs = train.rows["obs"][: train.offline]
     agent = DFP(

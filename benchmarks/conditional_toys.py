@@ -29,7 +29,7 @@ from wgflow_rl.utils.files import write_whole
 RATES, SIX = (5e-3, 2e-2), (2e-3, 5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2)
 # Six settings a field. One without a bandwidth spends them on learning rates.
 GRID: dict[str, list[tuple[str, float]]] = {
-    "eq3": [(f"eq3:{h}", lr) for h in (0.05, 0.2, 0.5) for lr in RATES],
+    "eq3-relative": [(f"eq3-relative:{h}", lr) for h in (0.05, 0.2, 0.5) for lr in RATES],
     "released": [(f"released:{R}", lr) for R in ("0.1", "0.3", "0.02,0.05,0.2") for lr in RATES],
     "likelihood": [(f"likelihood:{h}", lr) for h in (0.1, 0.2, 0.4) for lr in RATES],
     "likelihood+energy": [(f"likelihood:{h}+energy", lr) for h in (0.1, 0.2, 0.4) for lr in RATES],

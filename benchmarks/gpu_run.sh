@@ -11,7 +11,7 @@
 #   --minutes 9        of a call; what is running is then asked to stop, and has 45 s for its checkpoint
 #   --state gpu_run    data, checkpoints: about 0.9 GB for cube-double, kept between calls; data that are gone are made again,
 #                      bit for bit the same
-#   --env, --seed, --preset, --device     as for wgflow_rl.train: cube-double, 0, paper, cuda
+#   --method, --env, --seed, --preset, --device     as for wgflow_rl.train: dfp, cube-double, 0, paper, cuda
 #   --no-graph         call the operations of an update one by one, where they cannot be recorded as one CUDA graph
 #   OUT=gpu_run_out    where the small files go
 #   PYTHON=...         an interpreter with the packages; without it .venv's, which is set up if there is none: that needs a
@@ -19,10 +19,10 @@
 #                      python -m pip download -d wheels -c constraints.txt '.[rl]' hatchling editables
 set -euo pipefail
 
-minutes=9 state=gpu_run env=cube-double-play-singletask-task2-v0 seed=0 preset=paper device=cuda graph=--graph
+minutes=9 state=gpu_run method=dfp env=cube-double-play-singletask-task2-v0 seed=0 preset=paper device=cuda graph=--graph
 while [ $# -gt 0 ]; do
     case $1 in
-    --minutes | --state | --env | --seed | --preset | --device)
+    --minutes | --state | --method | --env | --seed | --preset | --device)
         [ $# -gt 1 ] || { echo "error: $1 needs a value" >&2; exit 2; }
         declare "${1#--}=$2"
         shift 2
@@ -45,7 +45,7 @@ done
 mkdir -p "$state" "${OUT:=gpu_run_out}"
 state=$(cd "$state" && pwd) OUT=$(cd "$OUT" && pwd)
 cd "$(dirname "$0")/.."
-run=$state/dfp-$env-s$seed
+run=$state/$method-$env-s$seed
 deadline=$(($(date +%s) + $(awk -v m="$minutes" 'BEGIN { printf "%d", 60 * m }')))
 export WGFLOW_DATA=$state/data PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
@@ -141,7 +141,7 @@ if [ -f "$run/config.json" ]; then
 else # a later flag counts: a caller may ask for other checkpoints
     noise=cpu
     [[ $device != cuda* ]] || noise=device
-    set -- --preset "$preset" --env "$env" --seed "$seed" "${where[@]}" --noise-on "$noise" --run-dir "$run" \
+    set -- --method "$method" --preset "$preset" --env "$env" --seed "$seed" "${where[@]}" --noise-on "$noise" --run-dir "$run" \
         --checkpoint-every 20000 "$@"
 fi
 code=0

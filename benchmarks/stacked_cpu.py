@@ -25,7 +25,7 @@ def seconds(call) -> float:
 
 def ratio(preset: str, updates: int) -> tuple[float, float, list[float]]:
     """Median seconds of five single updates and of one stacked, and the ratio of each round."""
-    cfg, _ = methods.preset(preset, "dfp", ENV)
+    cfg, _ = methods.preset(preset, "dfp-ml-energy", ENV)
 
     def agents():
         return [methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=s) for s in range(SEEDS)]

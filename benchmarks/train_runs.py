@@ -35,18 +35,18 @@ LIFT = "lift-mh-low_dim"
 
 
 def both(field: str) -> tuple[str, ...]:
-    """DFP with this field in both terms."""
+    """DFP with this field in both terms. At laptop size its variants differ in nothing else."""
     return ("dfp", "--field", field, "--improve-field", field)
 
 
-# Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings a field). The learning rate is the
-# preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
+# Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings per field). The learning
+# rate is the preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
 FIELDS = {
-    "dfp": ("dfp",),
+    "dfp-ml-energy": ("dfp-ml-energy",),
     "dfp-energy": ("dfp-energy",),
     "dfp-ml": ("dfp-ml",),
     "dfp-released": ("dfp-released",),
-    "dfp-eq3, h = .3": ("dfp-eq3", "--field", "eq3:0.3", "--improve-field", "eq3:0.3"),
+    "dfp, eq3-relative:0.3": both("eq3-relative:0.3"),
     "dfp, energy:0.5": both("energy:0.5"),
     "dfp, energy:0.25": both("energy:0.25"),
     "dfp, likelihood+energy:0.25": both("likelihood:0.2+energy:0.25"),
@@ -55,7 +55,7 @@ MILDER = "released:0.02,0.05,0.2"  # the released field's best on the arm
 ARM_FIELDS = FIELDS | {
     "dfp-released": ("dfp-released", "--field", MILDER, "--improve-field", MILDER)
 }
-OTHERS = ("dfp-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
+OTHERS = ("dfp-ml-energy-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class Study:
 
 
 STUDIES = {
-    "pointmaze": Study(MAZE, 5, {"dfp": ("dfp",)}),
-    "arm": Study(ARM, 3, {"dfp": ("dfp",)}),
+    "pointmaze": Study(MAZE, 5, {"dfp-ml-energy": ("dfp-ml-energy",)}),
+    "arm": Study(ARM, 3, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": both("energy:0.5")}),
-    "lift": Study(LIFT, 2, {"dfp": ("dfp",)}),
+    "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
-    "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp", *OTHERS)}),
+    "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp-ml-energy", *OTHERS)}),
     "fields-arm": Study(
         ARM,
         3,

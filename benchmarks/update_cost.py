@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 ENV = "cube-double-play-singletask-task2-v0"
-BASE = replace(methods.paper("dfp", ENV), hidden=(256,) * 4, batch=128)
+BASE = replace(methods.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
 SWEEPS = {
     "width": {n: replace(BASE, hidden=(n,) * 4) for n in (64, 128, 256, 384, 512)},
     "depth": {n: replace(BASE, hidden=(256,) * n) for n in (1, 2, 4, 6, 8)},

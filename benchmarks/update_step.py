@@ -34,11 +34,11 @@ from wgflow_rl.training.updates import update
 
 RESULTS = Path(__file__).parent / "results" / "update_step.json"
 ENV = "cube-double-play-singletask-task2-v0"
-PAPER = methods.paper("dfp", ENV)
+PAPER = methods.paper("dfp-ml-energy", ENV)
 CASES = {  # settings, and how many updates are timed at once
     "pi": (dataclasses.replace(PAPER, target_samples=1), 1),
     "best16": (dataclasses.replace(PAPER, target_samples=16), 1),
-    "laptop": (methods.preset("laptop", "dfp", ENV)[0], 20),
+    "laptop": (methods.preset("laptop", "dfp-ml-energy", ENV)[0], 20),
 }
 TORCH = {
     "torch, whole passes": 1 << 62,

@@ -119,9 +119,9 @@ def mean_of_soft_target(alpha):
 
 REACHABLE = [
     *((name, {}, best_of_16) for name in ("bfn", "mvp", "idql", "ifql")),
-    *((name, {"lam": 2.0}, best_of_16) for name in ("dfp", "mvp-topk")),
+    *((name, {"lam": 2.0}, best_of_16) for name in ("dfp-ml-energy", "mvp-topk")),
     *((name, {"lam": 0.0}, best_of_16) for name in ("dfp-released", "dfp-ml", "dfp-energy")),
-    ("dfp-no-topk", {}, best_of_16),
+    ("dfp-ml-energy-no-topk", {}, best_of_16),
     ("bc", {}, the_mean),
     ("iql", {}, lambda: mean_of_soft_target(10)),
     ("fawac", {"alpha": 2.0, "lr": 1e-2}, lambda: soft_target(2)),
@@ -142,7 +142,7 @@ def test_a_method_reaches_what_its_own_restriction_allows(method, numbers, optim
 
 
 CLONES = [
-    *((name, {}) for name in ("bfn", "mvp", "idql", "ifql", "dfp-no-topk")),
+    *((name, {}) for name in ("bfn", "mvp", "idql", "ifql", "dfp-ml-energy-no-topk")),
     *((name, {"lam": 0.0}) for name in ("dfp-released", "dfp-ml", "dfp-energy")),
     ("fql", {"alpha": 100.0}),
     ("fbrac", {"alpha": 30.0, "flow_steps": 5}),
@@ -162,22 +162,21 @@ def test_without_values_both_modes_are_kept(method, numbers):
     )  # the data's own: 1.18 SIGMA; noise or the mean: 3.5 SIGMA and more
 
 
-@pytest.mark.parametrize("method", ["dfp-eq3", "bc"])
+@pytest.mark.parametrize("method", ["dfp-no-topk", "bc"])
 def test_what_regresses_to_the_mean_loses_both(method):
-    """dfp-eq3: with one positive per state Eq. 3 pulls every sample to it, and no choice of N is left to make."""
-    numbers = {"lam": 0.0} if method == "dfp-eq3" else {}
-    a = draws(trained(method, **numbers))
+    """With one positive per state Eq. 3 pulls every sample to it, and best-of-N has nothing to choose from."""
+    a = draws(trained(method))
     assert a.std(0).max() < 0.2
     assert a.norm(dim=-1).max() < 0.45  # near the mean, where the data have next to nothing
-    assert reward(play(trained(method, **numbers))).mean() < 0.7 * best_of_16()
+    assert reward(play(trained(method))).mean() < 0.7 * best_of_16()
 
 
 @pytest.mark.parametrize(
     ("method", "numbers"),
     [
-        ("dfp", {"lam": 2.0}),
+        ("dfp-ml-energy", {"lam": 2.0}),
         ("mvp-topk", {"lam": 2.0}),
-        ("dfp", {"lam": 2.0, "positives": "boltzmann", "temperature": 0.1}),
+        ("dfp-ml-energy", {"lam": 2.0, "positives": "boltzmann", "temperature": 0.1}),
     ],
     ids=["top-K", "MeanFlow of the top-K", "Boltzmann"],
 )
@@ -187,7 +186,7 @@ def test_positives_of_the_old_policy_move_the_mass_to_the_better_mode(method, nu
 
 def test_the_temperature_says_how_far_it_moves():
     """exp(Q / alpha) with a large alpha is no tilt at all: the positives are the old policy itself."""
-    flat = draws(trained("dfp", lam=2.0, positives="boltzmann", temperature=100.0))
+    flat = draws(trained("dfp-ml-energy", lam=2.0, positives="boltzmann", temperature=100.0))
     assert 0.25 < (flat.sum(-1) > 0).float().mean() < 0.75
 
 

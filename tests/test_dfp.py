@@ -167,12 +167,13 @@ def test_energy_score_is_least_for_the_true_distribution():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("enrgy", "not one of eq3, released, likelihood, energy"),
+        ("enrgy", "not one of eq3, eq3-relative, released, likelihood, energy"),
         ("likelihood:0", "cannot be used"),
         ("likelihood:-1", "cannot be used"),
         ("energy:2", "wanted a number between 0 and 2"),
         ("energy:0.5,0.25", "wanted a number between 0 and 2"),
         ("eq3:0.1,0.2", "wanted a positive number"),
+        ("eq3-relative:0", "wanted a positive number"),
         ("laplace:0", "wanted a positive number"),
         ("released:nan", "cannot be used"),
         ("energy+", "not one of"),
@@ -195,12 +196,51 @@ def test_drifts_print_as_values():
 
 @pytest.mark.parametrize(
     "text",
-    ["eq3", "released", "likelihood", "energy", "energy:0.25", "laplace", "energy+laplace:0.1"],
+    [
+        "eq3-relative",
+        "released",
+        "likelihood",
+        "energy",
+        "energy:0.25",
+        "laplace",
+        "energy+laplace:0.1",
+    ],
 )
 def test_a_drift_has_no_units_and_its_raw_field_is_a_length(text):
     g = torch.Generator().manual_seed(0)
     x, pos = torch.randn(6, 5, 4, generator=g), torch.randn(6, 2, 4, generator=g)
     V = drift.parse(text)
     torch.testing.assert_close(V.raw(3 * x, 3 * pos), 3 * V.raw(x, pos), rtol=1e-4, atol=1e-5)
-    if text != "eq3":  # left as the paper has it: a length itself
+    if text != "eq3-relative":  # not scaled: a length itself
         torch.testing.assert_close(V(3 * x, 3 * pos), V(x, pos), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("h", [0.005, 0.05])
+def test_eq3_has_its_bandwidth_in_action_units(h):
+    """V_{3h}(3x) = 3 V_h(x): h is a length like x. And V is Eq. 3, written out."""
+    g = torch.Generator().manual_seed(0)
+    pos = torch.rand(6, 2, 4, generator=g, dtype=torch.float64)
+    x = pos[:, :1] + 2 * h * torch.randn(6, 5, 4, generator=g, dtype=torch.float64)
+    V = drift.parse(f"eq3:{h}")(x, pos)
+    torch.testing.assert_close(drift.parse(f"eq3:{3 * h}")(3 * x, 3 * pos), 3 * V)
+
+    def mean_shift(y):
+        weight = (-torch.cdist(x, y).square() / (2 * h**2)).softmax(-1)
+        return weight @ y - x
+
+    torch.testing.assert_close(V, mean_shift(pos) - mean_shift(x))
+
+
+def test_eq3_at_the_smallest_published_bandwidth_is_exact_in_float32():
+    """h = .005 on a chunk of Robomimic (5 x 7): squared distances of up to 10^6 h^2, where exp alone underflows."""
+    g = torch.Generator().manual_seed(0)
+    near = torch.rand(32, 1, 35, generator=g) * 2 - 1
+    far = torch.rand(32, 8, 35, generator=g) * 2 - 1
+    close = near + 0.005 * torch.randn(32, 8, 35, generator=g)
+    field = drift.parse("eq3:0.005+eq3:0.05")
+    for x in (far, close):
+        for pos in (near, torch.cat([near, far[:, :3] + 0.004], 1)):
+            V, exact = field(x, pos), field(x.double(), pos.double())
+            assert V.dtype == torch.float32
+            assert V.isfinite().all()
+            torch.testing.assert_close(V.double(), exact, rtol=1e-5, atol=1e-6)

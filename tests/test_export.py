@@ -83,7 +83,7 @@ def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
     shown = subprocess.run(
         script, capture_output=True, text=True, check=True, env=env, cwd=run
     ).stdout
-    assert f"dfp for {DEFAULT_ENV}, step 12" in shown
+    assert f"dfp-ml-energy for {DEFAULT_ENV}, step 12" in shown
     assert shown.count("[") == 1 + 1 + 5  # the heading, and a chunk of five actions
 
 

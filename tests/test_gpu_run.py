@@ -77,7 +77,8 @@ def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
     small_world(monkeypatch.setattr)
     go_on(tmp_path / "whole")
 
-    dry = ("--device", "cpu", "--preset", "laptop", "--env", ENV, "--", *FLAGS.split())
+    dry = ("--device", "cpu", "--preset", "laptop", "--method", "dfp-ml-energy", "--env", ENV)
+    dry += ("--", *FLAGS.split())
     time_is_up = call("--minutes", "0.02", *dry, stop="SLEEP 0")
     assert (time_is_up.returncode, time_is_up.stdout[:17]) == (75, "no checkpoint yet"), (
         time_is_up.stderr
@@ -91,7 +92,7 @@ def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
     done = call(*dry)
     assert done.returncode == 0, done.stderr
 
-    name = f"dfp-{ENV}-s0"
+    name = f"dfp-ml-energy-{ENV}-s0"
     assert outcome(tmp_path / "state" / name) == outcome(tmp_path / "whole")
     small = {"eval.csv", "train.csv", "config.json", "curve.png"}
     assert {path.name for path in (tmp_path / "out" / name).iterdir()} == small

@@ -30,7 +30,7 @@ def test_the_protocol_is_the_one_of_table_5():
         assert not cfg.standardise
         assert schedule.offline_steps == schedule.eval_every * 10 == 1_000_000
         assert schedule.online_steps == (1_000_000 if method in methods.ONLINE else 0)
-        assert (schedule.online_share, schedule.eval_episodes) == (0.0, 50)
+        assert (schedule.online_share, schedule.eval_episodes) == (0.0, 100)
     assert methods.PAPER.online_start == 5_000
 
 
@@ -48,6 +48,7 @@ def test_the_protocol_is_the_one_of_table_5():
                 "lam": 0.0,
                 "ivc": 1.0,
                 "act_samples": 16,
+                "target_samples": 1,
                 "time_mean": -0.4,
                 "time_std": 1.0,
             },
@@ -65,8 +66,13 @@ def test_the_protocol_is_the_one_of_table_5():
             },
         ),
         ("dfp-no-topk", {"lam": 0.0}),
-        ("dfp-eq3", {"field": "eq3:0.05", "improve_field": "eq3:0.05"}),
-        ("dfp-released", {"field": "released:0.1", "improve_field": "released:0.1"}),
+        ("dfp", {"field": "eq3:0.05", "improve_field": "eq3:0.05", "target_samples": 1}),
+        (
+            "dfp-released",
+            {"field": "released:0.1", "improve_field": "released:0.1", "target_samples": 16},
+        ),
+        ("dfp-ml-energy", {"field": "likelihood+energy", "improve_field": "likelihood+energy"}),
+        ("dfp-ml-energy-no-topk", {"field": "likelihood+energy", "lam": 0.0}),
         ("iql", {"chunk": 1, "expectile": 0.9}),
         ("ifql", {"chunk": 1, "act_samples": 32}),
         ("fawac", {"chunk": 1, "alpha": 0.8}),
@@ -91,7 +97,9 @@ def test_a_row_has_the_numbers_of_its_paper(method, numbers):
             ("dfp", env, "top_k", 2)
             for env in ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim")
         ),
-        ("dfp-eq3", "lift-mh-low_dim", "field", "eq3:0.005+eq3:0.05"),
+        ("dfp", "lift-mh-low_dim", "field", "eq3:0.005+eq3:0.05"),
+        ("dfp-ml-energy", "lift-mh-low_dim", "field", "likelihood+energy"),
+        ("dfp-released", "can-mh-low_dim", "act_samples", 4),
     ],
 )
 def test_a_task_has_the_number_its_paper_sets_for_it(method, env, name, value):
@@ -99,7 +107,7 @@ def test_a_task_has_the_number_its_paper_sets_for_it(method, env, name, value):
 
 
 def test_every_number_of_a_task_has_a_source():
-    for names, beginnings, numbers, source in methods.TASKS:
+    for names, beginnings, numbers, source in methods.TASKS + methods.OFFLINE_TASKS:
         assert set(names) <= set(methods.METHODS)
         assert beginnings
         assert source
@@ -127,17 +135,20 @@ def test_laptop_rows_differ_in_the_method_alone(env):
         )
 
 
-def test_variants_of_dfp_differ_in_field_and_weight_alone():
+def test_variants_of_dfp_differ_in_field_and_top_k_weight_alone():
+    """`dfp-released` also has its own TD target, except where the laptop preset gives one to all."""
     for preset in methods.PRESETS:
-        dfp, _ = methods.preset(preset, "dfp", DEFAULT_ENV)
-        for method in methods.METHODS:
-            if method.startswith("dfp-"):
-                cfg, _ = methods.preset(preset, method, DEFAULT_ENV)
-                same = dataclasses.replace(
-                    cfg, field=dfp.field, improve_field=dfp.improve_field, lam=dfp.lam
+        for env in (DEFAULT_ENV, CUBE.format("double"), "lift-mh-low_dim"):
+            dfp, _ = methods.preset(preset, "dfp", env)
+            for method in methods.DFPS:
+                cfg, _ = methods.preset(preset, method, env)
+                alike = ("field", "improve_field", "lam", "lam_offline") + (
+                    ("target_samples",) if method == "dfp-released" else ()
                 )
-                assert same == dfp
-                assert (cfg.field == dfp.field) == (method == "dfp-no-topk")
+                same = dataclasses.replace(cfg, **{name: getattr(dfp, name) for name in alike})
+                assert same == dfp, (preset, env, method)
+                assert (cfg.field == dfp.field) == (method in methods.PUBLISHED)
+                assert (cfg.lam == 0) == method.endswith("-no-topk")
 
 
 @pytest.mark.parametrize("method", methods.METHODS)

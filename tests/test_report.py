@@ -1,22 +1,34 @@
-"""A report prints what the runs say and what was published, each in its place, and nothing that is neither."""
+"""A report prints what was published and what the runs say, each in its place."""
 
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from wgflow_rl import report
 from wgflow_rl.agents import methods
-from wgflow_rl.experiments import comparison, plan, results
-from wgflow_rl.experiments.published import FIGURES, TABLES, Number
-from wgflow_rl.experiments.results import Arm, Run, summary
+from wgflow_rl.experiments import comparison, plan, results, verify
+from wgflow_rl.experiments.results import RunGroup, summary
+from wgflow_rl.experiments.tables import (
+    FIGURES,
+    FOLDER,
+    LISTS,
+    NUMBERS,
+    TABLES,
+    VARIANTS,
+    records,
+)
 
 TRIPLE = "cube-triple-play-singletask-task2-v0"
+QUADRUPLE = "cube-quadruple-play-singletask-task2-v0"
+SCENE = "scene-play-singletask-task2-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
@@ -40,23 +52,23 @@ def write_run(root, method, env, seed, success, *extra, preset="paper", upto=Non
     return made.folder
 
 
-@pytest.fixture
-def runs(tmp_path):
-    """DFP with three seeds and MVP with one on cube-triple task 2; a variant, an unfinished run; three in the maze."""
-    root = tmp_path / "runs"
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """DFP with three seeds, MVP with one, an unfinished run on cube-triple; another lambda; three seeds in the maze."""
+    root = tmp_path_factory.mktemp("report") / "runs"
     for seed, end in enumerate((0.9, 0.96, 0.99)):
         write_run(root, "dfp", TRIPLE, seed, [0.0, 0.1, 0.5, end])
     write_run(root, "mvp", TRIPLE, 0, [0.0, 0.2, 0.5, 0.8])
-    write_run(root, "dfp", TRIPLE, 0, [0.0, 0.1, 0.5, 0.7], "--lam", "0.25")
+    write_run(root, "dfp", QUADRUPLE, 0, [0.0, 0.1, 0.5, 0.7], "--lam", "0.1")
     write_run(root, "qc-fql", TRIPLE, 0, [0.0, 0.3, 0.5, 0.7], upto=3)
     for seed in range(3):
         write_run(root, "dfp", MAZE, seed, [0.5, 1.0, 1.0, 0.8 + 0.1 * seed], preset="laptop")
     return root
 
 
-@pytest.fixture
-def written(runs, tmp_path):
-    out = tmp_path / "out"
+@pytest.fixture(scope="module")
+def written(runs):
+    out = runs.parent / "out"
     report.main([str(runs), "--out", str(out)])
     return out
 
@@ -65,45 +77,113 @@ def section(text, title):
     return text[text.index(title) :].split("\n## ", 1)[0]
 
 
-def line(text, *cells):
-    """The table row that begins with these cells, as its cells."""
-    found = [row for row in text.splitlines() if row.startswith("| " + " | ".join(cells) + " |")]
-    assert len(found) == 1, f"{cells}: {found}"
-    return [cell.strip() for cell in found[0].strip("|").split("|")]
+def table(text, number):
+    """The section of a table as {(first cell, source): {column: cell}}; an empty first cell repeats the one above."""
+    found, header, label = {}, None, ""
+    for line in section(text, f"## Table {number}. ").splitlines():
+        if not line.startswith("|"):
+            header = None
+        elif header is None:
+            header = [cell.strip() for cell in line[1:-1].split("|")]
+        elif not line.startswith("| ---"):
+            row = dict(zip(header, (c.strip() for c in line[1:-1].split("|")), strict=True))
+            label = row.pop(header[0]) or label
+            source = row.pop("source", "paper").partition(" (")[0]
+            found.setdefault((label, source), {}).update(row)
+    return found
 
 
 # ---- published numbers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.number)
-def test_every_published_number_has_its_source_and_its_place(table):
-    places = {
-        (row.label, column.env, phase)
-        for row in table.rows
-        for column in table.columns
-        for phase in table.phases
-    }
-    assert table.cells.keys() <= places
-    for number in table.cells.values():
-        assert isinstance(number, Number)
-        assert re.match(r"https://\S+, ", number.source)
-        assert 0 <= number.mean <= 100
-        assert number.std is None or 0 <= number.std <= 50
+def test_a_report_without_runs_prints_every_published_cell(tmp_path, capsys):
+    for place in (tmp_path, tmp_path / "nowhere"):
+        report.main([str(place), "--out", str(tmp_path / "out")])
+        assert f"No runs were found in {place}" in capsys.readouterr().out
+        text = (tmp_path / "out" / "report.md").read_text()
+        count, lines = verify.differences(text, FOLDER)
+        assert lines == []
+        assert count == sum(
+            len(records(n))
+            * (1 if n in TABLES else len(records(n)[0].keys() - {*comparison.HIDDEN}))
+            for n in NUMBERS
+        ) + sum(len(row.attributes) for t in TABLES.values() for row in t.rows)
 
 
-def test_the_averages_of_table_1_are_the_published_ones():
-    """The page prints them in a column of their own, so a number mistyped in a row would show."""
-    printed = {"BFN": 38.4, "QC-BFN": 83.8, "FQL": 30.3, "QC-FQL": 86.8, "MVP": 80.3, "DFP": 95.8}
-    for row in TABLES[1].rows:
-        numbers = [TABLES[1].published(row, column, "online") for column in TABLES[1].columns]
-        assert np.mean([number.mean for number in numbers if number]) == pytest.approx(
-            printed[row.label], abs=0.06
-        )
+def test_a_cell_that_differs_is_named(tmp_path, capsys):
+    copy = shutil.copytree(FOLDER, tmp_path / "copy")
+    report.main(["--check", str(copy)])
+    assert capsys.readouterr().out.endswith(" 0 differences\n")
+    six = copy / "table6.csv"
+    six.write_text(six.read_text().replace("offline,0.2,0.4,", "offline,20,0.4,", 1))
+    ten = copy / "table10.csv"
+    ten.write_text(ten.read_text().replace("900", "901"))
+    with pytest.raises(SystemExit, match="1"):
+        report.main(["--check", str(copy)])
+    out = capsys.readouterr().out
+    assert "printed ('0.2', '0.4')" in out and "has ('20', '0.4')" in out
+    assert "printed ('900',)" in out and " 2 differences" in out
+
+
+def test_a_cell_that_is_not_printed_is_named(tmp_path):
+    report.main(["--tables", *map(str, NUMBERS), "--out", str(tmp_path), "--no-figures"])
+    text = (tmp_path / "report.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| 5.0 | paper"))
+    _, lines = verify.differences(text.replace(line + "\n", ""), FOLDER)
+    assert len(lines) == 3
+    assert all(each.startswith("Table 3, 5.0") and "printed None" in each for each in lines)
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--check", str(tmp_path)])
+    assert "has no table1.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [1, 2, 6])
+def test_a_printed_average_is_the_mean_over_tasks(number):
+    paper = TABLES[number]
+    *tasks, mean = paper.columns
+    assert mean.envs == tuple(task.envs[0] for task in tasks)
+    for row in paper.rows:
+        for phase in paper.phases:
+            values = [float(paper.numbers[row.label, task.label, phase].mean) for task in tasks]
+            printed = float(paper.numbers[row.label, mean.label, phase].mean)
+            assert np.mean(values) == pytest.approx(printed, abs=0.0501)
+
+
+def test_tables_that_print_the_same_runs_agree():
+    def means(number, row, phase="online"):
+        paper = TABLES[number]
+        return {c.envs: float(paper.numbers[row, c.label, phase].mean) for c in paper.columns}
+
+    for number in (1, 2):
+        for row in TABLES[number].rows:
+            assert means(number, row.label) == means(6, row.label)
+    assert means(3, "0.5").items() <= means(1, "DFP").items()
+    for envs, mean in means(4, "4").items():  # K = 4 is DFP on OGBench; Robomimic has K = 2
+        if all(env.startswith("cube") for env in envs):
+            values = [means(1, "DFP")[env,] for env in envs]
+            assert np.mean(values) == pytest.approx(mean, abs=0.0501)
+
+
+def test_the_gpu_hours_sum_to_their_total():
+    hours = {row["experiment"]: int(row["gpu_hours_rtx3090"]) for row in records(10)}
+    assert hours.pop("Total") == sum(hours.values())
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_published_row_says_where_it_stands(number):
+    for row in records(number):
+        assert row["table"] == str(number)
+        assert re.fullmatch(r"[1-6A-E](\.\d)?(, \d\.\d)?", row["section"])
 
 
 def test_the_rows_are_methods_of_this_package():
-    assert {row.method for table in TABLES.values() for row in table.rows} <= set(methods.METHODS)
+    rows = [row for paper in TABLES.values() for row in paper.rows + paper.variants]
+    assert {row.method for row in rows} <= set(methods.METHODS)
     assert {figure.table for figure in FIGURES} <= TABLES.keys()
+    assert not TABLES.keys() & LISTS.keys()
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------------
@@ -126,57 +206,125 @@ def test_one_seed_has_no_interval_and_none_no_number():
     assert summary(np.array([])) is None
 
 
-def arm(steps, success, offline, total):
-    run = Run(0, np.array(steps), np.array(success), Path())
-    return Arm("dfp", TRIPLE, "paper", {}, {}, offline, total, (run,))
+def group(steps, success, offline, total):
+    return RunGroup(
+        "dfp",
+        TRIPLE,
+        pd.DataFrame({"seed": 0, "step": steps, "success": success}),
+        offline,
+        total,
+    )
 
 
 def test_the_numbers_of_a_phase_are_those_of_its_last_evaluation():
-    whole = arm([10, 20, 30, 40], [0.1, 0.2, 0.3, 0.4], 25, 40)
-    assert (whole.at_end("offline").tolist(), whole.at_end("online").tolist()) == ([0.2], [0.4])
-    half = arm([10, 20, 30], [0.1, 0.2, 0.3], 25, 40)
-    assert (half.at_end("offline").tolist(), half.at_end("online").tolist()) == ([0.2], [])
-    early = arm([10, 20], [0.1, 0.2], 25, 40)
-    assert early.at_end("offline").tolist() == []
-    offline_only = arm([10, 20], [0.1, 0.2], 20, 20)
-    assert (offline_only.at_end("offline").tolist(), offline_only.at_end("online").tolist()) == (
-        [0.2],
-        [],
-    )
+    def ends(*args):
+        return tuple(group(*args).at_end(phase).tolist() for phase in ("offline", "online"))
+
+    assert ends([10, 20, 30, 40], [0.1, 0.2, 0.3, 0.4], 25, 40) == ([0.2], [0.4])
+    assert ends([10, 20, 30], [0.1, 0.2, 0.3], 25, 40) == ([0.2], [])
+    assert ends([10, 20], [0.1, 0.2], 25, 40) == ([], [])
+    assert ends([10, 20], [0.1, 0.2], 20, 20) == ([0.2], [])
+
+
+def test_rounding_errors_are_printed_as_zero():
+    assert str(comparison.tidy(-1.4e-17)) == "0.0"
+    assert comparison.tidy(33.333333333) == 33.3333
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
 
 
-def test_ours_stands_beside_the_papers(written):
-    one = section((written / "report.md").read_text(), "## Table 1")
-    triple = one[one.index("**Cube-triple**") : one.index("**Cube-quadruple")]
-    assert line(triple, "DFP", "paper")[2:] == ["98.4 ± 1", "91.6 ± 2", "81.2 ± 6"]
-    after = triple[triple.index("| DFP | paper") :].splitlines()[1]
-    assert re.match(
-        r"\|  \| ours: paper preset, 1M \+ 1M steps \| 95\.0 ± 4\.6 \[9.*\] \(3\) \| — \| — \|",
-        after,
-    )
-    after = triple[triple.index("| MVP | paper") :].splitlines()[1]
-    assert "| 80.0 (1) | — | — |" in after
+def test_ours_stands_beside_the_papers_with_its_conditions(written):
+    text = (written / "report.md").read_text()
+    one = table(text, 1)
+    assert one["DFP", "paper"]["cube-triple-task2"] == "98.4 ± 1"
+    assert one["DFP", "ours"]["cube-triple-task2"] == "95.0 ± 4.6 (3)"
+    assert one["DFP", "ours"]["cube-triple-task3"] == "—"
+    assert one["DFP", "ours"]["Avg."] == "—"
+    assert one["MVP", "ours"]["cube-triple-task2"] == "80.0 (1)"
+    assert table(text, 6)["DFP", "ours"]["cube-triple-task2"] == "10.0 ± 0.0 (3) → 95.0 ± 4.6 (3)"
+    conditions = "paper preset, 1M + 1M steps, 100 episodes per evaluation, generated data"
+    assert f"- (a) {conditions}" in section(text, "## Table 1. ")
+
+
+def test_only_tables_with_runs_are_printed_unless_asked_for(runs, tmp_path):
+    def printed(*flags):
+        report.main([str(runs), "--out", str(tmp_path / "out"), "--no-figures", *flags])
+        text = (tmp_path / "out" / "report.md").read_text()
+        return [int(n) for n in re.findall(r"^## Table (\d+)\.", text, flags=re.MULTILINE)]
+
+    assert printed() == [1, 2, 3, 4, 6]  # K = 4 on cube-triple is DFP's own
+    assert printed("--all") == list(NUMBERS)
+    assert printed("--tables", "7", "9") == [7, 9]
+
+
+def test_a_table_that_the_paper_has_not_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--tables", "11", "--out", str(tmp_path)])
+    assert "--tables has 11; the paper has Tables 1 to 10" in capsys.readouterr().err
 
 
 def test_a_run_that_has_not_ended_fills_only_the_phase_it_ended(written):
     text = (written / "report.md").read_text()
-    assert line(section(text, "## All runs"), TRIPLE, "qc-fql")[3:] == [
-        "30.0 (1)",
-        "—",
-        "1 unfinished",
-    ]
+    assert re.search(rf"\| {TRIPLE} \| qc-fql \| .* \| 30\.0 \(1\) \| — \| 1 unfinished \|", text)
+    assert table(text, 6)["QC-FQL", "ours"]["cube-triple-task2"] == "30.0 (1) → —"
 
 
 def test_a_changed_setting_is_a_row_of_its_own(written):
     text = (written / "report.md").read_text()
-    assert line(section(text, "## All runs"), TRIPLE, "dfp lam=0.25")[4] == "70.0 (1)"
-    assert "70.0" not in section(text, "## Table 1")
-    three = section(text, "## Table 3")
-    assert "70.0 (1)" in three[three.index("weight 0.25") :].splitlines()[1]
-    assert "95.0 ±" in three[three.index("weight 0.5 ") :].splitlines()[1]
+    assert f"| {QUADRUPLE} | dfp lam=0.1 |" in section(text, "## All runs")
+    assert table(text, 3)["0.1", "ours"]["cube-quadruple-task2"] == "70.0 (1)"
+    assert "70.0" not in section(text, "## Table 1. ")
+    assert ("0.5", "ours") not in table(text, 3)
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+@pytest.mark.parametrize("preset", ["paper", "laptop"])
+def test_another_field_is_never_printed_in_the_row_of_the_published_method(
+    method, preset, tmp_path
+):
+    write_run(tmp_path / "runs", method, TRIPLE, 0, [0.1, 0.2, 0.5, 0.77], preset=preset)
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path), "--no-figures"])
+    text = (tmp_path / "report.md").read_text()
+    for number in (1, 2, 6):
+        found = table(text, number)
+        assert {source for _, source in found} == {"paper", "ours"}
+        assert [label for label, source in found if source == "ours"] == [VARIANTS[method]]
+        assert "77.0 (1)" in found[VARIANTS[method], "ours"]["cube-triple-task2"]
+        part = section(text, f"## Table {number}. ")
+        assert part.index("**Not in the paper**") < part.index("77.0")
+
+
+def test_a_mean_over_tasks_needs_a_run_of_each(tmp_path):
+    triple = [f"cube-triple-play-singletask-task{task}-v0" for task in (2, 3, 4)]
+    for env, success in zip(triple, (0.3, 0.6, 0.9), strict=True):
+        assert table_4_cell(tmp_path) == "—"
+        for seed in (0, 1):
+            change = 0.1 if seed else -0.1
+            write_run(tmp_path / "runs", "dfp", env, seed, [0.1, success + change], "--top-k", "2")
+    assert table_4_cell(tmp_path) == "60.0"
+
+
+def table_4_cell(root):
+    report.main([str(root / "runs"), "--out", str(root), "--tables", "4", "--no-figures"])
+    found = table((root / "report.md").read_text(), 4)
+    return found.get(("2", "ours"), {}).get("Cube-3.", "—")
+
+
+def test_table_7_takes_runs_with_the_numbers_of_table_8_whatever_their_preset(tmp_path):
+    (row,) = [row for row in TABLES[7].rows if row.method == "dfp"]
+    agent, _ = methods.preset("paper-offline", "dfp", SCENE)
+    as_table_8 = ["--online-steps", "0", "--online-start", "0"]
+    for name in ("chunk", "lam", "lam_offline", "candidates", "top_k", "act_samples"):
+        as_table_8 += [f"--{name.replace('_', '-')}", str(getattr(agent, name))]
+    for name in ("field", "improve_field"):
+        as_table_8 += [f"--{name.replace('_', '-')}", getattr(agent, name)]
+    write_run(tmp_path, "dfp", SCENE, 0, [0.5], preset="paper-offline")
+    write_run(tmp_path, "dfp", SCENE, 1, [0.6], *as_table_8)
+    write_run(tmp_path, "dfp", SCENE, 2, [0.1, 0.2, 0.3, 0.4])  # chunks, with an online phase
+    write_run(tmp_path, "dfp", SCENE, 3, [0.7], "--top-k", "4", preset="paper-offline")
+    found = [g for g in results.read([tmp_path]) if comparison.fits(TABLES[7], row, g)]
+    assert sorted(g.at_end("offline").index.item() for g in found) == [0, 1]
 
 
 def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
@@ -186,10 +334,14 @@ def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
     write_run(
         tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--precision", "mixed", preset="laptop"
     )
-    arms = results.read([tmp_path])
-    assert {arm.name for arm in arms} == {"dfp"}
-    told = {arm.protocol.partition("steps")[2] for arm in arms}
-    assert told == {"", ", eval_episodes=50", ", data=mine", ", envs=4, precision=mixed"}
+    found = results.read([tmp_path])
+    assert {each.name for each in found} == {"dfp"}
+    assert {each.conditions[2:] for each in found} == {
+        ("20 episodes per evaluation", "generated data"),
+        ("50 episodes per evaluation", "generated data"),
+        ("20 episodes per evaluation", "data=mine"),
+        ("20 episodes per evaluation", "generated data", "envs=4", "precision=mixed"),
+    }
 
 
 def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
@@ -198,104 +350,77 @@ def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
     (kind,) = plan.of_names(["dfp"], [MAZE], preset="laptop", extra=often).kinds
     assert kind.job(tmp_path, 0).folder.exists()
     write_run(tmp_path, "dfp", MAZE, 1, [0.5], *often, preset="laptop")
-    (arm,) = results.read([tmp_path])
-    assert len(arm.runs) == 2
+    (found,) = results.read([tmp_path])
+    assert list(found.curve().columns) == [0, 1]
 
 
 def test_settings_of_shards_make_no_other_run_where_there_are_none(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
     (kind,) = plan.of_names(["dfp"], [MAZE], preset="laptop", extra=("--memory-gb", "8")).kinds
     assert kind.job(tmp_path, 0).folder.exists()
-    older = (
-        write_run(tmp_path, "dfp", MAZE, 1, [0.5], preset="laptop") / "config.json"
-    )  # of a version without shards
-    told = json.loads(older.read_text())
-    del told["settings"]["memory_gb"], told["settings"]["swap_every"]
-    older.write_text(json.dumps(told))
-    (arm,) = results.read([tmp_path])
-    assert len(arm.runs) == 2
+    older = write_run(tmp_path, "dfp", MAZE, 1, [0.5], preset="laptop") / "config.json"
+    stored = json.loads(older.read_text())  # of a version without shards
+    del stored["settings"]["memory_gb"], stored["settings"]["swap_every"]
+    older.write_text(json.dumps(stored))
+    (found,) = results.read([tmp_path])
+    assert list(found.curve().columns) == [0, 1]
     for memory in ("2", "8"):
-        write_run(
-            tmp_path / "s",
-            "dfp",
-            MAZE,
-            0,
-            [1.0],
-            "--data",
-            str(tmp_path),
-            "--memory-gb",
-            memory,
-            preset="laptop",
-        )
-    assert len({arm.protocol for arm in results.read([tmp_path / "s"])}) == 2
+        flags = ("--data", str(tmp_path), "--memory-gb", memory)
+        write_run(tmp_path / "s", "dfp", MAZE, 0, [1.0], *flags, preset="laptop")
+    assert len({found.protocol for found in results.read([tmp_path / "s"])}) == 2
 
 
 def test_a_run_without_train_csv_still_has_its_evaluations(tmp_path):
     (write_run(tmp_path / "runs", "dfp", MAZE, 0, [1.0], preset="laptop") / "train.csv").unlink()
-    report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path), "--no-figures"])
     assert "100.0 (1)" in (tmp_path / "report.md").read_text()
-
-
-def test_what_was_not_found_and_what_is_missing_is_said(written):
-    text = (written / "report.md").read_text()
-    assert line(section(text, "## Table 7"), "IQL", "paper")[2:] == ["not found"] * 5
-    one = section(text, "## Table 1")
-    assert "Missing: 70 of 72 cells" in one
-    commands = re.findall(r"python -m wgflow_rl.sweep (.*)", text)
-    for command in commands:
-        words = command.split()
-        if "--table" in words:
-            continue
-        names = words[words.index("--methods") + 1 : words.index("--envs")]
-        places = [word for word in words[words.index("--envs") + 1 :] if word.endswith("-v0")]
-        assert plan.of_names(names, places, preset="paper").kinds
-        assert (
-            ("dfp" not in names or TRIPLE not in places) or "--lam" in words or "--top-k" in words
-        )
-
-
-def test_the_numbers_are_in_tables_csv_with_their_sources(written):
-    with (written / "tables.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    cells = {(row["table"], row["row"], row["env"], row["phase"], row["by"]): row for row in rows}
-    paper = cells["1", "DFP", TRIPLE, "online", "paper"]
-    assert (paper["mean"], paper["std"]) == ("98.4", "1.0")
-    assert paper["source"].startswith("https://driftingpolicy.github.io/")
-    ours = cells["1", "DFP", TRIPLE, "online", "ours"]
-    assert (ours["mean"], ours["seeds"], ours["values"]) == ("95.0", "3", "90 96 99")
-    assert cells["7", "IQL", "scene-play-singletask-task2-v0", "offline", "paper"]["mean"] == ""
-    for row in rows:
-        assert (row["by"] == "paper" and bool(row["mean"])) == bool(row["source"])
-
-
-def test_the_figures_named_in_the_report_are_there(written):
-    text = (written / "report.md").read_text()
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert f"curves-{MAZE}-laptop-4k+1.5k.png" in pictures
-    assert "figure-3-paper-1M+1M.png" in pictures
-    for name in pictures:
-        assert (written / name).read_bytes().startswith(b"\x89PNG")
-    assert not list(written.glob(".*"))
 
 
 @pytest.mark.parametrize("longer", ["a", "b"])
 def test_of_a_seed_run_twice_the_run_that_came_further_counts(longer, tmp_path):
     for place in ("a", "b"):
         write_run(tmp_path / place, "dfp", TRIPLE, 0, [0.1, 0.9], upto=2 if place == longer else 1)
-    (arm,) = results.read([tmp_path / "a", tmp_path / "b"])
-    assert arm.at_end("online").tolist() == [0.9]
+    (found,) = results.read([tmp_path / "a", tmp_path / "b"])
+    assert found.at_end("online").tolist() == [0.9]
 
 
-def test_an_offline_row_is_not_filled_by_runs_of_chunks(tmp_path):
-    write_run(tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.1, 0.2, 0.3, 0.4])
-    write_run(
-        tmp_path / "runs", "dfp", "scene-play-singletask-task2-v0", 0, [0.5], preset="paper-offline"
-    )
-    (row,) = [row for row in TABLES[7].rows if row.method == "dfp"]
-    found = [
-        arm for arm in results.read([tmp_path / "runs"]) if comparison.fits(TABLES[7], row, arm)
-    ]
-    assert [arm.preset for arm in found] == ["paper-offline"]
+def test_what_is_missing_is_counted_and_the_command_runs_it(written):
+    one = section((written / "report.md").read_text(), "## Table 1. ")
+    assert "2 of 72 combinations of row and task have finished runs" in one
+    assert "`python -m wgflow_rl.sweep --table 1` runs the others" in one
+
+
+def test_tables_csv_holds_every_number_of_the_tables(written):
+    with (written / "tables.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    cells = {
+        (row["table"], row["row"], row["column"], row["phase"], row["by"]): row for row in rows
+    }
+    paper = cells["1", "DFP", "cube-triple-task2", "online", "paper"]
+    assert (paper["mean"], paper["std"], paper["env"]) == ("98.4", "1", TRIPLE)
+    ours = cells["1", "DFP", "cube-triple-task2", "online", "ours"]
+    assert (ours["mean"], ours["seeds"], ours["values"]) == ("95.0", "3", "90 96 99")
+    assert cells["4", "4", "Cube-3.", "online", "paper"]["mean"] == "90.4"
+    assert {row["by"] for row in rows} == {"paper", "ours"}
+
+
+def test_the_figures_named_in_the_report_are_there(written):
+    text = (written / "report.md").read_text()
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert {"figure-1.png", "figure-3.png", "figure-4.png", "figure-5.png"} <= set(pictures)
+    assert f"curves-{MAZE}.png" in pictures
+    for name in pictures:
+        assert (written / name).read_bytes().startswith(b"\x89PNG")
+    assert not list(written.glob(".*"))
+
+
+def test_figures_have_the_papers_panels():
+    panels = {figure.number: list(figure.panels.values()) for figure in FIGURES}
+    assert panels[1] == panels[4]
+    assert panels[1][:3] == ["lift", "square", "can"] and len(panels[1]) == 12
+    assert panels[3] == [f"cube-triple-task{task}" for task in (2, 3, 4)]
+    assert panels[5] == [f"cube-quadruple-task{task}" for task in (2, 3, 4)]
+    assert [figure.number for figure in FIGURES if not figure.online_only] == [1]
 
 
 # ---- logs of other code bases ----------------------------------------------------------------------------------------
@@ -306,28 +431,35 @@ def write_log(root, text, name="their-dfp", env=TRIPLE):
     (root / name / f"{env}.csv").write_text(text)
 
 
-def test_a_peer_stands_in_the_same_tables_and_figures(runs, tmp_path):
+def test_a_log_stands_apart_in_the_same_tables_and_figures(runs, tmp_path):
     write_log(
-        tmp_path / "peers",
+        tmp_path / "logs",
         "step,seed,success\n500000,0,0.1\n2000000,0,0.5\n500000,1,0.2\n2000000,1,0.7\n",
     )
     out = tmp_path / "out"
     report.main(
-        [str(runs), str(tmp_path / "peers"), "--out", str(out), "--peer-offline-steps", "1000000"]
+        [
+            str(runs),
+            str(tmp_path / "logs"),
+            "--out",
+            str(out),
+            "--peer-offline-steps",
+            "1000000",
+            "--no-figures",
+        ]
     )
     text = (out / "report.md").read_text()
-    one = section(text, "## Table 1")
-    triple = one[one.index("**Cube-triple**") : one.index("**Cube-quadruple")]
-    assert line(triple, "their-dfp", "its own code")[2].startswith("60.0 ± 14.1 [50.0, 70.0] (2)")
-    assert line(section(text, "## All runs"), TRIPLE, "their-dfp")[3].startswith("15.0 ± 7.1")
+    assert table(text, 1)["their-dfp", "log"]["cube-triple-task2"] == "60.0 ± 14.1 (2)"
+    found = section(text, "## All runs")
+    assert f"| {TRIPLE} | their-dfp | its own code | 15.0 ± 7.1 [10.0, 20.0] (2) |" in found
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step,seed,success\n1,0,50\n", "line 2: success is 50; wanted a fraction between 0 and 1"),
-        ("step,seed,success\n1,0\n", "line 2: '1,0'; wanted three numbers"),
-        ("step,seed,success\n1,0,0.5\n2,0,nan\n", "line 3: success is nan; wanted a fraction"),
+        ("step,seed,success\n1,0,50\n", "line 2: '1,0,50'; wanted three numbers"),
+        ("step,seed,success\n1,0\n", "line 2: '1,0,'; wanted three numbers"),
+        ("step,seed,success\n1,0,0.5\n2,0,nan\n", "line 3: '2,0,'; wanted three numbers"),
         ("step,seed,success\n", "has a header and no rows"),
     ],
 )
@@ -338,15 +470,8 @@ def test_a_log_that_cannot_be_read_is_refused_by_its_line(text, message, tmp_pat
     assert message in capsys.readouterr().err
 
 
-def test_where_there_is_nothing_the_report_says_what_it_wanted(tmp_path, capsys):
-    for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(SystemExit, match="2"):
-            report.main([str(place)])
-        assert "wanted" in capsys.readouterr().err
-
-
 def test_one_seed_and_no_warning(tmp_path):
-    write_run(tmp_path / "runs", "dfp", TRIPLE, 0, [0.0, 0.1, 0.5, 0.9])
+    write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.0, 0.1, 0.5, 0.9], preset="laptop")
     command = [sys.executable, "-W", "error", "-m", "wgflow_rl.report", "runs"]
     root = Path(report.__file__).resolve().parent.parent
     done = subprocess.run(

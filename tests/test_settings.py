@@ -23,9 +23,15 @@ def write(folder, settings):
 
 def test_no_flag_is_the_default_run():
     settings = from_command_line([])
-    assert (settings.env, settings.preset, settings.method) == (DEFAULT_ENV, "laptop", "dfp")
-    assert (settings.agent, settings.schedule) == methods.preset("laptop", "dfp", DEFAULT_ENV)
-    assert str(settings.folder) == f"runs/dfp-{DEFAULT_ENV}-s0"
+    assert (settings.env, settings.preset, settings.method) == (
+        DEFAULT_ENV,
+        "laptop",
+        "dfp-ml-energy",
+    )
+    assert (settings.agent, settings.schedule) == methods.preset(
+        "laptop", "dfp-ml-energy", DEFAULT_ENV
+    )
+    assert str(settings.folder) == f"runs/dfp-ml-energy-{DEFAULT_ENV}-s0"
 
 
 @pytest.mark.parametrize("preset", methods.PRESETS)
@@ -34,7 +40,7 @@ def test_preset_and_environment_choose_every_number_that_is_left_alone(preset, e
     settings = from_command_line(
         ["--env", env, f"--preset={preset}", "--lr", "0.5", "--eval-every", "9"]
     )
-    agent, schedule = methods.preset(preset, "dfp", env)
+    agent, schedule = methods.preset(preset, "dfp-ml-energy", env)
     assert settings.agent == dataclasses.replace(agent, lr=0.5)
     assert settings.schedule == dataclasses.replace(schedule, eval_every=9)
 
@@ -138,7 +144,10 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
         ("--env cube-single-play-v0", "Nearest: cube-single-play-singletask-v0"),
         ("--method dpf", "method is 'dpf'; known methods: .*dfp"),
         ("--preset desktop", "preset is 'desktop'; known presets: laptop, paper"),
-        ("--field kernel", "'kernel' is not one of eq3, released, likelihood, energy"),
+        (
+            "--field kernel",
+            "'kernel' is not one of eq3, eq3-relative, released, likelihood, energy",
+        ),
         ("--field likelihood:-1", "wanted a positive"),
         ("--improve-field energy:2", "wanted a number between 0 and 2"),
         ("--lr 0", "--lr is 0.0; wanted a positive"),

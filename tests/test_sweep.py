@@ -1,6 +1,8 @@
 """A sweep runs each configuration once and brings it to its end, whatever is killed, filled up or not a number."""
 
+import csv
 import fcntl
+import io
 import json
 import os
 import re
@@ -18,7 +20,7 @@ import pytest
 from wgflow_rl import sweep
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome, execute
-from wgflow_rl.experiments.published import TABLES
+from wgflow_rl.experiments.tables import TABLES, VARIANTS
 from wgflow_rl.training.settings import DEFAULT_ENV, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -212,18 +214,43 @@ def test_a_run_is_what_its_folder_says(flags, tmp_path):
 def test_a_table_expands_to_its_rows_and_columns(number):
     planned = plan.of_table(number)
     table = TABLES[number]
-    cells = {(kind.row.label, kind.env) for kind in planned.kinds}
-    assert cells <= {(row.label, column.env) for row in table.rows for column in table.columns}
-    assert any(kind.row.method == "dfp" for kind in planned.kinds)
+    cells = [(kind.row.label, kind.env) for kind in planned.kinds]
+    assert cells == [(row.label, env) for row in table.rows for env in table.envs]
+    assert planned.left_out == ()
     for kind in planned.kinds:
         assert kind.settings.preset == table.preset
-    gone = {row.method for row in table.rows} | {column.env for column in table.columns}
-    assert all(reason.split()[1].rstrip(":") in gone for reason in planned.left_out)
+    more = plan.of_table(number, variants=True).kinds
+    assert {kind.row.method for kind in more} == {row.method for row in table.rows} | set(VARIANTS)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_the_settings_of_a_kind_are_those_its_flags_give_train(number):
+    planned = plan.of_table(number, variants=True).kinds
+    for kind in (planned[0], planned[-1]):
+        assert from_command_line(kind.flags) == kind.settings
+
+
+def test_the_settings_of_a_table_are_printed_for_every_row_and_task(capsys):
+    sweep.main(["--table", "3", "--settings"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["row"], row["env"]) for row in rows] == [
+        (row.label, env) for row in TABLES[3].rows for env in TABLES[3].envs
+    ]
+    assert {row["method"] for row in rows} == {"dfp"}
+    assert all(float(row["row"]) == float(row["lam"]) for row in rows)
+    assert {row["offline_steps"] for row in rows} == {"1000000"}
+
+
+def test_a_table_has_the_papers_number_of_seeds():
+    assert sweep.Args(table=1).seed_count == 5
+    assert sweep.Args(table=7).seed_count == 8
+    assert sweep.Args(table=7, seeds=2).seed_count == 2
+    assert sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,)).seed_count == 5
 
 
 def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
-    ask = sweep.Ask(methods=("dfp",), envs=(DEFAULT_ENV,), seeds=2, runs=tmp_path)
-    jobs = sweep.jobs_of(ask, [*kinds(), *kinds("--lam", "0.25"), *kinds("--lam", "0.5")])
+    args = sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,), seeds=2, runs=tmp_path)
+    jobs = sweep.jobs_of(args, [*kinds(), *kinds("--lam", "0.25"), *kinds("--lam", "0.5")])
     assert [each.flags[-1] for each in jobs] == ["0", "0", "1", "1"]
     assert len(jobs) == 4
 
@@ -234,7 +261,13 @@ def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
         ("--seeds 2", "wanted either --table N, or --methods and --envs"),
         ("--table 1 --methods dfp --envs x", "wanted either --table N, or --methods and --envs"),
         ("--methods dfp", "--methods and --envs go together"),
-        ("--table 5", "--table is 5; tables that ask for runs: 1, 2, 3, 4, 6, 7"),
+        ("--table 5", "--table is 5, which asks for no runs (Hyper-parameters); tables of runs: 1"),
+        ("--table 8", "--table is 8, which asks for no runs (Task-specific hyper-parameters"),
+        ("--table 9", "--table is 9, which asks for no runs (Cost in milliseconds"),
+        ("--table 10", "--table is 10, which asks for no runs (GPU-hours"),
+        ("--table 11", "--table is 11; the paper has Tables 1 to 10"),
+        ("--table 1 --time", "--time estimates without running; wanted --dry-run beside it"),
+        (f"--methods dfp --envs {DEFAULT_ENV} --variants", "--variants adds rows to a table"),
         (f"--methods dfp --envs {DEFAULT_ENV} --seed 3", "--seed is set by the sweep"),
         (f"--methods dfp --envs {DEFAULT_ENV} --run_dir here", "--run_dir is set by the sweep"),
         (f"--methods nothing --envs {DEFAULT_ENV}", "method is 'nothing'"),
@@ -305,11 +338,22 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
     assert replace(pace, evaluation=800).hours(beside) == pytest.approx(3 * 2 * 800 / 3600)
 
 
-def test_a_dry_run_prints_runs_and_hours_and_starts_nothing(tmp_path, capsys):
+def test_a_dry_run_lists_the_runs_and_times_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(stopwatch, "measure", None)
+    monkeypatch.setattr(stopwatch, "earlier", None)
+    sweep.main(f"--table 7 --runs {tmp_path} --dry-run".split())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"{8 * 55} runs. --time estimates their hours."
+    assert {line.split()[0] for line in lines[:-1]} == {"new"}
+    assert len(lines) == 8 * 55 + 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_with_time_prints_hours_and_starts_nothing(tmp_path, capsys):
     (kind,) = kinds()
     write_run(tmp_path / "same", kind.settings)
     sweep.main(
-        f"--methods dfp --envs {DEFAULT_ENV} --seeds 3 --runs {tmp_path} --cpus 2 --dry-run".split()
+        f"--methods dfp --envs {DEFAULT_ENV} --seeds 3 --runs {tmp_path} --cpus 2 --dry-run --time".split()
     )
     lines = capsys.readouterr().out.splitlines()
     hours = stopwatch.Pace(2, 4, 8, "").hours(kind.settings)

@@ -1,219 +1,269 @@
-"""The paper's tables and figures from your runs: `python -m wgflow_rl.report RUNS [MORE ...] [--out DIR]`.
+"""The paper's tables and figures beside your runs: `python -m wgflow_rl.report [RUNS ...] [--out DIR]`.
 
-Writes report.md, tables.csv, runs.csv and figures. Success in percent: mean ± standard deviation [95 % bootstrap
-interval of the mean] (seeds), beside the published number. RUNS may hold logs of other code bases (docs/reproduce.md).
+    python -m wgflow_rl.report runs/sweep --out report   # tables and figures for which there are runs
+    python -m wgflow_rl.report --tables 1 6              # the published numbers, where there are none
+    python -m wgflow_rl.report --check DIR               # published numbers against DIR/tableN*.csv
+
+Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases (docs/reproduce.md).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import tyro
 
 from wgflow_rl.experiments import results, stopwatch
 from wgflow_rl.experiments.comparison import (
-    COLUMNS,
     MISSING,
     cell,
-    fits,
+    list_lines,
     markdown,
-    numbers,
-    sources,
+    matching,
+    missing,
+    run_records,
     table_lines,
+    with_runs,
 )
 from wgflow_rl.experiments.figures import draw
-from wgflow_rl.experiments.published import COSTS, FIGURES, FIGURES_LAYOUT, TABLES
-from wgflow_rl.experiments.results import Arm
+from wgflow_rl.experiments.results import RunGroup
+from wgflow_rl.experiments.tables import (
+    FIGURES,
+    LISTS,
+    NOT_DRAWN,
+    NUMBERS,
+    PAPER,
+    TABLES,
+    VARIANTS,
+    Figure,
+)
+from wgflow_rl.experiments.verify import differences
 from wgflow_rl.utils.cli import one_line_errors
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils.files import make_folder, write_whole
 
-Panels = dict[str, dict[str, list[Arm]]]  # panel -> line -> the arms it averages
+COSTS = 9  # the table beside which the clocks of our runs are printed
+COLUMNS = (
+    *("table", "phase", "row", "column", "env", "by", "protocol"),
+    *("seeds", "mean", "std", "low", "high", "values"),
+)
+ABOUT = f"""\
+Success in percent at the last evaluation of a phase. Rows marked *paper* are the numbers of {PAPER}, spelled as
+printed. Rows marked *ours* are `mean ± standard deviation (number of seeds)`, the standard deviation with n - 1; the
+letter stands for the conditions listed below the table, all of which a comparison has to allow for. A dash is a cell
+without a run that finished the phase; averages over tasks need a run of each. `tables.csv` adds 95 % bootstrap
+intervals and the value of each seed.
+
+*DFP* is the published method (`dfp`): the field of Eq. 3 with the absolute bandwidths of Tables 5 and 8. Other fields
+are never printed in its row but under *Not in the paper*: {{variants}}.
+
+The paper does not state its number of evaluation episodes; its numbers are those of 100 per seed. The paper's Cube
+datasets are OGBench's; "generated data" below are our own.
+""".format(variants=", ".join(f"`{method}` is *{label}*" for method, label in VARIANTS.items()))
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Set runs beside the paper's tables."""
+class Args:
+    """Print the paper's tables and figures with your runs beside them."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders of runs, and of other code bases' logs NAME/ENV.csv (columns step,seed,success)."""
     out: Path = Path("report")
+    """Folder to write to."""
+    tables: tuple[int, ...] = ()
+    """Tables to print. Without it: those for which there are runs, or all if there are no runs."""
+    all: bool = False
+    """Print all tables, those without runs too."""
+    figures: bool = True
+    """Draw the figures."""
     peer_offline_steps: int | None = None
-    """Where the offline phase of those logs ends (they do not say)."""
+    """Step that ends the offline phase of the logs, which do not say it."""
+    check: Path | None = None
+    """Compare the published numbers, as printed, with the tables in this folder, and write nothing."""
+
+    def numbers(self, groups: Sequence[RunGroup]) -> tuple[int, ...]:
+        """The tables to print. Raises: ValueError for a number that the paper has not."""
+        if unknown := set(self.tables) - set(NUMBERS):
+            raise ValueError(f"--tables has {min(unknown)}; the paper has Tables 1 to 10")
+        if self.tables:
+            return tuple(sorted(set(self.tables)))
+        return NUMBERS if self.all or not groups else tuple(sorted(with_runs(groups)))
 
 
-def costs(arms: Sequence[Arm]) -> list[str]:
-    """Table 9 from the clocks of the runs: medians, of whatever machine they ran on."""
+def render(
+    numbers: Sequence[int], groups: Sequence[RunGroup], records: list[dict[str, Any]]
+) -> list[str]:
+    """The tables of these numbers as Markdown; numbers of success also become records."""
+    lines = []
+    for number in numbers:
+        if number in LISTS:
+            lines += list_lines(number)
+            lines += costs(groups) if number == COSTS else []
+        else:
+            lines += table_lines(TABLES[number], groups, records)
+            lines += [missing(TABLES[number], groups), ""] if groups else []
+    return lines
+
+
+def costs(groups: Sequence[RunGroup]) -> list[str]:
+    """Milliseconds by the clocks of the runs: medians of one seed, on whatever machine it ran."""
     rows = []
-    for arm in arms:
-        if arm.peer or (pace := stopwatch.clocked(arm.runs[0].folder, "")) is None:
+    for group in groups:
+        if group.peer or (pace := stopwatch.clocked(group.folder, "")) is None:
             continue
-        online = (
-            f"{1000 * pace.online_step:.1f}" if (arm.total or 0) > (arm.offline or 0) else MISSING
-        )
+        online = f"{1000 * pace.online_step:.1f}" if group.total != group.offline else MISSING
         rows.append(
             [
-                arm.name,
-                arm.env,
-                arm.protocol,
-                f"{1000 * pace.offline_step:.1f}",
-                online,
-                f"{pace.evaluation:.1f}",
+                *(group.name, group.env, group.protocol),
+                *(f"{1000 * pace.offline_step:.1f}", online, f"{pace.evaluation:.1f}"),
             ]
         )
-    header = [
-        "method",
-        "environment",
-        "protocol",
-        "ms an update",
-        "ms a step online",
-        "s an evaluation of 8 episodes",
-    ]
-    told = "Paper: not found. Ours are medians of one seed's clock, with "
-    told += "whatever else the machine was doing; config.json of a run names the machine."
-    lines = [f"## Table {COSTS}. Computation", "", told, ""]
-    return lines + (markdown(header, rows) if rows else [f"{MISSING} (any run fills this)", ""])
-
-
-def all_runs(arms: Sequence[Arm], records: list[dict[str, Any]]) -> list[str]:
-    """Everything that was found, whatever table it belongs to."""
-    rows = []
-    for arm in arms:
-        note = f"{arm.unfinished} unfinished" if arm.unfinished else ""
-        rows.append(
-            [arm.env, arm.name, arm.protocol, cell(arm, "offline"), cell(arm, "online"), note]
-        )
-        for phase in ("offline", "online"):
-            line = {
-                "phase": phase,
-                "row": arm.name,
-                "env": arm.env,
-                "by": "peer" if arm.peer else "ours",
-            }
-            records.append(line | {"protocol": arm.protocol} | numbers(arm, phase))
-    header = [
-        "environment",
-        "method",
-        "protocol (offline + online)",
-        "after offline, %",
-        "after online, %",
+    if not rows:
+        return []
+    header = ["method", "environment", "conditions", "ms per update offline", "ms per online step"]
+    return [
+        "**Not in the paper**: medians by the clock of one of our runs, beside whatever else its machine did "
+        "(config.json of a run names it).",
         "",
+        *markdown([*header, "s per evaluation of 8 episodes"], rows),
     ]
-    return ["## All runs", "", *markdown(header, rows)]
 
 
-def figures(arms: Sequence[Arm], out: Path) -> list[str]:
-    """Draw the paper's figures, and one for every environment that is in none of them; the lines that show them."""
-    lines = ["## Figures", "", FIGURES_LAYOUT, ""]
-    shown: set[str] = set()
+def all_runs(groups: Sequence[RunGroup]) -> list[str]:
+    """Everything that was found, whether a table has it or not."""
+    rows = [
+        [group.env, group.name, group.protocol]
+        + [cell(group, phase, interval=True) for phase in ("offline", "online")]
+        + [f"{group.unfinished} unfinished" if group.unfinished else ""]
+        for group in groups
+    ]
+    header = ["environment", "method", "conditions", "after offline, %", "after online, %", ""]
+    about = "Mean ± standard deviation [95 % bootstrap interval of the mean] (seeds)."
+    return ["## All runs", "", about, "", *markdown(header, rows)]
+
+
+def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> list[str]:
+    """Draw the paper's figures of these tables and one of every other environment; the lines that show them."""
+    lines = ["## Figures", "", NOT_DRAWN, ""]
+    shown: set[int] = set()
     for figure in FIGURES:
         table = TABLES[figure.table]
-        inside = {column.env: f"{column.group}, {column.label}" for column in table.columns}
-        mine = [
-            (row.label, arm)
-            for row in table.rows
-            for arm in arms
-            if fits(table, row, arm) and arm.env in inside
-        ]
-        mine += [(arm.method, arm) for arm in arms if arm.peer and arm.env in inside]
-        if not mine:
-            lines += [
-                f"Figure {figure.number}, {figure.title}: {MISSING}, runs of Table {table.number} fill it.",
-                "",
-            ]
-            continue
-        shown |= {arm.env for _, arm in mine}
-        title = f"As Figure {figure.number}: {figure.title}"
-        lines += _drawn(mine, inside, out, f"figure-{figure.number}", title, average=figure.average)
-    for env in sorted({arm.env for arm in arms} - shown):
-        mine = [(arm.name, arm) for arm in arms if arm.env == env]
-        lines += _drawn(mine, {env: env}, out, f"curves-{env}", "Offline, then online")
+        found = {row.label: matching(table, row, groups) for row in table.rows + table.variants}
+        found |= {
+            g.method: [h for h in groups if h.peer and h.method == g.method]
+            for g in groups
+            if g.peer
+        }
+        if figure.table in numbers:
+            lines += _figure(figure, found, [row.label for row in table.rows], out, shown)
+    for env in sorted({group.env for group in groups if id(group) not in shown}):
+        mine = [group for group in groups if group.env == env and id(group) not in shown]
+        found = {
+            group.name: [other for other in mine if other.name == group.name] for group in mine
+        }
+        lines += _pictures({env: env}, found, f"curves-{env}", "Offline, then online", out)
     return lines
 
 
-def _drawn(
-    mine: list[tuple[str, Arm]],
-    places: dict[str, str],
+def _figure(
+    figure: Figure,
+    found: dict[str, list[RunGroup]],
+    published: Sequence[str],
     out: Path,
+    shown: set[int],
+) -> list[str]:
+    inside = {
+        label: [group for group in groups if group.env in figure.panels]
+        for label, groups in found.items()
+    }
+    inside = {label: groups for label, groups in inside.items() if groups}
+    if not inside:
+        return [f"Figure {figure.number}, {figure.title}: {MISSING}, no runs.", ""]
+    shown |= {id(group) for groups in inside.values() for group in groups}
+    title = f"As Figure {figure.number}: {figure.title}"
+    dashed = [label for label in inside if label not in published]
+    return _pictures(
+        figure.panels, inside, f"figure-{figure.number}", title, out, dashed, figure.online_only
+    )
+
+
+def _pictures(
+    titles: dict[str, str],
+    found: dict[str, list[RunGroup]],
     stem: str,
     title: str,
-    average: bool = False,
+    out: Path,
+    dashed: Sequence[str] = (),
+    online_only: bool = False,
 ) -> list[str]:
-    """A picture for each protocol: curves of different lengths do not belong side by side."""
+    """One picture for each set of conditions, which do not belong into one panel; logs are in each."""
+    mine = [group for groups in found.values() for group in groups]
+    protocols = sorted({group.protocol for group in mine if not group.peer}) or [""]
     lines = []
-    for protocol in sorted({arm.protocol for _, arm in mine if not arm.peer}) or [""]:
-        panels: Panels = {}
-        chosen = [(name, arm) for name, arm in mine if arm.peer or arm.protocol == protocol]
-        for env, place in places.items():
-            for name, arm in chosen:
-                if arm.env == env:
-                    panels.setdefault(place, {}).setdefault(name, []).append(arm)
-        left_out: list[str] = []
-        if average:
-            panels, left_out = _averaged(panels)
-        ends = {arm.offline for _, arm in chosen if not arm.peer}
-        slug = protocol.removesuffix(" steps").replace(" preset, ", "-").replace(" ", "")
-        path = draw(
-            panels, out / f"{stem}{'-' * bool(slug)}{slug}.png", title=f"{title} ({protocol})" if protocol else title,
-            offline=ends.pop() if len(ends) == 1 else None,
-        )  # fmt: skip
-        lines += [f"![{title}]({path.name})", ""]
-        if left_out:
-            lines += [
-                f"Not in the average, for they were not run in all of its tasks: {', '.join(left_out)}.",
-                "",
-            ]
+    for index, protocol in enumerate(protocols):
+        panels = {
+            panel: {
+                label: group
+                for label, groups in found.items()
+                for group in groups
+                if group.env == env and (group.peer or group.protocol == protocol)
+            }
+            for env, panel in titles.items()
+        }
+        path = out / f"{stem}{f'-{index + 1}' * (len(protocols) > 1)}.png"
+        draw(panels, path, title=title, dashed=dashed, online_only=online_only)
+        lines += [f"![{title}]({path.name})", "", protocol + "." * bool(protocol), ""]
     return lines
 
 
-def _averaged(panels: Panels) -> tuple[Panels, list[str]]:
-    """One panel: the average over tasks of each method that was run in all of them; and the names of the others."""
-    tasks: dict[str, set[str]] = defaultdict(set)
-    for place, lines in panels.items():
-        for name in lines:
-            tasks[name].add(place)
-    wanted = max(tasks.values(), key=len)
-    names = [name for name in tasks if tasks[name] >= wanted]
-    label = f"average of {len(wanted)} task{'s' * (len(wanted) > 1)}"
-    lines = {name: [arm for place in wanted for arm in panels[place][name]] for name in names}
-    return {label: lines}, [name for name in tasks if name not in names]
-
-
-def write(ask: Ask) -> Path:
+def write(args: Args) -> Path:
     """Read the runs, write everything, return the path of report.md. Raises: as `results.read`; OSError."""
-    arms = results.read(ask.runs, peer_offline=ask.peer_offline_steps)
-    ask.out.mkdir(parents=True, exist_ok=True)
+    groups = results.read(args.runs, peer_offline=args.peer_offline_steps)
+    numbers = args.numbers(groups)
     records: list[dict[str, Any]] = []
-    listed: list[dict[str, Any]] = []
-    about = "Success in percent at the last evaluation of the phase: mean ± standard deviation (n - 1) [95 % bootstrap "
-    about += "interval of the mean over seeds] (number of seeds). A dash: no run has come so far."
-    lines = ["# Our runs beside the paper's tables", "", about, "", *all_runs(arms, listed)]
-    for table in TABLES.values():
-        lines += table_lines(table, arms, records)
-    lines += [*costs(arms), *figures(arms, ask.out), *sources()]
-    write_whole(ask.out / "tables.csv", _csv(records))
-    write_whole(ask.out / "runs.csv", _csv(listed))
-    write_whole(ask.out / "report.md", "\n".join(lines))
-    return ask.out / "report.md"
+    lines = ["# The paper's tables with our runs", "", ABOUT]
+    if not groups:
+        where = ", ".join(map(str, args.runs)) or "any folder"
+        found = f"No runs were found in {where}: all numbers below are the paper's."
+        lines += [found, ""]
+        print(found)
+    else:
+        lines += all_runs(groups)
+    lines += render(numbers, groups, records)
+    make_folder(args.out.resolve())
+    if groups and args.figures:
+        lines += figures(groups, numbers, args.out)
+    listed = [line for group in groups for line in run_records(None, group.name, [group])]
+    write_whole(args.out / "tables.csv", _csv(records))
+    write_whole(args.out / "runs.csv", _csv(listed))
+    write_whole(args.out / "report.md", "\n".join(lines))
+    return args.out / "report.md"
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    frame = pd.DataFrame(records, columns=list(COLUMNS)).astype({"seeds": "Int64"})
+    return frame.to_csv(index=False)
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.report")
+def check(folder: Path) -> bool:
+    """Print every published cell that differs from the tables in a folder; True if none does."""
+    text = "\n".join(["", *render(NUMBERS, [], [])])
+    count, lines = differences(text, folder)
+    print("\n".join([*lines, f"{count} cells in {folder}, {len(lines)} differences"]))
+    return not lines
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.report")
     with one_line_errors():
-        print(write(ask))
+        if args.check is not None:
+            if not check(args.check):
+                raise SystemExit(1)
+        else:
+            print(write(args))
 
 
 if __name__ == "__main__":

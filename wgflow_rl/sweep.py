@@ -1,6 +1,8 @@
 """Many runs, each once, on Ray: `python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3 [--dry-run]`.
 
-    python -m wgflow_rl.sweep --table 1 --seeds 5 --dry-run              # which runs, and how many hours
+    python -m wgflow_rl.sweep --table 1 --dry-run          # list the runs
+    python -m wgflow_rl.sweep --table 1 --dry-run --time   # and estimate their hours
+    python -m wgflow_rl.sweep --table 1 --settings         # print the settings of every cell as CSV
     python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3 --offline-steps 2000
 
 Unknown flags go to `python -m wgflow_rl.train`. The same command, given again, goes on: finished runs are skipped,
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tyro
 from tqdm import tqdm
 
@@ -32,21 +35,23 @@ REFRESH = 1.0  # seconds between looks at the runs
 
 
 @dataclass(frozen=True)
-class Ask:
+class Args:
     """Run a table of the paper, or methods x environments x seeds. Other flags are passed on to train."""
 
     table: int | None = None
     """A table of the paper: 1, 2, 3, 4, 6 or 7."""
+    variants: bool = False
+    """Beside the table's rows, DFP with the released code's field and with ours (not in the paper)."""
     methods: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
-    seeds: int = 5
-    """How many: 0, 1, ..., N - 1."""
+    seeds: int | None = None
+    """Number of seeds: 0, 1, ..., N - 1. Without it: the paper's for a table (5, of Table 7 8), 5 otherwise."""
     preset: str | None = None
-    """Of train. Without it: the paper's for a table, laptop otherwise."""
+    """Preset of train. Without it: the paper's for a table, laptop otherwise."""
     runs: Path = Path("runs/sweep")
-    """Where the run folders are made; on a cluster, a folder that all machines share."""
+    """Parent of the run folders; on a cluster, a folder that all machines share."""
     address: str | None = None
-    """Of a Ray cluster (host:port, or auto). Without it: this machine."""
+    """Address of a Ray cluster (host:port, or auto). Without it: this machine."""
     cpus: int | None = None
     """Cores of this machine to use (default: all)."""
     cpus_per_run: int = 1
@@ -54,16 +59,24 @@ class Ask:
     gpus_per_run: float = 0.0
     """Accelerators for each run (a share of one is possible); beside it, --device cuda."""
     retries: int = 2
-    """How often a run may fail without progress in between."""
+    """Number of times that a run may fail without progress in between."""
     dry_run: bool = False
-    """Print the runs and an estimate of hours, and stop."""
+    """List the runs and stop."""
+    time: bool = False
+    """With --dry-run: estimate the hours, from earlier runs or from short ones on this machine."""
+    settings: bool = False
+    """Print the settings of every method in every environment as CSV, and stop."""
 
-    def check(self) -> Ask:
+    def check(self) -> Args:
         """Raises: ValueError naming the first flag that cannot be used."""
         if (self.table is None) == (not self.methods and not self.envs):
             raise ValueError("wanted either --table N, or --methods and --envs")
         if self.table is None and not (self.methods and self.envs):
             raise ValueError("--methods and --envs go together; give at least one of each")
+        if self.variants and self.table is None:
+            raise ValueError("--variants adds rows to a table; wanted --table N beside it")
+        if self.time and not self.dry_run:
+            raise ValueError("--time estimates without running; wanted --dry-run beside it")
         for name, value, least in (
             ("seeds", self.seeds, 1),
             ("cpus", self.cpus, 1),
@@ -80,38 +93,46 @@ class Ask:
             )
         return self
 
+    @property
+    def seed_count(self) -> int:
+        if self.seeds is not None:
+            return self.seeds
+        return 5 if self.table is None else plan.table(self.table).seeds
+
     def plan(self, extra: Sequence[str]) -> plan.Plan:
         if self.table is not None:
-            return plan.of_table(self.table, preset=self.preset, extra=extra)
+            return plan.of_table(
+                self.table, preset=self.preset, variants=self.variants, extra=extra
+            )
         return plan.of_names(self.methods, self.envs, preset=self.preset or "laptop", extra=extra)
 
 
-def jobs_of(ask: Ask, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
+def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
     """Each configuration once, first seeds first: every cell of a table has one run before any has two."""
     found: dict[Path, tuple[Job, plan.Kind]] = {}
-    for seed in range(ask.seeds):
+    for seed in range(args.seed_count):
         for kind in kinds:
-            each = kind.job(ask.runs, seed, threads=ask.cpus_per_run)
+            each = kind.job(args.runs, seed, threads=args.cpus_per_run)
             found.setdefault(each.folder, (each, kind))
     return dict(found.values())
 
 
-def execute(jobs: Sequence[Job], ask: Ask) -> dict[Job, Outcome]:
+def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
     """Run the jobs on Ray and return how each ended.
 
     Raises: RuntimeError when Ray cannot start; KeyboardInterrupt after every run has written its checkpoint.
     """
     outcomes: dict[Job, Outcome] = {}
     total = sum(each.steps for each in jobs)
-    with _ray(ask) as ray, tqdm(total=total, unit="step", mininterval=5, smoothing=0) as bar:
+    with _ray(args) as ray, tqdm(total=total, unit="step", mininterval=5, smoothing=0) as bar:
         # Ray starts a task again whose worker has died; the folder's lock then waits for a training left behind.
         resources = {
-            "num_cpus": ask.cpus_per_run,
-            "num_gpus": ask.gpus_per_run,
-            "max_retries": ask.retries,
+            "num_cpus": args.cpus_per_run,
+            "num_gpus": args.gpus_per_run,
+            "max_retries": args.retries,
         }
         task = ray.remote(**resources)(job.execute)
-        pending = {task.remote(each, retries=ask.retries): each for each in jobs}
+        pending = {task.remote(each, retries=args.retries): each for each in jobs}
         try:
             while pending:
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=REFRESH)
@@ -134,7 +155,7 @@ def execute(jobs: Sequence[Job], ask: Ask) -> dict[Job, Outcome]:
 
 
 @contextlib.contextmanager
-def _ray(ask: Ask) -> Iterator[Any]:
+def _ray(args: Args) -> Iterator[Any]:
     """Ray, started here or joined by its address, with SIGTERM treated as Ctrl-C."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
@@ -147,10 +168,10 @@ def _ray(ask: Ask) -> Iterator[Any]:
         import ray
 
         quiet = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
-        if ask.address is None:
-            quiet("local", num_cpus=ask.cpus, include_dashboard=False)
+        if args.address is None:
+            quiet("local", num_cpus=args.cpus, include_dashboard=False)
         else:
-            quiet(ask.address)
+            quiet(args.address)
     except Exception as error:  # Ray raises types of its own, and those of gRPC
         raise RuntimeError(
             f"Ray could not start ({type(error).__name__}: {error}). It comes with pip install 'wgflow[sweep]'; on "
@@ -182,8 +203,14 @@ def _line(each: Job, outcome: Outcome) -> str:
     return f"{outcome.state:8} {each.folder.name}{tail}"
 
 
-def estimate(jobs: dict[Job, plan.Kind], ask: Ask) -> str:
-    """The runs, what is left of each, and the hours that takes, timed once for each method and suite."""
+def listing(jobs: dict[Job, plan.Kind]) -> str:
+    """The runs with the state of each; nothing is timed, loaded or trained."""
+    lines = [f"{job.state(each.folder).state:8} {each.folder.name}" for each in jobs]
+    return "\n".join([*lines, f"{len(jobs)} runs. --time estimates their hours."])
+
+
+def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
+    """The runs with the hours that the rest of each takes, timed once per agent and suite."""
     paces: dict[tuple[str, ...], stopwatch.Pace] = {}
     lines, hours = [], 0.0
     for each, kind in jobs.items():
@@ -195,59 +222,65 @@ def estimate(jobs: dict[Job, plan.Kind], ask: Ask) -> str:
         )
         if key not in paces:
             print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)
-            paces[key] = stopwatch.earlier(ask.runs, kind) or stopwatch.measure(
-                kind, threads=ask.cpus_per_run
+            paces[key] = stopwatch.earlier(args.runs, kind) or stopwatch.measure(
+                kind, threads=args.cpus_per_run
             )
         left = 1 - min(job.last_step(each.folder) / max(each.steps, 1), 1)
         need = 0.0 if state in ("done", "diverged") else left * paces[key].hours(kind.settings)
         hours += need
         lines.append(f"{state:8} {need:8.2f} h  {each.folder.name}")
-    cores = ask.cpus or os.cpu_count() or 1
-    slots = max(1, cores // ask.cpus_per_run)
+    cores = args.cpus or os.cpu_count() or 1
+    slots = max(1, cores // args.cpus_per_run)
     sources = collections.Counter(pace.source for pace in paces.values())
     lines += [
         f"{len(jobs)} runs, {hours:.2f} hours of training; {hours / min(slots, len(jobs)):.2f} with {slots} at a time",
         "Step times: "
         + "; ".join(f"{source} ({count})" for source, count in sources.items())
         + ".",
-        "Taken one run at a time: neighbours on the same cores make it longer. Making data is not included.",
+        "One run at a time: runs that share cores take longer. Making data is not included.",
     ]
     return "\n".join(lines)
 
 
-def run(ask: Ask, extra: Sequence[str] = ()) -> bool:
-    """Expand, skip what has ended, run the rest; whether every run is done. Raises: as `check`, `plan`, `execute`."""
-    planned = ask.check().plan(extra)
+def run(args: Args, extra: Sequence[str] = ()) -> bool:
+    """Expand, skip finished runs, run the rest; return True if every run is done.
+
+    Raises: as `check`, `plan`, `execute`.
+    """
+    planned = args.check().plan(extra)
     for reason in planned.left_out:
-        print(f"left out: {reason}")
+        print(f"left out: {reason}", file=sys.stderr)
     if not planned.kinds:
         raise ValueError("nothing to run: no method or environment of the table is in this version")
-    jobs = jobs_of(ask, planned.kinds)
-    if ask.dry_run:
-        print(estimate(jobs, ask))
+    if args.settings:
+        print(pd.DataFrame(plan.resolved(planned.kinds)).to_csv(index=False), end="")
+        return True
+    jobs = jobs_of(args, planned.kinds)
+    if args.dry_run:
+        print(estimate(jobs, args) if args.time else listing(jobs))
         return True
     states = {each: job.state(each.folder) for each in jobs}
     ended = {
         each: outcome for each, outcome in states.items() if outcome.state in ("done", "diverged")
     }
     todo = [each for each in jobs if each not in ended]
-    print(f"{len(jobs)} runs in {ask.runs}: {len(ended)} ended before, {len(todo)} to do")
-    outcomes = ended | (execute(todo, ask) if todo else {})
+    print(f"{len(jobs)} runs in {args.runs}: {len(ended)} ended before, {len(todo)} to do")
+    outcomes = ended | (execute(todo, args) if todo else {})
     bad = {each: outcome for each, outcome in outcomes.items() if outcome.state != "done"}
     print(
-        f"{len(outcomes) - len(bad)} of {len(jobs)} runs done. Tables: python -m wgflow_rl.report {ask.runs}"
+        f"{len(outcomes) - len(bad)} of {len(jobs)} runs done. Tables: python -m wgflow_rl.report {args.runs}"
     )
     for each, outcome in bad.items():
         print(_line(each, outcome))
     return not bad
 
 
-def main(args: list[str] | None = None) -> None:
-    ask, extra = tyro.cli(
-        Ask, args=args, prog="python -m wgflow_rl.sweep", return_unknown_args=True
+def main(argv: list[str] | None = None) -> None:
+    args, extra = tyro.cli(
+        Args, args=argv, prog="python -m wgflow_rl.sweep", return_unknown_args=True
     )
     with one_line_errors():
-        if not run(ask, extra):
+        if not run(args, extra):
             raise SystemExit(1)
 
 

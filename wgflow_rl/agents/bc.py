@@ -16,7 +16,7 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class BCConfig(AgentConfig):
-    """Nothing of its own. Defaults: the offline table, one action at a time."""
+    """Settings of behaviour cloning, chunks of one action."""
 
     chunk: int = 1
 

@@ -16,13 +16,11 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class BFNConfig(AgentConfig):
-    """Defaults: QC-BFN of the DFP paper's Table 1. BFN: chunk 1 and N = 4."""
+    """Settings of QC-BFN (Li et al. 2025); BFN has chunk 1 and N = 4."""
 
-    target_samples: int = 32  # N, a' is the best of these by the critic
-    act_samples: int = 32  # N again: the paper has one N for both
-    act_temperature: float = (
-        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
-    )
+    target_samples: int = 32  # N, a' is the best of these by the critic (Li et al. 2025)
+    act_samples: int = 32  # N again: one number for both (Li et al. 2025)
+    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:

@@ -20,10 +20,10 @@ SIGMA_DATA = (
 
 @dataclass(frozen=True)
 class CACConfig(AgentConfig):
-    """Defaults: the offline table. None of these numbers is public for it."""
+    """Settings of CAC (Ding and Jin 2023), chunks of one action."""
 
     chunk: int = 1
-    eta: float = 0.1  # weight of Q; per task: our choice
+    eta: float = 0.1  # weight of Q: our choice (Park et al. 2025 set it per task)
     levels: int = 40  # noise levels of consistency training (Ding and Jin 2023)
     sigma_min: float = 0.002  # of the data's units (Song et al. 2023)
     sigma_max: float = 80.0

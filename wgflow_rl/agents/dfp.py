@@ -17,27 +17,26 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class DFPConfig(AgentConfig):
-    """Defaults: the paper's numbers (Table 5) with our fields; presets: `methods.py`."""
+    """Settings of DFP. Defaults are the paper's on OGBench (Table 5); tasks, variants and presets: `methods.py`.
 
-    generated: int = 8  # G, samples per state that drift
-    candidates: int = 16  # N, samples of the old policy per state (Eq. 15)
-    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (Sec. 5.1)
-    lam: float = 0.5  # weight of the top-K term online (Table 3); 0 removes it
-    lam_offline: float = (
-        0.0  # the same in the offline phase: the released code improves online only
-    )
-    target_samples: int = (
-        1  # a' is the best of these by the critic; 1: a' ~ pi (paper); 16: released code
-    )
-    act_samples: int = 16  # the executed chunk is one of these
-    act_temperature: float = (
-        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
-    )
-    field: str = "likelihood+energy"  # drift of the behaviour-cloning term, one positive per state
-    improve_field: str = "likelihood+energy"  # drift of the top-K term, K positives per state
-    positives: str = "topk"  # topk: the K best, uniformly (Eq. 15); boltzmann: all N, weighted by exp(Q / temperature)
-    temperature: float = 1.0  # alpha of the soft target pi+ = pi_old exp(Q / alpha) / Z, in units of Q; boltzmann only
-    old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
+    The paper does not give the dimension of the latent (f: R^k x S -> A, Eq. 9). Ours is that of the chunk.
+    """
+
+    generated: int = 8  # N_gen, samples per state that drift (Table 5)
+    candidates: int = 16  # N, samples of the old policy per state (Eq. 15, Table 5)
+    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (Sec. 5.1, Table 5)
+    lam: float = 0.5  # lambda, weight of the top-K term online (Sec. 5.1, Table 5); 0 removes it
+    # The same in the offline phase: 0 in offline-to-online training, where the offline columns of DFP with and without
+    # the term are equal (Table 6); lambda in pure offline RL (B.2).
+    lam_offline: float = 0.0
+    target_samples: int = 1  # a' is the best of these; 1: a' ~ pi (Eq. 1). The released code: 16
+    act_samples: int = 16  # N', the best of these is executed: 16; Robomimic 4 (Table 5)
+    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
+    field: str = "eq3:0.05"  # drift of the behaviour-cloning term (Eq. 3; h in Table 5)
+    improve_field: str = "eq3:0.05"  # drift of the top-K term, K positives per state (Eq. 16)
+    positives: str = "topk"  # topk: the K best (Eq. 15); boltzmann: all N by exp(Q / temperature)
+    temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
+    old_rate: float = 1e-4  # tau_EMA, rate of the old policy that draws the candidates (Table 5)
 
     def check(self) -> None:
         super().check()

@@ -1,8 +1,8 @@
 """The drifts an agent can regress on, as printable values: `parse("likelihood:0.2+energy")`.
 
 Each maps generated chunks x [B, G, C] and positives pos [B, P, C], weighted or not, to a displacement [B, G, C].
-Bandwidths are fractions of the mean distance between generated and positive chunks, E|x - y|, so one number serves a
-2-D and a 50-D chunk.
+The bandwidth of `eq3`, the paper's field, is a length in action units. All others are fractions of the mean distance
+between generated and positive chunks, E|x - y|, so that one number serves a 2-D and a 50-D chunk.
 """
 
 from __future__ import annotations
@@ -43,7 +43,23 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
 
 @dataclass(frozen=True)
 class Eq3:
-    """The paper's field, V = mean_shift(pos) - mean_shift(x) with a Gaussian kernel (DFP Eq. 3), not scaled."""
+    """The paper's field, V = mean_shift(pos) - mean_shift(x) with a Gaussian kernel (DFP Eq. 3), not scaled.
+
+    The bandwidth h is a length in action units, as in the paper (Tables 5 and 8).
+    """
+
+    h: float = 0.05
+
+    def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return wg.drifting_field(x, pos, x, kernel=wg.Gaussian(self.h), pos_weights=weights)
+
+    def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
+        return self.raw(x, pos, weights)
+
+
+@dataclass(frozen=True)
+class Eq3Relative:
+    """The same field with a bandwidth that adapts to the batch: h is a fraction of E|x - y|. Not in the paper."""
 
     h: float = 0.2
 
@@ -125,7 +141,11 @@ class LaplaceScore:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The mean of several drifts, each as it comes."""
+    """The mean of several drifts, none rescaled first.
+
+    `eq3:0.005+eq3:0.05` is the paper's pair of bandwidths {0.005, 0.05}. How the paper combines them it does not say:
+    the mean is our choice; the sum would be twice as long.
+    """
 
     parts: tuple[Drift, ...]
 
@@ -138,6 +158,7 @@ class Mixture:
 
 KINDS: dict[str, type] = {
     "eq3": Eq3,
+    "eq3-relative": Eq3Relative,
     "released": Released,
     "likelihood": Likelihood,
     "energy": Energy,
@@ -177,6 +198,6 @@ def _parse_one(part: str, text: str) -> Drift:
         )
         raise ValueError(
             f"field {text!r}: {number!r} after {name!r} cannot be used; wanted {wanted}, "
-            "for example likelihood:0.2, energy:0.5 or released:0.02,0.05,0.2"
+            "for example eq3:0.005+eq3:0.05, energy:0.5 or released:0.02,0.05,0.2"
         )
     return Released(values) if name == "released" else KINDS[name](*values)

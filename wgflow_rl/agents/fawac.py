@@ -16,10 +16,10 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class FAWACConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of FAWAC (Park et al. 2025), chunks of one action."""
 
     chunk: int = 1
-    alpha: float = 0.8  # inverse temperature of the weights (DFP appendix)
+    alpha: float = 0.8  # inverse temperature: our choice (Park et al. 2025 set it per task)
     flow_steps: int = 10  # Euler steps from noise to action
 
     def check(self) -> None:

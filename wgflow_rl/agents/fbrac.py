@@ -16,10 +16,10 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class FBRACConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of FBRAC (Park et al. 2025), chunks of one action."""
 
     chunk: int = 1
-    alpha: float = 0.1  # weight of flow matching (DFP appendix)
+    alpha: float = 0.1  # weight of flow matching: our choice (Park et al. 2025 set it per task)
     flow_steps: int = 10  # Euler steps, all of them differentiated
 
     def check(self) -> None:

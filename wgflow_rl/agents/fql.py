@@ -23,10 +23,10 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class FQLConfig(AgentConfig):
-    """Defaults: QC-FQL of the DFP paper's Table 1 on cube-triple. FQL: chunk 1."""
+    """Settings of QC-FQL (Li et al. 2025) on cube-triple; FQL (Park et al. 2025) has chunk 1."""
 
-    alpha: float = 100.0  # weight of the distillation; the task decides it: `methods.py`
-    flow_steps: int = 10  # Euler steps of the teacher
+    alpha: float = 100.0  # weight of the distillation, set per task: `methods.py`
+    flow_steps: int = 10  # Euler steps of the teacher (Park et al. 2025)
 
     def check(self) -> None:
         super().check()

@@ -22,17 +22,13 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class IDQLConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of IDQL (Hansen-Estruch et al. 2023), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau, as IQL's row
-    act_samples: int = 32  # N; per task it is not public: our choice, IFQL's
-    act_temperature: float = (
-        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
-    )
-    diffusion_steps: int = (
-        10  # not public: our choice, as many as the flows take (5 in the IDQL paper)
-    )
+    expectile: float = 0.9  # tau: our choice, as IQL
+    act_samples: int = 32  # N: our choice, as IFQL
+    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
+    diffusion_steps: int = 10  # our choice, as many as the flows take; 5 in the IDQL paper
 
     def check(self) -> None:
         super().check()

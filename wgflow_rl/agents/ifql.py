@@ -22,14 +22,12 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class IFQLConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of IFQL (Park et al. 2025), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau, as IQL's row
-    act_samples: int = 32  # N (DFP appendix)
-    act_temperature: float = (
-        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
-    )
+    expectile: float = 0.9  # tau (default of Park et al. 2025)
+    act_samples: int = 32  # N (default of Park et al. 2025, who set it per task)
+    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
     flow_steps: int = 10  # Euler steps from noise to chunk
 
     def check(self) -> None:

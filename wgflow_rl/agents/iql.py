@@ -16,11 +16,11 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class IQLConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of IQL (Kostrikov et al. 2021), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau (DFP appendix)
-    alpha: float = 10.0  # inverse temperature of the weights; per task it is not public: our choice, FQL's default
+    expectile: float = 0.9  # tau (default of Park et al. 2025)
+    alpha: float = 10.0  # inverse temperature of the weights (default of Park et al. 2025, who set it per task)
 
     def check(self) -> None:
         super().check()

@@ -1,11 +1,16 @@
-"""The rows of the paper's tables as data: what each method is trained with, and where each number comes from."""
+"""The methods of the paper's tables and our variants as data: their settings per task, each with its source.
+
+Sources: *DFP* is Koo et al. 2026, *FQL* Park et al. 2025, *Q-chunking* Li et al. 2025, *MVP* Zhan et al. 2026. DFP's
+appendix A.3 says of its baselines only that they follow their own papers; a number that we could not trace to one is
+marked "our choice".
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +30,8 @@ from wgflow_rl.agents.protocol import Agent, AgentConfig
 from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
 from wgflow_rl.agents.srpo import SRPO, SRPOConfig
 
+C = TypeVar("C", bound=AgentConfig)
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -33,37 +40,38 @@ class Schedule:
     offline_steps: int
     online_steps: int
     online_start: int  # environment steps before the first online update
-    online_share: (
-        float  # fraction of each online batch drawn from online data alone; 0: one uniform ring
-    )
+    online_share: float  # of each online batch, drawn from online data alone; 0: one uniform ring
     eval_every: int
     eval_episodes: int
     checkpoint_every: int
     log_every: int
-    data_rows: (
-        int | None
-    )  # rows generated when no data folder is given; None: the size of the official set
+    data_rows: int | None  # generated without a data folder; None: as many as the official set
 
 
 # ---- the methods ---------------------------------------------------------------------------------------------------
 
-ONLINE: dict[str, AgentConfig] = {  # offline, then online: the DFP paper's Tables 1, 2, 3, 6
-    "bfn": BFNConfig(chunk=1, target_samples=4, act_samples=4),  # N = 4 (DFP appendix)
+OURS = "likelihood+energy"  # the field of our default method
+ONLINE: dict[str, AgentConfig] = {  # offline, then online
+    "bfn": BFNConfig(chunk=1, target_samples=4, act_samples=4),  # N = 4 (Q-chunking)
     "qc-bfn": BFNConfig(),
     "fql": FQLConfig(chunk=1),
     "qc-fql": FQLConfig(),
     "mvp": MVPConfig(),
-    "mvp-topk": MVPConfig(lam=0.5),  # the weight of DFP's term (Table 3)
+    "mvp-topk": MVPConfig(lam=0.5),  # not given for MVP (DFP A.2): our choice, DFP's lambda
     "dfp": DFPConfig(),
-    "dfp-eq3": DFPConfig(field="eq3:0.05", improve_field="eq3:0.05"),  # h of Table 5
+    "dfp-no-topk": DFPConfig(lam=0.0),
+    # DFP as its released code computes it: field and temperature R = 0.1 for every task, best-of-16 target.
     "dfp-released": DFPConfig(
-        field="released:0.1", improve_field="released:0.1"
-    ),  # released: [0.1] for every task
+        field="released:0.1", improve_field="released:0.1", target_samples=16
+    ),
+    # Ours: DFP with another field in both terms.
+    "dfp-ml-energy": DFPConfig(field=OURS, improve_field=OURS),
+    "dfp-ml-energy-no-topk": DFPConfig(field=OURS, improve_field=OURS, lam=0.0),
     "dfp-ml": DFPConfig(field="likelihood", improve_field="likelihood"),
     "dfp-energy": DFPConfig(field="energy", improve_field="energy"),
-    "dfp-no-topk": DFPConfig(lam=0.0),
 }
-OFFLINE: dict[str, AgentConfig] = {  # offline alone: the DFP paper's Table 7, beside fql and dfp
+DEFAULT = "dfp-ml-energy"  # of `python -m wgflow_rl.train`
+OFFLINE: dict[str, AgentConfig] = {  # offline only: DFP's Table 7, beside fql and dfp
     "bc": BCConfig(),
     "iql": IQLConfig(),
     "rebrac": ReBRACConfig(),
@@ -93,54 +101,64 @@ AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
 }
 
 ROBOMIMIC = ("lift", "can", "square")
-# What the papers set for single tasks: methods, beginnings of environment names, numbers, source. Later rows win.
-TASKS: tuple[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any], str], ...] = (
-    (("dfp", "dfp-ml", "dfp-energy", "mvp-topk"), ROBOMIMIC, {"top_k": 2}, "DFP Sec. 5.1"),
-    (("dfp-eq3", "dfp-released"), ROBOMIMIC, {"top_k": 2}, "DFP Sec. 5.1"),
-    (
-        ("dfp-eq3",),
-        ROBOMIMIC,
-        {"field": "eq3:0.005+eq3:0.05", "improve_field": "eq3:0.005+eq3:0.05"},
-        "DFP Table 5",
-    ),
+DFPS = tuple(name for name, cfg in ONLINE.items() if isinstance(cfg, DFPConfig))
+PUBLISHED = ("dfp", "dfp-no-topk")  # with the paper's field, whose bandwidths are set per task
+FQLS = ("fql", "qc-fql")
+
+
+def eq3(*h: float) -> dict[str, str]:
+    """Eq. 3 in both terms; several bandwidths combine as the mean of their fields (our choice: `drift.Mixture`)."""
+    field = "+".join(f"eq3:{length:g}" for length in h)
+    return {"field": field, "improve_field": field}
+
+
+# (methods, beginnings of environment names, settings, source); later rows win.
+Rows = tuple[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any], str], ...]
+TASKS: Rows = (
+    ((*DFPS, "mvp-topk"), ROBOMIMIC, {"top_k": 2}, "DFP Sec. 5.1, Table 5"),
+    (DFPS, ROBOMIMIC, {"act_samples": 4}, "DFP Table 5"),
+    (PUBLISHED, ROBOMIMIC, eq3(0.005, 0.05), "DFP Table 5"),
     (("mvp", "mvp-topk"), ("cube-triple",), {"ivc": 0.0}, "DFP's released commands"),
-    (("fql", "qc-fql"), ("cube-triple",), {"alpha": 100.0}, "DFP appendix"),
+    (FQLS, ("cube-triple",), {"alpha": 100.0}, "Q-chunking's commands"),
+    (FQLS, ("cube-double", "cube-single", "scene"), {"alpha": 300.0}, "FQL's commands"),
+    (FQLS, ("puzzle",), {"alpha": 1000.0}, "FQL's commands"),
+    (FQLS, ("cube-quadruple", *ROBOMIMIC), {"alpha": 100.0}, "our choice: as cube-triple"),
     (
-        ("fql", "qc-fql"),
-        ("cube-double", "cube-single", "scene"),
-        {"alpha": 300.0},
-        "FQL's commands; DFP appendix",
-    ),
-    (("fql", "qc-fql"), ("puzzle",), {"alpha": 1000.0}, "FQL's commands"),
-    (
-        ("fql", "qc-fql"),
-        ("cube-quadruple", *ROBOMIMIC),
-        {"alpha": 100.0},
-        "not public: our choice, as cube-triple",
-    ),
-    (
-        ("fql", "qc-fql"),
+        FQLS,
         ("pointmaze",),
         {"alpha": 3.0},
-        "not in the papers: the best of 1, 3, 10, 30 for qc-fql in the medium maze, one seed each",
+        "our choice: the best of 1, 3, 10, 30 for qc-fql in the medium maze, one seed each",
     ),
+)
+# DFP in pure offline RL. The environments of Table 8 stand for one task each; their other tasks take the same settings.
+OFFLINE_TASKS: Rows = (
+    (DFPS, ("cube-single",), {"lam": 0.45, "candidates": 16, "top_k": 8}, "DFP Table 8"),
+    (DFPS, ("cube-double",), {"lam": 0.55, "candidates": 16, "top_k": 8}, "DFP Table 8"),
+    (DFPS, ("scene", "puzzle-3x3"), {"lam": 0.5, "candidates": 16, "top_k": 8}, "DFP Table 8"),
+    (DFPS, ("puzzle-4x4",), {"lam": 0.5, "candidates": 32, "top_k": 16}, "DFP Table 8"),
+    (PUBLISHED, ("cube-single", "cube-double"), eq3(0.05), "DFP Table 8"),
+    (PUBLISHED, ("scene", "puzzle-3x3", "puzzle-4x4"), eq3(0.01, 0.05), "DFP Table 8"),
 )
 
 
 # ---- schedules and presets -------------------------------------------------------------------------------------------
 
-PAPER = Schedule(  # the protocol of Q-chunking and DFP: 1M + 1M, evaluation every 100k
-    offline_steps=1_000_000,
-    online_steps=1_000_000,
+PAPER = Schedule(
+    offline_steps=1_000_000,  # DFP Table 5
+    online_steps=1_000_000,  # DFP Table 5
+    # Q-chunking's: no update in the first 5,000 online steps, so 1,995,000 gradient steps where Table 5 has 2M.
     online_start=5_000,
     online_share=0.0,
-    eval_every=100_000,
-    eval_episodes=50,
+    eval_every=100_000,  # Q-chunking's; not given by DFP
+    # Inferred: every mean and standard deviation printed in DFP's Tables 1-3 and 6 is possible with 100 episodes per
+    # seed (and standard deviations with n - 1); with 50, 70 of the 125 distinct pairs of Table 6 are not.
+    eval_episodes=100,
     checkpoint_every=100_000,
     log_every=5_000,
     data_rows=None,
 )
 
+# Settings that every method shares at laptop size; fields and lambda are those of the method.
 MAZE = DFPConfig(
     hidden=(256, 256),
     candidates=8,
@@ -192,8 +210,8 @@ LIFT_SCHEDULE = Schedule(
     data_rows=10_000,
 )
 
-# What the laptop preset gives every method alike, so that two rows differ in the method alone: DFP's numbers for the
-# environment. What makes a row that row (chunk, N of bfn, weights of losses) stays its own.
+# Settings that the laptop preset gives every method alike, so that two of them differ in the method alone. What defines
+# a method (chunk, N of bfn, weights of losses) stays its own.
 ALIKE = (
     *("gamma", "lr", "lr_end", "target_rate", "hidden", "batch", "standardise"),
     *("candidates", "top_k", "old_rate", "target_samples", "act_samples", "act_temperature"),
@@ -204,14 +222,15 @@ PRESETS = ("laptop", "paper", "paper-offline")
 def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
     """The agent's settings and the schedule for a preset, a method and an environment.
 
-    Methods of the offline table have no online phase in any preset; `paper-offline` is that table for all of them:
-    chunks of one action, no online phase. Raises: ValueError naming the known ones.
+    `laptop`: small networks and short phases; `paper`: offline, then online, as published; `paper-offline`: pure
+    offline RL (DFP B.2). Methods of the offline table have no online phase in any preset.
+    Raises: ValueError naming the known methods or presets.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; known methods: {', '.join(METHODS)}")
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}; known presets: {', '.join(PRESETS)}")
-    agent = paper(method, env)
+    agent = paper_offline(method, env) if name == "paper-offline" else paper(method, env)
     schedule = PAPER
     if name == "laptop":
         like, schedule = ARM, ARM_SCHEDULE
@@ -220,29 +239,41 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
         if env.startswith(ROBOMIMIC):
             like, schedule = LIFT, LIFT_SCHEDULE
         agent = laptop(method, agent, like)
-    if name == "paper-offline":
-        agent = replace(agent, chunk=1)
     if name == "paper-offline" or method in OFFLINE:
         schedule = replace(schedule, online_steps=0, online_start=0)
     return agent, schedule
 
 
 def paper(method: str, env: str) -> AgentConfig:
-    """A row with what its paper sets for the task."""
-    agent = ROWS[method]
-    for methods, beginnings, numbers, _ in TASKS:
+    """A method with what its paper sets for the task, offline-to-online."""
+    return _for_task(ROWS[method], TASKS, method, env)
+
+
+def paper_offline(method: str, env: str) -> AgentConfig:
+    """A method in pure offline RL: single actions; DFP with the top-K term throughout and no best-of-N' (B.2)."""
+    agent = replace(paper(method, env), chunk=1)
+    if not isinstance(agent, DFPConfig):
+        return agent
+    has_term = agent.lam > 0
+    agent = _for_task(agent, OFFLINE_TASKS, method, env)
+    lam = agent.lam if has_term else 0.0
+    return replace(agent, lam=lam, lam_offline=lam, act_samples=1)
+
+
+def _for_task(agent: C, rows: Rows, method: str, env: str) -> C:
+    for methods, beginnings, numbers, _ in rows:
         if method in methods and env.startswith(beginnings):
             agent = replace(agent, **numbers)
     return agent
 
 
 def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
-    """A row at laptop size: DFP's numbers in whatever they have in common."""
-    if isinstance(agent, DFPConfig):  # the variants differ in field and lam alone
-        own = (
-            {} if method == "dfp" else {"field": agent.field, "improve_field": agent.improve_field}
-        )
-        return replace(like, **own, lam=like.lam if agent.lam > 0 else 0.0)
+    """A method at laptop size: DFP's numbers in whatever they have in common."""
+    if isinstance(
+        agent, DFPConfig
+    ):  # the variants differ in their field and in having the top-K term or not
+        lam = like.lam if agent.lam > 0 else 0.0
+        return replace(like, field=agent.field, improve_field=agent.improve_field, lam=lam)
     known = {field.name for field in dataclasses.fields(agent)}
     own = {"target_samples", "act_samples"} if method == "bfn" else set()
     return replace(agent, **{name: getattr(like, name) for name in ALIKE if name in known - own})

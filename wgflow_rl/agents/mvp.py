@@ -16,20 +16,23 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class MVPConfig(AgentConfig):
-    """Defaults: MVP without the top-K term. MVP with top-K (DFP Table 6): lam 0.5."""
+    """Settings of MVP (Zhan et al. 2026) as DFP's Table 2 compares it; MVP with top-K has lam 0.5.
 
-    ivc: float = 1.0  # weight of the instantaneous velocity constraint; 0 on cube-triple
-    time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted
+    Where neither paper gives a number it is that of DFP's released code, or our choice.
+    """
+
+    ivc: float = 1.0  # instantaneous velocity constraint (released code); 0 on cube-triple
+    time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted (released code)
     time_std: float = 1.0
-    candidates: int = 16  # N, samples of the old policy per state
-    top_k: int = 4  # K, positives among them
+    candidates: int = 16  # N, samples of the old policy per state, as DFP (A.2)
+    top_k: int = 4  # K, positives among them, as DFP (A.2): 4 on OGBench, 2 on Robomimic
     lam: float = 0.0  # weight of the top-K term online; 0 is MVP itself
-    old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates
-    target_samples: int = 16  # a' is the best of these by the critic
-    act_samples: int = 16  # the executed chunk is one of these
-    act_temperature: float = (
-        0.0  # one of them is drawn from softmax(Q / this); 0, the paper's: the best
-    )
+    old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates, as DFP
+    # a' is the best of these by the critic. 1: a' ~ pi (Eq. 1, which A.2 says all methods share), so that the rows of
+    # Table 2 have the same critic. The released code takes the best of 16.
+    target_samples: int = 1
+    act_samples: int = 16  # the executed chunk is the best of these (released code)
+    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
 
     def check(self) -> None:
         super().check()

@@ -23,12 +23,12 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class ReBRACConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of ReBRAC (Tarasov et al. 2023), chunks of one action."""
 
     chunk: int = 1
-    actor_penalty: float = 0.1  # beta_1; per task it is not public: our choice
-    critic_penalty: float = 0.01  # beta_2; likewise
-    policy_delay: int = 2  # critic updates to one of the policy and of both slow copies (TD3)
+    actor_penalty: float = 0.1  # beta_1: our choice (Park et al. 2025 set it per task)
+    critic_penalty: float = 0.01  # beta_2: likewise
+    policy_delay: int = 2  # critic updates per update of policy and target networks (TD3)
     target_noise: float = 0.2  # smoothing of a' (TD3)
     noise_clip: float = 0.5
 

@@ -25,13 +25,11 @@ EARLIEST, LATEST = 0.02, 0.98  # diffusion times at which the policy is scored (
 
 @dataclass(frozen=True)
 class SRPOConfig(AgentConfig):
-    """Defaults: the offline table."""
+    """Settings of SRPO (Chen et al. 2023), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau, as IQL's row
-    beta: float = (
-        0.1  # temperature: 1 / beta weighs the score; per task it is not public: our choice
-    )
+    expectile: float = 0.9  # tau: our choice, as IQL
+    beta: float = 0.1  # temperature: our choice (Park et al. 2025 set it per task)
 
     def check(self) -> None:
         super().check()

@@ -2,219 +2,307 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import dataclasses
+import functools
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from wgflow_rl import envs
-from wgflow_rl.agents import methods
-from wgflow_rl.experiments.published import TABLES, Number, PaperTable, Phase, Row
-from wgflow_rl.experiments.results import Arm, summary
+import numpy as np
 
-MISSING = "—"
-OFFLINE = "paper-offline"  # the preset of the offline table
-COLUMNS = (
-    *(
-        "table",
-        "phase",
-        "row",
-        "env",
-        "by",
-        "protocol",
-        "seeds",
-        "mean",
-        "std",
-        "low",
-        "high",
-        "values",
-        "source",
-    ),
+from wgflow_rl.agents import methods
+from wgflow_rl.experiments.results import RunGroup, summary
+from wgflow_rl.experiments.tables import (
+    LISTS,
+    ROW_KEYS,
+    TABLES,
+    TWELVE,
+    Column,
+    Phase,
+    ResultTable,
+    Row,
+    key_of,
+    records,
 )
 
+MISSING = "—"
+ARROW = " → "  # between the phases of a cell
+BY = "source"  # header of the column that tells the paper's rows from ours
+HIDDEN = (
+    "table",
+    "section",
+    "note",
+    "doubt",
+)  # columns of a CSV file that are no cells of the paper
 
-def fits(table: PaperTable, row: Row, arm: Arm) -> bool:
-    """Whether an arm is this row of a table: its method, and no setting of the agent changed but the row's.
 
-    The offline table is one of single actions: a run of chunks does not stand in it, nor its runs in other tables.
+# ---- which runs belong to a row ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def _agent(preset: str, method: str, env: str) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(methods.preset(preset, method, env)[0])))
+
+
+def fits(table: ResultTable, row: Row, group: RunGroup) -> bool:
+    """Return True if the runs trained the row's agent: every setting as the row resolves it in this environment.
+
+    Runs of the laptop preset are compared with the row at laptop size; all others with the table's preset, whatever
+    theirs is called. Runs with an online phase do not fill an offline table, nor the reverse.
     """
-    if arm.peer or arm.method != row.method:
+    if group.peer or group.method != row.method or row.method not in methods.METHODS:
         return False
-    if (table.preset == OFFLINE and arm.agent.get("chunk", 1) != 1) or (
-        arm.preset == OFFLINE != table.preset
-    ):
+    if group.env not in table.envs:
         return False
-    wanted = {
-        name.removeprefix("--").replace("-", "_"): float(value)
-        for name, value in zip(row.flags[::2], row.flags[1::2], strict=True)
-    }
-    return not arm.changed.keys() - wanted.keys() and all(
-        float(arm.agent[name]) == value for name, value in wanted.items() if name in arm.agent
-    )
+    if ("online" in table.phases) != ((group.total or 0) > (group.offline or 0)):
+        return False
+    preset = group.preset if group.preset == "laptop" else table.preset
+    wanted = _agent(preset, row.method, group.env) | dict(row.settings)
+    if table.preset == "paper-offline":
+        wanted = wanted | {"chunk": _agent(table.preset, row.method, group.env).get("chunk")}
+    # A run of an older version has fewer settings.
+    return all(wanted[name] == value for name, value in group.agent.items() if name in wanted)
 
 
-def cell(arm: Arm | None, phase: Phase) -> str:
-    """97.2 ± 1.3 [96.1, 98.3] (5), in percent; a dash where no run has come to the end of the phase."""
-    found = None if arm is None else summary(100 * arm.at_end(phase))
+# ---- cells -------------------------------------------------------------------------------------------------------
+
+
+def cell(group: RunGroup | None, phase: Phase, *, interval: bool = False) -> str:
+    """97.2 ± 1.3 (5) in percent, the number of seeds in parentheses; a dash without a run that finished the phase."""
+    found = None if group is None else summary(100 * group.at_end(phase))
     if found is None:
         return MISSING
     if found.interval is None:
         return f"{found.mean:.1f} (1)"
     low, high = found.interval
-    return f"{found.mean:.1f} ± {found.std:.1f} [{low:.1f}, {high:.1f}] ({found.seeds})"
+    between = f" [{low:.1f}, {high:.1f}]" if interval else ""
+    return f"{found.mean:.1f} ± {found.std:.1f}{between} ({found.seeds})"
 
 
-def said(number: Number | None) -> str:
-    if number is None:
-        return "not found"
-    return f"{number.mean:g}" if number.std is None else f"{number.mean:.1f} ± {number.std:g}"
+def average(groups: Iterable[RunGroup | None], phase: Phase) -> str:
+    """Mean over tasks of the means over seeds; a dash unless every task has a run that finished the phase."""
+    values = [[] if group is None else group.at_end(phase) for group in groups]
+    if not all(map(len, values)):
+        return MISSING
+    return f"{100 * np.mean([np.mean(each) for each in values]):.1f}"
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)] + [""]
 
 
-def table_lines(table: PaperTable, arms: Sequence[Arm], records: list[dict[str, Any]]) -> list[str]:
-    """One table as Markdown, group of columns by group; every number also becomes a record for tables.csv."""
-    lines = [f"## Table {table.number}. {table.title}", "", table.layout, ""]
-    groups = {
-        column.group: [c for c in table.columns if c.group == column.group]
-        for column in table.columns
-    }
-    inside = {column.env for column in table.columns}
-    peers = sorted({arm.method for arm in arms if arm.peer and arm.env in inside})
-    for phase in table.phases:
-        for group, columns in groups.items():
-            rows = []
-            for row in table.rows:
-                known = [table.published(row, column, phase) for column in columns]
-                rows.append([row.label, "paper", *map(said, known)])
-                records += [
-                    record(table, phase, row.label, c.env, "paper", number=n)
-                    for c, n in zip(columns, known, strict=True)
-                ]
-                mine = [arm for arm in arms if fits(table, row, arm)]
-                here = {column.env for column in columns}
-                protocols = sorted({arm.protocol for arm in mine if arm.env in here}) or [""]
-                for protocol in protocols:
-                    found = {arm.env: arm for arm in mine if arm.protocol == protocol}
-                    rows.append(
-                        [
-                            "",
-                            f"ours: {protocol}" if protocol else "ours",
-                            *(cell(found.get(c.env), phase) for c in columns),
-                        ]
-                    )
-                    records += [
-                        record(table, phase, row.label, c.env, "ours", found.get(c.env))
-                        for c in columns
-                    ]
-            for peer in peers:
-                found = {arm.env: arm for arm in arms if arm.peer and arm.method == peer}
-                rows.append(
-                    [peer, "its own code", *(cell(found.get(c.env), phase) for c in columns)]
-                )
-                records += [
-                    record(table, phase, peer, c.env, "peer", found.get(c.env)) for c in columns
-                ]
-            after = f"success after the {phase} phase, %"
-            lines += [f"**{group}**, {after}", ""]
-            lines += markdown(["method", "", *(column.label for column in columns)], rows)
-    return lines + missing(table, arms)
+# ---- tables ------------------------------------------------------------------------------------------------------
 
 
-def missing(table: PaperTable, arms: Sequence[Arm]) -> list[str]:
-    """Which cells have no finished run, and the commands that would fill them."""
-    empty: dict[tuple[str, ...], list[Row]] = defaultdict(list)
-    known, absent, count = set(envs.names()), set(), 0
+def blocks(table: ResultTable) -> list[tuple[Column, ...]]:
+    """Columns printed side by side: all of them, or four with two numbers in each cell."""
+    width = len(table.columns) if len(table.phases) == 1 else 3
+    return [table.columns[i : i + width] for i in range(0, len(table.columns), width)]
+
+
+def table_lines(
+    table: ResultTable, groups: Sequence[RunGroup], listed: list[dict[str, Any]]
+) -> list[str]:
+    """One table as Markdown; every number also becomes a record, appended to `listed`."""
+    printed = f"Section {table.section}; {table.seeds} seeds. {table.note}".strip()
+    lines = [f"## Table {table.number}. {table.title}", "", printed, ""]
+    lines += [critics(table), ""] if table.number == 2 else []
+    legend = Legend()
     for row in table.rows:
-        filled = {
-            arm.env for arm in arms if fits(table, row, arm) and len(arm.at_end(table.phases[-1]))
-        }
-        gone = [column.env for column in table.columns if column.env not in filled]
-        count += len(gone)
-        absent |= {env for env in gone if env not in known}
-        if row.method not in methods.METHODS:
-            absent.add(row.method)
-        elif possible := tuple(env for env in gone if env in known):
-            empty[possible].append(row)
-    if not count:
-        return []
-    cells = len(table.rows) * len(table.columns)
-    lines = [
-        f"Missing: {count} of {cells} cells. These commands run what they need, 5 seeds each:",
-        "",
-        "```",
-    ]
-    if count == cells:
-        lines.append(f"python -m wgflow_rl.sweep --table {table.number} --seeds 5")
-    else:
-        for places, rows in empty.items():
-            plain = [row for row in rows if not row.flags]
-            each = [([row.method], row.flags) for row in rows if row.flags]
-            for names, flags in [([row.method for row in plain], ()), *each] if plain else each:
-                lines.append(
-                    f"python -m wgflow_rl.sweep --preset {table.preset} --seeds 5 --methods {' '.join(names)} "
-                    f"--envs {' '.join(places)} {' '.join(flags)}".rstrip()
+        listed.extend(published_records(table, row))
+    for columns in blocks(table):
+        rows = []
+        for row in table.rows:
+            cells = [published(table, row, column) for column in columns]
+            rows.append([row.label, *row.attributes.values(), "paper", *cells])
+            about = ["" for _ in row.attributes]
+            rows += [
+                ["", *about, f"ours ({key})", *cells]
+                for key, cells in protocol_rows(
+                    table, columns, matching(table, row, groups), legend
                 )
-    lines += ["```", ""]
-    if absent:
-        lines += [f"Not in this version: {', '.join(sorted(absent))}.", ""]
+            ]
+        attributes = table.rows[0].attributes
+        header = [table.varies, *attributes, BY, *(column.label for column in columns)]
+        lines += markdown(header, rows)
+    for row in table.rows:
+        listed.extend(run_records(table, row.label, matching(table, row, groups)))
+    lines += extra_rows(table, groups, legend, listed)
+    return lines + legend.lines() + doubts(records(table.number))
+
+
+def published(table: ResultTable, row: Row, column: Column) -> str:
+    return ARROW.join(str(table.numbers[row.label, column.label, phase]) for phase in table.phases)
+
+
+def matching(table: ResultTable, row: Row, groups: Sequence[RunGroup]) -> list[RunGroup]:
+    return [group for group in groups if fits(table, row, group)]
+
+
+def protocol_rows(
+    table: ResultTable, columns: Sequence[Column], groups: Sequence[RunGroup], legend: Legend
+) -> list[tuple[str, list[str]]]:
+    """(key of the conditions, cells) for each set of conditions under which some cell has a number."""
+    lines = []
+    here = {env for column in columns for env in column.envs}
+    for protocol in sorted({group.protocol for group in groups if group.env in here}):
+        found = {group.env: group for group in groups if group.protocol == protocol}
+        cells = []
+        for column in columns:
+            inside = [found.get(env) for env in column.envs]
+            single = len(inside) == 1
+            parts = [
+                cell(inside[0], phase) if single else average(inside, phase)
+                for phase in table.phases
+            ]
+            cells.append(MISSING if set(parts) == {MISSING} else ARROW.join(parts))
+        if set(cells) != {MISSING}:
+            lines.append((legend.key(protocol), cells))
     return lines
 
 
-def record(
-    table: PaperTable,
-    phase: Phase,
-    row: str,
-    env: str,
-    by: str,
-    arm: Arm | None = None,
-    number: Number | None = None,
-) -> dict[str, Any]:
-    """A line of tables.csv."""
-    line: dict[str, Any] = {"table": table.number, "phase": phase, "row": row, "env": env, "by": by}
-    if number is not None:
-        line |= {
-            "mean": number.mean,
-            "std": "" if number.std is None else number.std,
-            "source": number.source,
-        }
-    if arm is not None:
-        line |= {"protocol": arm.protocol} | numbers(arm, phase)
-    return line
+def extra_rows(
+    table: ResultTable,
+    groups: Sequence[RunGroup],
+    legend: Legend,
+    listed: list[dict[str, Any]],
+) -> list[str]:
+    """Rows that are not in the paper, in a table of their own: DFP with other fields, and other code bases."""
+    found = {row.label: matching(table, row, groups) for row in table.variants}
+    for group in groups:
+        if group.peer and group.env in table.envs:
+            found.setdefault(group.method, []).append(group)
+    found = {label: members for label, members in found.items() if members}
+    if not found:
+        return []
+    lines = ["**Not in the paper**", ""]
+    for columns in blocks(table):
+        rows = [
+            [label, f"ours ({key})" if not members[0].peer else f"log ({key})", *cells]
+            for label, members in found.items()
+            for key, cells in protocol_rows(table, columns, members, legend)
+        ]
+        if rows:
+            lines += markdown([table.varies, BY, *(column.label for column in columns)], rows)
+    for label, members in found.items():
+        listed.extend(run_records(table, label, members))
+    return lines
 
 
-def numbers(arm: Arm, phase: Phase) -> dict[str, Any]:
-    values = 100 * arm.at_end(phase)
-    found = summary(values)
-    if found is None:
-        return {}
-    low, high = found.interval or ("", "")
+class Legend:
+    """Letters for the conditions of runs, in the order in which they are asked for."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, str] = {}
+
+    def key(self, protocol: str) -> str:
+        index = len(self.keys)
+        letters = chr(ord("a") + index % 26) + (str(index // 26) if index >= 26 else "")
+        return self.keys.setdefault(protocol, letters)
+
+    def lines(self) -> list[str]:
+        return [f"- ({key}) {protocol}" for protocol, key in self.keys.items()] + [""] * bool(
+            self.keys
+        )
+
+
+def critics(table: ResultTable) -> str:
+    """A sentence on the critics of our runs: how many actions the target takes the best of, in each row."""
+    samples = {
+        row.label: _agent("paper", row.method, table.envs[0])["target_samples"]
+        for row in table.rows
+    }
+    alike = len(set(samples.values())) == 1
+    counts = ", ".join(f"{label} {count}" for label, count in samples.items())
+    start = "Our rows have equal critics" if alike else "Our rows differ in their critics too"
+    return f"{start}: the target takes the best of target_samples actions ({counts})."
+
+
+def list_lines(number: int) -> list[str]:
+    """A table without success rates, as printed in the paper."""
+    rows = records(number)
+    header = [name for name in rows[0] if name not in HIDDEN]
+    lines = [f"## Table {number}. {LISTS[number]}", "", f"Section {rows[0]['section']}.", ""]
+    lines += markdown(header, ([row[name] for name in header] for row in rows))
+    return lines + doubts(rows)
+
+
+def doubts(rows: Sequence[dict[str, str]]) -> list[str]:
+    """What the paper leaves open, with the rows that it concerns unless it concerns all."""
+    found: dict[str, dict[str, None]] = {}
+    names = [row[key_of(row, (*ROW_KEYS, "parameter", "experiment", "task"))] for row in rows]
+    for name, row in zip(names, rows, strict=True):
+        if row.get("doubt"):
+            found.setdefault(row["doubt"], {})[name] = None
+    lines = []
+    for doubt, where in found.items():
+        which = "" if set(where) == set(names) else f" ({', '.join(where)})"
+        lines.append(f"- Note: {doubt}{which}.")
+    return lines + [""] * bool(lines)
+
+
+# ---- records -----------------------------------------------------------------------------------------------------
+
+
+def published_records(table: ResultTable, row: Row) -> list[dict[str, Any]]:
+    """The paper's numbers of a row, as lines of tables.csv."""
+    return [
+        {"table": table.number, "phase": phase, "row": row.label, "column": column.label}
+        | {"env": column.envs[0] if len(column.envs) == 1 else "", "by": "paper"}
+        | table.numbers[row.label, column.label, phase]._asdict()
+        for column in table.columns
+        for phase in table.phases
+    ]
+
+
+def run_records(
+    table: ResultTable | None, label: str, groups: Sequence[RunGroup]
+) -> list[dict[str, Any]]:
+    """Our numbers as lines of tables.csv, one per environment, phase and set of conditions."""
+    labels = {column.envs[0]: column.label for column in TWELVE}
+    if table is not None:
+        labels |= {c.envs[0]: c.label for c in table.columns if len(c.envs) == 1}
+    lines = []
+    for group in groups:
+        for phase in table.phases if table else ("offline", "online"):
+            found = summary(100 * group.at_end(phase))
+            line: dict[str, Any] = {"table": table.number if table else "", "phase": phase}
+            line |= {"row": label, "column": labels.get(group.env, ""), "env": group.env}
+            line |= {"by": "peer" if group.peer else "ours", "protocol": group.protocol}
+            if found is not None:
+                low, high = found.interval or (None, None)
+                line |= {"seeds": found.seeds, "mean": tidy(found.mean)}
+                line |= {"std": tidy(found.std), "low": tidy(low), "high": tidy(high)}
+                values = 100 * group.at_end(phase)
+                line["values"] = " ".join(f"{tidy(value):g}" for value in values)
+            lines.append(line)
+    return lines
+
+
+def tidy(value: float | None) -> float | None:
+    """Rounded to four decimals; 0.0 in place of rounding errors and -0.0."""
+    return None if value is None else round(value, 4) + 0.0
+
+
+def with_runs(groups: Sequence[RunGroup]) -> set[int]:
+    """Numbers of the result tables that some runs or logs belong to."""
     return {
-        "seeds": found.seeds,
-        "mean": round(found.mean, 4),
-        "std": "" if found.interval is None else round(found.std, 4),
-        "low": low,
-        "high": high,
-        "values": " ".join(f"{value:g}" for value in values),
+        table.number
+        for table in TABLES.values()
+        if any(fits(table, row, group) for row in table.rows + table.variants for group in groups)
+        or any(group.peer and group.env in table.envs for group in groups)
     }
 
 
-def sources() -> list[str]:
-    """Where the published numbers were read."""
-    found: dict[str, set[int]] = defaultdict(set)
-    for table in TABLES.values():
-        for number in table.cells.values():
-            found[number.source].add(table.number)
-    cited = [
-        f"- {source} (Table {', '.join(map(str, sorted(tables)))})"
-        for source, tables in found.items()
-    ]
-    return [
-        "## Sources of the published numbers",
-        "",
-        *cited,
-        "",
-        "Every other published number: not found.",
-        "",
-    ]
+def missing(table: ResultTable, groups: Sequence[RunGroup]) -> str:
+    """How many cells have runs, and the command for the others."""
+    cells = [(row, env) for row in table.rows for env in table.envs]
+    filled = sum(
+        any(
+            group.env == env and len(group.at_end(table.phases[-1])) and fits(table, row, group)
+            for group in groups
+        )
+        for row, env in cells
+    )
+    command = f"python -m wgflow_rl.sweep --table {table.number}"
+    return f"{filled} of {len(cells)} combinations of row and task have finished runs; `{command}` runs the others."

@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
 from wgflow_rl.experiments.job import Job
-from wgflow_rl.experiments.published import TABLES, Row
+from wgflow_rl.experiments.tables import LISTS, TABLES, ResultTable, Row
 from wgflow_rl.training.settings import Settings, as_json, from_command_line, of_results
 
 NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
@@ -69,30 +70,45 @@ def digest(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def of_table(number: int, *, preset: str | None = None, extra: Sequence[str] = ()) -> Plan:
-    """The runs of one of the paper's tables, without those whose method or environment is not here.
-
-    Raises: ValueError for a table that asks for no runs, and as `train` for `extra`, the flags added to every run.
-    """
+def table(number: int) -> ResultTable:
+    """A table of success rates. Raises: ValueError for other numbers, saying what such a table holds."""
+    if number in LISTS:
+        raise ValueError(
+            f"--table is {number}, which asks for no runs ({LISTS[number]}); tables of runs: "
+            f"{', '.join(map(str, TABLES))}. `python -m wgflow_rl.report --tables {number}` prints it."
+        )
     if number not in TABLES:
         raise ValueError(
-            f"--table is {number}; tables that ask for runs: {', '.join(map(str, TABLES))} (5 and 8 are settings, 9 is "
-            "times, which the report takes from any runs)"
+            f"--table is {number}; the paper has Tables 1 to 10, of which "
+            f"{', '.join(map(str, TABLES))} ask for runs"
         )
-    table = TABLES[number]
-    preset = preset or table.preset
-    absent = {f"method {row.method}": row.method not in methods.METHODS for row in table.rows}
-    absent |= {
-        f"environment {column.env}": column.env not in envs.names() for column in table.columns
-    }
-    pairs = [(row, c.env) for row in table.rows for c in table.columns if c.env in envs.names()]
-    kinds = [
-        kind(row, env, preset=preset, extra=extra)
-        for row, env in pairs
-        if row.method in methods.METHODS
-    ]
+    return TABLES[number]
+
+
+def of_table(
+    number: int, *, preset: str | None = None, variants: bool = False, extra: Sequence[str] = ()
+) -> Plan:
+    """The runs of one of the paper's tables, without those whose method or environment is not here.
+
+    Args:
+        preset: of train; None for the table's own.
+        variants: include the rows that the paper does not have.
+        extra: flags of train, added to every run.
+    Raises: ValueError as `table`, and as `train` for `extra`.
+    """
+    asked = table(number)
+    rows = asked.rows + asked.variants * variants
+    known = set(envs.names())
+    absent = {f"method {row.method}": row.method not in methods.METHODS for row in rows}
+    absent |= {f"environment {env}": env not in known for env in asked.envs}
     return Plan(
-        tuple(kinds), tuple(f"{name}: not in this version" for name, gone in absent.items() if gone)
+        tuple(
+            kind(row, env, preset=preset or asked.preset, extra=extra)
+            for row in rows
+            for env in asked.envs
+            if row.method in methods.METHODS and env in known
+        ),
+        tuple(f"{name}: not in this version" for name, gone in absent.items() if gone),
     )
 
 
@@ -116,10 +132,21 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
                 "--seeds, --preset, --runs and --cpus-per-run."
             )
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)
-    if row.flags or extra:
+    if extra:
         return Kind(row, env, from_command_line(flags), flags)
-    agent, schedule = methods.preset(
-        preset, row.method, envs.check_name(env)
-    )  # a parser a cell makes a table slow
+    # Without a command-line parser for each cell of a table, which takes half a second.
+    agent, schedule = methods.preset(preset, row.method, envs.check_name(env))
+    agent = dataclasses.replace(agent, **row.settings)
     settings = Settings(agent, schedule, method=row.method, env=env, preset=preset)
     return Kind(row, env, settings.check(), flags)
+
+
+def resolved(kinds: Iterable[Kind]) -> list[dict[str, Any]]:
+    """The settings of the agent and of the schedule of every kind, one dictionary each."""
+    return [
+        {"row": kind.row.label, "env": kind.env, "method": kind.row.method}
+        | {"preset": kind.settings.preset}
+        | dataclasses.asdict(kind.settings.agent)
+        | dataclasses.asdict(kind.settings.schedule)
+        for kind in kinds
+    ]

@@ -1,10 +1,4 @@
-"""What finished runs say: success at the end of each phase, over seeds; runs of ours, and logs of other code bases.
-
-A log of another code base is a CSV file of three columns, NAME/ENV.csv, where NAME is what to call it:
-
-    step,seed,success        step: updates while offline, environment steps after that, counted through
-    100000,0,0.12            success: a fraction, 0 to 1, of that seed's evaluation episodes at that step
-"""
+"""Runs and logs of other code bases, read from folders and grouped: runs of a group differ in their seeds only."""
 
 from __future__ import annotations
 
@@ -17,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from wgflow_rl.agents import methods
 from wgflow_rl.experiments.plan import LATER, NOT_LEARNING
-from wgflow_rl.experiments.published import Phase
+from wgflow_rl.experiments.tables import Phase
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.training.table import read_rows
 
@@ -28,73 +23,59 @@ PEER_COLUMNS = ["step", "seed", "success"]
 
 
 @dataclass(frozen=True)
-class Run:
-    """One seed's evaluations, in order: steps [T] and success [T], a fraction."""
+class RunGroup:
+    """Runs that differ in their seeds only.
 
-    seed: int
-    steps: np.ndarray
-    success: np.ndarray
-    folder: Path
-
-    def at_end(self, phase: Phase, offline: int | None, total: int | None) -> float | None:
-        """Success at the phase's last evaluation, None while the run has not come to the end of it."""
-        if phase == "online":
-            if total is None:  # a peer: its log is taken to be whole
-                return float(self.success[-1])
-            return (
-                float(self.success[-1])
-                if total > (offline or 0) and self.steps[-1] == total
-                else None
-            )
-        if not offline or self.steps[-1] < offline:
-            return None
-        return (
-            float(self.success[self.steps <= offline][-1])
-            if (self.steps <= offline).any()
-            else None
-        )
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seeds only; `changed` are the agent's settings that are not the preset's."""
+    `evaluations` has one row per evaluation, with columns seed, step and success (a fraction), sorted by seed and step.
+    `changed` are the agent's settings that are not the preset's, `conditions` says how and on what the runs were made.
+    """
 
     method: str
     env: str
-    preset: str
-    agent: Mapping[str, Any]
-    changed: Mapping[str, Any]
-    offline: int | None  # steps of the phases; None where a peer's log does not say
-    total: int | None
-    runs: tuple[Run, ...]
-    peer: bool = False
-    conditions: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict
-    )  # other settings that are not the preset's
+    evaluations: pd.DataFrame
+    offline: int | None = (
+        None  # steps of the offline phase and of both; None where a log does not say
+    )
+    total: int | None = None
+    preset: str = ""
+    agent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    conditions: tuple[str, ...] = ()
+    folder: Path = Path()  # of one of the runs
+    peer: bool = False  # a log of another code base
 
     @property
     def protocol(self) -> str:
-        if self.peer:
-            return "its own code"
-        return ", ".join([f"{self.preset} preset", f"{self.steps} steps", *told(self.conditions)])
-
-    @property
-    def steps(self) -> str:
-        offline = self.offline or 0
-        return f"{short(offline)} + {short((self.total or 0) - offline)}"
+        return ", ".join(self.conditions)
 
     @property
     def name(self) -> str:
-        return " ".join([self.method, *told(self.changed)])
+        return " ".join([self.method, *assignments(self.changed)])
 
-    def at_end(self, phase: Phase) -> np.ndarray:
-        """Success of the seeds that have come to the end of the phase."""
-        ends = [run.at_end(phase, self.offline, self.total) for run in self.runs]
-        return np.array([end for end in ends if end is not None])
+    def at_end(self, phase: Phase) -> pd.Series:
+        """Success of each seed, at the last evaluation of the phase; seeds that have not finished it are left out."""
+        rows: Any = self.evaluations  # Any: pandas without stubs confuses the type checker
+        last = rows.groupby("seed").tail(1).set_index("seed")
+        if phase == "online":
+            if self.total is None:  # a log of another code base is taken to be complete
+                return last["success"]
+            finished = (last["step"] == self.total) & (self.total > (self.offline or 0))
+            return last["success"][finished]
+        if not self.offline:
+            return last["success"][:0]
+        finished = last.index[last["step"] >= self.offline]
+        rows = rows[rows["seed"].isin(finished) & (rows["step"] <= self.offline)]
+        return rows.groupby("seed")["success"].last()
+
+    def curve(self) -> pd.DataFrame:
+        """Success by step (rows) and seed (columns), at the steps at which all seeds were evaluated."""
+        return self.evaluations.pivot(index="step", columns="seed", values="success").dropna()
 
     @property
     def unfinished(self) -> int:
-        return 0 if self.total is None else sum(run.steps[-1] < self.total for run in self.runs)
+        """Number of runs that have not come to their last step."""
+        last: Any = self.evaluations.groupby("seed")["step"].max()
+        return 0 if self.total is None else int((last < self.total).sum())
 
 
 @dataclass(frozen=True)
@@ -107,8 +88,9 @@ class Summary:
     seeds: int
 
 
-def summary(values: np.ndarray) -> Summary | None:
-    """Over seeds, in the unit of the values; None of nothing."""
+def summary(values: np.ndarray | pd.Series) -> Summary | None:
+    """Statistics over seeds, in the unit of the values; None if there are none."""
+    values = np.asarray(values)
     if not len(values):
         return None
     several = len(values) > 1
@@ -123,8 +105,8 @@ def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def told(settings: Mapping[str, Any]) -> list[str]:
-    """name=value of each."""
+def assignments(settings: Mapping[str, Any]) -> list[str]:
+    """`name=value` of each setting."""
     return [
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in settings.items()
@@ -139,52 +121,38 @@ def short(steps: int) -> str:
     return str(steps)
 
 
-def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[Arm]:
-    """The arms of every run folder and every peer's log below the places.
+def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[RunGroup]:
+    """Read every run folder and every log of another code base below the places; missing places hold none.
 
-    Raises: FileNotFoundError when a place is not there or nothing is found; ValueError naming file and row of a log
-        that cannot be read.
+    Args:
+        places: folders, or single logs NAME/ENV.csv.
+        peer_offline: step that ends the offline phase of the logs.
+    Raises: ValueError naming file and row of a log that cannot be read.
     """
-    ours: dict[str, list[tuple[Run, dict[str, Any]]]] = defaultdict(list)
-    arms: list[Arm] = []
-    places = tuple(places)
+    runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
+    groups: list[RunGroup] = []
     for place in places:
-        if not place.exists():
-            raise FileNotFoundError(f"{place} does not exist; wanted a folder of runs or logs")
         for path in sorted(place.rglob("config.json")):
-            if (found := _ours(path)) is not None:
-                run, settings = found
-                ours[_configuration(settings)].append((run, settings))
-        logs = [place] if place.suffix == ".csv" else sorted(place.rglob("*.csv"))
-        arms += [_peer(path, peer_offline) for path in logs if _header(path) == PEER_COLUMNS]
-    arms += [_arm(runs) for runs in ours.values()]
-    if not arms:
-        raise FileNotFoundError(
-            f"no evaluated run and no log below {', '.join(map(str, places))}: wanted folders with config.json and "
-            f"eval.csv, or files NAME/ENV.csv with the columns {','.join(PEER_COLUMNS)}"
-        )
-    return sorted(arms, key=lambda arm: (arm.env, arm.peer, arm.name, arm.protocol))
+            if (run := _run(path)) is not None:
+                runs[_configuration(run[1])].append(run)
+        logs = [place] if place.suffix == ".csv" and place.exists() else place.rglob("*.csv")
+        groups += [_peer(path, peer_offline) for path in sorted(logs) if _is_log(path)]
+    groups += [_group(members) for members in runs.values()]
+    return sorted(groups, key=lambda group: (group.env, group.peer, group.name, group.protocol))
 
 
-def _ours(path: Path) -> tuple[Run, dict[str, Any]] | None:
-    evaluations = path.parent / "eval.csv"
-    if not evaluations.exists():
+def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
+    """(folder, settings, evaluations) of a run; None where there is no evaluation, or no run."""
+    path = config.with_name("eval.csv")
+    if not path.exists():
         return None
-    settings = json.loads(path.read_text(encoding="utf-8")).get("settings")
-    _, rows = read_rows(evaluations)
-    if (
-        not isinstance(settings, dict)
-        or not {"method", "env", "agent", "schedule"} <= settings.keys()
-        or not rows
-    ):
+    settings = json.loads(config.read_text(encoding="utf-8")).get("settings")
+    _, rows = read_rows(path)  # pandas would stop at a row that a kill cut in two
+    wanted = {"method", "env", "agent", "schedule"}
+    if not isinstance(settings, dict) or not wanted <= settings.keys() or not rows:
         return None
-    return Run(settings["seed"], *_columns(rows), path.parent), settings
-
-
-def _columns(rows: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([int(row["step"]) for row in rows]), np.array(
-        [float(row["success"]) for row in rows]
-    )
+    evaluations = pd.DataFrame(rows)[["step", "success"]].astype({"step": int, "success": float})
+    return config.parent, settings, evaluations.assign(seed=settings["seed"])
 
 
 def _configuration(settings: Mapping[str, Any]) -> str:
@@ -194,67 +162,72 @@ def _configuration(settings: Mapping[str, Any]) -> str:
     return json.dumps(of_results(settings) | {"seed": None, "schedule": schedule}, sort_keys=True)
 
 
-def _arm(runs: list[tuple[Run, dict[str, Any]]]) -> Arm:
-    settings = runs[0][1]
-    schedule, agent = settings["schedule"], settings["agent"]
+def _group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
+    folder, settings, _ = runs[0]
+    schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
-        defaults = methods.preset(settings["preset"], settings["method"], settings["env"])
+        defaults = methods.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # of a version that knew this method or preset
         plain = [agent, schedule]
-    changed, conditions = (
+    changed, other = (
         {name: value for name, value in part.items() if name in default and default[name] != value}
         for default, part in zip(plain, (agent, schedule), strict=True)
     )
-    for name in (
-        "offline_steps",
-        "online_steps",
-        *NOT_LEARNING,
-    ):  # said with the preset, or of no consequence
-        conditions.pop(name, None)
-    if settings.get("data"):
-        conditions["data"] = Path(settings["data"]).name
-        for name in ONLY_OF_SHARDS:
-            if settings.get(name, usual := getattr(Settings, name)) != usual:
-                conditions[name] = settings[name]
-    conditions |= {
-        name: settings[name] for name, usual in LATER.items() if settings.get(name, usual) != usual
-    }
-    # A seed run twice with equal settings is one run: the one that came further.
-    seeds = {
-        run.seed: run for run in sorted((run for run, _ in runs), key=lambda run: run.steps[-1])
-    }
-    offline, total = schedule["offline_steps"], schedule["offline_steps"] + schedule["online_steps"]
-    return Arm(
-        settings["method"], settings["env"], settings["preset"], agent, changed, offline, total,
-        tuple(seeds[seed] for seed in sorted(seeds)), conditions=conditions,
-    )  # fmt: skip
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return [name.strip() for name in file.readline().strip().split(",")]
-
-
-def _peer(path: Path, offline: int | None) -> Arm:
-    seeds: dict[int, dict[int, float]] = defaultdict(dict)
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    for number, line in enumerate(lines, 2):
-        try:
-            step, seed, success = (float(cell) for cell in line.split(","))
-        except ValueError as error:
-            raise ValueError(
-                f"{path}, line {number}: {line!r}; wanted three numbers, step,seed,success"
-            ) from error
-        if not 0 <= success <= 1:
-            raise ValueError(
-                f"{path}, line {number}: success is {success:g}; wanted a fraction between 0 and 1"
-            )
-        seeds[int(seed)][int(step)] = success
-    if not seeds:
-        raise ValueError(f"{path} has a header and no rows; wanted step,seed,success")
-    runs = [
-        Run(seed, np.array(sorted(rows)), np.array([rows[step] for step in sorted(rows)]), path)
-        for seed, rows in sorted(seeds.items())
+    offline, online = schedule["offline_steps"], schedule["online_steps"]
+    conditions = [
+        f"{preset} preset",
+        f"{short(offline)} + {short(online)} steps",
+        f"{schedule['eval_episodes']} episodes per evaluation",
+        f"data={Path(settings['data']).name}" if settings.get("data") else "generated data",
     ]
-    return Arm(path.parent.name, path.stem, "", {}, {}, offline, None, tuple(runs), peer=True)
+    for name in ("offline_steps", "online_steps", "eval_episodes", *NOT_LEARNING):
+        other.pop(name, None)
+    usual = dict(LATER)
+    if settings.get("data"):
+        usual |= {name: getattr(Settings, name) for name in ONLY_OF_SHARDS}
+    other |= {n: settings[n] for n, value in usual.items() if settings.get(n, value) != value}
+    # A seed that was run twice with equal settings is one run: the one that came further.
+    furthest = {
+        int(rows["seed"].iloc[0]): rows
+        for _, _, rows in sorted(runs, key=lambda run: run[2]["step"].iloc[-1])
+    }
+    return RunGroup(
+        settings["method"],
+        settings["env"],
+        pd.concat([furthest[seed] for seed in sorted(furthest)], ignore_index=True),
+        offline,
+        offline + online,
+        preset,
+        agent,
+        changed,
+        (*conditions, *assignments(other)),
+        folder,
+    )
+
+
+def _is_log(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [name.strip() for name in file.readline().strip().split(",")] == PEER_COLUMNS
+
+
+def _peer(path: Path, offline: int | None) -> RunGroup:
+    try:
+        rows: Any = pd.read_csv(path, header=0, names=PEER_COLUMNS, index_col=False, dtype=str)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; wanted rows step,seed,success") from error
+    if rows.empty:
+        raise ValueError(f"{path} has a header and no rows; wanted step,seed,success")
+    numbers = rows.apply(pd.to_numeric, errors="coerce")
+    bad = numbers.isna().any(axis=1) | ~numbers["success"].between(0, 1)
+    if bad.any():
+        line = bad.idxmax()
+        raise ValueError(
+            f"{path}, line {line + 2}: {','.join(rows.loc[line].fillna(''))!r}; wanted three numbers, "
+            "step,seed,success, with success a fraction between 0 and 1"
+        )
+    numbers = numbers.astype({"step": int, "seed": int}).sort_values(["seed", "step"])
+    numbers = numbers.drop_duplicates(["seed", "step"], keep="last", ignore_index=True)
+    return RunGroup(
+        path.parent.name, path.stem, numbers, offline, conditions=("its own code",), peer=True
+    )

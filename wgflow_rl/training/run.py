@@ -117,7 +117,7 @@ class Run:
             self.bar.write(
                 f"step {step}: the policy has collapsed, spread / E|x-y| = {metrics['spread_ratio']:.2f} "
                 f"(about 1 when it covers its data). --field {field} cannot clone data with "
-                "one action per state here; the preset's is likelihood+energy."
+                "one action per state here; --method dfp-ml-energy can (field likelihood+energy)."
             )
 
     @contextlib.contextmanager

@@ -48,8 +48,11 @@ class Settings:
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
     schedule: Annotated[Schedule, tyro.conf.arg(name="")]
     method: Annotated[
-        str, tyro.conf.arg(help=f"A row of the paper's tables: {', '.join(methods.METHODS)}.")
-    ] = "dfp"
+        str,
+        tyro.conf.arg(
+            help=f"A row of the paper's tables or a variant of DFP: {', '.join(methods.METHODS)}."
+        ),
+    ] = methods.DEFAULT
     env: str = DEFAULT_ENV
     preset: str = "laptop"
     """laptop (2 cores, minutes), paper (its numbers, sizes and steps) or paper-offline (its offline table)."""
@@ -182,7 +185,7 @@ def from_command_line(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
-    first.add_argument("--method", default="dfp")
+    first.add_argument("--method", default=methods.DEFAULT)
     first.add_argument("--env", default=DEFAULT_ENV)
     chosen, _ = first.parse_known_args(args)
     envs.check_name(chosen.env)
