@@ -13,7 +13,8 @@ The two sums of the drift already know r, so a divergence costs nothing more. It
 import torch
 
 import wgflow as wg
-from wgflow import plots, toy
+from wgflow import plots
+from wgflow.testing import toy
 
 ZOO = {
     "reverse KL": wg.ReverseKL(), "Jensen-Shannon": wg.JensenShannon(), "skew KL": wg.SkewKL(),
@@ -31,7 +32,7 @@ errors = []
 for divergence in ZOO.values():
     (first,) = torch.autograd.grad(divergence.f(r.log()).sum(), r, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), r)
-    gate = divergence.gate(r.detach().log())
+    gate = divergence.weight(r.detach().log())
     errors.append(((r.detach() * second - gate) / gate).abs().max().item())
 
 # %%
@@ -76,7 +77,7 @@ for ax, (name, path) in zip(axes[1:], paths.items(), strict=True):
         (0.72, 0.02, 0.26, 0.26), xticks=[], yticks=[], xlim=(-4, 4), ylim=(-0.1, 3)
     )
     log_r = torch.linspace(-4, 4, 100)
-    corner.plot(log_r, ZOO[name].gate(log_r), color=plots.COLOURS[1], linewidth=1.2)
+    corner.plot(log_r, ZOO[name].weight(log_r), color=plots.COLOURS[1], linewidth=1.2)
     corner.axvline(0, color="0.8", linewidth=0.6, zorder=0)
 figure.savefig("divergences.png", dpi=130)
 
