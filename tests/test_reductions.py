@@ -1,4 +1,4 @@
-"""The waist: both backends, their gradients, and what degenerate clouds may not do to them."""
+"""Kernel sums: dense and blocked backends, their gradients, and degenerate clouds."""
 
 import math
 
@@ -277,14 +277,14 @@ def test_bad_input_is_named(says, call):
         call()
 
 
-@pytest.mark.parametrize("h", [0, -1.0, math.nan, math.inf, "wide", torch.tensor(1.0)])
+@pytest.mark.parametrize("h", [0, -1.0, math.nan, math.inf, "wide", None, torch.tensor(0.0)])
 @pytest.mark.parametrize("make", KERNELS)
 def test_a_bandwidth_is_a_positive_number(make, h):
-    with pytest.raises(ValueError, match="bandwidth|wanted a number"):
+    with pytest.raises(ValueError, match="length_scale.*positive"):
         make(h)
 
 
 def test_a_kernel_is_a_value():
     assert Gaussian(0.5) == Gaussian(0.5) != Gaussian(0.6)
     assert {Laplace(1.0): 1}[Laplace(1.0)] == 1
-    assert repr(Gaussian(0.5)) == "Gaussian(h=0.5)"
+    assert repr(Gaussian(0.5)) == "Gaussian(length_scale=0.5)"
