@@ -104,7 +104,7 @@ def per_dimension(
             "y has a dimension without spread (or a number that is not finite), so no bandwidth fits it; leave that "
             "dimension out, or choose lengths by hand: Gaussian(lengths)."
         )
-    standard = (y.detach().double() / sigma).view(-1, *y.shape[-2:])
+    standard = (y.detach().double() / sigma).reshape(-1, *y.shape[-2:])
     h = torch.tensor([rule(cloud) for cloud in standard], dtype=torch.float64, device=y.device)
     return kernel((sigma * h.view(*y.shape[:-2], 1, 1)).to(y.dtype))
 
