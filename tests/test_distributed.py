@@ -130,7 +130,7 @@ REFUSED = {
     "another call": "disagree on call",
     "NaN": "NaN",
     "one rank's shapes": "n, D",
-    "one rank's lengths": "lengths are",
+    "one rank's lengths": "length_scale is",
     "all empty": "empty on every rank",
     "one point": "nothing of one point on all ranks",
     "all weights zero": "all weights of y are zero",
@@ -153,7 +153,7 @@ def test_the_second_derivative_of_the_ring_is_refused(parts):
 def test_what_is_no_sum_over_samples_is_refused_on_shards(parts):
     for part in parts:
         for name, said in part["refusals"]["only whole"].items():
-            assert said.startswith(f"ValueError: {name} cannot be had from shards")
+            assert said.startswith(f"ValueError: {name} cannot be computed from shards")
 
 
 def test_the_ring_explains_itself(parts):
