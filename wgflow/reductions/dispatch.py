@@ -26,8 +26,8 @@ DENSE_IS_FASTEST = ((16, 1 << 16), (64, 1 << 14), (math.inf, 1 << 12))
 # The same against blocks. Float32 (Laplace, D = 2), ms: .8 | .9 at 65,536 pairs, 1.8 | 1.8 at 131,044, 3.2 | 3.1 at
 # 262,144. Float64 (energy field, D = 8), ns per pair at 2^17, 2^18, 2^19, 2^20, 2^22, each alone in a process: 22 | 25,
 # 22 | 21, 29 | 16, 32 | 18, 48 | 21; in turns: 15 | 16, 14 | 16, 14 to 20 | 16, 30 | 16, 36 | 15; in turns with
-# gradients: 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. The allocator returns large matrices to the system and requests
-# them again at each call; told to keep them (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_): 15 | 15 at 2^22.
+# gradients: 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. The allocator returns large matrices and requests them
+# again at each call; told to keep them (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_): 15 | 15 at 2^22.
 DENSE_BEFORE_BLOCKS = 1 << 17
 # The largest matrix of pairs (32 MB) for second derivatives, or where values cannot be read.
 DENSE_PAIRS = 1 << 22
