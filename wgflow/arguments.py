@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["capturable", "checked", "values_available"]
+__all__ = ["capturable", "checked", "checked_constructor", "values_available"]
 
 Public = TypeVar("Public", bound=Callable[..., Any])
 EXAMPLES = {
@@ -54,6 +54,12 @@ def checked(public: Public) -> Public:
         return public(*args, **kwargs)
 
     return wrapper  # type: ignore[return-value]
+
+
+def checked_constructor(public: Public) -> Public:
+    """`checked` for the constructor of a class alone."""
+    public.__init__ = checked(public.__init__)  # type: ignore[misc]
+    return public
 
 
 @functools.cache
