@@ -24,7 +24,7 @@ from _provenance import provenance
 from torch import Tensor, nn
 
 import wgflow as wg
-from wgflow import toy
+from wgflow.testing import toy
 from wgflow_rl.utils.files import write_whole
 
 Field = Callable[[Tensor, Tensor], Tensor]

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-OURS = ("auto", "attention", "attention float64", "dense", "streaming", "keops")
+OURS = ("auto", "gemm", "gemm float64", "dense", "blocked", "keops")
 PEERS = ("scikit-learn", "scipy")
 ROWS = 200  # of the points, for the error against direct differences in float64
 
@@ -56,8 +56,8 @@ def runner(name: str, x, y, h: float):
         kde.log_det = 2 * np.log(np.diag(kde.cho_cov * np.sqrt(2 * np.pi))).sum()
         offset = math.log(len(y)) + 0.5 * x.shape[1] * math.log(2 * math.pi * h * h)
         return lambda: (kde.logpdf(points.T) + offset, None)
-    if name == "attention float64":
-        x, y, name = x.double(), y.double(), "attention"
+    if name == "gemm float64":
+        x, y, name = x.double(), y.double(), "gemm"
     return lambda: wg.kernel_shift(x, y, kernel=wg.Gaussian(h), backend=name)
 
 
@@ -87,7 +87,7 @@ def errors(result, x, y, h: float) -> dict:
     import wgflow as wg
 
     mass, shift = wg.kernel_shift(
-        x[:ROWS].double(), y.double(), kernel=wg.Gaussian(h), backend="streaming"
+        x[:ROWS].double(), y.double(), kernel=wg.Gaussian(h), backend="blocked"
     )
     found = torch.as_tensor(result[0][:ROWS]).double()
     out = {"log_mass_error": float((found - mass).abs().amax())}

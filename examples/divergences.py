@@ -3,9 +3,9 @@ A zoo of divergences
 ====================
 
 The Wasserstein gradient flow of any f-divergence :math:`D_f(q\,\Vert\,p) = \int p\, f(q/p)` is the plain drift times a
-gate that depends on the density ratio :math:`r = q/p` alone:
+weight that depends on the density ratio :math:`r = q/p` alone:
 
-.. math:: v = -\nabla f'(r) = \underbrace{r f''(r)}_{\text{gate}}\,(\nabla\log p - \nabla\log q).
+.. math:: v = -\nabla f'(r) = \underbrace{r f''(r)}_{\text{weight}}\,(\nabla\log p - \nabla\log q).
 
 The two sums of the drift already know r, so a divergence costs nothing more. It decides *who moves first*.
 """
@@ -13,7 +13,8 @@ The two sums of the drift already know r, so a divergence costs nothing more. It
 import torch
 
 import wgflow as wg
-from wgflow import plots, toy
+from wgflow import plots
+from wgflow.testing import toy
 
 ZOO = {
     "reverse KL": wg.ReverseKL(), "Jensen-Shannon": wg.JensenShannon(), "skew KL": wg.SkewKL(),
@@ -22,7 +23,7 @@ ZOO = {
 }  # fmt: skip
 
 # %%
-# A gate is r f''(r)
+# The weight is r f''(r)
 # ------------------
 # Differentiate each f twice by autograd, and compare.
 
@@ -31,8 +32,8 @@ errors = []
 for divergence in ZOO.values():
     (first,) = torch.autograd.grad(divergence.f(r.log()).sum(), r, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), r)
-    gate = divergence.gate(r.detach().log())
-    errors.append(((r.detach() * second - gate) / gate).abs().max().item())
+    weight = divergence.weight(r.detach().log())
+    errors.append(((r.detach() * second - weight) / weight).abs().max().item())
 
 # %%
 # One target, one start, seven flows
@@ -60,7 +61,7 @@ paths = {name: wg.flow(at_unit_speed(d), start, dt=0.0125, steps=40) for name, d
 # %%
 # Who moved first
 # ---------------
-# Dark particles have gone far, pale ones wait; the corner shows the gate over log r. Reverse KL moves all alike. The
+# Dark particles have gone far, pale ones wait; the corner shows the weight over log r. Reverse KL moves all alike. The
 # gates of forward KL and Hellinger grow where particles are thin and send out the front; those of chi-square and
 # alpha = 3/2 empty the crowd; the bounded gates of Jensen-Shannon and skew KL forget particles where no data is.
 
@@ -76,11 +77,11 @@ for ax, (name, path) in zip(axes[1:], paths.items(), strict=True):
         (0.72, 0.02, 0.26, 0.26), xticks=[], yticks=[], xlim=(-4, 4), ylim=(-0.1, 3)
     )
     log_r = torch.linspace(-4, 4, 100)
-    corner.plot(log_r, ZOO[name].gate(log_r), color=plots.COLOURS[1], linewidth=1.2)
+    corner.plot(log_r, ZOO[name].weight(log_r), color=plots.COLOURS[1], linewidth=1.2)
     corner.axvline(0, color="0.8", linewidth=0.6, zorder=0)
 figure.savefig("divergences.png", dpi=130)
 
 fresh = target.sample(500, generator=generator)
 for name, path in paths.items():
     print(f"{name:15} energy distance {wg.energy_distance(path.end, fresh):.3f} on the way to 0")
-print(f"largest relative error of gate = r f''(r): {max(errors):.1e} (below 1e-10: rounding)")
+print(f"largest relative error of weight = r f''(r): {max(errors):.1e} (below 1e-10: rounding)")

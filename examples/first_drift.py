@@ -12,7 +12,8 @@ towards the data :math:`y_j` and away from the particles :math:`x_i`: it is zero
 import torch
 
 import wgflow as wg
-from wgflow import plots, toy
+from wgflow import plots
+from wgflow.testing import toy
 
 # %%
 # Data, noise, and a field

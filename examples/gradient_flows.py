@@ -13,7 +13,8 @@ gradient, which Eq. 3 is not), the maximum mean discrepancy, and the Sinkhorn di
 import torch
 
 import wgflow as wg
-from wgflow import plots, toy
+from wgflow import plots
+from wgflow.testing import toy
 
 # %%
 # Data, start, functionals

@@ -2,8 +2,8 @@ r"""
 Kernels and their shadows
 =========================
 
-A mean shift climbs a density, but whose? Not that of its own kernel k: that of the *shadow* H, the kernel whose slope
-is k itself (Cheng 1995),
+A mean shift climbs a density, but whose? Not that of its own kernel k: that of the *shadow* H, the kernel whose
+gradient kernel is k itself up to a constant (Cheng 1995),
 
 .. math:: m_k(x) = \frac{\sum_j k(x, y_j)\,(y_j - x)}{\sum_j k(x, y_j)} = c\,\frac{f_H(x)}{f_k(x)}\,\nabla\log f_H(x),
 

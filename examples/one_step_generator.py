@@ -15,7 +15,8 @@ import itertools
 import torch
 
 import wgflow as wg
-from wgflow import plots, toy
+from wgflow import plots
+from wgflow.testing import toy
 
 # %%
 # A network, a target, a field

@@ -13,7 +13,8 @@ import torch
 from matplotlib import pyplot as plt
 
 import wgflow as wg
-from wgflow import plots, toy
+from wgflow import plots
+from wgflow.testing import toy
 
 # %%
 # Two clouds, two densities

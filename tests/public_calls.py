@@ -59,7 +59,6 @@ CALLS = {
     "epanechnikov": drawn(wg.epanechnikov(0.7)),
     "biweight": drawn(wg.biweight(0.7)),
     "student_t": drawn(wg.student_t(0.7, nu=3.0, dim=2)),
-    "Stretched": drawn(wg.Stretched(K, [1.0, 2.0])),
     "KDE": lambda x, y: [
         getattr(wg.KDE(y, K, w(y)), read)(x)
         for read in ("log_density", "score", "hessian", "responsibilities", "effective_sample_size")

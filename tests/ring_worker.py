@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import wgflow as wg
 from wgflow.distributed import sharded
-from wgflow.sums import log_total
+from wgflow.reductions import log_total
 
 torch.set_num_threads(1)
 KERNELS = (
@@ -100,7 +100,7 @@ class Case:
 
 CASES = {
     **{f"{k} {lead} {s}": Case(k, lead, s) for k in KERNELS for lead, s in (((), False), ((2,), False), ((), True))},
-    "streaming": Case(KERNELS[0], local="streaming"),
+    "blocked": Case(KERNELS[0], local="blocked"),
     "no weights": Case(KERNELS[1], weights=False),
     "no weights, skip_self": Case(KERNELS[0], weights=False, skip_self=True),
     "absent shard": Case(KERNELS[0], (2,), absent=True),
@@ -108,7 +108,7 @@ CASES = {
     "float32 far from the origin": Case(KERNELS[0], dtype=torch.float32, offset=1e4),
     "float16": Case(KERNELS[2], dtype=torch.float16),
     "bfloat16": Case(KERNELS[0], weights=False, dtype=torch.bfloat16),
-    "stretched": Case(wg.Stretched(KERNELS[0], [0.5, 1.0, 2.0])),
+    "length scales": Case(wg.Gaussian([0.35, 0.7, 1.4])),
 }  # fmt: skip
 SPLITS = ((8, 0, 0), (0, 0, 8), (0, 8, 0), (3, 3, 2), (1, 6, 1))  # of one cloud over three ranks
 RESHARDED = {f"split {s}": Case(KERNELS[2], (2,), sizes=s) for s in SPLITS} | {
@@ -196,7 +196,7 @@ def refusals(rank):
         "dimension": lambda: shift(x[:, : 2 + first], x[:, : 2 + first], kernel=k),
         "dtype": lambda: shift(*(2 * [x if first else x.float()]), kernel=k),
         "kernel": lambda: shift(x, x, kernel=k if first else wg.Gaussian(2.0)),
-        "lengths": lambda: shift(x, x, kernel=wg.Stretched(k, [1.0 + first])),
+        "lengths": lambda: shift(x, x, kernel=wg.Gaussian([1.0 + first])),
         "skip_self": lambda: shift(x, x, kernel=k, skip_self=first),
         "leading dimensions": lambda: shift(x if first else x[None], x, kernel=k),
         "log_weights": lambda: shift(x, x, kernel=k, log_weights=x[:, 0] if first else None),
@@ -204,9 +204,7 @@ def refusals(rank):
         "another call": another_call,
         "NaN": lambda: shift(nan if first else x, x, kernel=k),
         "one rank's shapes": lambda: shift(x[0] if first else x, x, kernel=k),
-        "one rank's lengths": lambda: shift(
-            x, x, kernel=wg.Stretched(k, [1.0] * (2 if first else 3))
-        ),
+        "one rank's lengths": lambda: shift(x, x, kernel=wg.Gaussian([1.0] * (2 if first else 3))),
         "all empty": lambda: shift(x, x[:0], kernel=k),
         "one point": lambda: shift(x[:first], x[:first], kernel=k, skip_self=True),
         "all weights zero": lambda: shift(x, x, kernel=k, log_weights=no_weight),
@@ -230,7 +228,7 @@ def refusals(rank):
 
 
 def largest_tensor():
-    """Of a sum of 1500 x 1500 points a rank and its gradients, local sums streaming."""
+    """Of a sum of 1500 x 1500 points a rank and its gradients, local sums blocked."""
     seen = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -244,7 +242,7 @@ def largest_tensor():
             return out
 
     x, y = randn(1500, 2).requires_grad_(), randn(1500, 2).requires_grad_()
-    with Watch(), sharded(backend="streaming"):
+    with Watch(), sharded(backend="blocked"):
         wg.kernel_shift(x, y, kernel=wg.Gaussian(1.0))[0].sum().backward()
     return max(seen)
 

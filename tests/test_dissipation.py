@@ -20,9 +20,8 @@ from wgflow import (
     ReverseKL,
     SkewKL,
     drifting_field,
-    gaussians,
-    toy,
 )
+from wgflow.testing import gaussians, toy
 
 DIVERGENCES = [
     ReverseKL(), ForwardKL(), JensenShannon(), SkewKL(), ChiSquare(), Hellinger(), Alpha(0.3), Alpha(1.5),
@@ -47,7 +46,7 @@ def test_a_divergence_falls_at_the_rate_of_its_mean_squared_velocity(divergence)
     By quadrature on the line. u is v faded out in the tails, where some gates have no bound and no mass is left.
     """
     x = GRID.clone().requires_grad_()
-    v = divergence.gate(Q.log_density(x) - P.log_density(x)).unsqueeze(-1) * (
+    v = divergence.weight(Q.log_density(x) - P.log_density(x)).unsqueeze(-1) * (
         P.score(x) - Q.score(x)
     )
     u = v * (-((x / 2) ** 4)).exp()

@@ -12,7 +12,7 @@ import torch
 import wgflow as wg
 from tests import ring_worker as ring
 from tests.strategies import assert_close
-from wgflow.sums import streaming
+from wgflow.reductions import blocked
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(
@@ -112,7 +112,7 @@ def test_the_ring_is_a_backend_a_function_and_a_group(parts):
 
 def test_the_ring_keeps_memory_linear(parts):
     """No process makes a tensor of all its pairs with one shard, 2.25 million here, forward or backward."""
-    assert all(part["largest"] <= max(streaming.TILE_PAIRS, 4 * 1500) for part in parts)
+    assert all(part["largest"] <= max(blocked.TILE_PAIRS, 4 * 1500) for part in parts)
 
 
 DISAGREE = (
@@ -130,7 +130,7 @@ REFUSED = {
     "another call": "disagree on call",
     "NaN": "NaN",
     "one rank's shapes": "n, D",
-    "one rank's lengths": "lengths are",
+    "one rank's lengths": "length_scale is",
     "all empty": "empty on every rank",
     "one point": "nothing of one point on all ranks",
     "all weights zero": "all weights of y are zero",
@@ -153,7 +153,7 @@ def test_the_second_derivative_of_the_ring_is_refused(parts):
 def test_what_is_no_sum_over_samples_is_refused_on_shards(parts):
     for part in parts:
         for name, said in part["refusals"]["only whole"].items():
-            assert said.startswith(f"ValueError: {name} cannot be had from shards")
+            assert said.startswith(f"ValueError: {name} cannot be computed from shards")
 
 
 def test_the_ring_explains_itself(parts):

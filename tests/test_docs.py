@@ -30,12 +30,12 @@ def test_every_name_in_the_tables_is_public():
     }
     assert len(named) > 30
     import wgflow.bounds
-    import wgflow.gaussians
+    import wgflow.testing.gaussians
 
     for name in named - KNOWN_WORDS:
         thing = wgflow
         for part in name.split("."):
-            thing = getattr(thing, part, None) or getattr(wgflow.gaussians, part, None)
+            thing = getattr(thing, part, None) or getattr(wgflow.testing.gaussians, part, None)
             assert thing is not None, f"`{name}` of the pages of theory is nothing public"
 
 

@@ -144,7 +144,7 @@ def test_the_gate_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
     r, eps = t.exp(), 1e-3 * t.exp()
     f = lambda r: divergence.f(r.log())
     second = (f(r + eps) - 2 * f(r) + f(r - eps)) / eps**2
-    assert_close(divergence.gate(t), r * second, rtol=1e-4, atol=1e-6)
+    assert_close(divergence.weight(t), r * second, rtol=1e-4, atol=1e-6)
 
 
 @given(log_ratio=st.floats(-5.0, 5.0))
@@ -157,7 +157,7 @@ def test_alpha_runs_through_the_named_divergences(log_ratio):
         (0.5, 2, Hellinger()),
         (2, 0.5, ChiSquare()),
     ):
-        assert_close(Alpha(alpha).gate(t), factor * named.gate(t))
+        assert_close(Alpha(alpha).weight(t), factor * named.weight(t))
         gap = Alpha(alpha).f(t) - factor * named.f(t)
         slope = {0: 1.0, 1: -1.0, 0.5: 0.0, 2: 0.0}[alpha]
         assert_close(gap, slope * t.expm1(), rtol=1e-7, atol=1e-7)
@@ -491,7 +491,7 @@ def test_a_gated_field_keeps_its_gradient_where_it_vanishes(divergence):
         )
         return torch.autograd.functional.jacobian(field, x).reshape(2, 2)
 
-    gate = divergence.gate(torch.zeros((), dtype=torch.float64))
+    gate = divergence.weight(torch.zeros((), dtype=torch.float64))
     assert_close(slope(divergence), gate * slope(ReverseKL()))
     assert slope(divergence).abs().max() > 0.1
 

@@ -20,12 +20,12 @@ from wgflow import (
     drifting_field,
     energy_field,
     flow,
-    gaussians,
     langevin,
     mean_shift,
     mmd2,
     sliced_w2,
 )
+from wgflow.testing import gaussians
 
 
 def pair(seed: int, dim: int):

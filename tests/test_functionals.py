@@ -28,13 +28,12 @@ from wgflow import (
     drifting_field,
     energy_field,
     flow,
-    gaussians,
     likelihood_field,
     mmd2,
     mmd_field,
     stein_field,
-    toy,
 )
+from wgflow.testing import gaussians, toy
 
 MIXTURE = toy.GaussianMixture(
     torch.tensor([[0.0, 0.0], [2.0, 1.0]]).double(),

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from wgflow import capturable
-from wgflow.sums import checks, choice, door
+from wgflow.arguments import values_available
+from wgflow.reductions import api, dispatch
 from wgflow_rl.agents import ops
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import graphs, updates
@@ -137,10 +138,10 @@ def test_the_learning_rate_of_a_captured_update_is_read_anew_each_time():
 
 def test_the_updates_before_a_recording_make_the_operations_that_are_recorded(monkeypatch):
     """Where values can be read, large sums take another backend, whose kernels and rounding are not the graph's."""
-    monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
+    monkeypatch.setattr(dispatch, "DENSE_IS_FASTEST", ((math.inf, 0),))
     chosen = []
     monkeypatch.setattr(
-        door, "choose", lambda *args: chosen.append(choice.choose(*args)) or chosen[-1]
+        api, "choose", lambda *args: chosen.append(dispatch.choose(*args)) or chosen[-1]
     )
     agent = build("dfp-ml")
     inputs, calls = works([agent])[0][0], []
@@ -316,7 +317,7 @@ def test_the_watch_sees_what_a_capture_must_not_do():
 
 
 def test_values_are_read_wherever_they_can_be():
-    assert checks.readable(torch.ones(2), None)
+    assert values_available(torch.ones(2), None)
     seen = []
-    torch.func.vmap(lambda x: (seen.append(checks.readable(x)), x)[1])(torch.ones(2))
+    torch.func.vmap(lambda x: (seen.append(values_available(x)), x)[1])(torch.ones(2))
     assert seen == [False]

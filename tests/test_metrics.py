@@ -15,16 +15,15 @@ from wgflow import (
     KDE,
     Gaussian,
     energy_distance,
-    gaussians,
     kde_kl,
     mmd2,
     mode_coverage,
     mode_proportions,
     sliced_w2,
-    toy,
     w2,
-)  # fmt: skip
-from wgflow.sums import sharding
+)
+from wgflow.reductions import sharding
+from wgflow.testing import gaussians, toy  # fmt: skip
 
 TARGETS = {
     "eight": toy.eight_gaussians(),

@@ -308,8 +308,8 @@ def test_a_compact_kernel_prefers_another_law_to_the_truth(make):
     [
         (Gaussian(0.7), lambda w, D: math.exp(-((0.7 * w) ** 2) / 2)),
         (Laplace(0.7), lambda w, D: (1 + (0.7 * w) ** 2) ** (-(D + 1) / 2)),
-        (Matern(0.7, 1.5), lambda w, D: (1 + (0.7 * w) ** 2) ** (-(1.5 + D / 2))),
-        (Matern(0.7, 2.5), lambda w, D: (1 + (0.7 * w) ** 2) ** (-(2.5 + D / 2))),
+        (Matern(0.7, 1.5), lambda w, D: (1 + (0.7 * w) ** 2 / 3) ** (-(1.5 + D / 2))),
+        (Matern(0.7, 2.5), lambda w, D: (1 + (0.7 * w) ** 2 / 5) ** (-(2.5 + D / 2))),
     ],
     ids=str,
 )
@@ -433,7 +433,9 @@ def test_a_small_exponent_is_noisy_on_few_dimensions(dim, table):
 
 
 def pull_of(kernel):
-    return lambda r: r * kernel.slope.log(torch.tensor(r * r, dtype=torch.float64)).exp().item()
+    return lambda r: (
+        r * kernel.gradient_kernel.log(torch.tensor(r * r, dtype=torch.float64)).exp().item()
+    )
 
 
 @pytest.mark.parametrize(

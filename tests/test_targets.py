@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import assert_close
-from wgflow import Gaussian, drifting_field, gaussians
+from wgflow import Gaussian, drifting_field
 from wgflow import targets as tg
+from wgflow.testing import gaussians
 
 
 @st.composite

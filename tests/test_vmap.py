@@ -43,7 +43,7 @@ def test_mapping_is_calling_one_by_one(name, dims):
 
 def test_many_pairs_are_mapped_though_alone_they_are_summed_in_blocks():
     x = torch.randn(2, 400, 2, generator=torch.Generator().manual_seed(0))
-    assert wg.explain_backend(x[0], x[0], kernel=Riesz(1.0)).backend == "streaming"
+    assert wg.explain_backend(x[0], x[0], kernel=Riesz(1.0)).backend == "blocked"
     torch.testing.assert_close(
         vmap(wg.energy_field)(x, x), torch.stack([wg.energy_field(a, a) for a in x])
     )

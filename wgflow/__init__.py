@@ -10,6 +10,7 @@ from wgflow.bandwidths import (
     scott,
     silverman,
 )
+from wgflow.density import KDE
 from wgflow.divergences import (
     Alpha,
     ChiSquare,
@@ -37,7 +38,6 @@ from wgflow.functionals import (
     Potential,
     Sinkhorn,
 )
-from wgflow.kde import KDE
 from wgflow.kernels import (
     Compact,
     Gaussian,
@@ -62,8 +62,13 @@ from wgflow.metrics import (
 )
 from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.queues import SampleQueue
-from wgflow.stretched import Stretched
-from wgflow.sums import capturable, explain_backend, keops_warmup, kernel_average, kernel_shift
+from wgflow.reductions import (
+    capturable,
+    explain_backend,
+    keops_warmup,
+    kernel_average,
+    kernel_shift,
+)
 from wgflow.targets import (
     boltzmann_weights,
     effective_sample_size,
@@ -104,7 +109,6 @@ __all__ = [
     "SampleQueue",
     "Sinkhorn",
     "SkewKL",
-    "Stretched",
     "Trajectory",
     "balanced_field",
     "balanced_magnitudes",

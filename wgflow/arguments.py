@@ -1,145 +1,152 @@
-"""What kind of thing an argument may be, read off its annotation: the first check of every public name.
+"""Check the kinds of public arguments, and tell whether the values of a tensor may be read.
 
-An array where a tensor is wanted, 0.5 for a kernel, "kl" for a divergence: a ValueError says what came, what was
-wanted, and a way out. Which values of the right kind are good, each function knows itself.
+`checked` refuses what would otherwise fail far from its cause: an array in place of a tensor, a number in place of a
+kernel. All other mistakes raise where the argument is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-import types
-from collections.abc import Callable, Collection, Mapping
-from numbers import Integral, Real
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["checked", "checked_constructor"]
+__all__ = ["capturable", "checked", "checked_constructor", "values_available"]
 
 Public = TypeVar("Public", bound=Callable[..., Any])
-WORDS = {
+EXAMPLES = {
     "Tensor": "a torch.Tensor",
     "Kernel": "a Kernel such as Gaussian(0.5)",
     "Divergence": "a Divergence such as ReverseKL()",
     "Density": "a density with log_density and score, such as a KDE",
-    "float": "a number",
-    "int": "a whole number",
-    "bool": "True or False",
-    "NoneType": "None",
     "Generator": "a torch.Generator",
+    "NoneType": "None",
 }
+_capturable: ContextVar[bool] = ContextVar("wgflow_capturable", default=False)
 
 
 def checked(public: Public) -> Public:
-    """A function that refuses arguments of the wrong kind (ValueError); a class whose public methods do."""
+    """Refuse arguments that are not of the annotated class: tensors, kernels, divergences, densities, generators.
+
+    Decorates a function, or a class (its constructor and public methods). Raises: ValueError, naming the argument.
+    """
     if isinstance(public, type):
         for name, member in list(vars(public).items()):
-            if inspect.isfunction(member) and not name.startswith("_"):
+            if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
                 setattr(public, name, checked(member))
-        return checked_constructor(public)  # type: ignore[return-value]
+        return public
     names = list(inspect.signature(public).parameters)
 
     @functools.wraps(public)
-    def door(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not torch.compiler.is_compiling():
-            wanted = _annotated(public)
-            for name, value in zip(names, args):  # noqa: B905 - too many of them is Python's own error
-                if name in wanted and not _is(value, wanted[name]):
-                    raise ValueError(_refusal(name, value, wanted[name]))
-            for name, value in kwargs.items():
-                if name in wanted and not _is(value, wanted[name]):
-                    raise ValueError(_refusal(name, value, wanted[name]))
+            classes = _annotations(public)
+            for name, value in [*zip(names, args), *kwargs.items()]:  # noqa: B905 - Python counts them
+                if name in classes and not _matches(value, classes[name]):
+                    raise ValueError(_refusal(name, value, classes[name]))
         return public(*args, **kwargs)
 
-    return door  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
 def checked_constructor(public: Public) -> Public:
-    """A class whose constructor alone is checked: what it makes is called many times inside one sum."""
+    """`checked` for the constructor of a class alone."""
     public.__init__ = checked(public.__init__)  # type: ignore[misc]
     return public
 
 
 @functools.cache
-def _annotated(public: Callable[..., Any]) -> dict[str, Any]:
-    """Resolved at the first call, when the modules that the names come from have been imported."""
-    hints = get_type_hints(public)
-    hints.pop("return", None)
-    return hints
+def _annotations(public: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """The alternatives of each annotation that `checked` knows, resolved at the first call."""
+    found = {}
+    for name, hint in typing.get_type_hints(public).items():
+        union = typing.get_origin(hint) in (typing.Union, UnionType)
+        alternatives = typing.get_args(hint) if union else (hint,)
+        if name != "return" and all(_class(one).__name__ in EXAMPLES for one in alternatives):
+            found[name] = alternatives
+    return found
 
 
-def _is(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, type) and wanted not in (float, int, bool):
-        return isinstance(value, wanted) and not isinstance(value, type)
-    if wanted is float or wanted is int:
-        return isinstance(value, Real if wanted is float else Integral) and not isinstance(
-            value, bool
-        )
-    if wanted is bool:
-        return isinstance(value, bool | np.bool_)
-    origin = get_origin(wanted)
-    if origin in (Union, types.UnionType):
-        return any(_is(value, one) for one in get_args(wanted))
-    if origin is Callable:
-        return callable(value)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping)
-    if isinstance(origin, type) and issubclass(origin, Collection):
-        element = get_args(wanted)[0]
-        return (
-            isinstance(value, Collection)
-            and not isinstance(value, str | dict)
-            and all(_is(v, element) for v in value)
-        )
-    return True  # Any: whatever the function makes of it
+def _class(annotation: Any) -> type:
+    """The class of an annotation: K of `K` and of `Sequence[K]`, `object` of any other."""
+    if typing.get_origin(annotation) is Sequence:
+        annotation = typing.get_args(annotation)[0]
+    return annotation if isinstance(annotation, type) else object
 
 
-def _refusal(name: str, value: Any, wanted: Any) -> str:
-    kinds = get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
-    return f"{name} is {_said(value)}; wanted {' or '.join(map(_words, kinds))}.{_way_out(name, value, kinds)}"
+def _matches(value: Any, alternatives: tuple[Any, ...]) -> bool:
+    for one in alternatives:
+        if isinstance(one, type):
+            if isinstance(value, one) and not isinstance(value, type):
+                return True
+        elif isinstance(value, Sequence) and all(isinstance(v, _class(one)) for v in value):
+            return True
+    return False
 
 
-def _said(value: Any) -> str:
+def _refusal(name: str, value: Any, alternatives: tuple[Any, ...]) -> str:
+    classes = {_class(one).__name__ for one in alternatives}
+    wanted = " or ".join(
+        EXAMPLES[_class(one).__name__] if isinstance(one, type) else "several of them"
+        for one in alternatives
+    )
+    remedy = ""
     if isinstance(value, type):
-        return f"the class {value.__name__} itself"
-    if isinstance(value, np.ndarray | Tensor):
-        return f"a {'numpy array' if isinstance(value, np.ndarray) else 'tensor'} {list(value.shape)} {value.dtype}"
-    shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"
+        came, remedy = f"the class {value.__name__}", f" Create one: {value.__name__}(...)."
+    elif hasattr(value, "shape") and hasattr(value, "dtype"):
+        came = f"a {type(value).__name__} {list(value.shape)} {value.dtype}"
+    else:
+        came = f"{repr(value)[:60]} ({type(value).__name__})"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if "Kernel" in classes and number:
+        remedy = f" With a length scale: Gaussian({value})."
+    elif "Generator" in classes and number:
+        remedy = f" From a seed: torch.Generator().manual_seed({value})."
+    elif "Tensor" in classes and not isinstance(value, type | NoneType):
+        remedy = f" Convert it: torch.as_tensor({name})."
+    return f"{name} is {came}; wanted {wanted}.{remedy}"
 
 
-def _words(kind: Any) -> str:
-    origin = get_origin(kind)
-    if origin is Callable:
-        return "a function"
-    if (
-        isinstance(origin, type)
-        and issubclass(origin, Collection)
-        and not issubclass(origin, Mapping)
-    ):
-        return f"a list, each {_words(get_args(kind)[0])}"
-    name = getattr(kind, "__name__", str(kind))
-    return WORDS.get(name, f"a {name}")
+@contextlib.contextmanager
+def capturable() -> Iterator[None]:
+    """Read no values inside, as during the capture of a CUDA graph, so that a warm-up runs what will be recorded.
+
+    Checks of values are skipped, and sums whose backend depends on values use the one that is always accurate. Applies
+    to the current thread or task.
+    """
+    token = _capturable.set(True)
+    try:
+        yield
+    finally:
+        _capturable.reset(token)
 
 
-def _way_out(name: str, value: Any, kinds: tuple[Any, ...]) -> str:
-    named = {getattr(kind, "__name__", "") for kind in kinds}
-    if isinstance(value, type) and any(
-        isinstance(kind, type) and issubclass(value, kind) for kind in kinds
-    ):
-        return f" Call it: {value.__name__}(...)."
-    if "Kernel" in named and isinstance(value, Real):
-        return f" With the bandwidth: Gaussian({value})."
-    if isinstance(value, Tensor) and named & {"float", "int"}:
-        return f" One number of a tensor: {name}.item()."
-    if "Tensor" in named and not callable(value) and value is not None:
-        return f" Convert it: torch.as_tensor({name})."
-    if isinstance(value, Real) and not isinstance(value, bool):
-        if "Generator" in named:
-            return f" From a seed: torch.Generator().manual_seed({value})."
-        if "int" in named:
-            return f" Round it: int({value})."
-    return ""
+def values_available(*tensors: Tensor | None) -> bool:
+    """Return True if the values of these tensors can be read.
+
+    They cannot while torch compiles or maps a function, captures a CUDA graph, or on the meta device. What a check of
+    values would have refused then gives NaN.
+    """
+    if torch.compiler.is_compiling() or _capturable.get():
+        return False
+    given = [t for t in tensors if t is not None]
+    if any(t.is_meta or _is_vmapped(t) for t in given):
+        return False
+    return not (any(t.is_cuda for t in given) and torch.cuda.is_current_stream_capturing())
+
+
+def _is_vmapped(t: Tensor) -> bool:
+    """Return True for a tensor that stands for a batch under `torch.func.vmap`, below whatever other transforms."""
+    functorch = torch._C._functorch  # type: ignore[attr-defined]  # there is no public way to ask
+    while functorch.is_functorch_wrapped_tensor(t):
+        if functorch.is_batchedtensor(t):
+            return True
+        t = functorch.get_unwrapped(t)
+    return False

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
-from wgflow.sums import check_clouds, only_whole, readable, refuse_nan
+from wgflow.reductions import check_clouds, check_no_nan, require_unsharded, values_available
 
 __all__ = ["balanced_field", "balanced_magnitudes", "balanced_scale"]
 
@@ -124,7 +124,7 @@ def balanced_scale(
 
 def _joint(gen, pos, neg, gen_weights, pos_weights, neg_weights) -> tuple[Tensor, Tensor | None]:
     """[gen | neg | pos] with one common batch, and their weights (None when all are 1)."""
-    only_whole("the balanced field")
+    require_unsharded("the balanced field")
     check_clouds(gen, pos, None, False, ("gen", "pos"))
     check_clouds(pos, gen, None, False, ("pos", "gen"))  # no gen, no scale
     if neg is not None:
@@ -173,7 +173,7 @@ def _check_weights(name: str, cloud: Tensor, w: Tensor, batch: torch.Size) -> No
             f"{name}_weights are {list(w.shape)} {w.dtype} on {w.device}; wanted {wanted} {cloud.dtype} on "
             f"{cloud.device}, one for each point of {name}."
         )
-    if not readable(w):
+    if not values_available(w):
         return
     if not bool((w.detach() >= 0).all()):
         raise ValueError(f"{name}_weights hold a negative number or NaN; they are masses, w >= 0.")
@@ -189,7 +189,7 @@ def _distances(
     """Distances divided by their mean s, and s / sqrt(D)."""
     d = torch.cdist(gen, targets, compute_mode="donot_use_mm_for_euclid_dist")
     s = d.mean() if weights is None else (d * weights.unsqueeze(-2)).mean() / weights.mean()
-    refuse_nan(s - s.detach(), "gen, pos, neg or a weight")  # infinity becomes NaN too
+    check_no_nan(s - s.detach(), "gen, pos, neg or a weight")  # infinity becomes NaN too
     s = s.clamp_min(scale_floor)
     return d / s, s / math.sqrt(gen.shape[-1])
 

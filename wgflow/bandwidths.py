@@ -1,7 +1,7 @@
-r"""Rules that choose a bandwidth from the data: each returns a plain number, a length in the units of the samples.
+r"""Bandwidth selection: rules that choose the length scale of a kernel from samples.
 
-All take one cloud y [M, D] and treat its coordinates alike; `per_dimension` applies any of them to coordinates of
-different units, and to batches. `Annealed` lets a bandwidth shrink along a flow.
+Each rule takes one cloud y [M, D], treats its coordinates alike, and returns a number, a length in the units of y;
+`per_dimension` applies a rule to coordinates of different units, and to batches. `Annealed` is a schedule for flows.
 """
 
 from __future__ import annotations
@@ -13,31 +13,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, checked_constructor
-from wgflow.kernels import Gaussian, Kernel, check_bandwidth
-from wgflow.stretched import Stretched
-from wgflow.sums import check_clouds, double_shift, only_whole
+from wgflow.arguments import checked
+from wgflow.kernels import Gaussian, Kernel, positive
+from wgflow.reductions import check_clouds, kernel_shift_f64, require_unsharded
 
 __all__ = ["Annealed", "leave_one_out", "median_heuristic", "per_dimension", "scott", "silverman"]
 
 
 @checked
 def scott(y: Tensor) -> float:
-    """sigma M^(-1/(D+4)), sigma the rms standard deviation: right in rate for one Gaussian, wide for several modes."""
+    """Scott's rule: sigma M^(-1/(D+4)), sigma the rms standard deviation. Too wide for several modes."""
     return _spread(y) * y.shape[-2] ** (-1 / (y.shape[-1] + 4))
 
 
 @checked
 def silverman(y: Tensor) -> float:
-    """sigma (M (D+2)/4)^(-1/(D+4)): the bandwidth of least integrated error were y Gaussian; wide for several modes."""
+    """Silverman's rule: sigma (M (D+2)/4)^(-1/(D+4)), optimal if y is Gaussian. Too wide for several modes."""
     dim = y.shape[-1]
     return _spread(y) * (y.shape[-2] * (dim + 2) / 4) ** (-1 / (dim + 4))
 
 
 @checked
 def median_heuristic(y: Tensor, *, at_most: int = 2000) -> float:
-    """The median distance between two samples; every (M / at_most)-th sample is used where there are more."""
-    _one_cloud(y)
+    """The median distance between two samples, of every (M / at_most)-th sample if there are more."""
+    _check_one_cloud(y)
     thinned = y.detach()[:: max(1, math.ceil(len(y) / at_most))].double()
     return _positive(torch.pdist(thinned).median().item())
 
@@ -46,16 +45,19 @@ def median_heuristic(y: Tensor, *, at_most: int = 2000) -> float:
 def leave_one_out(
     y: Tensor, *, kernel: Callable[[float], Kernel] = Gaussian, rounds: int = 4
 ) -> float:
-    r"""The bandwidth that predicts each sample best from the others: argmax_h Σ_i log p_h^(-i)(y_i).
+    r"""Leave-one-out maximum likelihood: argmax_h Σ_i log p_h^(-i)(y_i), the KDE of all samples but the i-th.
 
-    Duplicated samples drive it to zero: each is then predicted perfectly by its copy. Searched on a logarithmic
-    grid around Scott's, refined `rounds` times, to about 1 %.
+    Duplicated samples drive it to zero: each is then predicted perfectly by its copy. Searched on a logarithmic grid
+    around Scott's rule, refined `rounds` times, to about 1 %.
 
-    Args: y: [M, D]; kernel: h -> Kernel, one with finite mass. Returns: h.
-    Raises: ValueError on clouds of one point, kernels without density.
+    Args:
+        y: [M, D].
+        kernel: h -> Kernel, of finite mass.
+        rounds: refinements of the grid.
+    Returns: h. Raises: ValueError on one point, or a kernel without a density.
     """
-    only_whole("leave_one_out")
-    _one_cloud(y)
+    require_unsharded("leave_one_out")
+    _check_one_cloud(y)
     y = y.detach().double()
     start = scott(y)
     if kernel(start).log_norm(y.shape[-1]) is None:
@@ -65,7 +67,7 @@ def leave_one_out(
 
     def score(h: float) -> float:
         k = kernel(h)
-        log_mass, _ = double_shift(y, y, kernel=k, skip_self=True)
+        log_mass, _ = kernel_shift_f64(y, y, kernel=k, skip_self=True)
         return log_mass.sum().item() + len(y) * float(k.log_norm(y.shape[-1]) or 0.0)
 
     best, width = math.log(start), math.log(100.0)
@@ -81,14 +83,18 @@ def per_dimension(
     y: Tensor,
     *,
     rule: Callable[[Tensor], float] = scott,
-    kernel: Callable[[float], Kernel] = Gaussian,
-) -> Stretched:
-    r"""A bandwidth for each dimension and batch element: h_d = sigma_d rule(y / sigma), sigma_d the deviation along d.
+    kernel: Callable[[Tensor], Kernel] = Gaussian,
+) -> Kernel:
+    r"""A kernel with a length scale per dimension and batch element: h_d = sigma_d rule(y / sigma).
 
-    Scott's and Silverman's rules per dimension; any other rule for standardised coordinates, in their own units again.
+    sigma_d is the standard deviation along d: Scott's and Silverman's rules per dimension, or any rule applied to
+    standardised coordinates.
 
-    Args: y: [..., M, D]; rule: one cloud -> a bandwidth; kernel: of bandwidth 1, to be stretched.
-    Returns: `Stretched(kernel(1.0), lengths)`, lengths [..., 1, D] without gradient, in the dtype of y.
+    Args:
+        y: [..., M, D].
+        rule: one cloud [M, D] -> a length.
+        kernel: a tensor of length scales -> Kernel, such as the class `Gaussian`.
+    Returns: the kernel with length scales [..., 1, D], in the dtype of y, without gradient.
     Raises: ValueError on one point, or a dimension along which all samples coincide.
     """
     check_clouds(y, y, None, True, ("y", "y"))
@@ -96,47 +102,38 @@ def per_dimension(
     if not bool(((sigma > 0) & sigma.isfinite()).all()):
         raise ValueError(
             "y has a dimension without spread (or a number that is not finite), so no bandwidth fits it; leave that "
-            "dimension out, or choose lengths by hand: Stretched(Gaussian(1.0), lengths)."
+            "dimension out, or choose lengths by hand: Gaussian(lengths)."
         )
-    standard = (
-        (y.detach().double() / sigma).flatten(0, -3)
-        if y.dim() > 2
-        else (y.detach().double() / sigma)[None]
-    )
+    standard = (y.detach().double() / sigma).reshape(-1, *y.shape[-2:])
     h = torch.tensor([rule(cloud) for cloud in standard], dtype=torch.float64, device=y.device)
-    return Stretched(kernel(1.0), (sigma * h.view(*y.shape[:-2], 1, 1)).to(y.dtype))
+    return kernel((sigma * h.view(*y.shape[:-2], 1, 1)).to(y.dtype))
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class Annealed:
-    """h(t) = start (end / start)^(t / over), then `end`: a bandwidth that shrinks (or grows) geometrically with time.
+    """Geometric schedule of a length scale: h(t) = start (end / start)^(t / over), then `end`.
 
-    Wide kernels find far mass, narrow ones detail. A schedule for `flow(..., schedule=Annealed(1.0, 0.1, over=5.0))`.
+    Wide kernels find distant mass, narrow ones detail. For `flow(..., schedule=Annealed(1.0, 0.1, over=5.0))`.
     Raises: ValueError unless all three are positive.
     """
 
     start: float  # a length
     end: float  # a length
-    over: float  # a time, after which the bandwidth rests
+    over: float  # a time, after which h is constant
 
     def __post_init__(self):
-        check_bandwidth("start", self.start)
-        check_bandwidth("end", self.end)
-        if not 0 < self.over < math.inf:
-            raise ValueError(
-                f"over = {self.over!r}; wanted a positive time, for instance dt * steps."
-            )
+        for name in ("start", "end", "over"):
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
 
     def __call__(self, t: float) -> float:
         return self.start * (self.end / self.start) ** min(max(t / self.over, 0.0), 1.0)
 
 
-def _one_cloud(y: Tensor) -> None:
+def _check_one_cloud(y: Tensor) -> None:
     check_clouds(y, y, None, True, ("y", "y"))
     if y.dim() != 2:
         raise ValueError(
-            f"y is {list(y.shape)}; a rule wants one cloud [M, D]: call it on each batch element."
+            f"y is {list(y.shape)}; wanted one cloud [M, D]; call the rule on each batch element, or use per_dimension."
         )
     if not bool(y.isfinite().all()):
         raise ValueError(
@@ -145,7 +142,7 @@ def _one_cloud(y: Tensor) -> None:
 
 
 def _spread(y: Tensor) -> float:
-    _one_cloud(y)
+    _check_one_cloud(y)
     return _positive(y.detach().double().var(-2).mean().sqrt().item())
 
 

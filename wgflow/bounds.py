@@ -14,8 +14,7 @@ from torch import Tensor
 
 from wgflow.fields import drifting_field
 from wgflow.kernels import Kernel
-from wgflow.stretched import Stretched
-from wgflow.sums import check_clouds
+from wgflow.reductions import check_clouds
 from wgflow.targets import total_variation
 
 __all__ = [
@@ -44,10 +43,10 @@ def kernel_ratio(kernel: Kernel, diam: float) -> float:
 
     Raises: ValueError for an anisotropic kernel, whose least value is no function of the distance.
     """
-    if isinstance(kernel, Stretched):
-        raise ValueError(  # noqa: TRY004 - a wrong value, as everywhere
-            "kernel is stretched, so distance alone does not say k_min; divide the points by its lengths and take its "
-            "inner kernel: the bound then holds in those units."
+    if kernel.standardize()[1] is not None:
+        raise ValueError(
+            f"kernel is {kernel!r}, whose length scale is a tensor; wanted a number. Divide the points by the tensor "
+            "and pass the kernel of length scale 1.0: the bound then holds in those units."
         )
     sq = torch.tensor([0.0, diam**2], dtype=torch.float64)
     low, high = kernel.log(sq).flip(0).tolist()

@@ -1,8 +1,8 @@
-r"""f-divergences D_f(q || p) = ∫ p f(q / p), and the gate each of them puts on a drifting field.
+r"""f-divergences D_f(q || p) = ∫ p f(q / p), and the weight that each of them gives a drifting field.
 
-The W2 gradient flow of D_f moves q with v = -∇f'(r) = r f''(r) (∇log p - ∇log q), r = q / p. So every
-f-divergence flow is the reverse-KL field times gate(log r) = r f''(r), and log r is already known from the
-two sums. a = p / (p + q) below.
+The W2 gradient flow of D_f moves q with v = -∇f'(r) = r f''(r) (∇log p - ∇log q), r = q / p. So every f-divergence
+flow is the reverse-KL field times weight(log r) = r f''(r), and log r is known from the two sums of that field.
+Below, a = p / (p + q).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
-
-from wgflow.arguments import checked_constructor
 
 __all__ = [
     "Alpha",
@@ -31,94 +29,89 @@ __all__ = [
 
 @runtime_checkable
 class Divergence(Protocol):
+    """An f-divergence, read at log r = log q - log p."""
+
     def f(self, log_ratio: Tensor) -> Tensor:
-        """f(r) at log r = log q - log p, elementwise."""
+        """f(r), elementwise."""
         ...
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         """r f''(r), dimensionless and positive, elementwise."""
         ...
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class ReverseKL:
-    """KL(q || p), f = r log r: the paper's field (DFP Eq. 3). Gate 1: seeks modes, ignores what q does not reach."""
+    """KL(q || p), f = r log r: the field of DFP Eq. 3. Weight 1: seeks modes, ignores what q does not reach."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.exp() * log_ratio
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return torch.ones_like(log_ratio)
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class ForwardKL:
-    """KL(p || q), f = -log r. Gate 1/r: covers modes; unbounded where q is thin, so clip it or shorten the step."""
+    """KL(p || q), f = -log r. Weight 1/r: covers modes; unbounded where q is small, so clip it or shorten the step."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return -log_ratio
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return (-log_ratio).exp()
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class JensenShannon:
-    """f = r log r - (1 + r) log((1 + r) / 2). Gate a: bounded, switches off where only q lives."""
+    """f = r log r - (1 + r) log((1 + r) / 2). Weight a: bounded, switches off where only q lives."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         r = log_ratio.exp()
         return r * log_ratio - (1 + r) * (softplus(log_ratio) - math.log(2))
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return (-log_ratio).sigmoid()
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class SkewKL:
-    """KL(p || (p + q) / 2), f = -log((1 + r) / 2). Gate a (1 - a): what the joint softmax of the released
-    code computes.
+    """KL(p || (p + q) / 2), f = -log((1 + r) / 2). Weight a (1 - a): that of the joint softmax of the published
+    drifting code.
     """
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return math.log(2) - softplus(log_ratio)
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.sigmoid() * (-log_ratio).sigmoid()
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class ChiSquare:
-    """Pearson's ∫ (q - p)² / p, f = (r - 1)². Gate 2r: strongest where q overshoots, unbounded there."""
+    """Pearson's ∫ (q - p)² / p, f = (r - 1)². Weight 2r: strongest where q overshoots, unbounded there."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.expm1().square()
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return 2 * log_ratio.exp()
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class Hellinger:
-    """Squared Hellinger, f = (sqrt r - 1)². Gate 1 / (2 sqrt r): halfway between reverse and forward KL."""
+    """Squared Hellinger, f = (sqrt r - 1)². Weight 1 / (2 sqrt r): halfway between reverse and forward KL."""
 
     def f(self, log_ratio: Tensor) -> Tensor:
         return (0.5 * log_ratio).expm1().square()
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return 0.5 * (-0.5 * log_ratio).exp()
 
 
-@checked_constructor
 @dataclass(frozen=True)
 class Alpha:
-    """f = (r^alpha - 1 - alpha (r - 1)) / (alpha (alpha - 1)). Gate r^(alpha - 1): from covering to seeking.
+    """f = (r^alpha - 1 - alpha (r - 1)) / (alpha (alpha - 1)). Weight r^(alpha - 1): from covering to seeking.
 
     alpha = 0 is forward KL, 1 reverse KL, 1/2 twice Hellinger, 2 half of chi-square (each up to a term linear in r).
     """
@@ -141,5 +134,5 @@ class Alpha:
             self.alpha * (self.alpha - 1)
         )
 
-    def gate(self, log_ratio: Tensor) -> Tensor:
+    def weight(self, log_ratio: Tensor) -> Tensor:
         return ((self.alpha - 1) * log_ratio).exp()

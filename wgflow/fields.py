@@ -17,14 +17,14 @@ from torch import Tensor
 from wgflow.arguments import checked
 from wgflow.divergences import Divergence, ReverseKL
 from wgflow.kernels import Kernel, Riesz, Scaled, as_kernels
-from wgflow.sums import (
+from wgflow.reductions import (
     check_clouds,
-    double_shift,
+    check_no_nan,
     kernel_shift,
+    kernel_shift_f64,
     log_of_weights,
     log_total,
-    only_whole,
-    refuse_nan,
+    require_unsharded,
 )
 
 __all__ = [
@@ -96,8 +96,8 @@ def drifting_field(
         ]
         return torch.stack(each).sum(0)
     log_wp, log_wn = log_of_weights(pos_weights), log_of_weights(neg_weights)
-    log_p, towards = double_shift(x, pos, kernel=kernel, log_weights=log_wp)
-    log_q, away = double_shift(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
+    log_p, towards = kernel_shift_f64(x, pos, kernel=kernel, log_weights=log_wp)
+    log_q, away = kernel_shift_f64(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
     V = towards - away
     if isinstance(divergence, ReverseKL):
         return V.to(x.dtype)
@@ -105,7 +105,7 @@ def drifting_field(
     # Compact kernels: out of reach of one cloud or both the ratio is infinite or NaN. Where V = 0 there is nothing to
     # gate; masked before the product, so that a finite gate there keeps the gradient of V.
     nowhere = ~log_ratio.isfinite() & (V == 0).all(-1)
-    gate = divergence.gate(log_ratio.masked_fill(nowhere, 0.0))
+    gate = divergence.weight(log_ratio.masked_fill(nowhere, 0.0))
     return (gate.unsqueeze(-1) * V).to(x.dtype)
 
 
@@ -133,13 +133,13 @@ def likelihood_field(
             likelihood_field(x, pos, kernel=k, pos_weights=pos_weights) for k in (kernel, *others)
         ]
         return torch.stack(each).sum(0)
-    log_q, _ = double_shift(
+    log_q, _ = kernel_shift_f64(
         pos, x, kernel=kernel
     )  # column sums: how well the points cover each positive
     # Compact kernels: a positive that no point reaches pulls none, whatever finite weight it has.
     log_q = torch.where(log_q == -math.inf, 0.0, log_q)
     log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
-    log_pull, shift = double_shift(x, pos, kernel=kernel, log_weights=log_weights)
+    log_pull, shift = kernel_shift_f64(x, pos, kernel=kernel, log_weights=log_weights)
     return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)
 
 
@@ -206,13 +206,13 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
 
     Returns: a scalar without gradient; a matched cloud has 1 or somewhat less. Raises: ValueError when N < 2, on NaN.
     """
-    only_whole("spread_ratio")
+    require_unsharded("spread_ratio")
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, x, None, True, ("x", "x"))
     x, pos, n = x.detach(), pos.detach(), x.shape[-2]
     spread = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").mean() * (n / (n - 1))
     reach = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist").mean()
-    refuse_nan(spread + reach, "x or pos")
+    check_no_nan(spread + reach, "x or pos")
     return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
 
 
@@ -221,6 +221,8 @@ def mean_pull(
 ) -> Tensor:
     """mean_j s(x, y_j) covector(y_j - x): the gradient at x of the mean of the kernel whose slope is s."""
     log_weights = log_of_weights(weights)
-    log_mass, shift = double_shift(x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self)
+    log_mass, shift = kernel_shift_f64(
+        x, y, kernel=slope, log_weights=log_weights, skip_self=skip_self
+    )
     mean = (log_mass - log_total(y, log_weights, skip_self)).exp().unsqueeze(-1)
     return mean * slope.covector(shift)

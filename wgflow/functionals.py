@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
+from wgflow.density import KDE
 from wgflow.divergences import Divergence
 from wgflow.fields import check_beta, energy_field, mean_pull
-from wgflow.kde import KDE
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.particles import blob_field, mmd_field
-from wgflow.sums import check_clouds, double_shift, refuse_nan
+from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64
 
 __all__ = [
     "MMD",
@@ -75,11 +75,11 @@ class Interaction:
     kernel: Kernel
 
     def value(self, x: Tensor) -> Tensor:
-        log_mass, _ = double_shift(x, x, kernel=self.kernel)
+        log_mass, _ = kernel_shift_f64(x, x, kernel=self.kernel)
         return (log_mass.exp().mean(-1) / (2 * x.shape[-2])).to(x.dtype)
 
     def velocity(self, x: Tensor) -> Tensor:
-        return -mean_pull(x, x, self.kernel.slope, None).to(x.dtype)
+        return -mean_pull(x, x, self.kernel.gradient_kernel, None).to(x.dtype)
 
 
 @checked
@@ -99,8 +99,8 @@ class MMD:
         log_w = (W / W.sum(-1, keepdim=True)).log()
         values = []
         for k in as_kernels(self.kernel):
-            within, _ = double_shift(x, x, kernel=k, skip_self=True)
-            across, _ = double_shift(x, self.samples, kernel=k, log_weights=log_w)
+            within, _ = kernel_shift_f64(x, x, kernel=k, skip_self=True)
+            across, _ = kernel_shift_f64(x, self.samples, kernel=k, log_weights=log_w)
             values.append(within.exp().mean(-1) / (2 * (x.shape[-2] - 1)) - across.exp().mean(-1))
         return torch.stack(values).sum(0).to(x.dtype)
 
@@ -196,9 +196,11 @@ class Likelihood:
 
     def velocity(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
-        log_q, _ = double_shift(self.samples, x, kernel=self.kernel)
+        log_q, _ = kernel_shift_f64(self.samples, x, kernel=self.kernel)
         log_w = self._shares().log() - log_q
-        log_pull, shift = double_shift(x, self.samples, kernel=self.kernel.slope, log_weights=log_w)
+        log_pull, shift = kernel_shift_f64(
+            x, self.samples, kernel=self.kernel.gradient_kernel, log_weights=log_w
+        )
         pull = (log_pull + math.log(x.shape[-2])).exp().unsqueeze(-1)
         return (pull * self.kernel.covector(shift)).to(x.dtype)
 
@@ -234,10 +236,10 @@ class Sinkhorn:
     def value(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         check_clouds(x, x, None, False, ("x", "x"))
-        refuse_nan(
+        check_no_nan(
             x - x, "x"
         )  # infinity becomes NaN too; geomloss would fail on either, far from the cause
-        refuse_nan(self.samples - self.samples, "samples")
+        check_no_nan(self.samples - self.samples, "samples")
         return self._loss()(x.contiguous(), self.samples.contiguous())
 
     def velocity(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wgflow.arguments import checked
 from wgflow.balanced import balanced_parts
 from wgflow.fields import spread_ratio
-from wgflow.sums import check_clouds
+from wgflow.reductions import check_clouds
 
 __all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
 

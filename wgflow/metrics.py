@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wgflow.arguments import checked
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.sums import check_clouds, double_shift, only_whole, refuse_nan
+from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, require_unsharded
 
 __all__ = [
     "energy_distance",
@@ -30,14 +30,14 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], lengths, one for each pair of clouds in the batch.
     Differentiable; memory of one block of rows. Raises: ValueError on clouds that do not match or hold one point, NaN.
     """
-    only_whole("energy_distance")
+    require_unsharded("energy_distance")
     check_clouds(x, x, None, True, ("x", "x"))
     check_clouds(y, y, None, True, ("y", "y"))
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
     within = _mean_distance(x, x) * (n / (n - 1)) + _mean_distance(y, y) * (m / (m - 1))
     distance = 2 * _mean_distance(x, y) - within
-    refuse_nan(distance, "x or y")
+    check_no_nan(distance, "x or y")
     return distance.to(x.dtype)  # only now: for equal laws the three means cancel
 
 
@@ -48,13 +48,13 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
     Args: x: [..., N, D], y: [..., M, D], N, M >= 2; kernel: one, or several whose sum is meant.
     Returns: [...], in the units of k. Differentiable, streams.
     """
-    only_whole("mmd2")
+    require_unsharded("mmd2")
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
 
     def mean(a: Tensor, b: Tensor, pairs_per_row: int, skip: bool) -> Tensor:
         masses = [
-            double_shift(a, b, kernel=k, skip_self=skip)[0].exp().mean(-1)
+            kernel_shift_f64(a, b, kernel=k, skip_self=skip)[0].exp().mean(-1)
             for k in as_kernels(kernel)
         ]
         return torch.stack(masses).sum(0) / pairs_per_row
@@ -128,11 +128,11 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     differences below the bandwidth. x [..., N, D], y [..., M, D] -> [...], nats. Raises: ValueError on clouds that do
     not match, fewer than two points in x, or a point of x where a compact kernel leaves both densities 0.
     """
-    only_whole("kde_kl")
+    require_unsharded("kde_kl")
     check_clouds(x, y, None, False)
     n, m = x.shape[-2], y.shape[-2]
-    log_q, _ = double_shift(x, x, kernel=kernel, skip_self=True)
-    log_p, _ = double_shift(x, y, kernel=kernel)
+    log_q, _ = kernel_shift_f64(x, x, kernel=kernel, skip_self=True)
+    log_p, _ = kernel_shift_f64(x, y, kernel=kernel)
     if bool((log_q.maximum(log_p) == -math.inf).any()):
         raise ValueError(
             f"a point of x is out of reach of every other sample of x and of y, so no ratio is known there: {kernel!r} "
@@ -169,19 +169,19 @@ def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
 
 def _check_both(x: Tensor, y: Tensor) -> None:
     """Two clouds that match, neither of them empty, no NaN."""
-    only_whole("a metric")
+    require_unsharded("a metric")
     check_clouds(x, y, None, False)
     check_clouds(y, x, None, False, ("y", "x"))
-    refuse_nan(x - x, "x")  # infinity becomes NaN too
-    refuse_nan(y - y, "y")
+    check_no_nan(x - x, "x")  # infinity becomes NaN too
+    check_no_nan(y - y, "y")
 
 
 def _check_modes(x: Tensor, centres: Tensor) -> None:
-    only_whole("a metric")
+    require_unsharded("a metric")
     check_clouds(x, centres, None, False, ("x", "centres"))
     check_clouds(centres, x, None, False, ("centres", "x"))
-    refuse_nan(x, "x")
-    refuse_nan(centres, "centres")
+    check_no_nan(x, "x")
+    check_no_nan(centres, "centres")
     if x.dim() != 2 or centres.dim() != 2:
         raise ValueError(
             f"x is {list(x.shape)} and centres are {list(centres.shape)}; wanted [N, D] and [K, D]. For a batch, call "

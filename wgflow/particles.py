@@ -14,7 +14,7 @@ from torch import Tensor
 from wgflow.arguments import checked
 from wgflow.fields import mean_pull
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.sums import check_clouds, double_shift, only_whole
+from wgflow.reductions import check_clouds, kernel_shift_f64, require_unsharded
 
 __all__ = ["blob_field", "mmd_field", "stein_field"]
 
@@ -53,8 +53,8 @@ def mmd_field(
     for k in kernels:
         V = (
             V
-            + mean_pull(x, pos, k.slope, pos_weights)
-            - mean_pull(x, others, k.slope, neg_weights, skip_self=skip)
+            + mean_pull(x, pos, k.gradient_kernel, pos_weights)
+            - mean_pull(x, others, k.gradient_kernel, neg_weights, skip_self=skip)
         )
     return V.to(x.dtype)
 
@@ -73,10 +73,10 @@ def blob_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) 
     Returns: [..., N, D], units 1/length (times h²: a displacement). Differentiable if `score` is.
     Raises: ValueError as `kernel_average`.
     """
-    log_rho, _ = double_shift(x, x, kernel=kernel)
-    log_slope, shift = double_shift(x, x, kernel=kernel.slope)
+    log_rho, _ = kernel_shift_f64(x, x, kernel=kernel)
+    log_slope, shift = kernel_shift_f64(x, x, kernel=kernel.gradient_kernel)
     own = (log_slope - log_rho).exp().unsqueeze(-1) * shift
-    log_back, back = double_shift(x, x, kernel=kernel.slope, log_weights=-log_rho)
+    log_back, back = kernel_shift_f64(x, x, kernel=kernel.gradient_kernel, log_weights=-log_rho)
     return (score(x) - kernel.covector(own + log_back.exp().unsqueeze(-1) * back)).to(x.dtype)
 
 
@@ -88,7 +88,7 @@ def stein_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel)
     Returns: [..., N, D], units of k / length. Differentiable if `score` is. Holds all pairs for the first of its sums.
     Raises: ValueError as `kernel_average`.
     """
-    only_whole("stein_field")
+    require_unsharded("stein_field")
     check_clouds(x, x, None, False)
     k = kernel.log_pairs(x, x).exp().to(x.dtype)
-    return (k @ score(x) / x.shape[-2] - mean_pull(x, x, kernel.slope, None)).to(x.dtype)
+    return (k @ score(x) / x.shape[-2] - mean_pull(x, x, kernel.gradient_kernel, None)).to(x.dtype)

@@ -1,16 +1,15 @@
-r"""The kernel sums over torch.distributed: clouds larger than one device, sharded over the processes of a group.
+r"""Kernel sums over torch.distributed: clouds larger than one device, sharded over the processes of a group.
 
-Every process holds a shard of x and a shard of y, of any size. The shards of y travel round a ring; after world_size
-steps each process has (log_mass, shift) of its own x against *all* y. A second round brings the gradients of y home.
+Every process holds a shard of x and a shard of y, of any size. The shards of y pass round a ring; after world_size
+steps each process has (log_mass, shift) of its own x against *all* y. A second round returns the gradients of y.
 
     dist.init_process_group("gloo")                     # or "nccl": the same code
     with wgflow.distributed.sharded():                  # every field and KDE inside sums over all processes
         V = wgflow.drifting_field(x, pos, neg, kernel=Gaussian(0.1))
 
-What travels per step and rank, the next shard while one is summed: M_r (D + 1) numbers in the dtypes of y and its
-weights, M_r D without weights; backward also as many float64 gradients, but only if y or its weights want any. Memory
-is O(N + M) of a shard, and what the local sums need. A header of 2 kB a rank goes first, so that a mismatch is an error
-on every rank.
+Traffic per step and rank, overlapping the sums: M_r (D + 1) numbers in the dtypes of y and its weights, M_r D without
+weights; backward also as many float64 gradients, but only if y or its weights require them. Memory is O(N + M) of a
+shard, and that of the local sums. A header of 2 kB per rank comes first, so that a mismatch raises on every rank.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch import Tensor
 
-from wgflow import sums
+from wgflow import reductions
 from wgflow.distributed.processes import LostProcess
 from wgflow.distributed.ring import Ring
 from wgflow.kernels import Kernel
-from wgflow.sums import sharding
+from wgflow.reductions import sharding
 
 __all__ = ["LostProcess", "kernel_average", "kernel_shift", "sharded"]
 
@@ -34,19 +33,20 @@ sharding.BACKENDS["distributed"] = Ring
 
 @contextmanager
 def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") -> Iterator[None]:
-    r"""Inside, clouds are shards: fields, KDEs and sums run over the union of what the processes of `group` hold.
+    r"""Treat clouds as shards: fields, KDEs and sums inside run over the union of the clouds of all processes.
 
-    A collective: every process of the group makes the same calls in the same order, backward included, with shards of
-    any size, empty ones too as long as the union is not. Each gets the results for its own points, and as gradients
-    those of the *sum* of all processes' losses. skip_self pairs x[i] with y[i] of the same process.
+    Collective: every process of the group makes the same calls in the same order, backward included, with shards of
+    any size, empty ones too if the union is not. Each obtains the results for its own points, and the gradients of the
+    *sum* of the losses of all processes. skip_self pairs x[i] with y[i] of the same process.
 
-    What sums over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`, `likelihood_field`,
-    `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`, `.hessian`. What holds all pairs or mixes
-    means over x in is refused: metrics, `balanced_field`, `stein_field`, `leave_one_out`, responsibilities. A mean over
-    x alone is one over this process's points, such as the losses; values of functionals are not for shards either.
+    Summed over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`, `likelihood_field`,
+    `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`, `.hessian`. Refused, since they hold all
+    pairs or involve means over x: metrics, `balanced_field`, `stein_field`, `leave_one_out`, responsibilities. A mean
+    over x alone, such as a loss, is over the points of this process; do not take values of functionals of shards.
 
     Args:
-        group: None for all processes. backend: of the local sums, as in `kernel_average`.
+        group: None for all processes.
+        backend: of the local sums, as in `kernel_average`.
     Raises: RuntimeError when no process group is initialised. The sums inside raise ValueError on every rank where
         one rank's clouds are wrong or two ranks disagree, and `LostProcess` within the group's timeout when a process
         dies or hangs, or when a field refuses its arguments before its first sum on one rank alone (NCCL
@@ -72,7 +72,7 @@ def kernel_average(
     Raises: as `sharded`.
     """
     with sharded(group):
-        return sums.kernel_average(
+        return reductions.kernel_average(
             x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self
         )
 
@@ -88,4 +88,6 @@ def kernel_shift(
 ) -> tuple[Tensor, Tensor]:
     """(log_mass, barycentre - x) of `kernel_average`, exact also when the step is tiny. All else as there."""
     with sharded(group):
-        return sums.kernel_shift(x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self)
+        return reductions.kernel_shift(
+            x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self
+        )

@@ -1,4 +1,4 @@
-r"""What processes say to each other: a header that must agree, tensors to the next in the ring, and who is lost."""
+r"""Communication within a process group: agreement on arguments, transfers round a ring, lost processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ HEADER_BYTES = 2048
 
 
 class LostProcess(RuntimeError):
-    """A process of the group died, hangs, or left on an error of its own, so that the sum cannot be finished."""
+    """A process of the group died, hangs or raised, so that the sum cannot be completed."""
 
 
 class Processes:
-    """A process group as a ring: this rank, its neighbours, and errors that say what was lost.
+    """A process group as a ring: this rank and its neighbours.
 
     Raises: RuntimeError when no process group is initialised; ValueError when this process is not in `group`.
     """
@@ -49,24 +49,26 @@ class Processes:
 
     @contextmanager
     def watch(self, doing: str) -> Iterator[None]:
+        """Turn communication errors into `LostProcess`."""
         try:
             yield
         except RuntimeError as error:  # what torch raises for a closed connection and for a timeout
             said = str(error).strip().splitlines() or [type(error).__name__]
             raise LostProcess(
                 f"rank {self.rank} of {self.size} lost another process while {doing} ({said[0][:200]}). It has died, "
-                "hangs, did not make this call, or left on an error of its own: the log of the first to fail says "
-                "which. The group is of no use any more; restart all its processes (torchrun --max-restarts does)."
+                "hangs, did not make this call, or raised an error: see the log of the first to fail. The group cannot "
+                "be used any more; restart all its processes (torchrun --max-restarts does)."
             ) from error
 
     def agree(
         self, header: dict[str, Any], error: Exception | None, device: torch.device
     ) -> list[dict[str, Any]]:
-        """Every rank's header. All but its "own" must be the same; a rank's error is an error on all of them.
+        """Exchange headers, which must agree but for "own"; an error on one rank is raised on all.
 
-        One all_gather of HEADER_BYTES a rank. Raises: `error` where there is one, ValueError on the other ranks.
+        One all_gather of HEADER_BYTES per rank. Returns: the headers of all ranks.
+        Raises: `error` if given, ValueError on the other ranks or if headers disagree.
         """
-        self._reaches(device)
+        self._check_device(device)
         said = {**header, "error": None if error is None else str(error)[:300]}
         text = json.dumps(said, ensure_ascii=False).encode()[:HEADER_BYTES].ljust(HEADER_BYTES)
         mine = torch.frombuffer(bytearray(text), dtype=torch.uint8).to(device)
@@ -88,7 +90,7 @@ class Processes:
         return headers
 
     def all_gather(self, mine: Tensor, doing: str) -> list[Tensor]:
-        """One tensor a rank, of one shape."""
+        """The tensors of all ranks, of one shape."""
         parts = [torch.empty_like(mine) for _ in range(self.size)]
         with self.watch(doing):
             dist.all_gather(parts, mine, group=self.group)
@@ -97,9 +99,9 @@ class Processes:
     def pass_on(
         self, out: list[Tensor], into: list[Tensor], doing: str, channel: int = 0
     ) -> Callable[[], None]:
-        """Start sending `out` to the next rank and filling `into` from the one before. Returns: what waits for both.
+        """Send `out` to the next rank and receive `into` from the previous one; return a function that waits.
 
-        Neither list may be touched before that. Batched, so that NCCL posts all of them at once; empty ones stay home.
+        Do not touch either list before. Batched, so that NCCL posts all transfers at once; empty tensors are not sent.
         """
         ops = [
             dist.P2POp(way, t, peer, self.group, 2 * channel + i)
@@ -120,7 +122,7 @@ class Processes:
 
         return wait
 
-    def _reaches(self, device: torch.device) -> None:
+    def _check_device(self, device: torch.device) -> None:
         wrong = {"gloo": "cuda", "nccl": "cpu"}.get(dist.get_backend(self.group))
         if device.type == wrong:
             raise ValueError(
@@ -130,10 +132,11 @@ class Processes:
 
 
 def name_of(kernel: Kernel) -> str:
-    """What a kernel is called on every process: its numbers, without the addresses and the device of this one."""
-    text = re.sub(r" at 0x[0-9a-f]+|, device='[^']*'", "", repr(kernel))
-    return (
-        text
-        if len(text) <= 160
-        else f"{text[:120]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    )
+    """A name of at most 160 characters that is the same on all processes for equal kernels."""
+    plain, scale = kernel.standardize()
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(plain))
+    if scale is not None:
+        text += f" with length_scale {list(scale.shape)} {scale.detach().flatten().tolist()}"
+    if len(text) <= 160:
+        return text
+    return f"{text[:120]}... {hashlib.sha256(text.encode()).hexdigest()[:16]}"

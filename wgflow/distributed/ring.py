@@ -1,8 +1,8 @@
-r"""The ring: shards of the samples travel from process to process, and every process sums over all of them.
+r"""Ring reduction: shards of the samples pass from process to process, and every process sums over all of them.
 
 The pairs (log_mass, shift) of two disjoint sets of samples merge as a monoid, L = log(e^a + e^b) and
-S = e^(a - L) S_a + e^(b - L) S_b, so the local sums of any backend are the blocks. Backward, a block's share of the
-upstream gradient is known from L and S alone: dL/da = p, dS/da = p (S_a - S), dS/dS_a = p, with p = e^(a - L).
+S = e^(a - L) S_a + e^(b - L) S_b, so the local sums of any backend are the blocks. Backward, the share of a block in
+the upstream gradient follows from L and S alone: dL/da = p, dS/da = p (S_a - S), dS/dS_a = p, with p = e^(a - L).
 """
 
 from __future__ import annotations
@@ -17,41 +17,43 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wgflow.distributed.processes import Processes, name_of
-from wgflow.kernels import Kernel
-from wgflow.stretched import Stretched, unstretch
-from wgflow.sums import check_clouds, double_shift, sharding
+from wgflow.kernels import Kernel, rescale
+from wgflow.reductions import check_clouds, kernel_shift_f64, sharding
 
 LOWEST = torch.finfo(torch.float64).min
 
 
 class Ring:
-    """The sums of the library over clouds that are sharded over the processes of a group (`sharding.Shards`).
+    """Kernel sums over clouds sharded over the processes of a group; implements `sharding.Shards`.
 
-    group: None for all processes; backend: of the local sums, one block of (own points, one shard) at a time.
+    Args:
+        group: None for all processes.
+        backend: of the local sums, one block of (own points, one shard) at a time.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, backend: str = "auto"):
         if backend in sharding.BACKENDS:
             raise ValueError(
-                f'backend = {backend!r} is the ring; wanted that of its local sums, such as "auto".'
+                f'backend = {backend!r} is the ring; wanted a backend for its local sums, such as "auto".'
             )
         self.processes, self.backend = Processes(group), backend
 
-    def double_shift(
+    def kernel_shift_f64(
         self, x, y, log_weights, kernel: Kernel, skip_self: bool
     ) -> tuple[Tensor, Tensor]:
-        """`sums.double_shift` of shards; the same errors on every rank, and ValueError where ranks disagree."""
-        said, error, lengths = {}, None, None
+        """`kernel_shift_f64` of shards. Raises the same errors on every rank, and ValueError if ranks disagree."""
+        mine, error, scale = {}, None, None
         try:
             with sharding.use(self):
-                said = header(x, y, log_weights, kernel, skip_self)
-            if isinstance(kernel, Stretched):
-                # Divided here, multiplied back below, as in the door of the sums: lengths keep their gradient.
-                kernel, x, y, lengths = unstretch(kernel, x, y)
+                mine = header(x, y, log_weights, kernel, skip_self)
+            kernel, scale = kernel.standardize()
+            if scale is not None:
+                # Divide here and multiply below, as in `reductions.api`: the length scale keeps its gradient.
+                scale, x, y = rescale(scale, x, y)
                 log_weights = None if log_weights is None else log_weights.double()
-        except Exception as refused:  # whatever it is, the other ranks are waiting
+        except Exception as refused:  # of any kind: the other ranks are waiting
             error = refused
-        sizes = tuple(h["own"] for h in self.processes.agree(said, error, x.device))
+        sizes = tuple(h["own"] for h in self.processes.agree(mine, error, x.device))
         if sum(sizes) <= skip_self:
             raise ValueError(
                 "y is empty on every rank: there is nothing to average. Leave the term out instead."
@@ -60,7 +62,7 @@ class Ring:
             )
         call = Call(self, kernel, skip_self, sizes)
         log_mass, shift = RingAverage.apply(x, y, log_weights, call)  # type: ignore[misc]
-        return log_mass, shift if lengths is None else shift * lengths
+        return log_mass, shift if scale is None else shift * scale
 
     def count(self, y: Tensor) -> int:
         """The number of samples on all processes."""
@@ -82,7 +84,7 @@ class Ring:
 def header(
     x: Tensor, y: Tensor, log_weights: Tensor | None, kernel: Kernel, skip_self: bool
 ) -> dict[str, Any]:
-    """What must be the same on all ranks, and this rank's own number of samples. Raises: ValueError on bad clouds."""
+    """The arguments that must agree on all ranks, and the number of samples on this one. Raises: ValueError."""
     check_clouds(x, y, log_weights, skip_self)
     clouds = [t for t in (x, y, log_weights) if t is not None]
     if not all(bool((t < math.inf).all()) for t in (x.abs(), y.abs(), *clouds[2:])):
@@ -107,7 +109,7 @@ def header(
 
 @dataclass(frozen=True)
 class Call:
-    """One sum round the ring."""
+    """One reduction round the ring."""
 
     ring: Ring
     kernel: Kernel
@@ -115,7 +117,7 @@ class Call:
     sizes: tuple[int, ...]  # samples on each rank
 
     def shards(self, y: Tensor, log_weights: Tensor | None) -> Iterator[tuple[int, list[Tensor]]]:
-        """(rank it belongs to, [y, log weights]), this rank's own first; the next shard travels while one is summed."""
+        """(rank of its owner, [y, log weights]), own shard first; the next one is received while one is summed."""
         p = self.ring.processes
         here = [t.detach().contiguous() for t in (y, log_weights) if t is not None]
         for step in range(p.size):
@@ -131,25 +133,24 @@ class Call:
     def empty(
         self, like: list[Tensor], rank: int, dtype: torch.dtype | None = None
     ) -> list[Tensor]:
-        """Room for what belongs to the shard of a rank: y [..., M, D] and what is [..., M]."""
+        """Uninitialised tensors for the shard of a rank: y [..., M, D] and log weights [..., M]."""
         m, (y, *rest) = self.sizes[rank], like
         room = [y.new_empty((*y.shape[:-2], m, y.shape[-1]), dtype=dtype)]
         return room + [w.new_empty((*w.shape[:-1], m), dtype=dtype) for w in rest]
 
     def block(self, x: Tensor, shard: list[Tensor], own: bool) -> tuple[Tensor, Tensor] | None:
-        """(log_mass, shift) of these points against one shard, in float64; None where there is nothing to sum."""
+        """(log_mass, shift) of these points against one shard, in float64; None if there is nothing to sum."""
         y, w = shard[0], shard[1] if len(shard) > 1 else None
         skip = self.skip_self and own
         if x.numel() == 0 or y.shape[-2] <= skip:
             return None
         weightless = None
-        if (
-            w is not None
-        ):  # batch elements in which the whole shard is absent: the local sums would refuse it
+        if w is not None:
+            # The local sum would refuse batch elements in which no sample of the shard has weight.
             weightless = w.detach().amax(-1, keepdim=True) == -math.inf
             w = torch.where(weightless, 0, w)
         with sharding.use(None):
-            log_mass, shift = double_shift(
+            log_mass, shift = kernel_shift_f64(
                 x, y, kernel=self.kernel, log_weights=w, skip_self=skip, backend=self.ring.backend
             )
         return (
@@ -158,7 +159,7 @@ class Call:
 
 
 class RingAverage(torch.autograd.Function):
-    """Two rounds: the shards once for the sums; once more for the gradients, whose accumulators travel with them."""
+    """Two rounds: one for the sums, one for the gradients, whose accumulators travel with their shards."""
 
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, log_weights: Tensor | None, call: Call):
@@ -177,7 +178,7 @@ class RingAverage(torch.autograd.Function):
                 log_mass, shift = merge((log_mass, shift), part)
         if weighty is not None and not bool(
             weighty.all()
-        ):  # known to every rank: each has seen all shards
+        ):  # on every rank: each has seen all shards
             raise ValueError(
                 "all weights of y are zero in some batch element, on all ranks together; weigh one of them, or leave "
                 "the term out."
@@ -203,7 +204,7 @@ class RingAverage(torch.autograd.Function):
         dx = torch.zeros_like(x, dtype=torch.float64)
         behind: list[Tensor] = []
         for rank, shard in call.shards(y, log_weights):
-            # Gradients follow their shard one step behind; those of this block are summed while the others' arrive.
+            # Gradients follow their shard one step behind; those of this block are computed while others arrive.
             ahead = call.empty(shard, rank, torch.float64) if samples else []
             own, doing = rank == p.rank, "passing gradients on"
             wait = None if own else p.pass_on(behind, ahead, doing, channel=1)
@@ -227,7 +228,7 @@ class RingAverage(torch.autograd.Function):
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """(log_mass, shift) over two disjoint sets of samples -> that over their union. Associative and commutative."""
+    """(log_mass, shift) over the union of two disjoint sets of samples. Associative and commutative."""
     log_mass = torch.logaddexp(a[0], b[0])
     of_a, of_b = (portion(part, log_mass).unsqueeze(-1) for part in (a[0], b[0]))
     return log_mass, of_a * a[1] + of_b * b[1]
@@ -239,9 +240,9 @@ def portion(part: Tensor, log_mass: Tensor) -> Tensor:
 
 
 def share(call: Call, x: Tensor, shard: list[Tensor], own: bool, wants, at) -> list[Tensor | None]:
-    """[dx, dy, d log w] of one block, by the backward of its local sum: nothing of the first round was kept.
+    """[dx, dy, d log w] of one block, by the backward of its local sum, computed again.
 
-    The losing side, keeping each block's (log_mass, shift): one forward less, but memory O(N world_size).
+    The losing side, keeping (log_mass, shift) of each block: one forward less, but memory O(N world_size).
     """
     log_mass, shift, g_mass, g_shift = at
     # Half precision is widened, so that each block's gradient is not rounded to it before they are added.
@@ -258,7 +259,7 @@ def share(call: Call, x: Tensor, shard: list[Tensor], own: bool, wants, at) -> l
 
 
 class LogTotal(torch.autograd.Function):
-    """log Σ w over all ranks. Every rank's result depends on every weight, so gradients are added over the ranks."""
+    """log Σ w over all ranks. Each result depends on all weights, so gradients are summed over the ranks."""
 
     @staticmethod
     def forward(ctx, log_weights: Tensor, processes: Processes) -> Tensor:

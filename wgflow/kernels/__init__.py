@@ -1,14 +1,22 @@
-r"""Kernels as frozen values: k(x, y) = k(|x - y|²), each knowing its mass, its slope and its shadow.
+r"""Kernels as frozen values: k(x, y) = k(|x - y|²), each with its mass, its gradient kernel and its shadow.
 
-Two relations carry the whole library. The *slope* of k is s = -2 dk/d|x-y|², so that ∇_x k(x, y) = s (y - x):
-scores are averages under the slope. The *shadow* of k is the kernel H whose slope is k / c (Cheng 1995), so
-that the mean shift under k is c (f_H / f_k) ∇log f_H. Only the Gaussian is its own shadow, hence "drift = h²
-times the score gap" is Gaussian alone.
+Two relations carry the library. The *gradient kernel* of k is s = -2 dk/d|x-y|², so that ∇_x k(x, y) = s (y - x):
+scores are averages under s. The *shadow* of k is the kernel H whose gradient kernel is k / c (Cheng 1995), so that the
+mean shift under k is c (f_H / f_k) ∇log f_H. Only the Gaussian is its own shadow, so "drift = h² times the difference
+of scores" holds for the Gaussian alone.
 """
 
 from wgflow.kernels.compact import Compact, biweight, epanechnikov, flat
 from wgflow.kernels.gaussian import Gaussian
-from wgflow.kernels.kernel import Kernel, Scaled, as_kernels, check_bandwidth
+from wgflow.kernels.kernel import (
+    Kernel,
+    LengthScaleKernel,
+    Scaled,
+    as_kernels,
+    describe,
+    positive,
+    rescale,
+)
 from wgflow.kernels.matern import Laplace, Matern, Yukawa
 from wgflow.kernels.powers import RationalQuadratic, Riesz, student_t
 
@@ -17,6 +25,7 @@ __all__ = [
     "Gaussian",
     "Kernel",
     "Laplace",
+    "LengthScaleKernel",
     "Matern",
     "RationalQuadratic",
     "Riesz",
@@ -24,8 +33,10 @@ __all__ = [
     "Yukawa",
     "as_kernels",
     "biweight",
-    "check_bandwidth",
+    "describe",
     "epanechnikov",
     "flat",
+    "positive",
+    "rescale",
     "student_t",
 ]

@@ -1,91 +1,85 @@
-"""Kernels that vanish outside a ball. Slopes take one power away, shadows add one."""
+"""Kernels of compact support. Gradient kernels lower the power by one, shadows raise it by one."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, checked_constructor
-from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
 from wgflow.kernels.radial import exponential_noise, normal_noise
 
 
-@checked_constructor
-@dataclass(frozen=True)
-class Compact(Kernel):
-    r"""k = (1 - r²/h²)^power inside the ball of radius h, 0 outside; power 0, 1, 2 are flat, Epanechnikov, biweight.
+@dataclass(frozen=True, eq=False, repr=False)
+class Compact(LengthScaleKernel):
+    r"""k = (1 - r²/h²)^power inside the ball of radius h, 0 outside; powers 0, 1, 2: flat, Epanechnikov, biweight.
 
-    Beyond h of every sample there is no mass: log_mass is -inf there, and the mean shift is zero.
+    Farther than h from every sample there is no mass: log_mass is -inf and the mean shift is zero.
+
+    Args:
+        length_scale: h, the radius of the support; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        power: a whole number from 0 to 19.
+    Raises: ValueError if `length_scale` is not positive and finite, or `power` is another number.
     """
 
-    h: float  # radius of the support, a length
     power: int = 1
 
     def __post_init__(self):
-        check_bandwidth("h", self.h)
+        super().__post_init__()
         if self.power not in range(20):
             raise ValueError(
                 f"power = {self.power!r}; wanted a whole number from 0 (flat), 1 (Epanechnikov), 2 (biweight)."
             )
 
-    def log(self, sq: Tensor) -> Tensor:
+    def _log(self, sq: Tensor) -> Tensor:
         u = sq / self.h**2
         inside = u < 1
         # Zeros are put in before log1p: a masked NaN would still poison second derivatives.
-        return (
-            (-torch.where(inside, u, 0.0)).log1p().mul(self.power).masked_fill(~inside, -math.inf)
-        )
+        inner = (-torch.where(inside, u, 0.0)).log1p()
+        return inner.mul(self.power).masked_fill(~inside, -math.inf)
 
-    def log_norm(self, dim: int) -> float:
+    def _log_norm(self, dim: int) -> float:
         gap = math.lgamma(self.power + 1) - math.lgamma(self.power + 1 + dim / 2)
         return -(0.5 * dim * math.log(math.pi * self.h**2) + gap)
 
-    @cached_property
-    def slope(self) -> Kernel:  # type: ignore[override]
+    def _gradient_kernel(self) -> Kernel:
         if self.power == 0:
-            return Nothing()
+            return Zero()
         return Scaled(Compact(self.h, self.power - 1), math.log(2 * self.power / self.h**2))
 
-    @property
-    def shadow(self) -> Kernel:
+    def _shadow(self) -> Compact:
         return Compact(self.h, self.power + 1)
 
-    @property
-    def shadow_scale(self) -> float:
+    def _shadow_scale(self) -> float:
         return self.h**2 / (2 * (self.power + 1))
 
-    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        # r²/h² is Beta(D/2, power + 1), a ratio of a chi-square and waiting times.
+    def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        # r²/h² is Beta(D/2, power + 1): a chi-square over itself plus waiting times.
         z = normal_noise(like, generator)
         waits = 2 * exponential_noise(like, self.power + 1, generator).sum(-1, keepdim=True)
         return self.h * z / (z.square().sum(-1, keepdim=True) + waits).sqrt()
 
 
-@checked
-def flat(h: float) -> Compact:
+def flat(length_scale: float | Tensor) -> Compact:
     """1 within h, 0 beyond: the original mean shift. Its shadow is Epanechnikov, c = h²/2."""
-    return Compact(h, 0)
+    return Compact(length_scale, 0)
 
 
-@checked
-def epanechnikov(h: float) -> Compact:
-    """1 - r²/h² within h: least mean squared error of all. Its shadow is the biweight, c = h²/4."""
-    return Compact(h, 1)
+def epanechnikov(length_scale: float | Tensor) -> Compact:
+    """1 - r²/h² within h: least mean squared error of a KDE. Its shadow is the biweight, c = h²/4."""
+    return Compact(length_scale, 1)
 
 
-@checked
-def biweight(h: float) -> Compact:
+def biweight(length_scale: float | Tensor) -> Compact:
     """(1 - r²/h²)² within h: the smoothest of the three, differentiable at the edge."""
-    return Compact(h, 2)
+    return Compact(length_scale, 2)
 
 
 @dataclass(frozen=True)
-class Nothing(Kernel):
-    """k = 0: the slope of `flat`, whose gradient is zero wherever it exists."""
+class Zero(Kernel):
+    """k = 0: the gradient kernel of `flat`, whose gradient vanishes wherever it exists."""
 
     def log(self, sq: Tensor) -> Tensor:
         return torch.full_like(sq, -math.inf)
@@ -94,5 +88,5 @@ class Nothing(Kernel):
         return None
 
     @property
-    def slope(self) -> Kernel:
+    def gradient_kernel(self) -> Kernel:
         return self

@@ -1,160 +1,173 @@
-"""One ladder of exponential kernels: slopes lead down it, Matérn to Laplace to Yukawa, and shadows lead up."""
+"""Matérn kernels of half-integer smoothness: gradient kernels lower the smoothness by one, shadows raise it by one."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked_constructor
-from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
-from wgflow.kernels.radial import direction, exponential_noise, safe_sq, safe_sqrt, sphere_area
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, positive
+from wgflow.kernels.radial import (
+    direction,
+    exponential_noise,
+    log_sphere_area,
+    safe_sq,
+    safe_sqrt,
+)
 
 
-@checked_constructor
-@dataclass(frozen=True)
-class Matern(Kernel):
-    """k = exp(-u) (1 + u + ...), u = r / tau: the Matérn kernel of half-integer smoothness `nu` = 1.5, 2.5, ...
+@dataclass(frozen=True, eq=False, repr=False)
+class Matern(LengthScaleKernel):
+    r"""The Matérn kernel (Rasmussen and Williams 2006, Eq. 4.16), for example k = (1 + u) exp(-u) at nu = 3/2.
 
-    The polynomial is the reverse Bessel polynomial scaled to start at 1, so nu = 1.5 reads (1 + u) exp(-u),
-    without the factor sqrt(2 nu) some texts put into u. Slopes go down the ladder of nu, shadows go up. nu =
-    1/2 is `Laplace`.
+    u = sqrt(2 nu) r / h, and exp(-u) times the reverse Bessel polynomial in u, scaled to start at 1.
+
+    Args:
+        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        nu: smoothness, 1.5, 2.5, 3.5, ...; nu = 1/2 is `Laplace`.
+    Raises: ValueError if `length_scale` is not positive and finite, or `nu` is another number.
     """
 
-    tau: float  # decay length
     nu: float = 1.5
 
     def __post_init__(self):
-        check_bandwidth("tau", self.tau)
+        super().__post_init__()
         if not (self.nu >= 1.5 and float(self.nu + 0.5).is_integer()):
             raise ValueError(
-                f"nu = {self.nu!r}; wanted 1.5, 2.5, 3.5, ... For nu = 1/2 use Laplace(tau)."
+                f"nu = {self.nu!r}; wanted 1.5, 2.5, 3.5, ... For nu = 1/2 use Laplace(length_scale)."
             )
+
+    @property
+    def decay_length(self) -> float:
+        """r / u, the length over which the kernel falls by a factor e far away."""
+        return self.h / math.sqrt(2 * self.nu)
 
     @property
     def order(self) -> int:
         return round(self.nu - 0.5)
 
-    @cached_property
-    def _coefficients(self) -> tuple[float, ...]:
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """The coefficients of the polynomial in u, lowest first."""
         p, fact = self.order, math.factorial
         top = fact(p) / fact(2 * p)
         return tuple(top * fact(2 * p - k) * 2**k / (fact(p - k) * fact(k)) for k in range(p + 1))
 
-    def log(self, sq: Tensor) -> Tensor:
-        u = safe_sqrt(sq) / self.tau
-        poly = torch.full_like(u, self._coefficients[-1])
-        for c in reversed(self._coefficients[:-1]):
+    def _log(self, sq: Tensor) -> Tensor:
+        u = safe_sqrt(sq) / self.decay_length
+        *lower, highest = self.coefficients
+        poly = torch.full_like(u, highest)
+        for c in reversed(lower):
             poly = poly * u + c
         return poly.log() - u
 
-    def log_norm(self, dim: int) -> float:
-        radial = sum(
+    def _radial_masses(self, dim: int) -> list[float]:
+        """∫ c_k u^k exp(-u) u^(D-1) du / Γ(D) of each term of the polynomial."""
+        return [
             c * math.exp(math.lgamma(dim + k) - math.lgamma(dim))
-            for k, c in enumerate(self._coefficients)
-        )
-        return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim) + math.log(radial))
+            for k, c in enumerate(self.coefficients)
+        ]
 
-    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def _log_norm(self, dim: int) -> float:
+        radial = math.lgamma(dim) + math.log(sum(self._radial_masses(dim)))
+        return -(log_sphere_area(dim) + dim * math.log(self.decay_length) + radial)
+
+    def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         # The radius is a mixture of Gamma(D + k) over the terms u^k of the polynomial.
         dim = like.shape[-1]
-        masses = [
-            c * math.exp(math.lgamma(dim + k) - math.lgamma(dim))
-            for k, c in enumerate(self._coefficients)
-        ]
-        term = torch.multinomial(
-            torch.tensor(masses, device=like.device),
-            like[..., 0].numel(),
-            replacement=True,
-            generator=generator,
-        ).view(like.shape[:-1])
+        masses = torch.tensor(self._radial_masses(dim), device=like.device)
+        points = like[..., 0].numel()
+        term = torch.multinomial(masses, points, replacement=True, generator=generator)
         waits = exponential_noise(like, dim + self.order, generator)
-        counted = torch.arange(dim + self.order, device=like.device) < dim + term.unsqueeze(-1)
-        return self.tau * (waits * counted).sum(-1, keepdim=True) * direction(like, generator)
+        counted = torch.arange(dim + self.order, device=like.device) < dim + term.view(
+            *like.shape[:-1], 1
+        )
+        radius = self.decay_length * (waits * counted).sum(-1, keepdim=True)
+        return radius * direction(like, generator)
 
-    @cached_property
-    def slope(self) -> Kernel:  # type: ignore[override]
-        below = Laplace(self.tau) if self.order == 1 else Matern(self.tau, self.nu - 1)
-        return Scaled(below, -math.log((2 * self.order - 1) * self.tau**2))
+    def _gradient_kernel(self) -> Kernel:
+        tau = self.decay_length
+        lower = Laplace(tau) if self.order == 1 else _matern_of_decay(tau, self.nu - 1)
+        return Scaled(lower, -math.log((2 * self.order - 1) * tau**2))
 
-    @property
-    def shadow(self) -> Kernel:
-        return Matern(self.tau, self.nu + 1)
+    def _shadow(self) -> Matern:
+        return _matern_of_decay(self.decay_length, self.nu + 1)
 
-    @property
-    def shadow_scale(self) -> float:
-        return (2 * self.order + 1) * self.tau**2
+    def _shadow_scale(self) -> float:
+        return (2 * self.order + 1) * self.decay_length**2
 
 
-@checked_constructor
-@dataclass(frozen=True)
-class Laplace(Kernel):
-    """k = exp(-r / tau), the kernel of the released drifting code. Its shadow is Matérn-3/2: it climbs that density."""
+def _matern_of_decay(decay_length: float, nu: float) -> Matern:
+    return Matern(decay_length * math.sqrt(2 * nu), nu)
 
-    tau: float  # decay length
 
-    def __post_init__(self):
-        check_bandwidth("tau", self.tau)
+@dataclass(frozen=True, eq=False, repr=False)
+class Laplace(LengthScaleKernel):
+    r"""k = exp(-r / h): the kernel of the published drifting models, Matérn of smoothness 1/2.
 
-    def log(self, sq: Tensor) -> Tensor:
-        return safe_sqrt(sq) / -self.tau
+    Its shadow is Matérn-3/2: the mean shift ascends that density, not its own. The score of its KDE jumps at the
+    samples, so second derivatives raise.
 
-    def log_norm(self, dim: int) -> float:
-        return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim))
+    Args:
+        length_scale: h, the decay length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+    Raises: ValueError if `length_scale` is not positive and finite.
+    """
 
-    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        radius = exponential_noise(like, like.shape[-1], generator).sum(
-            -1, keepdim=True
-        )  # Gamma(D)
-        return self.tau * radius * direction(like, generator)
+    def _log(self, sq: Tensor) -> Tensor:
+        return safe_sqrt(sq) / -self.h
 
-    @cached_property
-    def slope(self) -> Kernel:  # type: ignore[override]
-        return Scaled(Yukawa(self.tau), -2 * math.log(self.tau))
+    def _log_norm(self, dim: int) -> float:
+        return -(log_sphere_area(dim) + dim * math.log(self.h) + math.lgamma(dim))
 
-    @property
-    def shadow(self) -> Kernel:
-        return Matern(self.tau, 1.5)
+    def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        waits = exponential_noise(like, like.shape[-1], generator)
+        radius = waits.sum(-1, keepdim=True)  # Gamma(D)
+        return self.h * radius * direction(like, generator)
 
-    @property
-    def shadow_scale(self) -> float:
-        return self.tau**2
+    def _gradient_kernel(self) -> Kernel:
+        return Scaled(Yukawa(self.h), -2 * math.log(self.h))
+
+    def _shadow(self) -> Matern:
+        return _matern_of_decay(self.h, 1.5)
+
+    def _shadow_scale(self) -> float:
+        return self.h**2
 
 
 @dataclass(frozen=True)
 class Yukawa(Kernel):
-    """k = exp(-u) / u, u = r / tau: the slope of `Laplace`. A coincident sample has weight 0, so that it
-    pulls nowhere.
+    """k = exp(-u) / u, u = r / h: the gradient kernel of `Laplace`, up to a constant.
+
+    A coincident sample has weight 0, so that it does not pull.
     """
 
-    tau: float  # decay length
+    length_scale: float
 
     def __post_init__(self):
-        check_bandwidth("tau", self.tau)
+        positive("length_scale", self.length_scale)
 
     def log(self, sq: Tensor) -> Tensor:
-        u = safe_sq(sq).sqrt() / self.tau
+        u = safe_sq(sq).sqrt() / self.length_scale
         return (-u - u.log()).masked_fill_(sq == 0, -math.inf)
 
     def log_norm(self, dim: int) -> float | None:
         if dim == 1:
             return None  # 1/r is not integrable on a line
-        return -(sphere_area(dim) + dim * math.log(self.tau) + math.lgamma(dim - 1))
+        return -(log_sphere_area(dim) + dim * math.log(self.length_scale) + math.lgamma(dim - 1))
 
     @property
-    def slope(self) -> Kernel:
+    def gradient_kernel(self) -> Kernel:
         raise ValueError(
             "the score of a Laplace density jumps at every sample, so it has no gradient; "
-            "use Matern(tau, 1.5) or Gaussian(h) where the score is differentiated again."
+            "use Matern(length_scale, nu=1.5) or Gaussian(length_scale) where the score is differentiated again."
         )
 
     @property
     def shadow(self) -> Kernel:
-        return Laplace(self.tau)
+        return Laplace(self.length_scale)
 
     @property
     def shadow_scale(self) -> float:
-        return self.tau**2
+        return self.length_scale**2

@@ -1,4 +1,4 @@
-"""Kernels with power-law tails: a far point still feels every sample. Slopes and shadows change the exponent."""
+"""Kernels with power-law tails. Gradient kernels raise the exponent by one, shadows lower it by one."""
 
 from __future__ import annotations
 
@@ -9,83 +9,94 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, checked_constructor
-from wgflow.kernels.kernel import Kernel, Scaled, check_bandwidth
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, as_length_scale, positive
 from wgflow.kernels.radial import normal_noise, safe_sq
 
 
-@checked_constructor
-@dataclass(frozen=True)
-class RationalQuadratic(Kernel):
-    r"""k = (1 + r²/scale²)^-beta: heavy tails, so a far point still feels every sample. Shadow: exponent 1 - beta."""
+@dataclass(frozen=True, eq=False, repr=False)
+class RationalQuadratic(LengthScaleKernel):
+    r"""k = (1 + r² / (2 alpha h²))^-alpha (Rasmussen and Williams 2006, Eq. 4.19): a point far away feels every sample.
 
-    scale: float  # a length
-    beta: float = 1.0
+    A mixture of Gaussians over length scales; the Gaussian itself as alpha grows. A density in D dimensions if
+    alpha > D/2. Its shadow, for alpha > 1, has exponent alpha - 1.
+
+    Args:
+        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        alpha: exponent, positive.
+    Raises: ValueError if `length_scale` or `alpha` is not positive and finite.
+    """
+
+    alpha: float = 1.0
 
     def __post_init__(self):
-        check_bandwidth("scale", self.scale)
-        check_bandwidth("beta", self.beta)
+        super().__post_init__()
+        object.__setattr__(self, "alpha", positive("alpha", self.alpha))
 
-    def log(self, sq: Tensor) -> Tensor:
-        return (sq / self.scale**2).log1p() * -self.beta
+    @property
+    def sq_scale(self) -> float:
+        """2 alpha h², the squared distance at which the bracket is 2."""
+        return 2 * self.alpha * self.h**2
 
-    def log_norm(self, dim: int) -> float | None:
-        if self.beta <= dim / 2:
+    def _log(self, sq: Tensor) -> Tensor:
+        return (sq / self.sq_scale).log1p() * -self.alpha
+
+    def _log_norm(self, dim: int) -> float | None:
+        if self.alpha <= dim / 2:
             return None
-        gap = math.lgamma(self.beta - dim / 2) - math.lgamma(self.beta)
-        return -(0.5 * dim * math.log(math.pi * self.scale**2) + gap)
+        gap = math.lgamma(self.alpha - dim / 2) - math.lgamma(self.alpha)
+        return -(0.5 * dim * math.log(math.pi * self.sq_scale) + gap)
 
-    @cached_property
-    def slope(self) -> Kernel:  # type: ignore[override]
-        return Scaled(
-            RationalQuadratic(self.scale, self.beta + 1), math.log(2 * self.beta / self.scale**2)
-        )
+    def _gradient_kernel(self) -> Kernel:
+        h = self.h * math.sqrt(self.alpha / (self.alpha + 1))  # the same 2 alpha h²
+        return Scaled(RationalQuadratic(h, self.alpha + 1), -2 * math.log(self.h))
 
-    @property
-    def shadow(self) -> Kernel | None:
-        return RationalQuadratic(self.scale, self.beta - 1) if self.beta > 1 else None
+    def _shadow(self) -> RationalQuadratic | None:
+        if self.alpha <= 1:
+            return None
+        return RationalQuadratic(self.h * math.sqrt(self.alpha / (self.alpha - 1)), self.alpha - 1)
 
-    @property
-    def shadow_scale(self) -> float:
-        if self.beta <= 1:
-            return super().shadow_scale
-        return self.scale**2 / (2 * (self.beta - 1))
+    def _shadow_scale(self) -> float:
+        if self.alpha <= 1:
+            return super()._shadow_scale()
+        return self.sq_scale / (2 * (self.alpha - 1))
 
-    def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        # A multivariate t with 2 beta - D degrees of freedom. torch's one gamma that takes a generator is private.
-        freedom = 2 * self.beta - like.shape[-1]
+    def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        # A multivariate t with 2 alpha - D degrees of freedom. torch's one gamma that takes a generator is private.
+        freedom = 2 * self.alpha - like.shape[-1]
         if freedom <= 0:
-            return super().noise(like, generator)
+            return super()._noise(like, generator)
         half = torch.full((*like.shape[:-1], 1), freedom / 2, dtype=like.dtype, device=like.device)
         chi_square = 2 * torch._standard_gamma(half, generator=generator)
-        return self.scale * normal_noise(like, generator) / chi_square.sqrt()
+        return math.sqrt(self.sq_scale) * normal_noise(like, generator) / chi_square.sqrt()
 
 
-@checked
-def student_t(scale: float, *, nu: float, dim: int) -> RationalQuadratic:
-    """The Student-t density's kernel, `nu` degrees of freedom in `dim` dimensions: (1 + r²/(nu scale²))^-(nu + dim)/2.
+def student_t(length_scale: float | Tensor, *, nu: float, dim: int) -> RationalQuadratic:
+    """The kernel of the Student-t density with `nu` degrees of freedom in `dim` dimensions.
 
-    Its shadow constant is nu scale² / (nu + dim - 2). Raises: ValueError on scale or nu that is not positive.
+    k = (1 + r² / (nu h²))^(-(nu + dim) / 2); its shadow constant is nu h² / (nu + dim - 2).
+
+    Args:
+        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        nu: degrees of freedom, positive.
+        dim: the dimension D in which it is the Student-t density.
+    Raises: ValueError if `length_scale` or `nu` is not positive and finite.
     """
-    check_bandwidth("nu", nu)
-    check_bandwidth("scale", scale)
-    return RationalQuadratic(scale * math.sqrt(nu), (nu + dim) / 2)
+    nu = positive("nu", nu)
+    scale = as_length_scale(length_scale)
+    return RationalQuadratic(scale * math.sqrt(nu / (nu + dim)), (nu + dim) / 2)
 
 
 @dataclass(frozen=True)
 class Riesz(Kernel):
-    """k = r^-s, s > 0: no bandwidth. s = 1 is the slope of -|x - y|, hence sums of unit vectors (the energy distance).
+    """k = r^-s, s > 0, without a length scale. s = 1 is the gradient kernel of -r: unit vectors (energy distance).
 
-    A coincident sample has weight 0: the direction to a point one stands on is the zero vector.
+    A coincident sample has weight 0: it has no direction.
     """
 
     s: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.s < math.inf:
-            raise ValueError(
-                f"s = {self.s!r}; wanted a positive exponent, 1 for the energy distance."
-            )
+        positive("s", self.s)
 
     def log(self, sq: Tensor) -> Tensor:
         return (safe_sq(sq).log() * (-0.5 * self.s)).masked_fill_(sq == 0, -math.inf)
@@ -94,7 +105,7 @@ class Riesz(Kernel):
         return None
 
     @cached_property
-    def slope(self) -> Kernel:  # type: ignore[override]
+    def gradient_kernel(self) -> Kernel:  # type: ignore[override]
         return Scaled(Riesz(self.s + 2), math.log(self.s))
 
     @property
@@ -104,5 +115,5 @@ class Riesz(Kernel):
     @property
     def shadow_scale(self) -> float:
         if self.s <= 2:
-            return super().shadow_scale
+            return super().shadow_scale  # type: ignore[return-value]
         return 1 / (self.s - 2)

@@ -1,4 +1,4 @@
-"""What radial kernels share: the area of a sphere, roots that can be differentiated at 0, and noise."""
+"""Helpers of radial kernels: sphere areas, square roots with a derivative at 0, and noise."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def sphere_area(dim: int) -> float:
-    """log of the area of the unit sphere in `dim` dimensions: log 2 π^(D/2) / Γ(D/2)."""
+def log_sphere_area(dim: int) -> float:
+    """Log of the area of the unit sphere in `dim` dimensions: log 2 π^(D/2) / Γ(D/2)."""
     return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
 
 

@@ -11,27 +11,25 @@ from hypothesis import strategies as st
 from tests.strategies import COMPACT, HEAVY, LIGHT, assert_close, clouds
 from wgflow import Gaussian, Laplace, RationalQuadratic, explain_backend, kernel_shift
 from wgflow.kernels import Riesz
-from wgflow.sums import attention, choice, linear, streaming
+from wgflow.reductions import autograd, blocked, dispatch, gemm
 
-AGAINST_DENSE = [("streaming", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [
-    ("attention", Gaussian)
-]
+AGAINST_DENSE = [("blocked", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [("gemm", Gaussian)]
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(streaming, "TILE_PAIRS", 7)
-    monkeypatch.setattr(attention, "TILE_BYTES", 100)
-    monkeypatch.setattr(attention, "NARROWEST", 2)
-    monkeypatch.setattr(attention, "CHUNK", 3)
-    monkeypatch.setattr(attention, "TILES_A_SUM", 2)
+    monkeypatch.setattr(blocked, "TILE_PAIRS", 7)
+    monkeypatch.setattr(gemm, "TILE_BYTES", 100)
+    monkeypatch.setattr(gemm, "MIN_COLUMNS", 2)
+    monkeypatch.setattr(gemm, "CHUNK", 3)
+    monkeypatch.setattr(gemm, "TILES_PER_SUM", 2)
 
 
 @pytest.fixture
 def never_dense(monkeypatch):
     """`auto` as it is for many points, whatever their number."""
-    monkeypatch.setattr(choice, "DENSE_IS_FASTEST", ((math.inf, 0),))
-    monkeypatch.setattr(choice, "DENSE_BEFORE_STREAMING", 0)
+    monkeypatch.setattr(dispatch, "DENSE_IS_FASTEST", ((math.inf, 0),))
+    monkeypatch.setattr(dispatch, "DENSE_BEFORE_BLOCKS", 0)
 
 
 def value_and_gradients(x, y, log_w, *, kernel, skip_self=False, backend):
@@ -51,9 +49,9 @@ def randn(*shape, seed=1):
 
 
 @given(clouds(), st.booleans())
-def test_attention_is_the_dense_sum(c, weighted):
+def test_gemm_is_the_dense_sum(c, weighted):
     log_w = c.wp.log() if weighted else None
-    found = value_and_gradients(c.x, c.pos, log_w, kernel=Gaussian(c.h), backend="attention")
+    found = value_and_gradients(c.x, c.pos, log_w, kernel=Gaussian(c.h), backend="gemm")
     dense = value_and_gradients(c.x, c.pos, log_w, kernel=Gaussian(c.h), backend="dense")
     for a, b in zip(found, dense, strict=True):
         assert_close(a, b, rtol=1e-9, atol=1e-9 * c.scale)
@@ -78,22 +76,22 @@ def test_blocks_of_any_shape_sum_to_the_dense_one(
 
 
 @pytest.mark.parametrize("lead", [(), (40,)])
-def test_attention_leaves_out_a_points_own_sample(lead):
+def test_gemm_leaves_out_a_points_own_sample(lead):
     x = randn(*lead, 9, 2)
     results = [
         value_and_gradients(x, x, None, kernel=Gaussian(0.5), skip_self=True, backend=b)
-        for b in ("dense", "attention")
+        for b in ("dense", "gemm")
     ]
     for a, b in zip(*results, strict=True):
         assert_close(b, a, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_of_attention_are_those_of_finite_differences(small_tiles):
+def test_gradients_of_gemm_are_those_of_finite_differences(small_tiles):
     x, y, w = randn(2, 4, 2), randn(1, 4, 2, seed=2), randn(2, 4, seed=3)
     args = [t.requires_grad_() for t in (x, y, w)]
     for skip_self in (False, True):
         run = lambda x, y, w, s=skip_self: kernel_shift(
-            x, y, kernel=Gaussian(0.9), log_weights=w, skip_self=s, backend="attention"
+            x, y, kernel=Gaussian(0.9), log_weights=w, skip_self=s, backend="gemm"
         )
         assert torch.autograd.gradcheck(run, args)
 
@@ -114,9 +112,9 @@ def test_gradients_with_a_graph_are_those_without_wherever_the_cloud_is(never_de
         assert (a - b).norm() < 1e-12 * a.norm()
 
 
-def test_second_derivative_of_attention_by_name_is_refused():
+def test_second_derivative_of_gemm_by_name_is_refused():
     x = randn(3, 2).requires_grad_()
-    log_mass, _ = kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend="attention")
+    log_mass, _ = kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend="gemm")
     with pytest.raises(RuntimeError, match="second derivative"):
         torch.autograd.grad(log_mass.sum(), x, create_graph=True)
 
@@ -124,13 +122,13 @@ def test_second_derivative_of_attention_by_name_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_row_whose_nearest_sample_was_not_looked_at_is_still_right(monkeypatch, dtype):
     """Two clusters 40 bandwidths apart; the few samples that give the reference exponents are all of one of them."""
-    monkeypatch.setattr(attention, "SAMPLE", 2)
+    monkeypatch.setattr(gemm, "SAMPLE", 2)
     y = randn(4, 2)
     y[1::2] += 40
     x = randn(6, 2, seed=2)
     x[3:] += 40
     x, y = x.to(dtype), y.to(dtype)
-    found = kernel_shift(x, y, kernel=Gaussian(1.0), backend="attention")
+    found = kernel_shift(x, y, kernel=Gaussian(1.0), backend="gemm")
     exact = kernel_shift(x.double(), y.double(), kernel=Gaussian(1.0))
     tol = 1e-4 if dtype == torch.float32 else 1e-9
     for a, b in zip(found, exact, strict=True):
@@ -147,7 +145,7 @@ def test_weights_that_fit_into_floats_only_without_their_coordinate_are_right(dt
         far = math.sqrt(2 * math.log(2) * exponent)
         y = 0.01 * randn(300, 2)
         y[1:3] += torch.tensor([far, 0.0])  # of 300, every fifth is looked at
-        found = attention.forward(y.to(dtype), y.to(dtype), None, Gaussian(1.0), True, dtype)
+        found = gemm.forward(y.to(dtype), y.to(dtype), None, Gaussian(1.0), True, dtype)
         exact = kernel_shift(y.to(dtype).double(), y.to(dtype).double(), kernel=Gaussian(1.0), skip_self=True,
                              backend="dense")  # fmt: skip
         for a, b in zip(found, exact, strict=True):
@@ -156,7 +154,7 @@ def test_weights_that_fit_into_floats_only_without_their_coordinate_are_right(dt
 
 def test_a_point_whose_only_neighbour_is_itself_is_shown_the_next_one():
     x = torch.arange(6, dtype=torch.float64).unsqueeze(-1) * 100
-    found = kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=True, backend="attention")
+    found = kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=True, backend="gemm")
     exact = kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=True, backend="dense")
     for a, b in zip(found, exact, strict=True):
         assert_close(a, b)
@@ -177,7 +175,7 @@ def test_float32_through_auto_is_right_to_1e3_wherever_the_cloud_is(never_dense,
     assert (grads[0] - grads[1]).norm() < 1e-4 * grads[1].norm()
 
 
-@given(st.floats(1e-4, 1.0), st.sampled_from([1, 2, 8]), st.sampled_from(["auto", "attention"]))
+@given(st.floats(1e-4, 1.0), st.sampled_from([1, 2, 8]), st.sampled_from(["auto", "gemm"]))
 def test_a_field_errs_by_less_than_1e3_or_says_so(h, dim, backend):
     x, y = (torch.rand(300, dim, generator=torch.Generator().manual_seed(s)) for s in (1, 2))
     with warnings.catch_warnings(record=True) as said:
@@ -187,16 +185,16 @@ def test_a_field_errs_by_less_than_1e3_or_says_so(h, dim, backend):
     assert said or (found - exact).norm() < 1e-3 * exact.norm()
 
 
-def test_attention_by_name_warns_where_even_float64_is_not_enough():
+def test_gemm_by_name_warns_where_even_float64_is_not_enough():
     x, y = randn(50, 2), randn(50, 2, seed=2)
     with pytest.warns(UserWarning, match="direct differences"):
-        kernel_shift(x, y, kernel=Gaussian(1e-7), backend="attention")
+        kernel_shift(x, y, kernel=Gaussian(1e-7), backend="gemm")
     said = explain_backend(x.repeat(20, 1), y.repeat(20, 1), kernel=Gaussian(1e-7))
-    assert said.backend == "streaming" and said.reason.startswith("direct differences")
+    assert said.backend == "blocked" and said.reason.startswith("direct differences")
 
 
 @pytest.mark.parametrize("far", [1e3, 1e6])
-def test_a_far_point_is_shown_the_nearest_sample_by_attention_too(never_dense, far):
+def test_a_far_point_is_shown_the_nearest_sample_by_gemm_too(never_dense, far):
     y = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     x = torch.tensor([[far, 0.0], [0.1, 0.1]], requires_grad=True)
     log_mass, shift = kernel_shift(x, y, kernel=Gaussian(0.05))
@@ -215,7 +213,7 @@ def test_float64_input_stays_exact(never_dense):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_summed_in_full_by_attention(never_dense, dtype):
+def test_half_precision_is_summed_in_full_by_gemm(never_dense, dtype):
     x, y = randn(50, 2).to(dtype), randn(4000, 2, seed=2).to(dtype)
     log_mass, shift = kernel_shift(x, y, kernel=Gaussian(1.0))
     exact = kernel_shift(x.double(), y.double(), kernel=Gaussian(1.0))
@@ -224,7 +222,7 @@ def test_half_precision_is_summed_in_full_by_attention(never_dense, dtype):
         assert_close(a.double(), b, rtol=float(torch.finfo(dtype).eps), atol=1e-4)
 
 
-def test_attention_keeps_memory_linear():
+def test_gemm_keeps_memory_linear():
     n, seen = 3000, []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -239,9 +237,9 @@ def test_attention_keeps_memory_linear():
 
     x, y = randn(n, 2).float().requires_grad_(), randn(n, 2, seed=2).float()
     with Watch():
-        log_mass, _ = kernel_shift(x, y, kernel=Gaussian(1.0), backend="attention")
+        log_mass, _ = kernel_shift(x, y, kernel=Gaussian(1.0), backend="gemm")
         log_mass.sum().backward()
-    assert max(seen) <= max(attention.TILE_BYTES // 4, attention.SAMPLE * 1024, 8 * n)
+    assert max(seen) <= max(gemm.TILE_BYTES // 4, gemm.SAMPLE * 1024, 8 * n)
 
 
 def test_a_call_changes_no_global_state(never_dense):
@@ -256,7 +254,7 @@ def test_a_call_changes_no_global_state(never_dense):
 
     before = state()
     x = randn(300, 2).float().requires_grad_()
-    for backend in ("auto", "attention", "streaming", "dense"):
+    for backend in ("auto", "gemm", "blocked", "dense"):
         kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend=backend)[1].sum().backward()
     assert state() == before
 
@@ -279,9 +277,9 @@ def test_no_setting_of_torch_makes_the_sums_coarse(never_dense):
 def test_an_explanation_says_what_happens(never_dense, monkeypatch):
     x, y = randn(30, 2).float(), randn(40, 2, seed=2).float()
     ran = []
-    for name, run in list(linear.FORWARD.items()):
+    for name, run in list(autograd.FORWARD.items()):
         monkeypatch.setitem(
-            linear.FORWARD, name, lambda *a, r=run, n=name: (ran.append((n, a[-1])), r(*a))[1]
+            autograd.FORWARD, name, lambda *a, r=run, n=name: (ran.append((n, a[-1])), r(*a))[1]
         )
     for kernel in (Gaussian(0.5), Gaussian(1e-3), Laplace(0.5), COMPACT[0](0.5)):
         said = explain_backend(x, y, kernel=kernel)
@@ -331,21 +329,21 @@ def test_many_pairs_by_direct_differences_are_summed_in_blocks():
     """Float64 without an estimate of errors: dense up to a tile, blocks beyond, with a second derivative as before."""
     x = randn(363, 2).requires_grad_()
     few, many = (explain_backend(x[:n], x, kernel=Riesz(1.0)) for n in (361, 363))
-    assert (few.backend, many.backend, many.dtype) == ("dense", "streaming", torch.float64)
+    assert (few.backend, many.backend, many.dtype) == ("dense", "blocked", torch.float64)
     (first,) = torch.autograd.grad(
         kernel_shift(x, x.detach(), kernel=Riesz(1.0))[1].sum(), x, create_graph=True
     )
     assert torch.autograd.grad(first.square().sum(), x)[0].isfinite().all()
 
 
-def test_attention_refuses_what_is_not_gaussian():
+def test_gemm_refuses_what_is_not_gaussian():
     with pytest.raises(ValueError, match="Gaussian kernels only"):
-        kernel_shift(randn(3, 2), randn(3, 2), kernel=Laplace(1.0), backend="attention")
+        kernel_shift(randn(3, 2), randn(3, 2), kernel=Laplace(1.0), backend="gemm")
 
 
 @pytest.mark.parametrize("n", [600, 601])
 @pytest.mark.parametrize("skip_self", [False, True])
-def test_attention_does_not_depend_on_the_number_of_threads(n, skip_self):
+def test_gemm_does_not_depend_on_the_number_of_threads(n, skip_self):
     x, before = (
         torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
         torch.get_num_threads(),
@@ -355,7 +353,7 @@ def test_attention_does_not_depend_on_the_number_of_threads(n, skip_self):
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             found.append(
-                kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=skip_self, backend="attention")
+                kernel_shift(x, x, kernel=Gaussian(0.5), skip_self=skip_self, backend="gemm")
             )
     finally:
         torch.set_num_threads(before)

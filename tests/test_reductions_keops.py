@@ -10,7 +10,7 @@ import torch
 
 from tests.strategies import assert_close
 from wgflow import Gaussian, Matern, epanechnikov, keops_warmup, kernel_shift
-from wgflow.sums import keops
+from wgflow.reductions import keops
 
 compiled = pytest.mark.skipif(
     shutil.which("g++") is None or importlib.util.find_spec("pykeops") is None,
@@ -38,7 +38,7 @@ def forgetful():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "skip_self"),
-    [(Gaussian(0.7), False), (Gaussian(0.7).slope, True), (Matern(0.7), False)],
+    [(Gaussian(0.7), False), (Gaussian(0.7).gradient_kernel, True), (Matern(0.7), False)],
 )
 def test_keops_is_the_dense_sum(kernel, skip_self):
     x, y, log_w = randn(2, 9, 2), randn(1, 9, 2, seed=2), randn(2, 9, seed=3)

@@ -1,6 +1,6 @@
-r"""Two-dimensional targets that know themselves: exact samples, and log density and score where these are exact.
+r"""Toy distributions with exact samples, and exact log densities and scores where they are known.
 
-Everything that samples takes `generator=`; nothing touches the process-wide seed.
+Whatever samples takes `generator=`; the global seed is not touched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow.kde import KDE
+from wgflow.density import KDE
 from wgflow.kernels import Gaussian
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-NODES = 4096  # of a curve's quadrature
+NODES = 4096  # of the quadrature along a curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class GaussianMixture:
         return (W.unsqueeze(-1) * (self.means - x.unsqueeze(-2)) / self.std[:, None] ** 2).sum(-2)
 
     def smoothed(self, h: float) -> GaussianMixture:
-        """This density convolved with N(0, h² I): the exact population KDE under `Gaussian(h)`."""
+        """This density convolved with N(0, h² I): the population KDE with `Gaussian(h)`."""
         return GaussianMixture(self.means, (self.std**2 + h**2).sqrt(), self.weights)
 
 
@@ -89,16 +89,16 @@ def eight_gaussians(*, radius: float = 1.0, std: float = 0.1) -> GaussianMixture
 def unbalanced_mixture(
     *, weights: tuple[float, ...] = (0.6, 0.3, 0.1), std: float = 0.1
 ) -> GaussianMixture:
-    """Unequal Gaussians on a unit circle: does a method keep proportions, or only find modes?"""
+    """Unequal Gaussians on the unit circle, to see whether a method keeps proportions or only finds modes."""
     angle = torch.arange(len(weights), dtype=torch.float64) * (2 * math.pi / len(weights))
     means = torch.stack([angle.cos(), angle.sin()], -1).float()
     return GaussianMixture(means, torch.full((len(weights),), std), torch.tensor(weights))
 
 
 class _Curve(ABC):
-    """Uniform in the parameter of some curves, plus Gaussian noise: a Gaussian mixture with a continuum of centres.
+    """A point uniform in the parameter of some curves, plus Gaussian noise.
 
-    Density and score by the midpoint rule over `NODES` points of the curve, right to about 1e-5 of their size where
+    Density and score by the midpoint rule over `NODES` points of the curve, with a relative error of about 1e-5 where
     neighbouring nodes are closer than a tenth of the noise.
     """
 
@@ -106,7 +106,7 @@ class _Curve(ABC):
 
     @abstractmethod
     def _curve(self, u: Tensor) -> Tensor:
-        """Parameters u in [0, 1], [n] -> points, [..., n, 2]; the curves in front are equally likely."""
+        """Parameters u [n] in [0, 1] -> points [..., n, 2]; leading dimensions are equally likely curves."""
 
     def _smoothed(self, x: Tensor) -> KDE:
         if not self.noise > 0:
@@ -138,9 +138,8 @@ class TwoMoons(_Curve):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
         upper = self._curve(torch.rand(n, generator=generator))[0]
-        side = (
-            torch.rand(n, 1, generator=generator) < 0.5
-        ).float() * 2 - 1  # the lower moon is the upper one turned by π
+        # The lower moon is the upper one rotated by π.
+        side = (torch.rand(n, 1, generator=generator) < 0.5).float() * 2 - 1
         return side * upper + self.noise * torch.randn(n, 2, generator=generator)
 
 
@@ -160,8 +159,8 @@ class SwissRoll(_Curve):
         return spiral + self.noise * torch.randn(n, 2, generator=generator)
 
 
-class _Known(ABC):
-    """A target whose log density is a formula; its score is that formula's derivative."""
+class _Closed(ABC):
+    """A target whose log density is a formula, and whose score is the derivative of that formula."""
 
     @abstractmethod
     def log_density(self, x: Tensor) -> Tensor: ...
@@ -175,7 +174,7 @@ class _Known(ABC):
 
 
 @dataclass(frozen=True)
-class Checkerboard(_Known):
+class Checkerboard(_Closed):
     """Uniform on the dark squares of a board of `cells` x `cells` over [-1, 1]², plus Gaussian noise."""
 
     cells: int = 4
@@ -202,8 +201,8 @@ class Checkerboard(_Known):
     def log_density(self, x: Tensor) -> Tensor:
         """[..., 2] -> [...]: a square convolved with the noise is a product of differences of normal integrals."""
         low, side = self._corners().to(x), 2 / self.cells
-        # By symmetry read on the side where both integrals are small, and as logarithms: far away neither their
-        # difference nor their product would be left.
+        # By symmetry on the side where both integrals are small, and as logarithms: far away their difference and
+        # their product would underflow.
         beyond = (x.unsqueeze(-2) - low - side / 2).abs() - side / 2
         near, far = (torch.special.log_ndtr(-t / self.noise) for t in (beyond, beyond + side))
         along = near + torch.log1p(-(far - near).exp())
@@ -211,7 +210,7 @@ class Checkerboard(_Known):
 
 
 @dataclass(frozen=True)
-class Rings(_Known):
+class Rings(_Closed):
     """Concentric circles, equally likely, uniform in angle, plus Gaussian noise."""
 
     radii: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -244,8 +243,8 @@ class Rings(_Known):
 
 
 @dataclass(frozen=True)
-class Funnel(_Known):
-    """Neal's funnel: x_1 ~ N(0, width²), the others ~ N(0, exp(x_1)): a neck no single bandwidth fits."""
+class Funnel(_Closed):
+    """Neal's funnel: x_1 ~ N(0, width²), the others ~ N(0, exp(x_1)). No single bandwidth fits its neck."""
 
     dim: int = 2
     width: float = 1.0

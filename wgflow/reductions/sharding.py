@@ -1,6 +1,6 @@
-r"""Where the samples are: whole on this process, or in shards over several, which then sum together.
+r"""Whether clouds are whole on this process, or sharded over several processes that sum together.
 
-`wgflow.distributed` enters itself here, because imports go down the list and the sums lie above it.
+`wgflow.distributed` registers itself here, since the sums do not import it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from wgflow.kernels import Kernel
 
 
 class Shards(Protocol):
-    """Processes that each hold a part of every cloud: the two sums over samples that the library is made of."""
+    """Processes that each hold a part of every cloud, and the sums over all of them."""
 
     backend: str  # of the local sums
 
-    def double_shift(
+    def kernel_shift_f64(
         self, x: Tensor, y: Tensor, log_weights: Tensor | None, kernel: Kernel, skip_self: bool
     ) -> tuple[Tensor, Tensor]: ...
 
@@ -31,17 +31,18 @@ class Shards(Protocol):
     def log_total(self, log_weights: Tensor) -> Tensor: ...
 
 
-BACKENDS: dict[str, Callable[[], Shards]] = {}  # the names of `backend=` that reach other processes
+BACKENDS: dict[str, Callable[[], Shards]] = {}  # values of `backend=` that involve other processes
 _current: ContextVar[Shards | None] = ContextVar("wgflow_shards", default=None)
 
 
 def current() -> Shards | None:
-    """The processes that clouds are sharded over here; None where they are whole."""
+    """The processes over which clouds are sharded in this context; None where clouds are whole."""
     return _current.get()
 
 
 @contextmanager
 def use(shards: Shards | None) -> Iterator[None]:
+    """Set `current` inside."""
     token = _current.set(shards)
     try:
         yield
@@ -49,30 +50,30 @@ def use(shards: Shards | None) -> Iterator[None]:
         _current.reset(token)
 
 
-def behind(backend: str) -> Shards | None:
-    """Who sums under this `backend=`: None for this process alone. "auto" is whatever encloses the call."""
+def shards_of(backend: str) -> Shards | None:
+    """The processes that sum for this `backend=`; None for this process alone. "auto" takes those of the context."""
     if backend in BACKENDS:
         return current() or BACKENDS[backend]()
     return current() if backend == "auto" else None
 
 
-def only_whole(what: str) -> None:
-    """Refuse, where clouds are sharded, what would mix sums over all samples with this process's own.
-
-    Raises: ValueError inside `wgflow.distributed.sharded`.
-    """
+def require_unsharded(what: str) -> None:
+    """Refuse to compute `what` from shards. Raises: ValueError inside `wgflow.distributed.sharded`."""
     if current() is not None:
         raise ValueError(
-            f"{what} cannot be had from shards: it holds all pairs, or is a mean over x. Call it outside "
-            "`wgflow.distributed.sharded`, on clouds that are whole."
+            f"{what} cannot be computed from shards: it holds all pairs, or is a mean over x. Call it outside "
+            "`wgflow.distributed.sharded`, on whole clouds."
         )
 
 
 def log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool = False) -> Tensor | float:
-    """log Σ w over the samples that an average of `kernel_shift` runs over, on whatever process they are.
+    """log Σ w over all samples of an average of `kernel_shift`, those on other processes included.
 
-    y: [..., M, D]; log_weights [..., M] or None. Returns: a float without weights, else [..., 1], or [..., N] when each
-    point leaves itself out. Differentiable in the weights.
+    Args:
+        y: [..., M, D].
+        log_weights: [..., M], or None for w = 1.
+        skip_self: each point leaves itself out.
+    Returns: a float without weights, else [..., 1], or [..., N] with `skip_self`. Differentiable in the weights.
     """
     shards = current()
     if log_weights is None:

@@ -1,11 +1,11 @@
-r"""The attention backend: Gaussian sums by matrix products, memory linear in N + M.
+r"""Gaussian sums by matrix products (GEMM), memory linear in N + M.
 
-A Gaussian mean shift *is* softmax attention: with a = s (x - c), b = s (y - c), s² = log2(e)/h², the weight of a pair
-is 2^z, z = [1, a, -|a|²/2] · [log2 w - |b|²/2, b, 1]. Centring at c keeps digits that the expanded square would cancel;
-what is left of that error is `choice.expanded_error`, which decides between float32 and float64.
+A Gaussian mean shift is softmax attention: with a = s (x - c), b = s (y - c), s² = log2(e)/h², the weight of a pair is
+2^z, z = [1, a, -|a|²/2] · [log2 w - |b|²/2, b, 1]. Centring at c keeps digits that the expanded square would cancel;
+`dispatch.expanded_error` estimates what remains of that error and decides between float32 and float64.
 
-Two matrix products and one exp2 a tile. The losing sides (N = M = 1e4, one core): torch's fused attention, 1.1 to 2
-times slower and no public log-sum-exp; exp, twice the time of exp2; a running row maximum, two passes more.
+Two matrix products and one exp2 per tile. The losing sides (N = M = 1e4, one core): torch's fused attention, 1.1 to 2
+times slower and without a public log-sum-exp; exp, twice the time of exp2; a running row maximum, two more passes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Gaussian, Kernel, Scaled
-from wgflow.sums import streaming
-from wgflow.sums.flat import Gradients, Index, flatten, loop, unflatten
+from wgflow.reductions import blocked
+from wgflow.reductions.blocked import Gradients, Index, flatten, tiles, unflatten
 
 LN2 = math.log(2)
-SAMPLE = 64  # samples whose nearest one gives the reference exponent of a row
-CHUNK = 1 << 14  # points prepared at a time: never a float64 copy of a whole cloud
-TILE_BYTES = 3 << 18  # of one tile and thread on a CPU: within a core's level-2 cache
+SAMPLE = 64  # samples whose nearest one sets the reference exponent of a row
+CHUNK = 1 << 14  # points prepared at a time, to avoid a float64 copy of a whole cloud
+TILE_BYTES = 3 << 18  # per tile and thread on a CPU: within a core's level-2 cache
 TILE_BYTES_GPU = 1 << 26
-DENORMAL = 0.01  # of the weights: from here on one more pass that cuts them off is cheaper than their slow exp2
-TILES_A_SUM = (
-    16  # added in float32 before float64 takes over: each change of dtype is a pass of its own
+# Fraction of denormal weights above which a pass that clamps them is cheaper than their slow exp2.
+DENORMAL = 0.01
+TILES_PER_SUM = (
+    16  # tiles added in float32 before they are added in float64: a conversion is a pass of its own
 )
-NARROWEST = 256  # columns of a tile: narrower ones waste the products, wider ones the cache
+MIN_COLUMNS = 256  # of a tile: narrower ones make slow products, wider ones leave the cache
 
 
 def gaussian_of(kernel: Kernel) -> tuple[float, float] | None:
-    """(h, log scale) of a Gaussian or of one times a constant (its slope); None for any other kernel."""
+    """(h, log scale) of a multiple of a Gaussian, such as its gradient kernel; None for any other kernel."""
     if isinstance(kernel, Gaussian):
         return kernel.h, 0.0
     if isinstance(kernel, Scaled):
@@ -67,7 +68,7 @@ class Factors:
             self.heaviest = w.amax(-1, keepdim=True)
             w -= self.heaviest
             beta = self.right[:, 0] + w.masked_fill(w == -math.inf, 0.0)
-            # A weight of zero: below anything a row can hold. -inf itself would be NaN in a product.
+            # A zero weight: below all others of any row. -inf itself would give NaN in a product.
             edge = torch.cat([self.scaled(x[:, i : i + CHUNK], self.centre).square().sum(-1).amax(-1, keepdim=True)
                               for i in range(0, x.shape[-2], CHUNK)], -1).amax(-1, keepdim=True)  # fmt: skip
             reach = edge - 2 * beta.amin(-1, keepdim=True) + 4 * math.log2(torch.finfo(dtype).max)
@@ -77,17 +78,18 @@ class Factors:
         return ((points.double() - centre) * self.s).to(self.dtype)
 
     def left(self, batch: Index, rows: slice) -> tuple[Tensor, Tensor]:
-        """[1, a, ·] of some rows, its last column still to be filled, and -|a|²/2 in float64."""
+        """[1, a, ·] of some rows, its last column not yet filled, and -|a|²/2 in float64."""
         a = self.scaled(self.x[batch, rows], self.centre[batch])
         out = torch.cat([torch.ones_like(a[..., :1]), a, torch.empty_like(a[..., :1])], -1)
         return out, a.double().square_().sum(-1).mul_(-0.5)
 
     def parts(self, batch: Index) -> list[tuple[int, Tensor, Tensor]]:
-        """(first column, a block of columns of the right factor, its rows [b; 1]), cut once for all rows of tiles."""
+        """(first column, columns of the right factor, their rows [b; 1]) of each tile in a row of tiles; cached."""
         if self._parts is None or self._parts[0] != batch:
             wide = self.tile[1]
-            cut = self.right[batch].split(wide, -1)
-            self._parts = batch, [(j * wide, part, part[..., 1:, :]) for j, part in enumerate(cut)]
+            split = self.right[batch].split(wide, -1)
+            parts = [(j * wide, part, part[..., 1:, :]) for j, part in enumerate(split)]
+            self._parts = batch, parts
         return self._parts[1]
 
     def sample(self, batch: Index) -> Tensor:
@@ -95,8 +97,8 @@ class Factors:
         M = self.right.shape[-1]
         return self.right[batch][..., :: -(-M // SAMPLE)]
 
-    def tiles(self) -> Iterator[tuple[Index, slice]]:
-        return loop(self.x.shape[0], self.x.shape[1], self.tile[0], self.tile[2])
+    def rows(self) -> Iterator[tuple[Index, slice]]:
+        return tiles(self.x.shape[0], self.x.shape[1], self.tile[0], self.tile[2])
 
     @functools.cached_property
     def tile(self) -> tuple[int, int, int]:
@@ -105,7 +107,7 @@ class Factors:
         size = TILE_BYTES_GPU if cuda else TILE_BYTES * torch.get_num_threads()
         pairs = max(1, size // self.right.element_size())
         (_, N, _), M = self.x.shape, self.right.shape[-1]
-        wide = min(M, max(NARROWEST if not cuda else math.isqrt(pairs), pairs // max(1, N)))
+        wide = min(M, max(MIN_COLUMNS if not cuda else math.isqrt(pairs), pairs // max(1, N)))
         tall = min(N, max(1, pairs // wide))
         return tall, wide, max(1, pairs // max(1, N * M))
 
@@ -118,19 +120,19 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
     log_mass = x.new_empty(x.shape[:-1], dtype=torch.float64)
     shift = x.new_empty(x.shape, dtype=torch.float64)
     exact_reference = False
-    for batch, rows in f.tiles():
+    for batch, rows in f.rows():
         done = None if exact_reference else _rows(f, batch, rows, skip_self, exact=False)
-        if (
-            done is None
-        ):  # a row's sample was too far from its nearest one; later rows will be alike
+        if done is None:
+            # The nearest of the few samples is too far from the nearest of all; probably in later rows too.
             exact_reference = True
             done = _rows(f, batch, rows, skip_self, exact=True)
-        if (
-            done is None
-        ):  # only its own sample or weightless ones are near: the exact path, without products
+        if done is None:
+            # Only the row's own sample or samples without weight are near: direct differences.
             part = None if log_weights is None else log_weights[batch]
             first = rows.start if skip_self else None
-            done = streaming.rows(x[batch, rows], y[batch], part, Gaussian(h), first, torch.float64)
+            done = blocked.sum_rows(
+                x[batch, rows], y[batch], part, Gaussian(h), first, torch.float64
+            )
         log_mass[batch, rows], shift[batch, rows] = done
     return (log_mass + log_scale).view(*lead, -1), shift.view(*lead, -1, x.shape[-1])
 
@@ -138,9 +140,9 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
 def _rows(
     f: Factors, batch: Index, rows: slice, skip_self: bool, exact: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """The sums of some rows, None where the reference exponents were so far off that float range was left."""
+    """The sums of some rows; None if the reference exponents were so far off that weights over- or underflowed."""
     A, minus_half = f.left(batch, rows)
-    # Products this narrow are made in one thread; as a batch, one block of the rows for each thread, in all of them.
+    # Products this narrow run in one thread; as a batch of one block of rows per thread they run in all.
     threads = (
         torch.get_num_threads() if A.device.type == "cpu" and A.dim() == 2 and not skip_self else 1
     )
@@ -148,8 +150,8 @@ def _rows(
     if spread:
         A = A.view(threads, -1, A.shape[-1])
     highest = math.log2(torch.finfo(f.dtype).max)
-    # The reference only has to keep 2^(z - reference) within the range of floats: the nearest of a few samples will do.
-    # It is set low, so that the best weights are huge and the smallest ones that matter are no denormal numbers.
+    # The reference only has to keep 2^(z - reference) within the range of floats, so the nearest of a few samples is
+    # enough. It is set low: the largest weights are huge, and the smallest that matter are not denormal.
     tops, denormal = [], 0.0
     for part in [part for _, part, _ in f.parts(batch)] if exact else [f.sample(batch)]:
         z = A[..., :-1] @ part[..., :-1, :]
@@ -164,8 +166,8 @@ def _rows(
     for start, part, values in f.parts(batch):
         if spread:
             part, values = part.expand(threads, -1, -1), values.expand(threads, -1, -1)
-        if part.shape[-1] != e.shape[-1] or e is work:  # the same views for all tiles but the last
-            e = _room(A, part, work)
+        if part.shape[-1] != e.shape[-1] or e is work:  # all tiles but the last share their views
+            e = _view(A, part, work)
             turned = e.mT
         _powers(A, part, e, rows.start - start if skip_self else None, clamp)
         acc.add(values, turned)
@@ -173,7 +175,7 @@ def _rows(
     if spread:
         acc, reference = acc.transpose(0, 1).flatten(1), reference.flatten()
     total = acc[..., -1, :]
-    # Not the mass alone: it can be finite where the mass times a coordinate is not.
+    # Check all sums: the mass can be finite where the mass times a coordinate is not.
     if not bool((total > 2.0 ** (-0.6 * highest)).all() & acc.isfinite().all()):
         return None
     log_mass = (total.log2() + reference + minus_half + f.heaviest[batch]) * LN2
@@ -182,7 +184,7 @@ def _rows(
 
 
 class Total:
-    """A sum of products [b; 1] e: a few tiles in the dtype of the tiles, inside the product, all of them in float64."""
+    """Σ [b; 1] e over tiles: a few of them in the dtype of the tiles, by the product itself, then in float64."""
 
     def __init__(self, A: Tensor):
         self.whole = A.new_zeros(*A.shape[:-2], A.shape[-1] - 1, A.shape[-2], dtype=torch.float64)
@@ -193,7 +195,7 @@ class Total:
     def add(self, a: Tensor, b: Tensor) -> None:
         self.multiply(a, b)
         self.tiles += 1
-        if self.tiles % TILES_A_SUM == 0:
+        if self.tiles % TILES_PER_SUM == 0:
             self.whole += self.part
             self.part.zero_()
 
@@ -201,14 +203,14 @@ class Total:
         return self.whole + self.part
 
 
-def _room(A: Tensor, right: Tensor, work: Tensor) -> Tensor:
-    """A tile in the memory of `work`."""
+def _view(A: Tensor, right: Tensor, work: Tensor) -> Tensor:
+    """The memory of `work` as a tile."""
     shape = (*A.shape[:-1], right.shape[-1])
     return work[: math.prod(shape)].view(shape)
 
 
 def _powers(A: Tensor, right: Tensor, e: Tensor, own: int | None, clamp: bool) -> Tensor:
-    """e = 2^z of one tile, 0 for a row's own sample."""
+    """e = 2^z of one tile, 0 for the own sample of each row."""
     torch.matmul(A, right, out=e)
     if clamp:
         e.clamp_min_(math.log2(torch.finfo(e.dtype).tiny))
@@ -219,9 +221,9 @@ def _powers(A: Tensor, right: Tensor, e: Tensor, own: int | None, clamp: bool) -
 
 
 def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Gradients:
-    r"""(dx, dy, d log w) in float64, the algebra of `tiles.grad_tile` with W = 2^(z - log2 mass) and slope W / h².
+    r"""(dx, dy, d log w) in float64: `dense.grad_tile` with W = 2^(z - log2 mass) and gradient kernel W / h².
 
-    `samples`: whether dy and d log w are wanted; without them two of five matrix products go.
+    Without `samples`, dy and d log w are None, and two of five matrix products are saved.
     """
     x0, y0, log_weights, log_mass, shift = saved
     lead, x, y, log_weights = flatten(x0, y0, log_weights, skip_self)
@@ -233,12 +235,11 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
     dx = torch.empty_like(shift)
     dy = x.new_zeros(B if samples else 0, D, M, dtype=torch.float64)
     dw = x.new_zeros(B if samples else 0, M, dtype=torch.float64)
-    for batch, rows in f.tiles():
+    for batch, rows in f.rows():
         A, minus_half = f.left(batch, rows)
         A[..., -1] = minus_half + f.heaviest[batch] - (log_mass[batch, rows] - log_scale) / LN2
-        A[..., -1].masked_fill_(
-            log_mass[batch, rows] == -math.inf, -math.inf
-        )  # no mass: every weight is 0
+        # Rows without mass: every weight is 0.
+        A[..., -1].masked_fill_(log_mass[batch, rows] == -math.inf, -math.inf)
         G, here = g_shift[batch, rows], x[batch, rows].double() - f.centre[batch]
         constant = g_mass[batch, rows] - (G * (here + shift[batch, rows])).sum(-1)
         pull = torch.cat([G / f.s, constant.unsqueeze(-1)], -1).to(dtype)
@@ -246,8 +247,8 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         work, more = (A.new_empty(A[..., 0].numel() * wide) for _ in range(2))
         acc = Total(A)
         for j, part, values in f.parts(batch):
-            W = _powers(A, part, _room(A, part, work), rows.start - j if skip_self else None, True)
-            Wu = torch.matmul(pull, values, out=_room(A, part, more)).mul_(W)
+            W = _powers(A, part, _view(A, part, work), rows.start - j if skip_self else None, True)
+            Wu = torch.matmul(pull, values, out=_view(A, part, more)).mul_(W)
             acc.add(values, Wu.mT)
             if samples:
                 back = A[..., :-1].mT @ Wu  # Σ_i W u [1, a]

@@ -1,8 +1,8 @@
-r"""The KeOps backend: one fused reduction without any matrix of pairs, where pykeops and a compiler are at hand.
+r"""Sums by pykeops: one fused reduction without a matrix of pairs; needs pykeops and a compiler.
 
 KeOps (Charlier et al. 2021, JMLR 22) compiles each formula, dimension and dtype once, 8 to 12 seconds, into its cache.
-Its traps are closed here: one dtype for all arguments (mixed ones give wrong numbers in silence), finite weights (-inf
-is NaN), no half precision, contiguous arguments, build messages off, the bandwidth a parameter.
+This module takes care of its pitfalls: one dtype for all arguments (mixed ones give wrong numbers silently), finite
+weights (-inf gives NaN), no half precision, contiguous arguments, no build messages, the length scale as a parameter.
 """
 
 from __future__ import annotations
@@ -16,48 +16,45 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern, RationalQuadratic, Scaled
-from wgflow.sums.flat import flatten
+from wgflow.reductions.blocked import flatten
 
 __all__ = ["keops_warmup"]
 
-ABSENT = -1e30  # the log weight of nothing: finite, since -inf in the first place is NaN there
+ABSENT = -1e30  # log weight of a removed sample: finite, since -inf gives NaN in KeOps
 HINT = 'Install it with pip install "wgflow[keops]" and g++ with the Python headers, or use backend="auto".'
 
 
 def formula_of(kernel: Kernel) -> tuple[str, list[float], float]:
-    """(log k in KeOps's words with parameters G, the parameters, log scale). Raises: ValueError if there is none."""
+    """(log k as a KeOps formula with parameters G, the parameters, log scale). Raises: ValueError if there is none."""
     match kernel:
         case Scaled(inner, log_scale):
             formula, parameters, more = formula_of(inner)
             return formula, parameters, log_scale + more
-        case Gaussian(h):
-            return "-(G * SqDist(X, Y))", [0.5 / h**2], 0.0
-        case Laplace(tau):
-            return "-(G * Sqrt(SqDist(X, Y)))", [1 / tau], 0.0
-        case Matern(tau, _):
+        case Gaussian():
+            return "-(G * SqDist(X, Y))", [0.5 / kernel.h**2], 0.0
+        case Laplace():
+            return "-(G * Sqrt(SqDist(X, Y)))", [1 / kernel.h], 0.0
+        case Matern():
             # Horner's scheme of the polynomial: Elem(G, i) are its coefficients.
             u = "(Elem(G, 0) * Sqrt(SqDist(X, Y)))"
             poly = f"Elem(G, {kernel.order + 1})"
             for i in range(kernel.order, 0, -1):
                 poly = f"({poly} * {u} + Elem(G, {i}))"
-            return f"Log({poly}) - {u}", [1 / tau, *kernel._coefficients], 0.0
-        case RationalQuadratic(scale, beta):
-            return (
-                "-(Elem(G, 1) * Log(IntCst(1) + Elem(G, 0) * SqDist(X, Y)))",
-                [1 / scale**2, beta],
-                0.0,
-            )
+            return f"Log({poly}) - {u}", [1 / kernel.decay_length, *kernel.coefficients], 0.0
+        case RationalQuadratic():
+            formula = "-(Elem(G, 1) * Log(IntCst(1) + Elem(G, 0) * SqDist(X, Y)))"
+            return formula, [1 / kernel.sq_scale, kernel.alpha], 0.0
     raise ValueError(
         f"{kernel!r} has no KeOps formula here (compact and singular kernels need -inf, which KeOps turns into NaN); "
-        'use backend="streaming" or "auto".'
+        'use backend="blocked" or "auto".'
     )
 
 
 @functools.cache
 def genred():
-    """`pykeops.torch.Genred`, imported at first use and silently. Raises: RuntimeError without pykeops."""
-    # Only what the user has not set: both are read at import, and one alone leaves half of the messages on. Another
-    # package may have imported it before, talking.
+    """`pykeops.torch.Genred`, imported silently at first use. Raises: RuntimeError without pykeops."""
+    # Both variables are read at import, and one alone leaves half of the messages on; respect what the user has set.
+    # If another package has imported pykeops before, `set_verbose` below.
     names = ("PYKEOPS_VERBOSE", "KEOPS_VERBOSE")
     asked = any(name in os.environ for name in names)
     for name in names:
@@ -68,17 +65,17 @@ def genred():
             importlib.import_module("pykeops").set_verbose(False)
     except Exception as error:  # pykeops builds at import, so that anything can go wrong here
         raise RuntimeError(
-            f'backend="keops" cannot be used: pykeops does not import ({error}). {HINT}'
+            f'backend="keops" is not available: pykeops does not import ({error}). {HINT}'
         ) from error
     return found
 
 
 @functools.cache
 def reduction(formula: str, parameters: int, dim: int, skip_self: bool):
-    """The compiled sums [maximum, Σ e, Σ e (y - x)] of one formula and dimension: one pass, the step's digits kept."""
+    """The compiled sums [maximum, Σ e, Σ e (y - x)] of one formula and dimension."""
     variables = [f"X = Vi({dim})", f"Y = Vj({dim})", "W = Vj(1)", f"G = Pm({parameters})"]
     formula = f"W + {formula}"
-    if skip_self:  # its own sample, known by its number
+    if skip_self:  # the own sample is recognised by its number
         variables += ["I = Vi(1)", "J = Vj(1)", "A = Pm(1)"]
         formula += " + A * (IntCst(1) - Sign(Square(I - J)))"
     step = "Concat(IntCst(1), Y - X)"
@@ -86,7 +83,7 @@ def reduction(formula: str, parameters: int, dim: int, skip_self: bool):
 
 
 def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor]:
-    """(log_mass, shift) in float64, summed by KeOps in `dtype`; one call for each batch element.
+    """(log_mass, shift) in float64, summed by KeOps in `dtype`; one call per batch element.
 
     Raises: RuntimeError without pykeops or a compiler; ValueError for kernels without a formula.
     """
@@ -110,17 +107,13 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
     for b in range(B):
         try:
             out = run(x[b], y[b], w[b].unsqueeze(-1).contiguous(), G, *extra, backend=device)
-        except (
-            ImportError,
-            OSError,
-            RuntimeError,
-        ) as error:  # an import error is how a missing compiler shows
+        except (ImportError, OSError, RuntimeError) as error:  # ImportError: a missing compiler
             raise RuntimeError(
                 f'backend="keops" cannot compile {formula!r}: {error}. {HINT}'
             ) from error
         done.append(out.double())
     out = torch.stack(done)
-    nothing = out[..., :1] < 0.5 * ABSENT  # rows whose every sample is absent
+    nothing = out[..., :1] < 0.5 * ABSENT  # rows without any sample
     log_mass = (out[..., 0] + out[..., 1].log() + log_scale).masked_fill_(
         nothing.squeeze(-1), -math.inf
     )
@@ -131,10 +124,10 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
 def keops_warmup(
     kernel: Kernel, dim: int, *, dtype: torch.dtype = torch.float32, skip_self: bool = False
 ) -> None:
-    """Compile the sums of `kernel` in `dim` dimensions now: 8 to 12 seconds, once per formula, dimension and dtype.
+    """Compile the KeOps sums of `kernel` in `dim` dimensions: 8 to 12 seconds per formula, dimension and dtype.
 
-    Bandwidths and numbers of points are no part of it. Raises: RuntimeError without pykeops or a compiler;
+    Length scales and numbers of points do not matter. Raises: RuntimeError without pykeops or a compiler;
     ValueError for kernels without a formula.
     """
     points = torch.zeros(2, dim, dtype=dtype)
-    forward(points, points, None, kernel, skip_self, dtype)
+    forward(points, points, None, kernel.standardize()[0], skip_self, dtype)

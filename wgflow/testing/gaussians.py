@@ -1,7 +1,6 @@
-r"""Closed forms between Gaussians: references to check code against, ours and yours.
+r"""Closed forms between Gaussians, as exact references for tests.
 
-A Gaussian is (mean [D], covariance [D, D]). Covariances are symmetric positive definite; nothing here is
-batched.
+A Gaussian is (mean [D], covariance [D, D]), the covariance symmetric positive definite. Nothing is batched.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from wgflow.kernels import check_bandwidth
+from wgflow.kernels import positive
 
 __all__ = [
     "drift",
@@ -27,8 +26,8 @@ __all__ = [
 
 
 def _smoothed_gain(cov: Tensor, h: float) -> Tensor:
-    """A = h² (cov + h² I)^-1: the mean shift towards N(m, cov) is -A (x - m)."""
-    check_bandwidth("h", h)
+    """A = h² (cov + h² I)^-1, so that the mean shift towards N(m, cov) is -A (x - m)."""
+    positive("h", h)
     if cov.dim() != 2 or cov.shape[0] != cov.shape[1]:
         raise ValueError(
             f"a covariance is {list(cov.shape)}; wanted [D, D]. In one dimension torch.tensor([[v]])."
@@ -38,9 +37,7 @@ def _smoothed_gain(cov: Tensor, h: float) -> Tensor:
 
 
 def drift(x: Tensor, p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: float) -> Tensor:
-    """Population drifting field V(x) = -A_p (x - m_p) + A_q (x - m_q), `Gaussian(h)`. x: [..., D] -> [...,
-    D], a length.
-    """
+    """Population drifting field of `Gaussian(h)`: V(x) = -A_p (x - m_p) + A_q (x - m_q), [..., D], a length."""
     (m_p, P), (m_q, S) = p, q
     return -(x - m_p) @ _smoothed_gain(P, h) + (x - m_q) @ _smoothed_gain(S, h)
 
@@ -55,9 +52,9 @@ def moment_flow(
 
 
 def variance_clock(s: float, target: float, *, h: float) -> float:
-    r"""Φ(s) of the 1-D flow with equal means: Φ(s_t) = Φ(s_0) + 2 h² t / (P + h²), P the target variance, s_t not P.
+    r"""Φ with Φ(s_t) = Φ(s_0) + 2 h² t / (P + h²) for the variance s_t of the 1-D flow with equal means.
 
-    Φ(s) = (h²/P) ln s - ((P + h²)/P) ln|P - s|. Dimensionless up to the units of s inside the logarithms.
+    Φ(s) = (h²/P) ln s - ((P + h²)/P) ln|P - s|, P the target variance, s not P.
     """
     if not (s > 0 and target > 0 and s != target):
         raise ValueError(

@@ -1,0 +1,156 @@
+r"""Kernel density estimates of weighted samples: density, score, Hessian, responsibilities and draws.
+
+The score of every kernel is exact: ∇log p_h = (f_s / f_k) (barycentre_s - x), with f_k and f_s the sums under the
+kernel and its gradient kernel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from wgflow.arguments import checked
+from wgflow.kernels import Gaussian, Kernel, LengthScaleKernel, Scaled
+from wgflow.reductions import (
+    check_clouds,
+    check_no_nan,
+    kernel_shift,
+    kernel_shift_f64,
+    log_of_weights,
+    log_total,
+    require_unsharded,
+)
+
+__all__ = ["KDE"]
+
+
+@checked
+class KDE(nn.Module):
+    r"""Kernel density estimate p_h(x) = Σ_j w_j k(x, y_j) / (Σ_j w_j ∫ k).
+
+    A module: samples, weights and a tensor length scale are buffers, so that they move with `.to()` and are part of
+    `state_dict()`. A length scale that is an `nn.Parameter` is a parameter of the module.
+
+    Args:
+        samples: y, [..., M, D].
+        kernel: its length scale is in the units of the samples; see `wgflow.bandwidths` for rules.
+        weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter.
+    Gradients flow to the points, samples, weights and a tensor length scale.
+    Raises: ValueError on bad samples or weights.
+    """
+
+    samples: Tensor
+    weights: Tensor | None
+
+    def __init__(self, samples: Tensor, kernel: Kernel, weights: Tensor | None = None):
+        super().__init__()
+        self.register_buffer("samples", samples)
+        self.register_buffer("weights", weights)
+        self._kernel = kernel
+        scale = kernel.length_scale if isinstance(kernel, LengthScaleKernel) else None
+        if isinstance(scale, nn.Parameter):
+            self.register_parameter("length_scale", scale)
+        elif isinstance(scale, Tensor):
+            self.register_buffer("length_scale", scale)
+        check_clouds(samples, samples, self._log_weights, False, ("samples", "samples"))
+        check_no_nan(samples - samples, "samples")  # infinity becomes NaN too
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel, its length scale where the module is."""
+        if not hasattr(self, "length_scale"):
+            return self._kernel
+        return dataclasses.replace(self._kernel, length_scale=self.length_scale)  # type: ignore[type-var]
+
+    def extra_repr(self) -> str:
+        weights = "" if self.weights is None else f", weights={list(self.weights.shape)}"
+        return f"samples={list(self.samples.shape)}, kernel={self.kernel!r}{weights}"
+
+    @property
+    def _log_weights(self) -> Tensor | None:
+        return log_of_weights(self.weights)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        r"""log p_h(x) = log_mass - log Σ w + log_norm(D): [..., N, D] -> [..., N].
+
+        Raises: ValueError if the kernel has infinite mass in this dimension.
+        """
+        kernel, w = self.kernel, self._log_weights
+        norm = kernel.log_norm(x.shape[-1])
+        if norm is None:
+            raise ValueError(
+                f"{kernel!r} has no finite mass in dimension {x.shape[-1]}, so it defines no density; "
+                "its mean shift and its score still exist, or use Gaussian(length_scale)."
+            )
+        log_mass, _ = kernel_shift(x, self.samples, kernel=kernel, log_weights=w)
+        return (log_mass - log_total(self.samples, w) + norm).to(x.dtype)
+
+    def score(self, x: Tensor) -> Tensor:
+        r"""∇log p_h(x), units 1/length: [..., N, D] -> [..., N, D]. Gaussian: mean shift / h² (DFP Eq. 7).
+
+        Differentiable if the gradient kernel has a gradient kernel (Laplace has not: its score jumps at the samples).
+        """
+        kernel, w = self.kernel, self._log_weights
+        plain, _ = kernel.standardize()
+        log_mass, shift = kernel_shift_f64(x, self.samples, kernel=kernel, log_weights=w)
+        if isinstance(plain, Gaussian):
+            # The ratio of the sums is 1/h² exactly. From two log masses it loses digits far away, and costs a sum.
+            scaled = plain.gradient_kernel
+            assert isinstance(scaled, Scaled)
+            return (math.exp(scaled.log_scale) * kernel.covector(shift)).to(x.dtype)
+        log_slope, shift = kernel_shift_f64(
+            x, self.samples, kernel=kernel.gradient_kernel, log_weights=w
+        )
+        # Outside the support of a compact kernel both sums are 0: no density, no direction.
+        ratio = (log_slope - log_mass.clamp_min(torch.finfo(log_mass.dtype).min)).exp()
+        return (ratio.unsqueeze(-1) * kernel.covector(shift)).to(x.dtype)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        r"""∇²log p_h(x), units 1/length²: [..., N, D] -> [..., N, D, D]. Gaussian: (Cov_W(x) - h² I) / h⁴.
+
+        D backward passes through the score, memory linear in N + M. Returned without a graph.
+        """
+        with torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
+            score = self.score(at)
+            columns = [
+                torch.autograd.grad(score[..., d].sum(), at, retain_graph=True)[0]
+                for d in range(x.shape[-1])
+            ]
+        return torch.stack(columns, -1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """W_ij = w_j k(x_i, y_j) / Σ_j w_j k(x_i, y_j): [..., N, D] -> [..., N, M], dense.
+
+        A row is 0 where a compact kernel reaches no sample.
+        """
+        require_unsharded("responsibilities")
+        check_clouds(x, self.samples, None, False, ("x", "samples"))
+        logits, w = self.kernel.log_pairs(x, self.samples), self._log_weights
+        logits = logits if w is None else logits + w.unsqueeze(-2)
+        empty = logits.amax(-1, keepdim=True) == -math.inf
+        return logits.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+
+    def effective_sample_size(self, x: Tensor) -> Tensor:
+        """1 / Σ_j W_ij², the number of samples that the estimate at x rests on, 1 to M: [..., N, D] -> [..., N], dense.
+
+        0 where a compact kernel reaches no sample.
+        """
+        W = self.responsibilities(x)
+        return W.sum(-1) / W.square().sum(-1).clamp_min(torch.finfo(W.dtype).tiny)
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """`n` independent draws from p_h, without a graph: [..., n, D].
+
+        Raises: ValueError if the kernel cannot be sampled.
+        """
+        y = self.samples.detach()
+        batch, (m, dim) = y.shape[:-2], y.shape[-2:]
+        w = y.new_ones(()) if self.weights is None else self.weights.detach()
+        w = w.expand(y.shape[:-1]).reshape(-1, m)
+        pick = torch.multinomial(w, n, replacement=True, generator=generator).view(*batch, n, 1)
+        centres = y.gather(-2, pick.expand(*batch, n, dim))
+        return centres + self.kernel.noise(centres, generator)

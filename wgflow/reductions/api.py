@@ -1,0 +1,131 @@
+r"""Public kernel sums: validate, rescale by tensor length scales, select a backend, round once.
+
+`kernel_shift` returns (log Σ_j w_j k_ij, Σ_j W_ij (y_j - x_i)), with W the weights normalised over j.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wgflow.arguments import checked
+from wgflow.kernels import Kernel, rescale
+from wgflow.reductions import sharding
+from wgflow.reductions.autograd import BlockedSum, DenseSum
+from wgflow.reductions.dense import dense_sum
+from wgflow.reductions.dispatch import choose
+from wgflow.reductions.validation import check_clouds, check_no_nan
+
+
+@checked
+def kernel_average(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Kernel-weighted mass and mean: log_mass = log Σ_j w_j k(x, y_j), barycentre = Σ_j w_j k y_j / Σ_j w_j k.
+
+    For barycentre - x use `kernel_shift`: it keeps digits that this sum rounds away.
+
+    Args:
+        x: [..., N, D] points.
+        y: [..., M, D] samples, of the dtype and on the device of x. Leading dimensions broadcast.
+        kernel: its length scale is in the units of x.
+        log_weights: [..., M], not normalised here, or None for w = 1; -inf removes a sample.
+        skip_self: leave y[i] out for x[i]. Needs N = M; only meaningful when y *is* x.
+        backend: "dense" (one matrix of pairs), "blocked" (blocks of pairs), "gemm" (matrix products, Gaussian only),
+            "keops" (pykeops), all but the first with memory linear in N + M. "auto" takes the fastest that is accurate
+            enough, see `explain_backend`. "distributed": x and y are the shards of this process, see
+            `wgflow.distributed`. See docs/backends.md.
+
+    Returns:
+        log_mass [..., N] and barycentre [..., N, D] in the dtype of x. Few pairs, float64 input and kernels with a
+        tensor as length scale are summed in float64; float32 is used where it changes weights by less than 2e-4, so a
+        field by less than 1e-3 of the distances it averages (a step much shorter than these has fewer digits). Where
+        no sample has weight (compact kernels), log_mass is -inf and the barycentre is x itself.
+
+    Gradients flow to x, y, log_weights and a tensor length scale. A second derivative exists for "dense", and for
+    "auto" up to 4 million pairs.
+
+    Raises:
+        ValueError: on shapes, dtypes, devices, empty sets, weights that are all zero, a kernel that the backend does
+            not have, NaN (checked on the CPU only: on a GPU every call would wait).
+        RuntimeError: "keops" without pykeops or a compiler.
+    """
+    log_mass, shift = kernel_shift(
+        x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
+    )
+    return log_mass, x + shift
+
+
+@checked
+def kernel_shift(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""Kernel-weighted mass and mean displacement: (log_mass, barycentre - x), accurate also for tiny steps.
+
+    Arguments, gradients and errors as `kernel_average`. Returns: log_mass [..., N], shift [..., N, D], a length.
+    """
+    log_mass, shift = kernel_shift_f64(
+        x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
+    )
+    return log_mass.to(x.dtype), shift.to(x.dtype)
+
+
+def kernel_shift_f64(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    log_weights: Tensor | None = None,
+    skip_self: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    r"""`kernel_shift` in float64, whatever the dtype of x: fields subtract and exponentiate, then round once.
+
+    The weights may be float64 too. Arguments, gradients and errors otherwise as `kernel_average`.
+    """
+    shards = sharding.shards_of(backend)
+    if shards is not None:
+        # Before any check: an error here would be one on this process alone, and the others would wait.
+        return shards.kernel_shift_f64(x, y, log_weights, kernel, skip_self)
+    check_clouds(x, y, log_weights, skip_self)
+    plain, scale = kernel.standardize()
+    if scale is not None:
+        # Divide here and multiply below: no backend knows of tensor length scales, and autograd does the rest.
+        scale, x, y = rescale(scale, x, y)
+        log_weights = None if log_weights is None else log_weights.double()
+    choice = choose(x, y, plain, log_weights, backend)
+    if choice.backend == "dense":
+        log_mass, shift = _dense(x, y, log_weights, plain, skip_self)
+    else:
+        log_mass, shift = BlockedSum.apply(x, y, log_weights, plain, skip_self, choice)  # type: ignore[misc]
+    check_no_nan(log_mass, "x, y or log_weights")
+    check_no_nan(shift, "x, y or log_weights")
+    return log_mass, shift if scale is None else shift * scale
+
+
+def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
+    # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
+    # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
+    if x.dtype == torch.float64:
+        # Centred; float32 input has digits to spare without.
+        origin = y.detach().mean(-2, keepdim=True)
+        x, y = x - origin, y - origin
+    else:
+        x, y = x.double(), y.double()
+        log_weights = None if log_weights is None else log_weights.double()
+    tensors = (x, y) if log_weights is None else (x, y, log_weights)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return DenseSum.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
+    return dense_sum(x, y, log_weights, kernel, skip_self)
