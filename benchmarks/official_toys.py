@@ -56,28 +56,28 @@ def drifting(divergence: wg.ReverseKL, h: float) -> Field:
 
 
 def demonstration(x: Tensor, y: Tensor) -> Tensor:
-    """The balanced field with the demonstration's own constants: an absolute temperature, no division by the rms."""
-    unit = wg.balanced_scale(
+    """The published field with the demonstration's own constants: an absolute temperature, no division by the rms."""
+    unit = wg.published_scale(
         x, y
     ).item()  # s / sqrt(D); the field's own coordinates are divided by it
     temperature = 0.05 / (unit * x.shape[-1] ** 0.5)
-    return wg.balanced_field(
+    return wg.published_field(
         x, y, temperatures=(temperature,), rms_floor=1.0, clip=1e-24, self_distance=1e6
     )
 
 
 def fields() -> dict[str, Callable[[float], Field]]:
-    """Name -> bandwidth -> field. `balanced` and `energy` have none."""
+    """Name -> bandwidth -> field. `published` and `energy` have none."""
     table: dict[str, Callable[[float], Field]] = {
-        "balanced": lambda h: wg.balanced_field,
-        "balanced, the demonstration's": lambda h: demonstration,
+        "published": lambda h: wg.published_field,
+        "published, the demonstration's": lambda h: demonstration,
         "energy": lambda h: wg.energy_field,
         "likelihood": lambda h: lambda x, y: wg.likelihood_field(x, y, kernel=wg.Gaussian(h)),
     }
     return table | {f"drifting, {d}": lambda h, d=d: drifting(d, h) for d in DIVERGENCES}
 
 
-UNSCALED = ("balanced", "balanced, the demonstration's", "energy")
+UNSCALED = ("published", "published, the demonstration's", "energy")
 FIRST = (
     *UNSCALED,
     "likelihood",

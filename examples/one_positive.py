@@ -35,7 +35,7 @@ def behaviour(s, n, generator):
 
 FIELDS = {
     "Eq. 3": lambda x, y: wg.drifting_field(x, y, x, kernel=wg.Gaussian(0.2)),
-    "balanced": lambda x, y: wg.balanced_field(x, y, temperatures=(0.1,)),
+    "published": lambda x, y: wg.published_field(x, y, temperatures=(0.1,)),
     "likelihood": lambda x, y: wg.likelihood_field(x, y, kernel=wg.Gaussian(0.15)),
     "energy": wg.energy_field,
 }

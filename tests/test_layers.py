@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import the modules above it, not those below. A new file gets a line here, which is the moment to ask
 # where it belongs. A folder is one line: its files may import each other, agents excepted (see below).
 LIBRARY = [
-    "arguments", "kernels", "stretched", "sums", "kde", "bandwidths", "divergences", "fields", "balanced", "particles",
-    "functionals", "plots", "trajectory", "flows", "queues", "losses", "targets", "bounds", "metrics", "gaussians",
+    "arguments", "kernels", "stretched", "sums", "kde", "bandwidths", "divergences", "fields", "functionals",
+    "plots", "trajectory", "flows", "queues", "targets", "bounds", "metrics", "losses", "gaussians",
     "toy", "distributed",
 ]  # fmt: skip
 LEARNING = [

@@ -9,9 +9,9 @@ from tests.strategies import assert_close, clouds
 from wgflow import (
     DriftingLoss,
     SampleQueue,
-    balanced_field,
-    balanced_magnitudes,
-    balanced_scale,
+    published_field,
+    published_magnitudes,
+    published_scale,
     drifting_loss,
     energy_field,
     guidance_weight,
@@ -34,8 +34,8 @@ def test_a_regression_pulls_only_on_its_first_argument(c):
 def test_the_normalised_loss_is_one_at_any_distance_from_the_data(c, distance):
     """One temperature: the rms that normalises is the rms that is measured, so the value of the loss says nothing."""
     gen, pos = torch.stack([c.x, c.neg[:1] + c.x]), torch.stack([c.pos, c.pos]) + distance
-    unit = balanced_scale(gen, pos)
-    loss = regress_onto(gen / unit, balanced_field(gen, pos, temperatures=(0.1,)) / unit)
+    unit = published_scale(gen, pos)
+    loss = regress_onto(gen / unit, published_field(gen, pos, temperatures=(0.1,)) / unit)
     assert loss.item() == pytest.approx(1.0, rel=1e-9)
 
 
@@ -54,8 +54,8 @@ def test_drifting_loss_is_the_regression_onto_its_field():
     assert loss.requires_grad
     released = drifting_loss(gen, pos, neg=pos + 1)
     (grad,) = torch.autograd.grad(released, gen)
-    unit = balanced_scale(gen.detach(), pos, neg=pos + 1)
-    V = balanced_field(gen.detach(), pos, neg=pos + 1)
+    unit = published_scale(gen.detach(), pos, neg=pos + 1)
+    V = published_field(gen.detach(), pos, neg=pos + 1)
     assert_close(grad, -2 * V / unit**2 / V.numel(), rtol=1e-5, atol=1e-7)
 
 
@@ -87,7 +87,7 @@ def test_magnitudes_show_what_the_normalised_loss_hides():
     g = torch.Generator().manual_seed(0)
     pos = torch.randn(16, 8, 2, generator=g)
     near, far = pos + 0.01 * torch.randn(16, 8, 2, generator=g), pos + 3
-    sizes = [balanced_magnitudes(x, pos, temperatures=(0.2,)).item() for x in (near, far)]
+    sizes = [published_magnitudes(x, pos, temperatures=(0.2,)).item() for x in (near, far)]
     assert sizes[0] < 0.5 * sizes[1]
 
 
@@ -107,7 +107,7 @@ def test_a_drifting_loss_reports_what_it_cannot_show():
     report = DriftingLoss(guidance=2.0)(gen, pos, neg)
     weights = torch.full((3, 7), guidance_weight(2.0, gen=6, neg=7))
     assert_close(report.loss, drifting_loss(gen, pos, neg=neg, neg_weights=weights))
-    V = balanced_field(gen.detach(), pos, neg=neg, neg_weights=weights)
+    V = published_field(gen.detach(), pos, neg=neg, neg_weights=weights)
     assert_close(report.displacement, V.square().mean().sqrt(), rtol=1e-5)
     assert_close(report.spread, spread_ratio(gen, pos))
     with pytest.raises(ValueError, match="unconditional"):

@@ -23,7 +23,7 @@ from wgflow import (
     RationalQuadratic,
     ReverseKL,
     SkewKL,
-    balanced_field,
+    published_field,
     biweight,
     drifting_field,
     energy_field,
@@ -131,7 +131,7 @@ OTHERS = {
         Alpha(2.0),
     )
 }
-OTHERS["balanced_field"] = lambda x, y, **w: balanced_field(x, y, temperatures=(0.2,), **w)
+OTHERS["published_field"] = lambda x, y, **w: published_field(x, y, temperatures=(0.2,), **w)
 
 
 def gap_to_linear(field, x, y, w):

@@ -1,7 +1,6 @@
 """Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein flows: one algebra over one reduction."""
 
 from wgflow import distributed
-from wgflow.balanced import balanced_field, balanced_magnitudes, balanced_scale
 from wgflow.bandwidths import (
     Annealed,
     leave_one_out,
@@ -20,11 +19,24 @@ from wgflow.divergences import (
     SkewKL,
 )
 from wgflow.fields import (
+    BlobField,
+    DriftingField,
+    EnergyField,
+    Field,
+    LikelihoodField,
+    MMDField,
+    PublishedField,
+    SteinField,
+    blob_field,
     drifting_field,
     energy_field,
     likelihood_field,
     mean_shift,
-    spread_ratio,
+    mmd_field,
+    published_field,
+    published_magnitudes,
+    published_scale,
+    stein_field,
 )
 from wgflow.flows import flow, langevin
 from wgflow.functionals import (
@@ -58,9 +70,9 @@ from wgflow.metrics import (
     mode_coverage,
     mode_proportions,
     sliced_w2,
+    spread_ratio,
     w2,
 )
-from wgflow.particles import blob_field, mmd_field, stein_field
 from wgflow.queues import SampleQueue
 from wgflow.stretched import Stretched
 from wgflow.sums import capturable, explain_backend, keops_warmup, kernel_average, kernel_shift
@@ -83,12 +95,16 @@ __all__ = [
     "Alpha",
     "Annealed",
     "BlobDivergence",
+    "BlobField",
     "BlobKL",
     "ChiSquare",
     "Compact",
+    "DriftingField",
     "DriftingLoss",
     "DriftingReport",
     "EnergyDistance",
+    "EnergyField",
+    "Field",
     "ForwardKL",
     "Gaussian",
     "Hellinger",
@@ -97,18 +113,19 @@ __all__ = [
     "Kernel",
     "Laplace",
     "Likelihood",
+    "LikelihoodField",
+    "MMDField",
     "Matern",
     "Potential",
+    "PublishedField",
     "RationalQuadratic",
     "ReverseKL",
     "SampleQueue",
     "Sinkhorn",
     "SkewKL",
+    "SteinField",
     "Stretched",
     "Trajectory",
-    "balanced_field",
-    "balanced_magnitudes",
-    "balanced_scale",
     "biweight",
     "blob_field",
     "boltzmann_weights",
@@ -141,6 +158,9 @@ __all__ = [
     "mode_coverage",
     "mode_proportions",
     "per_dimension",
+    "published_field",
+    "published_magnitudes",
+    "published_scale",
     "regress_onto",
     "scott",
     "silverman",

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from wgflow.arguments import checked
 from wgflow.divergences import Divergence
-from wgflow.fields import check_beta, energy_field, mean_pull
+from wgflow.fields import blob_field, check_beta, energy_field, mean_kernel_gradient, mmd_field
 from wgflow.kde import KDE
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.particles import blob_field, mmd_field
 from wgflow.sums import check_clouds, double_shift, refuse_nan
 
 __all__ = [
@@ -79,7 +78,7 @@ class Interaction:
         return (log_mass.exp().mean(-1) / (2 * x.shape[-2])).to(x.dtype)
 
     def velocity(self, x: Tensor) -> Tensor:
-        return -mean_pull(x, x, self.kernel.slope, None).to(x.dtype)
+        return -mean_kernel_gradient(x, x, self.kernel.slope, None).to(x.dtype)
 
 
 @checked

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from wgflow.arguments import checked
-from wgflow.balanced import balanced_parts
-from wgflow.fields import spread_ratio
+from wgflow.fields import PublishedField
+from wgflow.metrics import spread_ratio
 from wgflow.sums import check_clouds
 
 __all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
@@ -46,8 +46,8 @@ def drifting_loss(
 ) -> Tensor:
     r"""The loss of drifting models: regress the generated points onto themselves moved by a field.
 
-    Without `field` it is the released objective, `balanced_field` in its own coordinates x / (s / sqrt(D)): constant (1
-    with one temperature), so watch `balanced_magnitudes` and `spread_ratio`, not this value.
+    Without `field` it is the released objective, `published_field` in its own coordinates x / (s / sqrt(D)): constant (1
+    with one temperature), so watch `published_magnitudes` and `spread_ratio`, not this value.
 
     Args:
         gen: [..., G, D] generated points, with gradient; pos: [..., P, D] data.
@@ -74,7 +74,7 @@ def _loss_and_unit(
                 "neg came with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
             )
         return regress_onto(gen, field(x, y)), 1.0
-    V, unit = balanced_parts(
+    V, unit = PublishedField().in_own_unit(
         x, y, neg=None if neg is None else neg.detach(), neg_weights=neg_weights
     )
     return regress_onto(gen / unit, V), unit

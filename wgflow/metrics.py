@@ -19,6 +19,7 @@ __all__ = [
     "mode_coverage",
     "mode_proportions",
     "sliced_w2",
+    "spread_ratio",
     "w2",
 ]
 
@@ -165,6 +166,30 @@ def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
     _check_modes(x, centres)
     nearest = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
     return torch.bincount(nearest, minlength=len(centres)).to(x.dtype) / len(x)
+
+
+@checked
+def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
+    """E|x - x'| / E|x - y| over the whole batch, the diversity of generated points: below about .2 they collapsed.
+
+    Args:
+        x: [..., N, D] generated points, N >= 2.
+        pos: [..., P, D] data.
+
+    Returns:
+        A scalar without gradient; 1 or somewhat less for points that match the data.
+
+    Raises:
+        ValueError: when N < 2, on clouds that do not match, on NaN.
+    """
+    only_whole("spread_ratio")
+    check_clouds(x, pos, None, False, ("x", "pos"))
+    check_clouds(x, x, None, True, ("x", "x"))
+    x, pos, n = x.detach(), pos.detach(), x.shape[-2]
+    spread = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").mean() * (n / (n - 1))
+    reach = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist").mean()
+    refuse_nan(spread + reach, "x or pos")
+    return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _check_both(x: Tensor, y: Tensor) -> None:
