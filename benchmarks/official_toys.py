@@ -49,10 +49,7 @@ SETUP = {
 def drifting(divergence: wg.ReverseKL, h: float) -> Field:
     # A point's own repulsion is left out, as the demonstration does: every step draws fresh points, so no frozen group
     # can expand. With itself among 512 negatives a point of a thin region feels its own pull only.
-    kernel = wg.Gaussian(h)
-    return lambda x, y: wg.drifting_field(
-        x, y, x, kernel=kernel, divergence=divergence, skip_self=True
-    )
+    return wg.DriftingField(wg.Gaussian(h), divergence, skip_self=True)
 
 
 def demonstration(x: Tensor, y: Tensor) -> Tensor:
@@ -69,10 +66,10 @@ def demonstration(x: Tensor, y: Tensor) -> Tensor:
 def fields() -> dict[str, Callable[[float], Field]]:
     """Name -> bandwidth -> field. `published` and `energy` have none."""
     table: dict[str, Callable[[float], Field]] = {
-        "published": lambda h: wg.published_field,
+        "published": lambda h: wg.PublishedField(),
         "published, the demonstration's": lambda h: demonstration,
-        "energy": lambda h: wg.energy_field,
-        "likelihood": lambda h: lambda x, y: wg.likelihood_field(x, y, kernel=wg.Gaussian(h)),
+        "energy": lambda h: wg.EnergyField(),
+        "likelihood": lambda h: wg.LikelihoodField(wg.Gaussian(h)),
     }
     return table | {f"drifting, {d}": lambda h, d=d: drifting(d, h) for d in DIVERGENCES}
 

@@ -48,14 +48,19 @@ kernel = wg.Gaussian(0.3)
 
 
 def at_unit_speed(divergence):
+    field = wg.DriftingField(kernel, divergence)
+
     def velocity(x):
-        V = wg.drifting_field(x, data, x, kernel=kernel, divergence=divergence)
+        V = field(x, data)
         return V / V.square().sum(-1).mean().sqrt()
 
     return velocity
 
 
-paths = {name: wg.flow(at_unit_speed(d), start, dt=0.0125, steps=40) for name, d in ZOO.items()}
+paths = {
+    name: wg.flow(at_unit_speed(d), start, solver=wg.Euler(0.0125), steps=40)
+    for name, d in ZOO.items()
+}
 
 # %%
 # Who moved first

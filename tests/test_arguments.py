@@ -23,6 +23,8 @@ RESULTS = {
     "Trajectory",
     "DriftingReport",
     "Kernel",
+    "Field",
+    "Functional",
     "keops_warmup",
 }  # nobody but the library calls them with clouds
 PUBLIC = [name for name in wg.__all__ if name not in RESULTS and callable(getattr(wg, name))]
@@ -52,9 +54,9 @@ def test_every_argument_of_every_public_name_is_checked(name):
         (r"kernel is the class Gaussian itself.*Call it: Gaussian\(", lambda: wg.mean_shift(X, X, kernel=wg.Gaussian)),
         (r"divergence is 'kl'.*ReverseKL\(\)", lambda: wg.drifting_field(X, X, X, kernel=K, divergence="kl")),
         (r"divergence is the class", lambda: wg.drifting_field(X, X, X, kernel=K, divergence=wg.ForwardKL)),
-        (r"steps is 1\.5.*whole number.*int\(1\.5\)", lambda: wg.flow(lambda x: -x, X, dt=0.1, steps=1.5)),
-        (r"dt is a tensor.*dt\.item\(\)", lambda: wg.flow(lambda x: -x, X, dt=torch.tensor(0.1), steps=1)),
-        (r"velocity is a tensor.*wanted a function", lambda: wg.flow(X, X, dt=0.1, steps=1)),
+        (r"steps is 1\.5.*whole number.*int\(1\.5\)", lambda: wg.flow(lambda x: -x, X, steps=1.5)),
+        (r"dt is a tensor.*dt\.item\(\)", lambda: wg.Euler(torch.tensor(0.1))),
+        (r"velocity is a tensor.*wanted a function", lambda: wg.flow(X, X, steps=1)),
         (r"generator is 3.*manual_seed\(3\)", lambda: wg.sliced_w2(X, X, generator=3)),
         (r"x is a numpy array", lambda: wg.KDE(X, K).score(X.numpy())),
         (r"x is a numpy array", lambda: wg.MMD(X, K).velocity(X.numpy())),
@@ -70,7 +72,10 @@ def test_the_refusal_names_the_way_out(says, call):
 
 
 def test_numbers_of_numpy_are_numbers_and_lists_of_kernels_are_kernels():
-    assert wg.flow(lambda x: -x, X, dt=np.float32(0.1), steps=np.int64(2)).end.shape == X.shape
+    assert (
+        wg.flow(lambda x: -x, X, solver=wg.Euler(np.float32(0.1)), steps=np.int64(2)).end.shape
+        == X.shape
+    )
     for kernels in ([K, wg.Laplace(1.0)], (K,)):
         assert wg.drifting_field(X, X, X, kernel=kernels).shape == X.shape
     assert wg.Stretched(K, np.array([1.0, 2.0])) == wg.Stretched(K, [1.0, 2.0])

@@ -225,7 +225,7 @@ X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
         ("beta = 2", lambda: EnergyField(2.0)),
         ("temperatures", lambda: PublishedField((0.1, -1.0))),
         ("pos has dimension", lambda: EnergyField().relative()(X, torch.zeros(3, 5))),
-        ("x is ndarray", lambda: EnergyField().relative()(X.numpy(), X)),
+        ("x is a numpy array", lambda: EnergyField().relative()(X.numpy(), X)),
         ("all weights of pos are zero", lambda: EnergyField().relative()(X, X, pos_weights=torch.zeros(4))),
     ],
 )  # fmt: skip

@@ -13,11 +13,11 @@ from tests.strategies import assert_close, clouds
 from wgflow import (
     ForwardKL,
     Gaussian,
-    published_field,
     drifting_field,
     energy_field,
     likelihood_field,
     mmd_field,
+    published_field,
 )
 from wgflow_rl.agents.drift import unit_rms
 

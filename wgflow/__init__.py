@@ -1,4 +1,4 @@
-"""Mean shift, KDE, drifting fields, f-divergence gates and Wasserstein flows: one algebra over one reduction."""
+"""Kernel density estimates, drifting fields of f-divergences, and Wasserstein gradient flows of particles."""
 
 from wgflow import distributed
 from wgflow.bandwidths import (
@@ -38,12 +38,13 @@ from wgflow.fields import (
     published_scale,
     stein_field,
 )
-from wgflow.flows import flow, langevin
+from wgflow.flows import Adaptive, Euler, HeavyBall, Heun, Langevin, flow
 from wgflow.functionals import (
     MMD,
     BlobDivergence,
     BlobKL,
     EnergyDistance,
+    Functional,
     Interaction,
     Likelihood,
     Potential,
@@ -92,6 +93,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KDE",
     "MMD",
+    "Adaptive",
     "Alpha",
     "Annealed",
     "BlobDivergence",
@@ -104,13 +106,18 @@ __all__ = [
     "DriftingReport",
     "EnergyDistance",
     "EnergyField",
+    "Euler",
     "Field",
     "ForwardKL",
+    "Functional",
     "Gaussian",
+    "HeavyBall",
     "Hellinger",
+    "Heun",
     "Interaction",
     "JensenShannon",
     "Kernel",
+    "Langevin",
     "Laplace",
     "Likelihood",
     "LikelihoodField",
@@ -146,7 +153,6 @@ __all__ = [
     "keops_warmup",
     "kernel_average",
     "kernel_shift",
-    "langevin",
     "leave_one_out",
     "level_set_weights",
     "likelihood_field",

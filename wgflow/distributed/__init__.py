@@ -42,8 +42,9 @@ def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") ->
 
     What sums over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`, `likelihood_field`,
     `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`, `.hessian`. What holds all pairs or mixes
-    means over x in is refused: metrics, `published_field`, `stein_field`, `leave_one_out`, responsibilities. A mean over
-    x alone is one over this process's points, such as the losses; values of functionals are not for shards either.
+    means over x in is refused: metrics, `published_field`, `stein_field`, normalized and relative fields,
+    `leave_one_out`, responsibilities. A mean over x alone, such as a loss, is one over the points of this process;
+    values of functionals are not for shards either.
 
     Args:
         group: None for all processes. backend: of the local sums, as in `kernel_average`.

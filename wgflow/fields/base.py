@@ -1,15 +1,16 @@
-r"""The protocol of velocity fields, and the algebra of their values: sums, multiples, normalisation, relative lengths."""
+r"""The protocol of velocity fields, and the algebra of their values."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 
 import torch
 from torch import Tensor
 
+from wgflow.arguments import checked
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.sums import check_clouds, double_shift, log_of_weights, log_total, only_whole
 
@@ -77,6 +78,14 @@ class Field(ABC):
         """
         V = self(x, pos, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights)
         return V, 1.0
+
+    def __repr__(self) -> str:
+        settings = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)  # type: ignore[arg-type]
+            if getattr(self, f.name) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     def __add__(self, other: object) -> Field:
         if not isinstance(other, Field):
@@ -176,6 +185,7 @@ class Relative(Field):
         return f"{_operand(self.field)}.relative()"
 
 
+@checked
 def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
     """E|x - y| over the whole batch, a scalar length >= 1e-8; the y of each group weighted by `weights` [..., P].
 
@@ -183,11 +193,6 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
         ValueError: inside `wgflow.distributed.sharded`, and on clouds or weights that do not fit.
     """
     only_whole("a relative field")
-    for name, cloud in (("x", x), ("pos", pos)):
-        if not isinstance(cloud, Tensor):
-            raise ValueError(
-                f"{name} is {type(cloud).__name__}; wanted a torch.Tensor. Convert it: torch.as_tensor({name})."
-            )
     check_clouds(x, pos, log_of_weights(weights), False, ("x", "pos"))
     # Not by matrix products: exact in any precision.
     distance = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist")
@@ -205,7 +210,7 @@ def rms(V: Tensor, floor: float = 0.0) -> Tensor:
 def mean_kernel_gradient(
     x: Tensor, y: Tensor, gradient: Kernel, weights: Tensor | None, skip_self: bool = False
 ) -> Tensor:
-    r"""∇_x of the weighted mean of k(x, y_j): mean_j s(x, y_j) (y_j - x), with `gradient` the gradient kernel s of k."""
+    r"""∇_x of the weighted mean of k(x, y_j): mean_j s(x, y_j) (y_j - x), with s the `gradient` kernel of k."""
     log_weights = log_of_weights(weights)
     log_mass, shift = double_shift(
         x, y, kernel=gradient, log_weights=log_weights, skip_self=skip_self

@@ -18,7 +18,7 @@ __all__ = ["DriftingField", "drifting_field", "mean_shift"]
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DriftingField(Field):
     """`drifting_field` as a value. Without `neg` the negatives are the points, each among its own negatives (Eq. 3).
 

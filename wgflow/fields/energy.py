@@ -16,7 +16,7 @@ __all__ = ["EnergyField", "energy_field"]
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EnergyField(Field):
     """`energy_field` as a value. Without `neg` a point is left out of its own negatives.
 

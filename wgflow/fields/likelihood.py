@@ -18,7 +18,7 @@ __all__ = ["LikelihoodField", "likelihood_field"]
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LikelihoodField(Field):
     """`likelihood_field` as a value. It has no negatives: the points compete for the positives.
 

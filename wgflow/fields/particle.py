@@ -28,7 +28,7 @@ __all__ = ["BlobField", "MMDField", "SteinField", "blob_field", "mmd_field", "st
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MMDField(Field):
     """`mmd_field` as a value. Without `neg` a point is left out of its own negatives.
 
@@ -47,7 +47,7 @@ class MMDField(Field):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _ScoreField(Field):
     """A sum over kernels of a field that needs ∇log p only: `score`, or that of the KDE of the positives."""
 
@@ -78,7 +78,7 @@ class _ScoreField(Field):
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BlobField(_ScoreField):
     """`blob_field` as a value. It has no negatives: the points repel each other, each included in its own density.
 
@@ -93,7 +93,7 @@ class BlobField(_ScoreField):
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SteinField(_ScoreField):
     """`stein_field` as a value. It has no negatives: the points repel each other, each included (its term is 0).
 

@@ -29,7 +29,7 @@ TEMPERATURES, SELF_DISTANCE, CLIP, RMS_FLOOR, SCALE_FLOOR = (
 
 
 @checked_constructor
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PublishedField(Field):
     """`published_field` as a value. The points always repel each other, each at `self_distance` from itself; `neg`
     are further negatives beside them.
