@@ -223,6 +223,8 @@ def refusals(rank):
             "spread_ratio": lambda: wg.spread_ratio(x, x),
             "the published field": lambda: wg.published_field(x, x),
             "stein_field": lambda: wg.stein_field(x, torch.zeros_like, kernel=k),
+            "a normalized field": lambda: wg.EnergyField().normalized()(x, x),
+            "a relative field": lambda: wg.EnergyField().relative()(x, x),
             "responsibilities": lambda: wg.KDE(x, k).effective_sample_size(x),
         }
         told["only whole"] = {name: said_by(call) for name, call in whole.items()}

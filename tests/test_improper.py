@@ -19,7 +19,6 @@ from wgflow import (
     mmd_field,
     published_field,
 )
-from wgflow_rl.agents.drift import unit_rms
 
 
 def binomial(n, u):
@@ -351,7 +350,7 @@ def rest_under_rms(states, w, other_states=False):
                 square = v.square()
                 v = v / ((square.sum() - square) / (states - 1)).sqrt()
             else:
-                v = unit_rms(v)
+                v = v / v.square().mean().sqrt()
             total += chances[n].item() * v.mean().item()
         return total
 

@@ -200,7 +200,9 @@ def flow(
         FloatingPointError: when the velocity ceases to be finite.
     """
     _check(x0, steps, snapshots)
-    plain = velocity.velocity if isinstance(velocity, Functional) else velocity
+    plain: Callable[..., Tensor] = (
+        velocity.velocity if isinstance(velocity, Functional) else velocity
+    )
     at = (lambda x, t: plain(x)) if schedule is None else (lambda x, t: plain(x, schedule(t)))
 
     every = math.ceil(steps / (snapshots - 1))
