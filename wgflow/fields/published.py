@@ -53,27 +53,35 @@ class PublishedField(Field):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "temperatures", tuple(self.temperatures))
-        _check_temperatures(self.temperatures)
+        if not self.temperatures or not all(0 < R < math.inf for R in self.temperatures):
+            raise ValueError(
+                f"temperatures = {self.temperatures!r}; wanted positive numbers such as (0.02, 0.05, 0.2)."
+            )
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
-        V, unit = self.in_own_unit(
-            x, pos, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights
-        )
+        V, unit = self._evaluate(x, pos, neg, None, pos_weights, neg_weights)
         return V if self.dimensionless else V * unit
 
     def in_own_unit(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None):
-        return _normalized(
-            x,
-            pos,
-            neg=neg,
-            pos_weights=pos_weights,
-            neg_weights=neg_weights,
-            temperatures=self.temperatures,
-            self_distance=self.self_distance,
-            clip=self.clip,
-            rms_floor=self.rms_floor,
-            scale_floor=self.scale_floor,
-        )
+        return self._evaluate(x, pos, neg, None, pos_weights, neg_weights)
+
+    @checked
+    def _evaluate(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        neg: Tensor | None,
+        x_weights: Tensor | None,
+        pos_weights: Tensor | None,
+        neg_weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The field in its own coordinates and their unit, from one evaluation of the distances."""
+        targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
+        d, unit = _distances(x, targets, weights, self.scale_floor)
+        V = torch.zeros_like(x)
+        for V_R in _fields(x, targets, weights, pos.shape[-2], d, unit, self):
+            V = V + V_R / rms(V_R, self.rms_floor)
+        return V, unit
 
 
 @checked
@@ -123,19 +131,14 @@ def published_field(
         ValueError: on shapes, dtypes, empty sets, NaN, weights that are negative or of another shape, temperatures
             that are not positive.
     """
-    V, unit = _normalized(
-        x,
-        pos,
-        neg=neg,
-        temperatures=temperatures,
-        x_weights=x_weights,
-        pos_weights=pos_weights,
-        neg_weights=neg_weights,
+    field = PublishedField(
+        temperatures,
         self_distance=self_distance,
         clip=clip,
         rms_floor=rms_floor,
         scale_floor=scale_floor,
     )
+    V, unit = field._evaluate(x, pos, neg, x_weights, pos_weights, neg_weights)
     return V * unit
 
 
@@ -160,9 +163,7 @@ def published_magnitudes(
     with torch.no_grad():
         targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
         d, unit = _distances(x, targets, weights, SCALE_FLOOR)
-        fields = _fields(
-            x, targets, weights, pos.shape[-2], d, unit, temperatures, SELF_DISTANCE, CLIP
-        )
+        fields = _fields(x, targets, weights, pos.shape[-2], d, unit, PublishedField(temperatures))
         return torch.stack([rms(V_R) for V_R in fields])
 
 
@@ -183,32 +184,6 @@ def published_scale(
     """
     targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
     return _distances(x, targets, weights, scale_floor)[1]
-
-
-@checked
-def _normalized(
-    x: Tensor,
-    pos: Tensor,
-    *,
-    neg: Tensor | None,
-    temperatures: Sequence[float],
-    pos_weights: Tensor | None,
-    neg_weights: Tensor | None,
-    self_distance: float,
-    clip: float,
-    rms_floor: float,
-    scale_floor: float,
-    x_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The field in its own coordinates and their unit, from one evaluation of the distances."""
-    targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
-    d, unit = _distances(x, targets, weights, scale_floor)
-    V = torch.zeros_like(x)
-    for V_R in _fields(
-        x, targets, weights, pos.shape[-2], d, unit, temperatures, self_distance, clip
-    ):
-        V = V + V_R / rms(V_R, rms_floor)
-    return V, unit
 
 
 def _joint(x, pos, neg, x_weights, pos_weights, neg_weights) -> tuple[Tensor, Tensor | None]:
@@ -289,29 +264,19 @@ def _fields(
     positives: int,
     d: Tensor,
     unit: Tensor,
-    temperatures: Sequence[float],
-    self_distance: float,
-    clip: float,
+    field: PublishedField,
 ) -> Iterator[Tensor]:
     """V_R for each temperature, in coordinates divided by `unit`, before the normalisation."""
-    _check_temperatures(temperatures)
     own = torch.zeros(d.shape[-2:], dtype=d.dtype, device=d.device)
-    own.diagonal().fill_(self_distance)
+    own.diagonal().fill_(field.self_distance)
     d, negatives = d + own, d.shape[-1] - positives
     # The difference of barycentres does not depend on the origin; coordinates near it lose fewer digits.
     z = (targets - x.detach().mean(-2, keepdim=True)) / unit
-    for R in temperatures:
+    for R in field.temperatures:
         logits = d / -R
-        A = (logits.softmax(-1) * logits.softmax(-2)).clamp_min(clip).sqrt()
+        A = (logits.softmax(-1) * logits.softmax(-2)).clamp_min(field.clip).sqrt()
         if weights is not None:
             A = A * weights.unsqueeze(-2)
         away, towards = A[..., :negatives], A[..., negatives:]
         s_neg, s_pos = away.sum(-1, keepdim=True), towards.sum(-1, keepdim=True)
         yield s_neg * (towards @ z[..., negatives:, :]) - s_pos * (away @ z[..., :negatives, :])
-
-
-def _check_temperatures(temperatures: Sequence[float]) -> None:
-    if not temperatures or not all(0 < R < math.inf for R in temperatures):
-        raise ValueError(
-            f"temperatures = {temperatures!r}; wanted positive numbers such as (0.02, 0.05, 0.2)."
-        )
