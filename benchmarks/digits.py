@@ -116,7 +116,7 @@ def drifting(
 ) -> tuple[Sampler, float]:
     """Energy field, at rest where q = a p_c - (a - 1) p (classifier-free guidance); or the released objective."""
     generator, net = torch.Generator().manual_seed(seed), network(SETUP["noise"] + 10, seed)
-    queue, every = wg.SampleQueue(size=200, classes=10), torch.arange(10)
+    queue, every = wg.SampleQueue(data.x.shape[1], size=200, classes=10), torch.arange(10)
     queue.push(data.x, data.y)
 
     def sample(labels: Tensor, g: torch.Generator) -> Tensor:

@@ -49,35 +49,32 @@ SETUP = {
 def drifting(divergence: wg.ReverseKL, h: float) -> Field:
     # A point's own repulsion is left out, as the demonstration does: every step draws fresh points, so no frozen group
     # can expand. With itself among 512 negatives a point of a thin region feels its own pull only.
-    kernel = wg.Gaussian(h)
-    return lambda x, y: wg.drifting_field(
-        x, y, x, kernel=kernel, divergence=divergence, skip_self=True
-    )
+    return wg.DriftingField(wg.Gaussian(h), divergence, skip_self=True)
 
 
 def demonstration(x: Tensor, y: Tensor) -> Tensor:
-    """The balanced field with the demonstration's own constants: an absolute temperature, no division by the rms."""
-    unit = wg.balanced_scale(
+    """The published field with the demonstration's own constants: an absolute temperature, no division by the rms."""
+    unit = wg.published_scale(
         x, y
     ).item()  # s / sqrt(D); the field's own coordinates are divided by it
     temperature = 0.05 / (unit * x.shape[-1] ** 0.5)
-    return wg.balanced_field(
+    return wg.published_field(
         x, y, temperatures=(temperature,), rms_floor=1.0, clip=1e-24, self_distance=1e6
     )
 
 
 def fields() -> dict[str, Callable[[float], Field]]:
-    """Name -> bandwidth -> field. `balanced` and `energy` have none."""
+    """Name -> bandwidth -> field. `published` and `energy` have none."""
     table: dict[str, Callable[[float], Field]] = {
-        "balanced": lambda h: wg.balanced_field,
-        "balanced, the demonstration's": lambda h: demonstration,
-        "energy": lambda h: wg.energy_field,
-        "likelihood": lambda h: lambda x, y: wg.likelihood_field(x, y, kernel=wg.Gaussian(h)),
+        "published": lambda h: wg.PublishedField(),
+        "published, the demonstration's": lambda h: demonstration,
+        "energy": lambda h: wg.EnergyField(),
+        "likelihood": lambda h: wg.LikelihoodField(wg.Gaussian(h)),
     }
     return table | {f"drifting, {d}": lambda h, d=d: drifting(d, h) for d in DIVERGENCES}
 
 
-UNSCALED = ("balanced", "balanced, the demonstration's", "energy")
+UNSCALED = ("published", "published, the demonstration's", "energy")
 FIRST = (
     *UNSCALED,
     "likelihood",

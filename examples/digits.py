@@ -31,7 +31,7 @@ some = lambda n: torch.randint(len(x), (n,), generator=generator)
 randn = lambda *shape: torch.randn(*shape, generator=generator)
 every, hot, lin, silu = torch.arange(10), torch.eye(10), torch.nn.Linear, torch.nn.SiLU()
 draw = lambda net, labels: net(torch.cat([randn(*labels.shape, 16), hot[labels]], -1))
-queue = wg.SampleQueue(size=200, classes=10)
+queue = wg.SampleQueue(64, size=200, classes=10)
 queue.push(x, y)
 
 # %%
@@ -56,10 +56,9 @@ def drifting(net, guidance):
         draw(net, every[:, None].expand(-1, 16)),
         queue.draw(32, every, generator=generator),
     )
-    guided = lambda q, p: (
-        wg.energy_field(q, p) + (guidance - 1) * wg.energy_field(q, p, x[some(32)])
-    )
-    return wg.drifting_loss(digits, positives, field=guided if guidance > 1 else wg.energy_field)
+    field = wg.EnergyField()
+    guided = lambda q, p: field(q, p) + (guidance - 1) * field(q, p, neg=x[some(32)])
+    return wg.drifting_loss(digits, positives, field=guided if guidance > 1 else field)
 
 
 def matching(net):

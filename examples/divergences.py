@@ -48,15 +48,12 @@ start = 0.35 * torch.randn(500, 2, generator=generator) + torch.tensor([0.2, -0.
 kernel = wg.Gaussian(0.3)
 
 
-def at_unit_speed(divergence):
-    def velocity(x):
-        V = wg.drifting_field(x, data, x, kernel=kernel, divergence=divergence)
-        return V / V.square().sum(-1).mean().sqrt()
-
-    return velocity
+def flow_at_unit_speed(divergence):
+    field = wg.DriftingField(kernel, divergence).normalized() / 2**0.5  # vectors of rms length 1
+    return wg.flow(lambda x: field(x, data), start, solver=wg.Euler(0.0125), steps=40)
 
 
-paths = {name: wg.flow(at_unit_speed(d), start, dt=0.0125, steps=40) for name, d in ZOO.items()}
+paths = {name: flow_at_unit_speed(divergence) for name, divergence in ZOO.items()}
 
 # %%
 # Who moved first

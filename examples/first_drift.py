@@ -25,11 +25,11 @@ generator = torch.Generator().manual_seed(0)
 target = toy.eight_gaussians(radius=1.0, std=0.1)
 data = target.sample(300, generator=generator)
 noise = 0.3 * torch.randn(300, 2, generator=generator)
-kernels = wg.Gaussian(0.4), wg.Gaussian(0.15)
+field = sum(wg.DriftingField(wg.Gaussian(h)) / h**2 for h in (0.4, 0.15))
 
 
 def velocity(x):
-    return sum(wg.drifting_field(x, data, x, kernel=k) / k.h**2 for k in kernels)
+    return field(x, data)
 
 
 # %%
@@ -37,7 +37,7 @@ def velocity(x):
 # ---------
 # ``flow`` integrates dx/dt = velocity(x) and keeps snapshots.
 
-path = wg.flow(velocity, noise, dt=0.005, steps=150, keep=51)
+path = wg.flow(velocity, noise, solver=wg.Euler(0.005), steps=150, snapshots=51)
 
 # %%
 # Where they went
@@ -48,7 +48,7 @@ figure, axes = plots.panels(*(f"t = {path.times[i]:.2f}" for i in STEPS), box=BO
 for ax, i in zip(axes, STEPS, strict=True):
     plots.samples(ax, data, label="data", colour=plots.COLOURS[2])
     plots.samples(ax, path.points[i], label="particles")
-start = lambda x: sum(wg.drifting_field(x, data, noise, kernel=k) / k.h**2 for k in kernels)
+start = lambda x: field(x, data, neg=noise)
 plots.streamlines(axes[0], start, box=BOX, colour="0.7", density=0.8)
 figure.legend(
     *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False

@@ -47,12 +47,12 @@ def drift(x):
 
 FLOWS = {
     "reverse KL (Eq. 3)": (drift, 0.01, 200),
-    "reverse KL (blob)": (blob.velocity, 0.01, 200),
-    "MMD, three scales": (mmd.velocity, 0.2, 300),
-    "Sinkhorn divergence": (sinkhorn.velocity, 0.2, 25),
+    "reverse KL (blob)": (blob, 0.01, 200),
+    "MMD, three scales": (mmd, 0.2, 300),
+    "Sinkhorn divergence": (sinkhorn, 0.2, 25),
 }
 paths = {
-    name: wg.flow(v, start, dt=dt, steps=steps, keep=steps + 1)
+    name: wg.flow(v, start, solver=wg.Euler(dt), steps=steps, snapshots=steps + 1)
     for name, (v, dt, steps) in FLOWS.items()
 }
 

@@ -61,7 +61,10 @@ for ax, (name, k) in zip(
 ):
     own, shadow = (wg.KDE(samples, kernel).log_density(line).exp() for kernel in (k, k.shadow))
     rest = wg.flow(
-        lambda at, k=k: wg.mean_shift(at, samples, kernel=k), line[::60], dt=1.0, steps=200
+        lambda at, k=k: wg.mean_shift(at, samples, kernel=k),
+        line[::60],
+        solver=wg.Euler(1.0),
+        steps=200,
     ).end
     height = wg.KDE(samples, k.shadow).log_density(rest).exp()
     ax.fill_between(line[:, 0], own, color="0.88", linewidth=0, label="density of the kernel")

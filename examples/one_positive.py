@@ -34,10 +34,10 @@ def behaviour(s, n, generator):
 # Four fields, one training loop: eight generated actions per state, one positive. Nothing but the field differs.
 
 FIELDS = {
-    "Eq. 3": lambda x, y: wg.drifting_field(x, y, x, kernel=wg.Gaussian(0.2)),
-    "balanced": lambda x, y: wg.balanced_field(x, y, temperatures=(0.1,)),
-    "likelihood": lambda x, y: wg.likelihood_field(x, y, kernel=wg.Gaussian(0.15)),
-    "energy": wg.energy_field,
+    "Eq. 3": wg.DriftingField(wg.Gaussian(0.2)),
+    "published": wg.PublishedField(temperatures=(0.1,)),
+    "likelihood": wg.LikelihoodField(wg.Gaussian(0.15)),
+    "energy": wg.EnergyField(),
 }
 
 

@@ -29,11 +29,7 @@ layers = [
     (torch.nn.Linear(a, b), torch.nn.SiLU()) for a, b in itertools.pairwise((2, 128, 128, 128, 2))
 ]
 net = torch.nn.Sequential(*itertools.chain(*layers))[:-1]
-kernel = wg.Gaussian(0.1)
-
-
-def field(x, y):
-    return wg.drifting_field(x, y, x, kernel=kernel, skip_self=True)
+field = wg.DriftingField(wg.Gaussian(0.1), skip_self=True)
 
 
 # %%

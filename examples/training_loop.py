@@ -38,11 +38,7 @@ def fit(module, loader, epochs):
 # The module has a generator, a queue and a loss. A loader mixes labels; the field wants many positives of each, and
 # ``SampleQueue`` keeps the latest of every class.
 
-
-def field(x, y):
-    return sum(
-        wg.drifting_field(x, y, x, kernel=wg.Gaussian(h), skip_self=True) / h for h in (0.4, 0.12)
-    )
+field = sum(wg.DriftingField(wg.Gaussian(h), skip_self=True) / h for h in (0.4, 0.12))
 
 
 class Generator(torch.nn.Module):
@@ -53,8 +49,8 @@ class Generator(torch.nn.Module):
         self.net = torch.nn.Sequential(
             lin(4 + classes, 128), silu, lin(128, 128), silu, lin(128, 2)
         )
-        self.queue = wg.SampleQueue(size=1000, classes=classes)
-        self.drifting = wg.DriftingLoss(field=field)
+        self.queue = wg.SampleQueue(2, size=1000, classes=classes)
+        self.drifting = wg.DriftingLoss(field)
         self.noise = torch.Generator().manual_seed(0)
 
     def forward(self, labels):

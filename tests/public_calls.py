@@ -16,7 +16,7 @@ def score(x):
 
 
 def queue(x, y):
-    held = wg.SampleQueue(size=4)
+    held = wg.SampleQueue(2, size=4)
     held.push(x)
     return held.draw(3, generator=seeded())
 
@@ -35,6 +35,10 @@ def descent(functional):
         return F.value(x), F.velocity(x)
 
     return call
+
+
+def moved(solver):
+    return lambda x, y: wg.flow(wg.KDE(y, K).score, x, solver=solver, steps=3)
 
 
 def w(t):
@@ -82,13 +86,20 @@ CALLS = {
     "Alpha": gated(wg.Alpha(0.3)),
     "likelihood_field": lambda x, y: wg.likelihood_field(x, y, kernel=K),
     "energy_field": lambda x, y: wg.energy_field(x, y),
-    "balanced_field": lambda x, y: wg.balanced_field(x, y, pos_weights=w(y)),
-    "balanced_magnitudes": lambda x, y: wg.balanced_magnitudes(x, y),
-    "balanced_scale": lambda x, y: wg.balanced_scale(x, y),
+    "published_field": lambda x, y: wg.published_field(x, y, pos_weights=w(y)),
+    "published_magnitudes": lambda x, y: wg.published_magnitudes(x, y),
+    "published_scale": lambda x, y: wg.published_scale(x, y),
     "spread_ratio": lambda x, y: wg.spread_ratio(x, y),
     "mmd_field": lambda x, y: wg.mmd_field(x, y, kernel=[K, wg.Gaussian(2.0)]),
     "blob_field": lambda x, y: wg.blob_field(x, wg.KDE(y, K).score, kernel=K),
     "stein_field": lambda x, y: wg.stein_field(x, wg.KDE(y, K).score, kernel=K),
+    "DriftingField": lambda x, y: wg.DriftingField(K)(x, y),
+    "LikelihoodField": lambda x, y: wg.LikelihoodField(K)(x, y),
+    "EnergyField": lambda x, y: wg.EnergyField()(x, y),
+    "PublishedField": lambda x, y: wg.PublishedField()(x, y),
+    "MMDField": lambda x, y: wg.MMDField(K)(x, y),
+    "BlobField": lambda x, y: wg.BlobField(K)(x, y),
+    "SteinField": lambda x, y: wg.SteinField(K)(x, y),
     # functionals
     "MMD": descent(lambda y: wg.MMD(y, K)),
     "EnergyDistance": descent(wg.EnergyDistance),
@@ -100,19 +111,19 @@ CALLS = {
     "Sinkhorn": descent(lambda y: wg.Sinkhorn(y, blur=0.5)),
     # flows
     "flow": lambda x, y: wg.flow(
-        lambda x: wg.energy_field(x, y), x, dt=0.1, steps=3, method="adaptive"
+        lambda x: wg.energy_field(x, y), x, solver=wg.Adaptive(0.1), steps=3
     ),
-    "langevin": lambda x, y: wg.langevin(
-        wg.KDE(y, K).score, x, dt=0.1, steps=3, generator=seeded()
-    ),
-    "Trajectory": lambda x, y: (
-        wg.flow(lambda x: wg.mean_shift(x, y, kernel=K), x, dt=0.1, steps=3).end
-    ),
+    "Euler": moved(wg.Euler(0.1)),
+    "Heun": moved(wg.Heun(0.1)),
+    "Adaptive": moved(wg.Adaptive(0.1)),
+    "HeavyBall": moved(wg.HeavyBall(0.1)),
+    "Langevin": lambda x, y: moved(wg.Langevin(0.1, generator=seeded()))(x, y),
+    "Trajectory": lambda x, y: wg.flow(lambda x: wg.mean_shift(x, y, kernel=K), x, steps=3).end,
     # losses
     "regress_onto": lambda x, y: wg.regress_onto(x, wg.mean_shift(x, y, kernel=K)),
     "drifting_loss": lambda x, y: wg.drifting_loss(x, y),
     "DriftingLoss": lambda x, y: wg.DriftingLoss(guidance=2.0)(x, y, y),
-    "DriftingReport": lambda x, y: wg.DriftingLoss(field=wg.energy_field)(x, y),
+    "DriftingReport": lambda x, y: wg.DriftingLoss(wg.EnergyField())(x, y),
     "guidance_weight": lambda x, y: wg.guidance_weight(2.0, gen=4, neg=3),
     "SampleQueue": queue,
     # targets

@@ -219,8 +219,10 @@ def refusals(rank):
             "kde_kl": lambda: wg.kde_kl(x, x, kernel=k),
             "leave_one_out": lambda: wg.leave_one_out(x),
             "spread_ratio": lambda: wg.spread_ratio(x, x),
-            "the balanced field": lambda: wg.balanced_field(x, x),
+            "the published field": lambda: wg.published_field(x, x),
             "stein_field": lambda: wg.stein_field(x, torch.zeros_like, kernel=k),
+            "a normalized field": lambda: wg.EnergyField().normalized()(x, x),
+            "a relative field": lambda: wg.EnergyField().relative()(x, x),
             "responsibilities": lambda: wg.KDE(x, k).effective_sample_size(x),
         }
         told["only whole"] = {name: said_by(call) for name, call in whole.items()}

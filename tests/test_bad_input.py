@@ -105,10 +105,10 @@ def test_distances_of_halves_are_those_of_their_values(dtype):
 
 def test_the_released_objective_measures_its_distances_once(monkeypatch):
     """A loss with its report: one scale, not one for the loss, one for the field and one for the report."""
-    from wgflow import balanced
+    from wgflow.fields import published
 
-    seen, measure = [], balanced._distances
-    monkeypatch.setattr(balanced, "_distances", lambda *a: seen.append(1) or measure(*a))
+    seen, measure = [], published._distances
+    monkeypatch.setattr(published, "_distances", lambda *a: seen.append(1) or measure(*a))
     x, y = cloud(0, 3, 6, 2), cloud(1, 3, 5, 2)
     wg.DriftingLoss()(x, y)
     wg.drifting_loss(x, y)
@@ -130,16 +130,16 @@ ONES = torch.ones(6)
 @pytest.mark.parametrize(
     ("says", "call"),
     [
-        ("pos_weights are", lambda: wg.balanced_field(X, X, pos_weights=torch.ones(5))),
-        ("pos_weights are", lambda: wg.balanced_field(X, X, pos_weights=ONES.double())),
-        ("gen_weights are", lambda: wg.balanced_field(X, X, gen_weights=torch.ones(2, 6))),
-        ("pos_weights hold a negative", lambda: wg.balanced_field(X, X, pos_weights=-ONES)),
-        ("neg_weights hold a negative", lambda: wg.balanced_field(X, X, neg=X, neg_weights=ONES * math.nan)),
-        ("nothing attracts", lambda: wg.balanced_field(X, X, pos_weights=0 * ONES)),
-        ("without neg", lambda: wg.balanced_field(X, X, neg_weights=ONES)),
-        ("negative", lambda: wg.balanced_scale(X, X, gen_weights=-ONES)),
-        ("NaN", lambda: wg.balanced_field(X, X / 0)),
-        ("gen is empty", lambda: wg.balanced_field(X[:0], X)),
+        ("pos_weights are", lambda: wg.published_field(X, X, pos_weights=torch.ones(5))),
+        ("pos_weights are", lambda: wg.published_field(X, X, pos_weights=ONES.double())),
+        ("x_weights are", lambda: wg.published_field(X, X, x_weights=torch.ones(2, 6))),
+        ("pos_weights hold a negative", lambda: wg.published_field(X, X, pos_weights=-ONES)),
+        ("neg_weights hold a negative", lambda: wg.published_field(X, X, neg=X, neg_weights=ONES * math.nan)),
+        ("nothing attracts", lambda: wg.published_field(X, X, pos_weights=0 * ONES)),
+        ("without neg", lambda: wg.published_field(X, X, neg_weights=ONES)),
+        ("negative", lambda: wg.published_scale(X, X, x_weights=-ONES)),
+        ("NaN", lambda: wg.published_field(X, X / 0)),
+        ("x is empty", lambda: wg.published_field(X[:0], X)),
         ("compact support", lambda: wg.kde_kl(100 * X, X, kernel=wg.flat(0.01))),
         ("radius", lambda: wg.mode_coverage(X, X, radius=0.0)),
         ("once per cloud", lambda: wg.mode_coverage(X[None], X[None], radius=1.0)),
@@ -156,8 +156,8 @@ ONES = torch.ones(6)
         ("same points", lambda: wg.total_variation(ONES, torch.ones(5))),
         ("masses", lambda: wg.effective_sample_size(0 * ONES)),
         ("masses", lambda: wg.effective_sample_size(-ONES)),
-        ("Flatten", lambda: wg.SampleQueue(size=3).push(X[None])),
-        ("one label for each", lambda: wg.SampleQueue(size=3, classes=2).push(X, torch.zeros(5))),
+        ("Flatten", lambda: wg.SampleQueue(2, size=3).push(X[None])),
+        ("one label for each", lambda: wg.SampleQueue(2, size=3, classes=2).push(X, torch.zeros(5))),
         ("samples holds NaN", lambda: wg.KDE(X * math.nan, wg.Gaussian(1.0))),
         ("h = 0", lambda: gaussians.drift(X, (X[0], torch.eye(2)), (X[0], torch.eye(2)), h=0.0)),
         ("covariance", lambda: gaussians.drift(X, (X[0], ONES[:2]), (X[0], ONES[:2]), h=1.0)),

@@ -20,7 +20,6 @@ from wgflow import (
     Laplace,
     ReverseKL,
     SkewKL,
-    balanced_field,
     biweight,
     blob_field,
     drifting_field,
@@ -30,6 +29,7 @@ from wgflow import (
     mean_shift,
     mmd_field,
     mode_proportions,
+    published_field,
     regress_onto,
     spread_ratio,
     stein_field,
@@ -51,7 +51,7 @@ FIELDS = {
     },
     "likelihood": lambda x, pos, neg, unit: likelihood_field(x, pos, kernel=Gaussian(unit)),
     "energy": lambda x, pos, neg, unit: unit * energy_field(x, pos, neg),
-    "balanced": lambda x, pos, neg, unit: balanced_field(
+    "published": lambda x, pos, neg, unit: published_field(
         x, pos, neg=neg, temperatures=(0.2, 0.5), scale_floor=1e-30
     ),
 }
@@ -350,7 +350,7 @@ def test_energy_distance_falls_along_its_own_field(c):
 # -- the released normalisation ---------------------------------------------------------------------------------------
 
 
-def literal_balanced(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
+def literal_published(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
     """The sentence of the theory, one number at a time: gen [B, G, D], pos [B, P, D], neg [B, M, D]."""
     B, G, D = gen.shape
     everything = [torch.cat([gen[b], neg[b], pos[b]]) for b in range(B)]
@@ -390,7 +390,7 @@ def literal_balanced(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
     c=clouds(batch=False, degenerate=False),
     temperatures=st.sampled_from([(0.1,), (0.02, 0.05, 0.2)]),
 )
-def test_balanced_field_is_the_released_sentence(c, temperatures):
+def test_published_field_is_the_released_sentence(c, temperatures):
     gen, pos, neg, wp, wn = (
         torch.stack([t, t + 0.1 * c.rand(*t.shape)]) for t in (c.x, c.pos, c.neg, c.wp, c.wn)
     )
@@ -399,21 +399,21 @@ def test_balanced_field_is_the_released_sentence(c, temperatures):
         wn.abs(),
         torch.rand(gen.shape[:-1], generator=c.generator, dtype=gen.dtype),
     )
-    V = balanced_field(
-        gen, pos, neg=neg, temperatures=temperatures, gen_weights=wg, pos_weights=wp, neg_weights=wn
+    V = published_field(
+        gen, pos, neg=neg, temperatures=temperatures, x_weights=wg, pos_weights=wp, neg_weights=wn
     )
-    assert_close(V, literal_balanced(gen, pos, neg, temperatures, wg, wp, wn), rtol=1e-8)
+    assert_close(V, literal_published(gen, pos, neg, temperatures, wg, wp, wn), rtol=1e-8)
     ones = [torch.ones_like(t[..., 0]) for t in (gen, pos, neg[:, :0])]
-    plain = balanced_field(gen, pos, temperatures=temperatures)
-    assert_close(plain, literal_balanced(gen, pos, neg[:, :0], temperatures, *ones), rtol=1e-8)
+    plain = published_field(gen, pos, temperatures=temperatures)
+    assert_close(plain, literal_published(gen, pos, neg[:, :0], temperatures, *ones), rtol=1e-8)
 
 
-def test_balanced_scale_and_rms_are_scalars_over_the_whole_batch():
+def test_published_scale_and_rms_are_scalars_over_the_whole_batch():
     """One state's field depends on the other states of the batch; a per-state normalisation would not."""
     g = torch.Generator().manual_seed(0)
     gen, pos = torch.randn(2, 4, 2, generator=g), torch.randn(2, 3, 2, generator=g)
-    together = balanced_field(gen, torch.stack([pos[0], pos[1] + 5]))
-    alone = balanced_field(gen[:1], pos[:1])
+    together = published_field(gen, torch.stack([pos[0], pos[1] + 5]))
+    alone = published_field(gen[:1], pos[:1])
     assert (together[0] - alone[0]).abs().max() > 1e-2
 
 
@@ -424,7 +424,7 @@ def test_a_collapsed_group_moves_as_one_under_the_released_normalisation():
     pos = 2 * torch.nn.functional.normalize(
         torch.randn(32, 1, 2, generator=g, dtype=torch.float64), dim=-1
     )
-    V = balanced_field(gen, pos, temperatures=(0.1,))
+    V = published_field(gen, pos, temperatures=(0.1,))
     across = (V - V.mean(1, keepdim=True)).square().mean().sqrt() / V.square().mean().sqrt()
     assert across < 0.5
     assert spread_ratio(gen, pos) < 0.01
@@ -435,9 +435,9 @@ def test_a_collapsed_group_moves_as_one_under_the_released_normalisation():
 
 
 @given(c=clouds(batch=False, degenerate=False))
-def test_balanced_field_is_differentiable(c):
+def test_published_field_is_differentiable(c):
     x = c.x.requires_grad_()
-    (grad,) = torch.autograd.grad(balanced_field(x, c.pos).square().sum(), x)
+    (grad,) = torch.autograd.grad(published_field(x, c.pos).square().sum(), x)
     assert grad.isfinite().all()
 
 
@@ -456,15 +456,15 @@ def test_spread_ratio_is_one_for_equal_laws():
         ("neg is empty", lambda x: drifting_field(x, x, x[:0], kernel=Gaussian(1.0))),
         ("pos is empty", lambda x: energy_field(x, x[:0])),
         ("pos is empty", lambda x: likelihood_field(x, x[:0], kernel=Gaussian(1.0))),
-        ("pos is empty", lambda x: balanced_field(x, x[:0])),
+        ("pos is empty", lambda x: published_field(x, x[:0])),
         ("negative", lambda x: drifting_field(x, x, x, kernel=Gaussian(1.0), pos_weights=torch.tensor([1.0, -1, 1]))),
         ("zero", lambda x: drifting_field(x, x, x, kernel=Gaussian(1.0), pos_weights=torch.zeros(3))),
         ("skip_self", lambda x: drifting_field(x, x, x[:2], kernel=Gaussian(1.0), skip_self=True)),
-        ("temperatures", lambda x: balanced_field(x, x, temperatures=(0.1, -1.0))),
-        ("temperatures", lambda x: balanced_field(x, x, temperatures=())),
+        ("temperatures", lambda x: published_field(x, x, temperatures=(0.1, -1.0))),
+        ("temperatures", lambda x: published_field(x, x, temperatures=())),
         ("NaN", lambda x: energy_field(x * math.nan, x)),
-        ("NaN", lambda x: balanced_field(x, x * math.nan)),
-        ("dtype", lambda x: balanced_field(x, x.double())),
+        ("NaN", lambda x: published_field(x, x * math.nan)),
+        ("dtype", lambda x: published_field(x, x.double())),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(says, call):
@@ -514,13 +514,13 @@ def test_positives_out_of_reach_of_every_point_pull_none():
     assert_close(both, likelihood_field(x, near, kernel=biweight(1.0)))
 
 
-def test_the_balanced_field_has_a_gradient_where_it_vanishes():
+def test_the_published_field_has_a_gradient_where_it_vanishes():
     gen = torch.zeros(2, 2, requires_grad=True)
-    V = balanced_field(gen, torch.zeros(2, 2))
+    V = published_field(gen, torch.zeros(2, 2))
     assert (V == 0).all()
     assert torch.autograd.grad(V.sum(), gen)[0].isfinite().all()
 
 
-def test_the_balanced_field_names_batches_that_do_not_fit():
+def test_the_published_field_names_batches_that_do_not_fit():
     with pytest.raises(ValueError, match="leading dimensions"):
-        balanced_field(torch.zeros(5, 2), torch.zeros(4, 5, 2))
+        published_field(torch.zeros(5, 2), torch.zeros(4, 5, 2))

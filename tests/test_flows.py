@@ -3,7 +3,6 @@
 import cmath
 import itertools
 import math
-import sys
 
 import pytest
 import torch
@@ -14,13 +13,18 @@ from tests.closed_forms import draw, quantiles, random_gaussian
 from tests.strategies import assert_close
 from wgflow import (
     KDE,
+    MMD,
+    Adaptive,
     Annealed,
+    Euler,
     Gaussian,
+    HeavyBall,
+    Heun,
+    Langevin,
     Trajectory,
     drifting_field,
     energy_field,
     flow,
-    langevin,
     mean_shift,
     mmd2,
     sliced_w2,
@@ -71,15 +75,13 @@ def test_the_variance_clock_runs_with_the_flow():
     def velocity(s):
         return gaussians.moment_flow(p, (p[0], s), h=h)[1]
 
-    s_t = flow(
-        velocity, torch.tensor([[s0]]).double(), dt=0.002, steps=1000, method="heun"
-    ).end.item()
+    s_t = flow(velocity, torch.tensor([[s0]]).double(), solver=Heun(0.002), steps=1000).end.item()
     expected = gaussians.variance_clock(s0, 0.8, h=h) + 2 * h**2 * 2.0 / (0.8 + h**2)
     assert gaussians.variance_clock(s_t, 0.8, h=h) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
-def test_the_integrator_has_its_order(method, order):
+@pytest.mark.parametrize(("kind", "order"), [(Euler, 1), (Heun, 2)])
+def test_the_integrator_has_its_order(kind, order):
     """Linear field of two frozen Gaussians: the exact flow is an exponential; dt / 2 divides the error by 2^order."""
     p, q, g = pair(3, 2)
     x0 = torch.randn(6, 2, generator=g, dtype=torch.float64)
@@ -94,9 +96,7 @@ def test_the_integrator_has_its_order(method, order):
     ]
     errors = [
         (
-            flow(
-                lambda x: gaussians.drift(x, p, q, h=0.8), x0, dt=1 / n, steps=n, method=method
-            ).end
+            flow(lambda x: gaussians.drift(x, p, q, h=0.8), x0, solver=kind(1 / n), steps=n).end
             - exact
         ).norm()
         for n in (20, 40, 80)
@@ -149,7 +149,7 @@ def test_self_excluding_groups_expand_without_bound():
         flow(
             lambda x, s=s: drifting_field(x, y, x, kernel=Gaussian(0.3), skip_self=s),
             x0,
-            dt=0.01,
+            solver=Euler(0.01),
             steps=1000,
         ).end
         for s in (True, False)
@@ -163,9 +163,9 @@ def test_mean_shift_flow_ends_at_rest_on_a_mode():
     path = flow(
         lambda x: mean_shift(x, y, kernel=Gaussian(0.5)),
         y[:1] + 0.3,
-        dt=1.0,
+        solver=Euler(1.0),
         steps=500,
-        tolerance=1e-10,
+        min_speed=1e-10,
     )
     assert path.stopped == "at rest"
     assert len(path) < 100
@@ -174,7 +174,7 @@ def test_mean_shift_flow_ends_at_rest_on_a_mode():
 
 def test_a_trajectory_is_thinned_and_keeps_both_ends():
     x0 = torch.zeros(3, 2)
-    path = flow(torch.ones_like, x0, dt=0.1, steps=1000, keep=11)
+    path = flow(torch.ones_like, x0, steps=1000, snapshots=11)
     assert len(path) == 11
     assert path.times[0] == 0
     assert path.times[-1] == pytest.approx(100.0)
@@ -183,15 +183,11 @@ def test_a_trajectory_is_thinned_and_keeps_both_ends():
     assert_close(path.speed, torch.full((11,), math.sqrt(2)), rtol=1e-6)
 
 
-def test_a_flow_stops_when_asked_to():
+def test_a_flow_stops_when_its_callback_is_true():
     path = flow(
-        torch.ones_like,
-        torch.zeros(1, 1),
-        dt=0.1,
-        steps=100,
-        stop=lambda x, t: x.max().item() > 0.45,
+        torch.ones_like, torch.zeros(1, 1), steps=100, callback=lambda x, v, t: x.max() > 0.45
     )
-    assert path.stopped == "asked to"
+    assert path.stopped == "callback"
     assert path.end.item() == pytest.approx(0.5)
 
 
@@ -200,12 +196,15 @@ def test_an_adaptive_flow_keeps_its_accuracy_with_fewer_steps():
     rates = torch.tensor([1.0, 200.0], dtype=torch.float64)
     x0, seen = torch.ones(1, 2, dtype=torch.float64), []
     path = flow(
-        lambda x: seen.append(1) or -rates * x, x0, dt=1e-4, steps=5000, method="adaptive", accuracy=1e-5,
-        stop=lambda x, t: t > 1.0,
-    )  # fmt: skip
+        lambda x: seen.append(1) or -rates * x,
+        x0,
+        solver=Adaptive(1e-4, tolerance=1e-5),
+        steps=5000,
+        callback=lambda x, v, t: t > 1.0,
+    )
     exact = (-rates * path.times[-1]).exp()
     assert (path.end[0] - exact).abs().max() < 1e-3
-    assert path.stopped == "asked to"
+    assert path.stopped == "callback"
     assert len(seen) < 2000  # dt = 1e-4 throughout would take 20,000
     steps = path.times.diff()
     assert steps[-2] > 5 * steps[0]
@@ -215,15 +214,19 @@ def test_langevin_has_its_stationary_variance():
     """Ornstein-Uhlenbeck by Euler: variance T s² / (1 - dt / 2s²), the exact law of the discrete chain."""
     g = torch.Generator().manual_seed(0)
     x0, s2, dt, T = torch.zeros(100_000, 1, dtype=torch.float64), 0.5, 0.1, 2.0
-    path = langevin(lambda x: -x / s2, x0, dt=dt, steps=60, temperature=T, generator=g, keep=2)
+    solver = Langevin(dt, temperature=T, generator=g)
+    path = flow(lambda x: -x / s2, x0, solver=solver, steps=60, snapshots=2)
     assert path.end.var().item() == pytest.approx(T * s2 / (1 - dt / (2 * s2)), rel=0.02)
 
 
 def test_langevin_is_repeated_by_its_generator():
     score = KDE(torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), Gaussian(1.0)).score
     runs = [
-        langevin(
-            score, torch.zeros(4, 2), dt=0.1, steps=5, generator=torch.Generator().manual_seed(3)
+        flow(
+            score,
+            torch.zeros(4, 2),
+            solver=Langevin(0.1, generator=torch.Generator().manual_seed(3)),
+            steps=5,
         ).end
         for _ in range(2)
     ]
@@ -235,16 +238,15 @@ def test_a_scheduled_velocity_sees_the_clock():
     path = flow(
         lambda x, t: torch.full_like(x, 2 * t),
         torch.zeros(1, 1).double(),
-        dt=0.1,
+        solver=Heun(0.1),
         steps=10,
-        method="heun",
         schedule=lambda t: t,
     )
     assert path.end.item() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("method", ["euler", "heun"])
-def test_the_bandwidth_seen_at_each_step_is_the_scheduled_one(method):
+@pytest.mark.parametrize("kind", [Euler, Heun])
+def test_the_bandwidth_seen_at_each_step_is_the_scheduled_one(kind):
     """Annealed: h(t) = start (end / start)^(t / over), at the times of the velocities, of which Heun has two a step."""
     seen, schedule = [], Annealed(2.0, 0.5, over=0.6)
     y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -253,9 +255,9 @@ def test_the_bandwidth_seen_at_each_step_is_the_scheduled_one(method):
         seen.append(h)
         return mean_shift(x, y, kernel=Gaussian(h))
 
-    flow(velocity, y + 1, dt=0.1, steps=8, method=method, schedule=schedule)
+    flow(velocity, y + 1, solver=kind(0.1), steps=8, schedule=schedule)
     at = [0.1 * k for k in range(9)]
-    if method == "heun":
+    if kind is Heun:
         at = [t for k in range(8) for t in (0.1 * k, 0.1 * (k + 1))] + [0.8]
     assert seen == pytest.approx([2.0 * 0.25 ** min(t / 0.6, 1.0) for t in at])
     assert schedule(0.3) == pytest.approx(1.0)
@@ -267,11 +269,13 @@ def test_annealing_finds_the_mode_that_a_narrow_kernel_does_not():
     g = torch.Generator().manual_seed(0)
     mass = 5 + 0.1 * torch.randn(40, 1, generator=g, dtype=torch.float64)
     y, x0 = torch.cat([torch.zeros(1, 1).double(), mass]), torch.full((1, 1), -1.0).double()
-    narrow = flow(lambda x: mean_shift(x, y, kernel=Gaussian(0.2)), x0, dt=0.5, steps=60).end
+    narrow = flow(
+        lambda x: mean_shift(x, y, kernel=Gaussian(0.2)), x0, solver=Euler(0.5), steps=60
+    ).end
     annealed = flow(
         lambda x, h: mean_shift(x, y, kernel=Gaussian(h)),
         x0,
-        dt=0.5,
+        solver=Euler(0.5),
         steps=60,
         schedule=Annealed(5.0, 0.2, over=20.0),
     ).end
@@ -286,10 +290,9 @@ def test_momentum_is_the_heavy_ball_on_a_quadratic(beta, rate):
     path = flow(
         lambda x: -rate * x,
         torch.ones(1, 1).double(),
-        dt=dt,
+        solver=HeavyBall(dt, beta),
         steps=steps,
-        momentum=beta,
-        keep=steps + 1,
+        snapshots=steps + 1,
     )
     half = (1 + beta - dt * rate) / 2
     root = cmath.sqrt(half**2 - beta)
@@ -307,18 +310,32 @@ def test_momentum_is_the_faster_where_the_valley_is_narrow():
     rates = torch.tensor([1.0, 400.0], dtype=torch.float64)
     x0 = torch.ones(1, 2, dtype=torch.float64)
     beta = ((20 - 1) / (20 + 1)) ** 2
-    plain = flow(lambda x: -rates * x, x0, dt=2 / 401, steps=200).end.norm()
-    heavy = flow(lambda x: -rates * x, x0, dt=4 / 21**2, steps=200, momentum=beta).end.norm()
+    plain = flow(lambda x: -rates * x, x0, solver=Euler(2 / 401), steps=200).end.norm()
+    heavy = flow(lambda x: -rates * x, x0, solver=HeavyBall(4 / 21**2, beta), steps=200).end.norm()
     assert heavy < 1e-5 < 0.1 < plain
 
 
-def test_a_temperature_makes_a_flow_langevin():
-    score = KDE(torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), Gaussian(1.0)).score
-    x0, noise = torch.zeros(4, 2), [torch.Generator().manual_seed(3) for _ in range(2)]
-    a = flow(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[0]).end
-    assert torch.equal(
-        a, langevin(score, x0, dt=0.1, steps=5, temperature=0.7, generator=noise[1]).end
-    )
+def test_langevin_without_temperature_and_a_ball_without_momentum_are_euler():
+    x0 = torch.randn(4, 2, generator=torch.Generator().manual_seed(3))
+    runs = [
+        flow(lambda x: -x, x0, solver=solver, steps=5).end
+        for solver in (Euler(0.1), Langevin(0.1, temperature=0.0), HeavyBall(0.1, momentum=0.0))
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+def test_a_functional_flows_along_its_velocity():
+    g = torch.Generator().manual_seed(0)
+    F, x0 = MMD(torch.randn(6, 2, generator=g), Gaussian(1.0)), torch.randn(5, 2, generator=g)
+    assert torch.equal(flow(F, x0, steps=4).end, flow(F.velocity, x0, steps=4).end)
+
+
+def test_solvers_and_trajectories_are_printed_briefly():
+    assert repr(Adaptive(0.1)) == "Adaptive(dt=0.1, tolerance=0.001)"
+    assert Langevin(0.1, generator=torch.Generator()) == Langevin(0.1)
+    path = flow(torch.ones_like, torch.zeros(3, 2), steps=4)
+    assert repr(path) == "Trajectory(5 snapshots of [3, 2], t = 0 to 0.4, stopped='steps')"
 
 
 def test_a_callback_sees_every_step():
@@ -326,7 +343,7 @@ def test_a_callback_sees_every_step():
     path = flow(
         lambda x: -x,
         torch.ones(2, 1),
-        dt=0.5,
+        solver=Euler(0.5),
         steps=4,
         callback=lambda x, v, t: seen.append((t, x, v)),
     )
@@ -336,31 +353,8 @@ def test_a_callback_sees_every_step():
         assert torch.equal(v, -x)
 
 
-def test_a_bar_counts_the_steps(monkeypatch):
-    class Bar:
-        steps, closed = 0, False
-
-        def update(self):
-            self.steps += 1
-
-        def close(self):
-            self.closed = True
-
-    bar = Bar()
-    monkeypatch.setattr("wgflow.flows._bar", lambda steps: bar if steps == 7 else None)
-    flow(torch.ones_like, torch.zeros(1, 1), dt=0.1, steps=7, progress=True)
-    assert bar.steps == 7
-    assert bar.closed
-
-
-def test_a_missing_bar_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ImportError, match="pip install tqdm"):
-        flow(torch.ones_like, torch.zeros(1, 1), dt=0.1, steps=2, progress=True)
-
-
 def test_a_trajectory_is_saved_and_read_back(tmp_path):
-    path = flow(torch.ones_like, torch.zeros(3, 2), dt=0.1, steps=4)
+    path = flow(torch.ones_like, torch.zeros(3, 2), steps=4)
     back = Trajectory.load(path.save(tmp_path / "run"))
     assert (tmp_path / "run.npz").exists()
     assert_close(back.points, path.points)
@@ -371,29 +365,27 @@ def test_a_trajectory_is_saved_and_read_back(tmp_path):
 def test_a_flow_runs_over_batches():
     g = torch.Generator().manual_seed(0)
     x0, data = torch.randn(4, 6, 2, generator=g), torch.randn(4, 3, 2, generator=g)
-    together = flow(lambda x: energy_field(x, data), x0, dt=0.1, steps=20).end
-    alone = flow(lambda x: energy_field(x, data[2]), x0[2], dt=0.1, steps=20).end
+    together = flow(lambda x: energy_field(x, data), x0, steps=20).end
+    alone = flow(lambda x: energy_field(x, data[2]), x0[2], steps=20).end
     assert_close(together[2], alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("error", "says", "call"),
     [
-        (ValueError, "dt", lambda x: flow(torch.ones_like, x, dt=0.0, steps=3)),
-        (ValueError, "dt", lambda x: flow(torch.ones_like, x, dt=math.nan, steps=3)),
-        (ValueError, "steps", lambda x: flow(torch.ones_like, x, dt=0.1, steps=0)),
-        (ValueError, "heun", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, method="magic")),
-        (ValueError, "accuracy", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, accuracy=0.0)),
-        (ValueError, "momentum", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, momentum=1.0)),
-        (ValueError, "euler", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, momentum=0.5, method="heun")),
-        (ValueError, "choose one", lambda x: flow(torch.ones_like, x, dt=0.1, steps=3, momentum=0.5, temperature=1.0)),
-        (ValueError, "x0 is", lambda x: flow(torch.ones_like, x[:0], dt=0.1, steps=3)),
-        (ValueError, "x0 is", lambda x: flow(torch.ones_like, x.long(), dt=0.1, steps=3)),
-        (ValueError, "velocity gave", lambda x: flow(lambda x: x.sum(0), x, dt=0.1, steps=3)),
+        (ValueError, "dt", lambda x: Euler(0.0)),
+        (ValueError, "dt", lambda x: Heun(math.nan)),
+        (ValueError, "tolerance", lambda x: Adaptive(0.1, tolerance=0.0)),
+        (ValueError, "momentum", lambda x: HeavyBall(0.1, momentum=1.0)),
+        (ValueError, "temperature", lambda x: Langevin(0.1, temperature=-1.0)),
+        (ValueError, "steps", lambda x: flow(torch.ones_like, x, steps=0)),
+        (ValueError, "solver is 'magic'", lambda x: flow(torch.ones_like, x, steps=3, solver="magic")),
+        (ValueError, "x0 is", lambda x: flow(torch.ones_like, x[:0], steps=3)),
+        (ValueError, "x0 is", lambda x: flow(torch.ones_like, x.long(), steps=3)),
+        (ValueError, "velocity gave", lambda x: flow(lambda x: x.sum(0), x, steps=3)),
         (ValueError, "over", lambda x: Annealed(1.0, 0.1, over=0.0)),
         (ValueError, "end", lambda x: Annealed(1.0, -0.1, over=1.0)),
-        (ValueError, "temperature", lambda x: langevin(torch.ones_like, x, dt=0.1, steps=3, temperature=-1.0)),
-        (FloatingPointError, "step 0", lambda x: flow(lambda x: x / 0, x, dt=0.1, steps=3)),
+        (FloatingPointError, "step 0", lambda x: flow(lambda x: x / 0, x, steps=3)),
     ],
 )  # fmt: skip
 def test_bad_flows_are_named(error, says, call):
@@ -413,6 +405,6 @@ def test_closed_forms_agree_with_samples():
 def test_an_adaptive_flow_of_nothing_ends():
     """No error, so nothing bounds a step that grows: it must not overflow."""
     x = torch.ones(2, 1, dtype=torch.float64)
-    run = flow(torch.zeros_like, x, dt=0.1, steps=600, method="adaptive")
+    run = flow(torch.zeros_like, x, solver=Adaptive(0.1), steps=600)
     assert (run.end == x).all()
     assert run.times.isfinite().all()

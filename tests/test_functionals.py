@@ -1,4 +1,4 @@
-"""Functionals: a velocity is -N times the gradient of its value, and values fall along their own velocities."""
+"""Functionals: velocity = -factor N ∇ value, values are what they are named after and fall along their velocities."""
 
 import math
 
@@ -16,6 +16,7 @@ from wgflow import (
     BlobKL,
     ChiSquare,
     EnergyDistance,
+    Euler,
     ForwardKL,
     Gaussian,
     Hellinger,
@@ -26,6 +27,7 @@ from wgflow import (
     Sinkhorn,
     blob_field,
     drifting_field,
+    energy_distance,
     energy_field,
     flow,
     likelihood_field,
@@ -48,7 +50,7 @@ FUNCTIONALS = {
     "energy": lambda y, k: EnergyDistance(y),
     "blob to samples": lambda y, k: BlobKL(KDE(y, k), k),
     "blob to a density": lambda y, k: BlobKL(MIXTURE, k),
-    "forward KL to samples": lambda y, k: Likelihood(
+    "likelihood of samples": lambda y, k: Likelihood(
         y, k, torch.arange(1, y.shape[-2] + 1).double()
     ),
     "forward KL to a density": lambda y, k: BlobDivergence(MIXTURE, k, ForwardKL()),
@@ -59,11 +61,11 @@ FUNCTIONALS = {
 @pytest.mark.parametrize("name", FUNCTIONALS)
 @settings(max_examples=15)
 @given(c=clouds(dim=2, degenerate=False), k=kernels(SMOOTH))
-def test_a_velocity_is_minus_n_times_the_gradient_of_its_value(name, c, k):
+def test_velocity_is_minus_factor_times_n_times_the_gradient_of_the_value(name, c, k):
     F, x = FUNCTIONALS[name](c.pos, k), c.x.requires_grad_()
     (grad,) = torch.autograd.grad(F.value(x).sum(), x)
     assert F.value(x).shape == x.shape[:-2]
-    assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+    assert_close(F.velocity(x).detach(), -F.factor * x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", FUNCTIONALS)
@@ -75,14 +77,14 @@ def test_a_value_falls_along_its_flow(name):
     )
     F = FUNCTIONALS[name](y, Gaussian(0.7))
     dt = 1e-4 if "chi" in name else 0.01  # its gate is 2r, and some particles start where p is thin
-    path = flow(F.velocity, x0, dt=dt, steps=100)
-    values = torch.stack([F.value(p) for p in path.points])
+    path = flow(F, x0, solver=Euler(dt), steps=100)
+    values = math.copysign(1, F.factor) * torch.stack([F.value(p) for p in path.points])
     assert bool((values.diff() <= 1e-9).all())
     assert values[-1] < values[0]
 
 
 def test_the_dissipation_is_the_mean_squared_velocity():
-    """dF/dt = -E|v|², the defining identity of a gradient flow, to first order in dt."""
+    """factor dF/dt = -E|v|², the defining identity of a gradient flow, to first order in dt."""
     g = torch.Generator().manual_seed(1)
     x, y = (torch.randn(12, 2, generator=g, dtype=torch.float64) for _ in range(2))
     for F in (
@@ -92,7 +94,56 @@ def test_the_dissipation_is_the_mean_squared_velocity():
     ):
         v, dt = F.velocity(x), 1e-6
         rate = (F.value(x + dt * v) - F.value(x - dt * v)) / (2 * dt)
-        assert rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
+        assert F.factor * rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
+
+
+@given(clouds(degenerate=False), kernels())
+def test_mmd_and_energy_distance_are_those_between_clouds(c, k):
+    """The samples are the whole law here, with their self pairs; `mmd2` and `energy_distance` leave these out."""
+    m = c.pos.shape[-2]
+    own = k.log(torch.cdist(c.pos, c.pos).square()).exp().mean((-2, -1))
+    alone = (own * m - k.log(torch.zeros(()).double()).exp()) / (m - 1)
+    assert_close(MMD(c.pos, k).value(c.x), mmd2(c.x, c.pos, kernel=k) - alone + own)
+    length = torch.cdist(c.pos, c.pos).mean((-2, -1))
+    between = energy_distance(c.x, c.pos) + length * (m / (m - 1) - 1)
+    assert_close(EnergyDistance(c.pos).value(c.x), between)
+
+
+@given(clouds(batch=False, degenerate=False))
+def test_mmd_and_energy_distance_are_unbiased_in_the_particles(c):
+    """Averaged over all pairs of particles drawn from the samples, with repetition, both vanish: q is p."""
+    F, G = MMD(c.pos, Gaussian(c.h)), EnergyDistance(c.pos)
+    n = len(c.pos)
+    pairs = torch.stack([c.pos[[i, j]] for i in range(n) for j in range(n)])
+    zero = torch.zeros((), dtype=torch.float64)
+    assert_close(F.value(pairs).mean(), zero)
+    assert_close(G.value(pairs).mean(), zero)
+
+
+@given(clouds(), kernels(SMOOTH))
+def test_the_likelihood_is_the_mean_log_density(c, k):
+    log_q = KDE(c.x, k).log_density(c.pos)
+    mean = (c.wp * log_q).sum(-1) / c.wp.sum(-1)
+    assert_close(Likelihood(c.pos, k, c.wp).value(c.x), mean)
+
+
+@given(clouds(degenerate=False), kernels(SMOOTH))
+def test_sums_of_functionals_have_sums_of_gradients(c, k):
+    """Each term enters with the gradient of its value, whatever its own factor: -Likelihood is descended too."""
+    F = 0.5 * MMD(c.pos, k) + Interaction(k) + -1.5 * Likelihood(c.pos, k)
+    x = c.x.requires_grad_()
+    (grad,) = torch.autograd.grad(F.value(x).sum(), x)
+    assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+    parts = 0.5 * MMD(c.pos, k).value(x) + Interaction(k).value(x)
+    assert_close(F.value(x), parts - 1.5 * Likelihood(c.pos, k).value(x))
+
+
+def test_a_functional_is_printed_without_its_samples():
+    F = 0.5 * MMD(torch.zeros(3, 2), Gaussian(1.0)) + Interaction(Gaussian(1.0))
+    assert repr(F) == (
+        "0.5 * MMD(samples=tensor[3, 2], kernel=Gaussian(h=1.0), weights=None) + "
+        "Interaction(kernel=Gaussian(h=1.0))"
+    )
 
 
 @given(clouds())
@@ -142,21 +193,21 @@ def test_several_scales_are_a_sum_of_fields(c, scales):
 
 @given(clouds(degenerate=False), kernels(), kernels())
 def test_the_mmd_flow_of_any_kernels_is_a_gradient(c, one, other):
-    """Laplace, Matérn, power laws, alone or summed: -N ∇_i of the functional, by autograd from its value."""
+    """Laplace, Matérn, power laws, alone or summed: -N/2 ∇_i of MMD², by autograd from its value."""
     F, x = MMD(c.pos, [one, other], c.wp), c.x.requires_grad_()
     (grad,) = torch.autograd.grad(F.value(x).sum(), x)
-    assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+    assert_close(F.velocity(x).detach(), -F.factor * x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("make", KERNELS)
 def test_an_mmd_is_the_dissipation_of_its_own_flow(make):
-    """dF/dt = -E|v|² for every kernel: the flow of a kernel score goes downhill, whatever the kernel."""
+    """factor dF/dt = -E|v|² for every kernel: the flow of a kernel score goes downhill, whatever the kernel."""
     g = torch.Generator().manual_seed(2)
     x, y = (torch.randn(10, 2, generator=g, dtype=torch.float64) for _ in range(2))
     F = MMD(y, [make(0.7), make(2.0)])
     v, dt = F.velocity(x), 1e-6
     rate = (F.value(x + dt * v) - F.value(x - dt * v)) / (2 * dt)
-    assert rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
+    assert F.factor * rate.item() == pytest.approx(-v.square().sum(-1).mean().item(), rel=1e-6)
 
 
 @given(clouds(degenerate=False))
@@ -187,9 +238,7 @@ def test_stein_finds_the_moments_of_its_target():
     target = toy.GaussianMixture(
         torch.tensor([[2.0]]).double(), torch.tensor([0.5]).double(), torch.ones(1).double()
     )
-    x = flow(
-        lambda x: stein_field(x, target.score, kernel=Gaussian(0.5)), x0, dt=0.1, steps=400
-    ).end
+    x = flow(lambda x: stein_field(x, target.score, kernel=Gaussian(0.5)), x0, steps=400).end
     assert x.mean().item() == pytest.approx(2.0, abs=0.05)
     assert x.std().item() == pytest.approx(0.5, abs=0.05)
 
@@ -202,7 +251,7 @@ def test_sinkhorn_has_its_gaussian_closed_form():
     )
     measured = Sinkhorn(quantiles(p, 400), blur=0.5, scaling=0.95).value(quantiles(q, 400)).item()
     assert measured == pytest.approx(
-        0.5 * gaussians.sinkhorn_divergence(p, q, sigma2=0.25).item(), rel=0.02
+        gaussians.sinkhorn_divergence(p, q, sigma2=0.25).item(), rel=0.02
     )
 
 
@@ -212,7 +261,7 @@ def test_sinkhorn_flows_to_its_samples():
     y = torch.randn(30, 2, generator=g, dtype=torch.float64) + 2
     F = Sinkhorn(y, blur=0.05)
     x0 = torch.randn(30, 2, generator=g, dtype=torch.float64)
-    path = flow(F.velocity, x0, dt=0.5, steps=15)
+    path = flow(F, x0, solver=Euler(0.5), steps=15)
     assert F.value(path.end) < 0.02 * F.value(x0)
 
 

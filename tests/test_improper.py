@@ -13,13 +13,12 @@ from tests.strategies import assert_close, clouds
 from wgflow import (
     ForwardKL,
     Gaussian,
-    balanced_field,
     drifting_field,
     energy_field,
     likelihood_field,
     mmd_field,
+    published_field,
 )
-from wgflow_rl.agents.drift import unit_rms
 
 
 def binomial(n, u):
@@ -308,7 +307,7 @@ def test_below_a_spread_every_positive_affinity_of_the_released_field_meets_the_
         assert ((affinity < clip) == clipped).all()
         # The field itself, its rms left out by a floor: a lower clip lowers the pull only where the clip was met.
         pull = [
-            (balanced_field(x, y, temperatures=(R,), clip=c, rms_floor=1e6) @ y.T).mean().item()
+            (published_field(x, y, temperatures=(R,), clip=c, rms_floor=1e6) @ y.T).mean().item()
             for c in (clip, clip / 4)
         ]
         assert pull[1] < 0.99 * pull[0] if clipped else pull[1] == pytest.approx(pull[0], rel=2e-3)
@@ -319,7 +318,7 @@ def test_a_clipped_group_sees_only_the_mean_of_the_positives():
     g = torch.Generator().manual_seed(0)
     x = 1e-5 * torch.randn(8, 2, generator=g, dtype=torch.float64)
     e = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    released = [balanced_field(x, s * e, temperatures=(0.1,)) for s in (-1, 1)]
+    released = [published_field(x, s * e, temperatures=(0.1,)) for s in (-1, 1)]
     size = released[0].square().mean().sqrt()
     assert torch.stack(released).mean(0).abs().max() < 5e-3 * size
     assert (released[0] - released[0].mean(0)).abs().max() < 5e-3 * size
@@ -351,7 +350,7 @@ def rest_under_rms(states, w, other_states=False):
                 square = v.square()
                 v = v / ((square.sum() - square) / (states - 1)).sqrt()
             else:
-                v = unit_rms(v)
+                v = v / v.square().mean().sqrt()
             total += chances[n].item() * v.mean().item()
         return total
 

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import the modules above it, not those below. A new file gets a line here, which is the moment to ask
 # where it belongs. A folder is one line: its files may import each other, agents excepted (see below).
 LIBRARY = [
-    "arguments", "kernels", "reductions", "density", "bandwidths", "divergences", "fields", "balanced", "particles",
-    "functionals", "plots", "trajectory", "flows", "queues", "losses", "targets", "bounds", "metrics", "testing",
-    "distributed",
+    "arguments", "kernels", "reductions", "density", "bandwidths", "divergences", "fields",
+    "functionals", "plots", "trajectory", "flows", "queues", "targets", "bounds", "metrics",
+    "losses", "testing", "distributed",
 ]  # fmt: skip
 LEARNING = [
     "utils", "envs", "data", "agents", "curve", "training", "experiments", "profile", "train", "evaluate",

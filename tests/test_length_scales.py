@@ -111,7 +111,7 @@ def test_exact_gradient_fields_stay_exact_when_rescaled(c, kernel, kind):
     k, x = scaled(kernel, lengths_for(c, kind)), c.x.requires_grad_()
     for F in (MMD(c.pos, k), Interaction(k), BlobKL(KDE(c.pos, k), k)):
         (grad,) = torch.autograd.grad(F.value(x).sum(), x)
-        assert_close(F.velocity(x).detach(), -x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
+        assert_close(F.velocity(x).detach(), -F.factor * x.shape[-2] * grad, rtol=1e-7, atol=1e-8)
 
 
 @given(c=clouds(degenerate=False), kernel=kernels(SMOOTH), kind=kinds)

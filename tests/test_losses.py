@@ -7,14 +7,18 @@ from hypothesis import strategies as st
 
 from tests.strategies import assert_close, clouds
 from wgflow import (
+    DriftingField,
     DriftingLoss,
+    EnergyField,
+    Gaussian,
+    LikelihoodField,
     SampleQueue,
-    balanced_field,
-    balanced_magnitudes,
-    balanced_scale,
     drifting_loss,
     energy_field,
     guidance_weight,
+    published_field,
+    published_magnitudes,
+    published_scale,
     regress_onto,
     spread_ratio,
 )
@@ -34,8 +38,8 @@ def test_a_regression_pulls_only_on_its_first_argument(c):
 def test_the_normalised_loss_is_one_at_any_distance_from_the_data(c, distance):
     """One temperature: the rms that normalises is the rms that is measured, so the value of the loss says nothing."""
     gen, pos = torch.stack([c.x, c.neg[:1] + c.x]), torch.stack([c.pos, c.pos]) + distance
-    unit = balanced_scale(gen, pos)
-    loss = regress_onto(gen / unit, balanced_field(gen, pos, temperatures=(0.1,)) / unit)
+    unit = published_scale(gen, pos)
+    loss = regress_onto(gen / unit, published_field(gen, pos, temperatures=(0.1,)) / unit)
     assert loss.item() == pytest.approx(1.0, rel=1e-9)
 
 
@@ -54,8 +58,8 @@ def test_drifting_loss_is_the_regression_onto_its_field():
     assert loss.requires_grad
     released = drifting_loss(gen, pos, neg=pos + 1)
     (grad,) = torch.autograd.grad(released, gen)
-    unit = balanced_scale(gen.detach(), pos, neg=pos + 1)
-    V = balanced_field(gen.detach(), pos, neg=pos + 1)
+    unit = published_scale(gen.detach(), pos, neg=pos + 1)
+    V = published_field(gen.detach(), pos, neg=pos + 1)
     assert_close(grad, -2 * V / unit**2 / V.numel(), rtol=1e-5, atol=1e-7)
 
 
@@ -78,8 +82,17 @@ def test_bad_losses_are_named():
     x = torch.randn(3, 2)
     with pytest.raises(ValueError, match="velocity is"):
         regress_onto(x, x[:2])
-    with pytest.raises(ValueError, match="field"):
-        drifting_loss(x, x, neg=x, field=energy_field)
+    with pytest.raises(ValueError, match="neg was passed"):
+        drifting_loss(x, x, neg=x, field=LikelihoodField(Gaussian(1.0)))
+
+
+@given(clouds(degenerate=False))
+def test_the_loss_of_a_field_is_its_mean_square(c):
+    field = DriftingField(Gaussian(c.h))
+    V = field(c.x, c.pos, neg=c.neg, neg_weights=c.wn)
+    loss = drifting_loss(c.x, c.pos, neg=c.neg, neg_weights=c.wn, field=field)
+    assert_close(loss, V.square().mean())
+    assert_close(DriftingLoss(field)(c.x, c.pos).loss, field(c.x, c.pos).square().mean())
 
 
 def test_magnitudes_show_what_the_normalised_loss_hides():
@@ -87,7 +100,7 @@ def test_magnitudes_show_what_the_normalised_loss_hides():
     g = torch.Generator().manual_seed(0)
     pos = torch.randn(16, 8, 2, generator=g)
     near, far = pos + 0.01 * torch.randn(16, 8, 2, generator=g), pos + 3
-    sizes = [balanced_magnitudes(x, pos, temperatures=(0.2,)).item() for x in (near, far)]
+    sizes = [published_magnitudes(x, pos, temperatures=(0.2,)).item() for x in (near, far)]
     assert sizes[0] < 0.5 * sizes[1]
 
 
@@ -107,13 +120,13 @@ def test_a_drifting_loss_reports_what_it_cannot_show():
     report = DriftingLoss(guidance=2.0)(gen, pos, neg)
     weights = torch.full((3, 7), guidance_weight(2.0, gen=6, neg=7))
     assert_close(report.loss, drifting_loss(gen, pos, neg=neg, neg_weights=weights))
-    V = balanced_field(gen.detach(), pos, neg=neg, neg_weights=weights)
+    V = published_field(gen.detach(), pos, neg=neg, neg_weights=weights)
     assert_close(report.displacement, V.square().mean().sqrt(), rtol=1e-5)
     assert_close(report.spread, spread_ratio(gen, pos))
     with pytest.raises(ValueError, match="unconditional"):
         DriftingLoss(guidance=2.0)(gen, pos)
-    with pytest.raises(ValueError, match="field"):
-        DriftingLoss(guidance=2.0, field=energy_field)
+    with pytest.raises(ValueError, match="PublishedField"):
+        DriftingLoss(EnergyField(), guidance=2.0)
     with pytest.raises(ValueError, match="empty"):
         DriftingLoss(features=[])
 
@@ -123,17 +136,17 @@ def test_a_drifting_loss_in_feature_space_reaches_the_points():
     phi = torch.nn.Linear(4, 3).requires_grad_(False)
     gen = torch.randn(5, 6, 4, generator=g, requires_grad=True)
     pos = torch.randn(5, 5, 4, generator=g)
-    both = DriftingLoss(features=[phi, lambda x: x], field=energy_field)
+    both = DriftingLoss(EnergyField(), features=[phi, lambda x: x])
     (grad,) = torch.autograd.grad(both(gen, pos).loss, gen)
     V = energy_field(phi(gen.detach()), phi(pos))
     through = -2 * V @ phi.weight / V.numel()
     plain = -2 * energy_field(gen.detach(), pos) / gen.numel()
     assert_close(grad, 0.5 * (through + plain), rtol=1e-4, atol=1e-6)
-    assert [n for n, _ in both.named_parameters()] != []
+    assert list(both.state_dict()) == ["features.0.weight", "features.0.bias"]
 
 
 def test_a_queue_keeps_the_newest_of_each_class():
-    queue = SampleQueue(size=3, classes=2)
+    queue = SampleQueue(1, size=3, classes=2)
     queue.push(torch.arange(5.0)[:, None], torch.zeros(5))
     queue.push(torch.tensor([[10.0]]), torch.tensor([1]))
     g = torch.Generator().manual_seed(0)
@@ -142,7 +155,7 @@ def test_a_queue_keeps_the_newest_of_each_class():
     assert set(drawn[0].flatten().tolist()) == {2.0, 3.0, 4.0}
     assert set(drawn[1].flatten().tolist()) == {10.0}
     assert len(queue) == 4
-    back = SampleQueue(size=3, classes=2)
+    back = SampleQueue(1, size=3, classes=2)
     back.load_state_dict(queue.state_dict())
     again = [
         q.draw(5, torch.tensor([0]), generator=torch.Generator().manual_seed(1))
@@ -151,8 +164,18 @@ def test_a_queue_keeps_the_newest_of_each_class():
     assert torch.equal(*again)
 
 
+def test_a_queue_moves_and_is_saved_with_its_module():
+    holder = torch.nn.Module()
+    holder.queue = SampleQueue(2, size=3)
+    holder.double()
+    holder.queue.push(torch.ones(2, 2))
+    assert holder.queue.draw(4).dtype == torch.float64
+    assert set(holder.state_dict()) == {"queue.samples", "queue.pushed"}
+    assert repr(holder.queue) == "SampleQueue(2, size=3, classes=1, held=2)"
+
+
 def test_a_queue_of_one_class_needs_no_labels():
-    queue = SampleQueue(size=2)
+    queue = SampleQueue(1, size=2)
     queue.push(torch.tensor([[1.0], [2.0], [3.0]]))
     assert set(queue.draw(40, generator=torch.Generator().manual_seed(0)).flatten().tolist()) == {
         2.0,
@@ -163,12 +186,12 @@ def test_a_queue_of_one_class_needs_no_labels():
 @pytest.mark.parametrize(
     ("says", "call"),
     [
-        ("wanted 0 to 1", lambda q: q.push(torch.zeros(1, 2), torch.tensor([2]))),
-        ("missing", lambda q: q.push(torch.zeros(1, 2))),
+        ("wanted 0 to 1", lambda q: q.push(torch.zeros(1, 1), torch.tensor([2]))),
+        ("missing", lambda q: q.push(torch.zeros(1, 1))),
         ("nothing was pushed", lambda q: q.draw(3, torch.tensor([0]))),
-        ("at least one", lambda q: SampleQueue(size=0)),
+        ("at least one", lambda q: SampleQueue(1, size=0)),
     ],
 )  # fmt: skip
 def test_bad_queues_are_named(says, call):
     with pytest.raises(ValueError, match=says):
-        call(SampleQueue(size=3, classes=2))
+        call(SampleQueue(1, size=3, classes=2))

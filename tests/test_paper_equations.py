@@ -23,12 +23,12 @@ from wgflow import (
     bounds,
     drifting_field,
     drifting_loss,
-    gaussians,
     level_set_weights,
     mean_shift,
     top_k_weights,
     total_variation,
 )
+from wgflow.testing import gaussians
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ CLOUD = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 
 
 def short_flow() -> Trajectory:
-    return flow(lambda x: mean_shift(x, CLOUD, kernel=Gaussian(1.0)), CLOUD[:10], dt=0.5, steps=4)
+    return flow(lambda x: mean_shift(x, CLOUD, kernel=Gaussian(1.0)), CLOUD[:10], steps=4)
 
 
 def test_every_layer_of_a_picture_is_drawn(tmp_path):
@@ -32,7 +32,7 @@ def test_a_trajectory_plots_itself(tmp_path):
     assert len(ax.lines) == 5
     assert path.plot(ax) is ax
     with pytest.raises(ValueError, match="wanted \\[N, 2\\]"):
-        flow(torch.ones_like, torch.zeros(4, 3), dt=1, steps=1).plot()
+        flow(torch.ones_like, torch.zeros(4, 3), steps=1).plot()
 
 
 def test_a_film_has_a_frame_for_each_snapshot(tmp_path):
@@ -47,7 +47,7 @@ def test_a_film_has_a_frame_for_each_snapshot(tmp_path):
 
 @pytest.mark.parametrize(
     "draw",
-    [plots.samples, lambda ax, c: plots.trajectories(ax, flow(torch.ones_like, c, dt=1, steps=1))],
+    [plots.samples, lambda ax, c: plots.trajectories(ax, flow(torch.ones_like, c, steps=1))],
 )
 def test_a_picture_is_planar(draw):
     with pytest.raises(ValueError, match="wanted \\[N, 2\\]"):

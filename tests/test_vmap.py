@@ -19,7 +19,10 @@ FIELDS = {
         x, pos, kernel=wg.Laplace(0.7), pos_weights=w
     ),
     "energy": lambda x, pos, w: wg.energy_field(x, pos, pos_weights=w),
-    "balanced": lambda x, pos, w: wg.balanced_field(x, pos, pos_weights=w),
+    "published": lambda x, pos, w: wg.published_field(x, pos, pos_weights=w),
+    "relative and normalized": lambda x, pos, w: (
+        wg.LikelihoodField(wg.Gaussian(0.2)).relative().normalized()(x, pos, pos_weights=w)
+    ),
     "tilt": lambda x, pos, w: wg.boltzmann_weights(x[..., 0] + w.sum(), alpha=0.3),
 }
 

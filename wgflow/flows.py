@@ -1,75 +1,215 @@
-r"""Particles carried by a velocity field: dx/dt = v(x), from x0, with what happened on the way."""
+r"""Particles carried by a velocity field, dx/dt = v(x), and the solvers that integrate it."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, checked_constructor
+from wgflow.functionals import Functional
 from wgflow.trajectory import Trajectory
 
-__all__ = ["flow", "langevin"]
+__all__ = ["Adaptive", "Euler", "HeavyBall", "Heun", "Langevin", "Solver", "flow"]
 
-Velocity = Callable[..., Tensor]
-Step = Callable[
-    [Tensor, Tensor, float, float], tuple[Tensor, float, float]
-]  # x, v, t, dt -> x, t, next dt
+
+class State(NamedTuple):
+    """What a solver carries from step to step."""
+
+    x: Tensor
+    t: float
+    dt: float  # of the next step
+    previous: Tensor | None = None  # the positions one step earlier
+
+
+class Solver(ABC):
+    """A rule for one time step, as an immutable value. `dt` is the (first) time step."""
+
+    dt: float
+
+    @abstractmethod
+    def step(self, state: State, v: Tensor, velocity: Callable[[Tensor, float], Tensor]) -> State:
+        """Advance `state` by one step; v = velocity(state.x, state.t) is known already."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.dt < math.inf:
+            raise ValueError(
+                f"dt = {self.dt!r}; wanted a positive time step such as 0.1. To run backwards, negate the velocity."
+            )
+
+
+@checked_constructor
+@dataclass(frozen=True)
+class Euler(Solver):
+    """x + dt v: one velocity per step, error O(dt). For a displacement field, dt <= 1 is a damped step.
+
+    Args:
+        dt: the time step.
+    """
+
+    dt: float
+
+    def step(self, state, v, velocity) -> State:
+        return State(state.x + state.dt * v, state.t + state.dt, state.dt)
+
+
+@checked_constructor
+@dataclass(frozen=True)
+class Heun(Solver):
+    """x + dt (v + v') / 2 with v' the velocity after an Euler step: two velocities per step, error O(dt²).
+
+    Args:
+        dt: the time step.
+    """
+
+    dt: float
+
+    def step(self, state, v, velocity) -> State:
+        x, t, dt, _ = state
+        return State(x + (0.5 * dt) * (v + velocity(x + dt * v, t + dt)), t + dt, dt)
+
+
+@checked_constructor
+@dataclass(frozen=True)
+class Adaptive(Solver):
+    """Heun with time steps chosen so that each differs from the Euler step by at most `tolerance`.
+
+    Args:
+        dt: the first time step.
+        tolerance: the rms difference allowed per step, a length.
+    """
+
+    dt: float
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.tolerance > 0:
+            raise ValueError(
+                f"tolerance = {self.tolerance!r}; wanted a positive length, the error allowed per step."
+            )
+
+    def step(self, state, v, velocity) -> State:
+        x, t, dt, _ = state
+        while True:
+            change = (0.5 * dt) * (velocity(x + dt * v, t + dt) - v)
+            error = _rms(change).item() / self.tolerance
+            # Without any error the step is kept: at rest it would grow until it overflows.
+            factor = min(4.0, max(0.1, 0.9 / math.sqrt(error))) if error > 0 else 1.0
+            if error <= 1:
+                return State(x + dt * v + change, t + dt, dt * factor)
+            dt *= factor if math.isfinite(error) else 0.1
+            if t + dt == t:
+                raise FloatingPointError(
+                    f"no step from t = {t:g} is accurate to {self.tolerance:g}; allow a larger tolerance."
+                )
+
+
+@checked_constructor
+@dataclass(frozen=True)
+class HeavyBall(Solver):
+    """x + dt v + β (x - x⁻), x⁻ the position one step earlier: Polyak's momentum (Polyak 1964).
+
+    Args:
+        dt: the time step; near rest it acts as a plain Euler step of dt / (1 - β).
+        momentum: β in [0, 1).
+    """
+
+    dt: float
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"momentum = {self.momentum!r}; wanted 0 <= momentum < 1, such as 0.9."
+            )
+
+    def step(self, state, v, velocity) -> State:
+        x, t, dt, previous = state
+        moved = x + dt * v
+        if previous is not None:
+            moved = moved + self.momentum * (x - previous)
+        return State(moved, t + dt, dt, x)
+
+
+@checked_constructor
+@dataclass(frozen=True)
+class Langevin(Solver):
+    r"""x + dt v + sqrt(2 T dt) ξ: unadjusted Langevin dynamics, which for v = ∇log p samples p^(1/T), biased by O(dt).
+
+    Args:
+        dt: the time step; a length² where v is a score.
+        temperature: T >= 0.
+        generator: draws the noise ξ; None: torch's default generator.
+    """
+
+    dt: float
+    temperature: float = 1.0
+    generator: torch.Generator | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(
+                f"temperature = {self.temperature!r}; wanted T >= 0, 1 to sample from p itself."
+            )
+
+    def step(self, state, v, velocity) -> State:
+        x, t, dt, _ = state
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
+        return State(x + dt * v + math.sqrt(2 * self.temperature * dt) * noise, t + dt, dt)
 
 
 @checked
 def flow(
-    velocity: Velocity,
+    velocity: Callable[..., Tensor] | Functional,
     x0: Tensor,
     *,
-    dt: float,
     steps: int,
-    method: str = "euler",
-    accuracy: float = 1e-3,
-    momentum: float = 0.0,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    solver: Solver = Euler(0.1),
     schedule: Callable[[float], float] | None = None,
-    tolerance: float = 0.0,
-    stop: Callable[[Tensor, float], bool] | None = None,
+    min_speed: float = 0.0,
     callback: Callable[[Tensor, Tensor, float], object] | None = None,
-    keep: int = 100,
-    progress: bool = False,
+    snapshots: int = 100,
 ) -> Trajectory:
-    r"""Integrate dx/dt = velocity(x) from `x0`: Euler (error O(dt)), Heun (O(dt²)), or Heun with a step that adapts.
-
-    Euler may carry momentum β, x⁺ = x + dt v + β (x - x⁻), Polyak's heavy ball, or noise, x⁺ = x + dt v + sqrt(2 T dt)
-    ξ, Langevin's. A field that is a displacement V moves a fraction dt of it per step: dt <= 1 is a damped step.
+    r"""Integrate dx/dt = velocity(x) from `x0`.
 
     Args:
-        velocity: [..., N, D] -> [..., N, D], for instance lambda x: drifting_field(x, pos, x, kernel=k).
-        dt: time step, > 0 (the first one when adaptive); steps: how many at most.
-        method: "euler"; "heun", two velocities a step; "adaptive", Heun with steps chosen so that the rms difference to
-            Euler's step stays below `accuracy`, a length.
-        momentum: β in [0, 1), "euler" only; near rest it moves as a plain flow with steps dt / (1 - β).
-        temperature: T >= 0, "euler" only and without momentum; `generator` draws the noise.
-        schedule: t -> a number; velocity is then called as velocity(x, schedule(t)). `Annealed(1.0, 0.1, over=5.0)` is
-            a bandwidth that shrinks: lambda x, h: drifting_field(x, pos, x, kernel=Gaussian(h)).
-        tolerance: end once the rms speed is at or below it (units of the velocity); 0 never does.
-        stop: called as (x, t) before every step; True ends there.
-        callback: called as (x, v, t) before every step and at the end, to watch; its result is ignored.
-        keep: snapshots to store at most, evenly thinned; the first and the last are always among them.
-        progress: show a bar (needs tqdm).
-    Returns: a `Trajectory`. No graph is recorded: a simulation, not a loss.
-    Raises: ValueError on x0, dt, steps, keep, method or what goes with it, and a velocity of another shape than x;
-        FloatingPointError when the points cease to be finite.
-    """
-    _check(x0, dt, steps, keep, method, accuracy, momentum, temperature)
-    at = (lambda x, t: velocity(x)) if schedule is None else (lambda x, t: velocity(x, schedule(t)))
-    step = _stepper(method, at, accuracy, momentum, temperature, generator)
+        velocity: [..., N, D] -> [..., N, D], for instance `lambda x: field(x, pos)`; or a functional, whose velocity
+            is taken.
+        x0: [..., N, D] initial positions.
+        steps: the largest number of time steps.
+        solver: `Euler`, `Heun`, `Adaptive`, `HeavyBall` or `Langevin`, with the time step.
+        schedule: t -> a number; velocity is then called as velocity(x, schedule(t)). With
+            `Annealed(1.0, 0.1, over=5.0)`: lambda x, h: drifting_field(x, pos, x, kernel=Gaussian(h)).
+        min_speed: stop when the rms speed is at or below it; 0 never does.
+        callback: called as (x, v, t) before every step and at the end. A true result stops the flow.
+        snapshots: the largest number of positions stored, evenly thinned, the first and last among them.
 
-    every = math.ceil(steps / (keep - 1))
-    x, t, stopped, records = x0.detach().clone(), 0.0, "steps", []
-    bar = _bar(steps) if progress else None
+    Returns:
+        A `Trajectory`, without gradients: a simulation, not a loss.
+
+    Raises:
+        ValueError: on x0, steps or snapshots, or a velocity whose shape is not that of x.
+        FloatingPointError: when the velocity ceases to be finite.
+    """
+    _check(x0, steps, snapshots)
+    plain: Callable[..., Tensor] = (
+        velocity.velocity if isinstance(velocity, Functional) else velocity
+    )
+    at = (lambda x, t: plain(x)) if schedule is None else (lambda x, t: plain(x, schedule(t)))
+
+    every = math.ceil(steps / (snapshots - 1))
+    state, stopped, records = State(x0.detach().clone(), 0.0, solver.dt), "steps", []
     with torch.no_grad():
         for i in range(steps + 1):
+            x, t = state.x, state.t
             v = at(x, t)
             if v.shape != x.shape:
                 raise ValueError(
@@ -78,153 +218,35 @@ def flow(
             speed = _rms(v)
             if not bool(speed.isfinite()):
                 raise FloatingPointError(
-                    f"the velocity is not finite at step {i} (t = {t:g}); take a smaller dt or a bounded gate."
+                    f"the velocity is not finite at step {i} (t = {t:g}); take a smaller dt or a bounded weight."
                 )
-            if callback is not None:
-                callback(x, v, t)
-            if tolerance > 0 and bool(speed <= tolerance):
+            if callback is not None and callback(x, v, t):
+                stopped = "callback"
+            elif min_speed > 0 and bool(speed <= min_speed):
                 stopped = "at rest"
-            elif stop is not None and stop(x, t):
-                stopped = "asked to"
             ended = stopped != "steps" or i == steps
             if ended or i % every == 0:
                 records.append((x.clone(), t, speed))
             if ended:
                 break
-            x, t, dt = step(x, v, t, dt)
-            if bar is not None:
-                bar.update()
-    if bar is not None:
-        bar.close()
+            state = solver.step(state, v, at)
     points, times, speeds = zip(*records, strict=True)
     return Trajectory(
         torch.stack(points), torch.tensor(times, dtype=torch.float64), torch.stack(speeds), stopped
     )
 
 
-@checked
-def langevin(
-    score: Callable[[Tensor], Tensor],
-    x0: Tensor,
-    *,
-    dt: float,
-    steps: int,
-    temperature: float = 1.0,
-    generator: torch.Generator | None = None,
-    stop: Callable[[Tensor, float], bool] | None = None,
-    keep: int = 100,
-    progress: bool = False,
-) -> Trajectory:
-    r"""Unadjusted Langevin dynamics dx = score(x) dt + sqrt(2 T) dW: samples p^(1/T), with a bias of order dt.
-
-    The flow of KL(q || p) without a density estimate: noise does what the repulsion of `drifting_field` does. It is
-    `flow` with a temperature of 1 for a start.
-
-    Args: score: ∇log p; dt: length² as score is 1/length; temperature T; generator: of the noise; others as `flow`.
-    Returns: a `Trajectory` (its speed is that of the score). Raises: as `flow`; ValueError on a negative temperature.
-    """
-    return flow(
-        score, x0, dt=dt, steps=steps, temperature=temperature, generator=generator, stop=stop, keep=keep,
-        progress=progress,
-    )  # fmt: skip
-
-
-def _stepper(
-    method: str,
-    at: Callable[[Tensor, float], Tensor],
-    accuracy: float,
-    momentum: float,
-    temperature: float,
-    generator: torch.Generator | None,
-) -> Step:
-    """The step of a method: (x, v, t, dt) -> (x, t, next dt)."""
-    before: list[Tensor] = []  # the last position, for momentum alone
-
-    def euler(x: Tensor, v: Tensor, t: float, dt: float) -> tuple[Tensor, float, float]:
-        moved = x + dt * v
-        if momentum:
-            moved = moved + momentum * (x - before[0]) if before else moved
-            before[:] = [x]
-        if temperature:
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            moved = moved + math.sqrt(2 * temperature * dt) * noise
-        return moved, t + dt, dt
-
-    def heun(x: Tensor, v: Tensor, t: float, dt: float) -> tuple[Tensor, float, float]:
-        return x + (0.5 * dt) * (v + at(x + dt * v, t + dt)), t + dt, dt
-
-    def adaptive(x: Tensor, v: Tensor, t: float, dt: float) -> tuple[Tensor, float, float]:
-        while True:
-            change = (0.5 * dt) * (at(x + dt * v, t + dt) - v)
-            error = _rms(change).item() / accuracy
-            # Without any error the step stays: at rest it would grow until it overflows.
-            factor = min(4.0, max(0.1, 0.9 / math.sqrt(error))) if error > 0 else 1.0
-            if error <= 1:
-                return x + dt * v + change, t + dt, dt * factor
-            dt *= factor if math.isfinite(error) else 0.1
-            if t + dt == t:
-                raise FloatingPointError(
-                    f"no step from t = {t:g} is accurate to {accuracy:g}; allow more."
-                )
-
-    return {"euler": euler, "heun": heun, "adaptive": adaptive}[method]
-
-
-def _check(
-    x0: Tensor,
-    dt: float,
-    steps: int,
-    keep: int,
-    method: str,
-    accuracy: float,
-    momentum: float,
-    temperature: float,
-) -> None:
+def _check(x0: Tensor, steps: int, snapshots: int) -> None:
     if not x0.is_floating_point() or x0.dim() < 2 or x0.numel() == 0:
         raise ValueError(
             f"x0 is {list(x0.shape)} {x0.dtype}; wanted [..., N, D] of a floating dtype, N >= 1."
         )
-    if not 0 < dt < math.inf:
+    if steps < 1 or snapshots < 2:
         raise ValueError(
-            f"dt = {dt!r}; wanted a positive time step such as 0.1. To run backwards, negate the velocity."
-        )
-    if steps < 1 or keep < 2:
-        raise ValueError(
-            f"steps = {steps}, keep = {keep}; wanted at least 1 step and 2 snapshots (first and last)."
-        )
-    if method not in ("euler", "heun", "adaptive"):
-        raise ValueError(f'method = {method!r} is unknown; wanted "euler", "heun" or "adaptive".')
-    if not accuracy > 0:
-        raise ValueError(
-            f"accuracy = {accuracy!r}; wanted a positive length, the error allowed to one step."
-        )
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum = {momentum!r}; wanted 0 <= momentum < 1, such as 0.9.")
-    if not 0 <= temperature < math.inf:
-        raise ValueError(
-            f"temperature = {temperature!r}; wanted T >= 0, 1 to sample from p itself."
-        )
-    if (momentum or temperature) and method != "euler":
-        raise ValueError(
-            f'method = {method!r} takes neither momentum nor temperature; both are of "euler".'
-        )
-    if momentum and temperature:
-        # The chain has a stationary law, but not p^(1/T); offering it under these names would promise that.
-        raise ValueError(
-            "momentum came with a temperature; together they do not sample p^(1/T): choose one."
+            f"steps = {steps}, snapshots = {snapshots}; wanted at least 1 step and 2 snapshots (first and last)."
         )
 
 
 def _rms(v: Tensor) -> Tensor:
     """The rms length of the vectors v [..., D]."""
     return v.square().sum(-1).mean().sqrt()
-
-
-def _bar(steps: int):
-    try:
-        from tqdm.auto import tqdm  # the library itself does not need it
-    except ImportError as missing:
-        raise ImportError(
-            "progress=True needs tqdm, which is not installed: pip install tqdm."
-        ) from missing
-    return tqdm(total=steps, unit="step", leave=False)

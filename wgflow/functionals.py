@@ -1,14 +1,18 @@
-r"""Functionals of a cloud of particles: `value(x)`, and `velocity(x)` = -N ∇_i value, that of its W2 gradient flow.
+r"""Functionals F of the empirical measure of particles x [..., N, D], and the velocities of their W2 gradient flows.
 
-Every one of them is a frozen value, and sums of them are sums of their velocities. x is [..., N, D]; a value is [...].
+Each has `value(x)`, the quantity it is named after, and `velocity(x)` = -factor N ∇_i value(x), where `factor` is a
+constant of the class: 1, 1/2 for squared distances, and -1 for the log-likelihood, which is to be maximised. Along the
+flow dF/dt = -mean|v|² / factor.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from numbers import Real
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,9 +20,8 @@ from torch import Tensor
 from wgflow.arguments import checked
 from wgflow.density import KDE
 from wgflow.divergences import Divergence
-from wgflow.fields import check_beta, energy_field, mean_pull
+from wgflow.fields import blob_field, check_beta, energy_field, mean_kernel_gradient, mmd_field
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.particles import blob_field, mmd_field
 from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64
 
 __all__ = [
@@ -34,19 +37,77 @@ __all__ = [
 ]
 
 
-class Functional(Protocol):
+class Functional(ABC):
+    """A functional of particles. `a + b` and `0.5 * a` are functionals whose `factor` is 1."""
+
+    factor: ClassVar[float] = 1.0
+
+    @abstractmethod
     def value(self, x: Tensor) -> Tensor:
-        """The functional at the empirical measure of x [..., N, D]: [...]."""
-        ...
+        """The functional at the empirical measure of x.
+
+        Args:
+            x: [..., N, D] particles.
+
+        Returns:
+            [...], one value for each cloud; differentiable.
+        """
+
+    @checked
+    def velocity(self, x: Tensor) -> Tensor:
+        """-factor N ∇_i value(x), by autograd unless a class has a closed form.
+
+        Args:
+            x: [..., N, D] particles.
+
+        Returns:
+            [..., N, D], in the units of the value per length.
+        """
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.value(at).sum(), at)
+        return -self.factor * x.shape[-2] * gradient
+
+    def __add__(self, other: object) -> Functional:
+        if not isinstance(other, Functional):
+            return NotImplemented
+        return _Sum(*zip(*_terms(self) + _terms(other), strict=True))
+
+    def __mul__(self, factor: object) -> Functional:
+        if not isinstance(factor, Real):
+            return NotImplemented
+        return _Sum(*zip(*[(float(factor) * w, F) for w, F in _terms(self)], strict=True))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        settings = [f"{f.name}={_brief(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(settings)})"
+
+
+@dataclass(frozen=True, repr=False)
+class _Sum(Functional):
+    """Σ w_i F_i."""
+
+    weights: tuple[float, ...]
+    functionals: tuple[Functional, ...]
+
+    def value(self, x: Tensor) -> Tensor:
+        terms = zip(self.weights, self.functionals, strict=True)
+        return torch.stack([w * F.value(x) for w, F in terms]).sum(0)
 
     def velocity(self, x: Tensor) -> Tensor:
-        """-N times its gradient at each particle, [..., N, D]."""
-        ...
+        terms = zip(self.weights, self.functionals, strict=True)
+        return torch.stack([w / F.factor * F.velocity(x) for w, F in terms]).sum(0)
+
+    def __repr__(self) -> str:
+        terms = zip(self.weights, self.functionals, strict=True)
+        return " + ".join(f"{F}" if w == 1 else f"{w:g} * {F}" for w, F in terms)
 
 
 @runtime_checkable
 class Density(Protocol):
-    """A target that knows itself: a `KDE`, a `toy.GaussianMixture`, or anything with these two methods."""
+    """A density with a known logarithm and score: a `KDE`, a `toy.GaussianMixture`, or anything alike."""
 
     def log_density(self, x: Tensor) -> Tensor: ...
 
@@ -54,23 +115,28 @@ class Density(Protocol):
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class Potential:
-    """mean U(x_i): particles roll down U, alone. `energy`: [..., N, D] -> [..., N], differentiable."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Potential(Functional):
+    """The potential energy mean_i U(x_i): independent particles that descend U.
+
+    Args:
+        energy: U, [..., N, D] -> [..., N], differentiable.
+    """
 
     energy: Callable[[Tensor], Tensor]
 
     def value(self, x: Tensor) -> Tensor:
         return self.energy(x).mean(-1)
 
-    def velocity(self, x: Tensor) -> Tensor:
-        return _descent(lambda at: self.energy(at).sum(), x)
-
 
 @checked
-@dataclass(frozen=True, eq=False)
-class Interaction:
-    """mean_ij k(x_i, x_j) / 2, self pairs included: particles leave crowded places. `kernel` needs no normalisation."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Interaction(Functional):
+    """The interaction energy mean_ij k(x_i, x_j) / 2, self pairs included: particles repel each other.
+
+    Args:
+        kernel: any kernel with a gradient; it need not have finite mass.
+    """
 
     kernel: Kernel
 
@@ -79,74 +145,91 @@ class Interaction:
         return (log_mass.exp().mean(-1) / (2 * x.shape[-2])).to(x.dtype)
 
     def velocity(self, x: Tensor) -> Tensor:
-        return -mean_pull(x, x, self.kernel.gradient_kernel, None).to(x.dtype)
+        return -mean_kernel_gradient(x, x, self.kernel.gradient_kernel, None).to(x.dtype)
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class MMD:
-    """MMD²/2 to samples, U-statistic in x, less the constant of the samples: mean_{i≠j} k/2 - mean k(x_i, y_k).
+@dataclass(frozen=True, eq=False, repr=False)
+class MMD(Functional):
+    r"""The squared maximum mean discrepancy to weighted samples (Gretton et al. 2012), unbiased in x.
 
-    Any characteristic kernel, or several: then k is their sum. For the kernel -|x - y| see `EnergyDistance`.
+    MMD² = mean_{i≠j} k(x_i, x_j) - 2 Σ_k w_k mean_i k(x_i, y_k) + Σ_kl w_k w_l k(y_k, y_l), Σ w = 1. Needs N >= 2; may
+    be negative near equality. velocity = -(N/2) ∇_i MMD², which is `mmd_field`.
+
+    Args:
+        samples: [..., M, D].
+        kernel: a characteristic kernel, or several whose sum is meant. For -|x - y| see `EnergyDistance`.
+        weights: [..., M], w >= 0, of which only ratios matter; None: equal.
     """
 
+    factor: ClassVar[float] = 0.5
     samples: Tensor
     kernel: Kernel | Sequence[Kernel]
     weights: Tensor | None = None
 
     def value(self, x: Tensor) -> Tensor:
-        W = torch.ones_like(self.samples[..., 0]) if self.weights is None else self.weights
-        log_w = (W / W.sum(-1, keepdim=True)).log()
+        w = _shares(self.samples, self.weights).double()
         values = []
         for k in as_kernels(self.kernel):
             within, _ = kernel_shift_f64(x, x, kernel=k, skip_self=True)
-            across, _ = kernel_shift_f64(x, self.samples, kernel=k, log_weights=log_w)
-            values.append(within.exp().mean(-1) / (2 * (x.shape[-2] - 1)) - across.exp().mean(-1))
-        return torch.stack(values).sum(0).to(x.dtype)
+            across, _ = kernel_shift_f64(x, self.samples, kernel=k, log_weights=w.log())
+            own, _ = kernel_shift_f64(self.samples, self.samples, kernel=k, log_weights=w.log())
+            values.append(
+                within.exp().mean(-1) / (x.shape[-2] - 1)
+                - 2 * across.exp().mean(-1)
+                + (w * own.exp()).sum(-1)
+            )
+        return torch.stack(values).sum(0).to(x.dtype)  # rounded last: the terms cancel
 
     def velocity(self, x: Tensor) -> Tensor:
         return mmd_field(x, self.samples, kernel=self.kernel, pos_weights=self.weights)
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class EnergyDistance:
-    """The energy score mean|x-y|^β - mean_{i≠j}|x_i-x_j|^β/2: half the energy distance, less the samples' constant.
+@dataclass(frozen=True, eq=False, repr=False)
+class EnergyDistance(Functional):
+    r"""The energy distance to samples (Székely and Rizzo 2013), generalised to |x - y|^β, unbiased in x.
 
-    0 < beta < 2, 1 for the energy distance itself. Raises: ValueError on another beta.
+    2 mean|x_i-y_k|^β - mean_{i≠j}|x_i-x_j|^β - mean_kl|y_k-y_l|^β. Needs N >= 2; may be negative near equality.
+    velocity = -(N/2) ∇_i of it, which is `energy_field`.
+
+    Args:
+        samples: [..., M, D].
+        beta: 0 < beta < 2; 1 for the energy distance itself.
     """
 
+    factor: ClassVar[float] = 0.5
     samples: Tensor
     beta: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_beta(self.beta)
 
     def value(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         check_clouds(x, x, None, True, ("x", "x"))
-        n = x.shape[-2]
-        across, within = (
-            self._powers(x, self.samples).mean((-2, -1)),
-            self._powers(x, x).sum((-2, -1)),
-        )
-        return across - within / (2 * n * (n - 1))
+        n, a, y = x.shape[-2], x.double(), self.samples.double()
+        across, own = (self._powers(t, y).mean((-2, -1)) for t in (a, y))
+        within = self._powers(a, a).sum((-2, -1)) / (n * (n - 1))
+        return (2 * across - within - own).to(x.dtype)  # rounded last: the terms cancel
 
     def velocity(self, x: Tensor) -> Tensor:
         return energy_field(x, self.samples, beta=self.beta)
 
     def _powers(self, x: Tensor, y: Tensor) -> Tensor:
         r = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-        # Zeros are put in before the power, whose slope at 0 may be infinite.
+        # Zeros are replaced before the power, whose derivative at 0 may be infinite.
         return torch.where(r == 0, 1.0, r).pow(self.beta) * (r != 0)
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class BlobKL:
-    """mean log q_h(x_i) - mean log p(x_i): reverse KL of the smoothed particles to a density that knows itself.
+@dataclass(frozen=True, eq=False, repr=False)
+class BlobKL(Functional):
+    """mean log q_h(x_i) - mean log p(x_i), q_h the KDE of the particles: the reverse KL divergence of the blob method.
 
-    `target`: a `KDE` of data, or a known density with `log_density` and `score` (up to a constant).
+    Args:
+        target: p, a `KDE` of data or a known density with `log_density` (up to a constant) and `score`.
+        kernel: of q_h.
     """
 
     target: Density
@@ -160,11 +243,14 @@ class BlobKL:
 
 
 @checked
-@dataclass(frozen=True, eq=False)
-class BlobDivergence:
-    """mean f(r_i) / r_i, r = q_h / p: D_f(q || p) = ∫ q f(r)/r with q smoothed inside; reverse KL of it is `BlobKL`.
+@dataclass(frozen=True, eq=False, repr=False)
+class BlobDivergence(Functional):
+    """mean f(r_i) / r_i, r = q_h / p: D_f(q || p) = ∫ q f(r)/r with a smoothed q inside; `BlobKL` is its reverse KL.
 
-    `target` must know its *normalised* log density, unless the divergence is reverse KL. Velocity by autograd.
+    Args:
+        target: p, whose log density must be *normalised* unless the divergence is reverse KL.
+        kernel: of q_h.
+        divergence: its f.
     """
 
     target: Density
@@ -175,54 +261,69 @@ class BlobDivergence:
         log_r = KDE(x, self.kernel).log_density(x) - self.target.log_density(x)
         return (self.divergence.f(log_r) * (-log_r).exp()).mean(-1)
 
-    def velocity(self, x: Tensor) -> Tensor:
-        return x.shape[-2] * _descent(lambda at: self.value(at).sum(), x)
-
 
 @checked
-@dataclass(frozen=True, eq=False)
-class Likelihood:
-    """-mean log q_h(y_k), q_h the KDE of the particles: forward KL(p || q_h) less the entropy of the samples' law.
+@dataclass(frozen=True, eq=False, repr=False)
+class Likelihood(Functional):
+    """The log-likelihood Σ_k w_k log q_h(y_k), Σ w = 1, of samples under the KDE q_h of the particles: to be maximised.
 
-    Its velocity is N / (h² Σw) times `likelihood_field` for a Gaussian kernel, and a gradient for every other.
+    velocity = +N ∇_i of it (`factor` is -1): it lowers the forward KL(p || q_h), which is the negative log-likelihood
+    less the entropy of p. For a Gaussian kernel it is N / (h² Σw) times `likelihood_field`.
+
+    Args:
+        samples: [..., M, D].
+        kernel: of q_h.
+        weights: [..., M], w >= 0, of which only ratios matter; None: equal.
     """
 
+    factor: ClassVar[float] = -1.0
     samples: Tensor
     kernel: Kernel
     weights: Tensor | None = None
 
     def value(self, x: Tensor) -> Tensor:
-        return -(self._shares() * KDE(x, self.kernel).log_density(self.samples)).sum(-1)
+        log_q = KDE(x, self.kernel).log_density(self.samples)
+        return (_shares(self.samples, self.weights) * log_q).sum(-1)
 
     def velocity(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         log_q, _ = kernel_shift_f64(self.samples, x, kernel=self.kernel)
-        log_w = self._shares().log() - log_q
+        log_w = _shares(self.samples, self.weights).log() - log_q
         log_pull, shift = kernel_shift_f64(
             x, self.samples, kernel=self.kernel.gradient_kernel, log_weights=log_w
         )
         pull = (log_pull + math.log(x.shape[-2])).exp().unsqueeze(-1)
         return (pull * self.kernel.covector(shift)).to(x.dtype)
 
-    def _shares(self) -> Tensor:
-        W = torch.ones_like(self.samples[..., 0]) if self.weights is None else self.weights
-        return W / W.sum(-1, keepdim=True)
-
 
 @checked
-@dataclass(frozen=True, eq=False)
-class Sinkhorn:
-    r"""Half the Sinkhorn divergence with cost |x - y|², regularisation 2 blur²: geomloss computes it (`pip install
-    geomloss`).
+@dataclass(frozen=True, eq=False, repr=False)
+class Sinkhorn(Functional):
+    r"""The Sinkhorn divergence to samples with cost |x - y|², regularisation 2 blur² (Feydy et al. 2019).
 
-    `scaling` is geomloss' annealing: .9 is right to about 1e-4, its own default .5 errs by some 6e-3.
+    Computed by geomloss (`pip install wgflow[ot]`). velocity = -(N/2) ∇_i of it.
+
+    Args:
+        samples: [..., M, D].
+        blur: a length.
+        scaling: the annealing ratio of geomloss; 0.9 is accurate to about 1e-4, its default 0.5 to some 6e-3.
     """
 
+    factor: ClassVar[float] = 0.5
     samples: Tensor
     blur: float
     scaling: float = 0.9
 
-    def _loss(self) -> Any:
+    def value(self, x: Tensor) -> Tensor:
+        check_clouds(x, self.samples, None, False, ("x", "samples"))
+        check_clouds(x, x, None, False, ("x", "x"))
+        # Infinity becomes NaN too; geomloss would fail on either, without naming it.
+        check_no_nan(x - x, "x")
+        check_no_nan(self.samples - self.samples, "samples")
+        return 2 * self._half()(x.contiguous(), self.samples.contiguous())
+
+    def _half(self) -> Any:
+        """The loss of geomloss, whose cost is |x - y|² / 2."""
         try:
             from geomloss import SamplesLoss
         except ImportError as missing:
@@ -233,22 +334,17 @@ class Sinkhorn:
             "sinkhorn", p=2, blur=self.blur, scaling=self.scaling, backend="tensorized"
         )
 
-    def value(self, x: Tensor) -> Tensor:
-        check_clouds(x, self.samples, None, False, ("x", "samples"))
-        check_clouds(x, x, None, False, ("x", "x"))
-        check_no_nan(
-            x - x, "x"
-        )  # infinity becomes NaN too; geomloss would fail on either, far from the cause
-        check_no_nan(self.samples - self.samples, "samples")
-        return self._loss()(x.contiguous(), self.samples.contiguous())
 
-    def velocity(self, x: Tensor) -> Tensor:
-        return x.shape[-2] * _descent(lambda at: self.value(at).sum(), x)
+def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
+    """Weights that sum to 1, [..., M]."""
+    w = torch.ones_like(samples[..., 0]) if weights is None else weights
+    return w / w.sum(-1, keepdim=True)
 
 
-def _descent(total: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """-∇ total(x), without a graph."""
-    with torch.enable_grad():
-        at = x.detach().requires_grad_()
-        (grad,) = torch.autograd.grad(total(at), at)
-    return -grad
+def _terms(F: Functional) -> list[tuple[float, Functional]]:
+    return list(zip(F.weights, F.functionals, strict=True)) if isinstance(F, _Sum) else [(1.0, F)]
+
+
+def _brief(value: object) -> str:
+    """A repr without the numbers of a tensor."""
+    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)

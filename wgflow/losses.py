@@ -1,16 +1,16 @@
-r"""Losses for any generator: a field says where points should go, a regression onto moved points takes them there."""
+r"""Losses for generators: regress the generated points onto themselves moved by a field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from wgflow.arguments import checked
-from wgflow.balanced import balanced_parts
-from wgflow.fields import spread_ratio
+from wgflow.fields import Field, PublishedField
+from wgflow.metrics import spread_ratio
 from wgflow.reductions import check_clouds
 
 __all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
@@ -20,12 +20,20 @@ __all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight",
 def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
     r"""mean |x - sg(x + v)|² over all elements: its gradient at x is -2 v / numel, its value mean v².
 
-    Args: x: any shape, the generator's output, with gradient; velocity: the same shape, detached here.
-    Returns: a scalar, length². Gradient to x only. Raises: ValueError when the shapes differ or x is empty.
+    Args:
+        x: any shape, the output of the generator, with gradient.
+        velocity: the same shape; detached here.
+
+    Returns:
+        A scalar, length². Its gradient reaches x only.
+
+    Raises:
+        ValueError: when the shapes differ or x is empty.
     """
     if x.shape != velocity.shape:
         raise ValueError(
-            f"velocity is {list(velocity.shape)} but x is {list(x.shape)}; wanted the same shape: one velocity a point."
+            f"velocity is {list(velocity.shape)} but x is {list(x.shape)}; wanted the same shape, one velocity per "
+            "point."
         )
     if x.numel() == 0:
         raise ValueError(
@@ -37,56 +45,60 @@ def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
 
 @checked
 def drifting_loss(
-    gen: Tensor,
+    x: Tensor,
     pos: Tensor,
     *,
     neg: Tensor | None = None,
     neg_weights: Tensor | None = None,
-    field: Callable[..., Tensor] | None = None,
+    field: Callable[..., Tensor] = PublishedField(),  # noqa: B008 - a frozen value
 ) -> Tensor:
-    r"""The loss of drifting models: regress the generated points onto themselves moved by a field.
+    r"""The loss of drifting models: mean |x - sg(x + V)|², V the field at the generated points.
 
-    Without `field` it is the released objective, `balanced_field` in its own coordinates x / (s / sqrt(D)): constant (1
-    with one temperature), so watch `balanced_magnitudes` and `spread_ratio`, not this value.
+    A `PublishedField` is regressed in its own coordinates, as the published code does: the loss is then constant (1
+    with one temperature), so watch `published_magnitudes` and `spread_ratio` instead.
 
     Args:
-        gen: [..., G, D] generated points, with gradient; pos: [..., P, D] data.
-        neg, neg_weights: [..., M, D] and [..., M], extra negatives, for instance of classifier-free guidance.
-        field: (gen, pos) -> [..., G, D], for instance `energy_field`; it has its own negatives, so without neg.
-    Returns: a scalar: dimensionless without `field`, length² with one. Gradient to gen only, by regression.
-    Raises: ValueError as the field does; neg together with field.
+        x: [..., N, D] generated points, with gradient.
+        pos: [..., P, D] data.
+        neg: [..., M, D] negatives, with the meaning they have for the field; or None.
+        neg_weights: [..., M], or None.
+        field: a field such as `EnergyField()`, or a function (x, pos) -> [..., N, D].
+
+    Returns:
+        A scalar: dimensionless for a `PublishedField`, else length². Its gradient reaches x only.
+
+    Raises:
+        ValueError: as the field does.
     """
-    return _loss_and_unit(gen, pos, neg, neg_weights, field)[0]
+    return _loss_and_unit(x, pos, neg, neg_weights, field)[0]
 
 
 def _loss_and_unit(
-    gen: Tensor,
+    x: Tensor,
     pos: Tensor,
     neg: Tensor | None,
     neg_weights: Tensor | None,
-    field: Callable[..., Tensor] | None,
+    field: Callable[..., Tensor],
 ) -> tuple[Tensor, Tensor | float]:
-    """`drifting_loss`, and the length that one unit of its coordinates has."""
-    x, y = gen.detach(), pos.detach()
-    if field is not None:
-        if neg is not None:
-            raise ValueError(
-                "neg came with field, which takes its own negatives: field=lambda x, y: energy_field(x, y, neg)."
-            )
-        return regress_onto(gen, field(x, y)), 1.0
-    V, unit = balanced_parts(
-        x, y, neg=None if neg is None else neg.detach(), neg_weights=neg_weights
-    )
-    return regress_onto(gen / unit, V), unit
+    """`drifting_loss`, and the length of one unit of its coordinates."""
+    negatives = {"neg": neg, "neg_weights": neg_weights}
+    given = {name: t.detach() for name, t in negatives.items() if t is not None}
+    if isinstance(field, Field):
+        V, unit = field.in_own_unit(x.detach(), pos.detach(), **given)
+    else:
+        V, unit = field(x.detach(), pos.detach(), **given), 1.0
+    return regress_onto(x / unit, V), unit
 
 
 @checked
 def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
-    r"""The weight of each of `neg` unconditional negatives beside `gen` generated points, for guidance of some
-    strength.
+    r"""The weight of each of `neg` unconditional negatives beside `gen` generated points, for classifier-free guidance.
 
     Negatives are then (1 - γ) q + γ p_∅ with 1 / (1 - γ) = a, the strength; at rest q = a p_c - (a - 1) p_∅. A point
-    does not repel itself, so gen - 1 count. Raises: ValueError on a strength below 1, gen < 2 or neg < 1.
+    does not repel itself, so gen - 1 of them count.
+
+    Raises:
+        ValueError: on a strength below 1, gen < 2 or neg < 1.
     """
     if not strength >= 1 or gen < 2 or neg < 1:
         raise ValueError(
@@ -96,7 +108,7 @@ def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
 
 
 class DriftingReport(NamedTuple):
-    """`loss` to differentiate, and what it cannot show: the rms of the displacement and `spread_ratio`, in features."""
+    """The loss to differentiate, with the rms displacement and the `spread_ratio` in feature space, as diagnostics."""
 
     loss: Tensor
     displacement: Tensor
@@ -105,61 +117,77 @@ class DriftingReport(NamedTuple):
 
 @checked
 class DriftingLoss(nn.Module):
-    r"""`drifting_loss` over feature spaces, with guidance: the training objective of a drifting generator.
+    r"""`drifting_loss` averaged over feature spaces, with guidance: the training objective of a drifting generator.
+
+    Called as loss(x, pos, neg=None) with x [..., N, D], pos [..., P, D], neg [..., M, D], classes along a leading
+    dimension, each with its own positives. Returns a `DriftingReport`; the gradient reaches x only.
 
     Args:
-        features: maps [..., D] -> [..., F], each applied to gen, pos and neg; the losses are averaged. None: the points
-            themselves. Modules are registered but not trained here: freeze them, gradients pass through them to gen.
-        field: (gen, pos) -> velocity in feature space, or None for the released objective.
-        guidance: strength >= 1; above 1, `forward` wants unconditional data as `neg`.
-    Shapes of `forward(gen, pos, neg)`: [..., G, D], [..., P, D], [..., M, D]; classes lead, each with
-    its own positives. Returns a `DriftingReport`; the gradient reaches gen only.
-    Raises: ValueError on guidance without neg or with a field, and as the field does.
+        field: a field such as `EnergyField()`, or a function (x, pos) -> velocity, evaluated in feature space.
+        features: maps [..., D] -> [..., F], applied to x, pos and neg. None: the points themselves. Modules are
+            registered but not trained here: freeze them; gradients pass through them to x.
+        guidance: strength >= 1 of classifier-free guidance, for a `PublishedField`; above 1 the call needs
+            unconditional data as `neg`.
+
+    Raises:
+        ValueError: on guidance with another field or without neg, and as the field does.
     """
 
     def __init__(
         self,
+        field: Callable[..., Tensor] = PublishedField(),  # noqa: B008 - a frozen value
         *,
-        features: list[Callable[[Tensor], Tensor]] | None = None,
-        field: Callable[..., Tensor] | None = None,
+        features: Sequence[Callable[[Tensor], Tensor]] | None = None,
         guidance: float = 1.0,
     ):
         super().__init__()
-        if field is not None and guidance != 1:
+        if guidance != 1 and not isinstance(field, PublishedField):
             raise ValueError(
-                "guidance came with field; put its negatives into the field: field=lambda x, y: ..."
+                f"guidance = {guidance} came with {field!r}; wanted a PublishedField. For another field, add the "
+                "repulsion to it: lambda x, pos: field(x, pos) + (guidance - 1) * field(x, pos, neg=unconditional)."
             )
         if features is not None and not features:
             raise ValueError(
                 "features is empty; wanted maps [..., D] -> [..., F], or None for the points themselves."
             )
-        self.maps = list(features) if features is not None else [_identity]
-        self.modules_among_maps = nn.ModuleList(m for m in self.maps if isinstance(m, nn.Module))
+        maps = [nn.Identity()] if features is None else features
+        self.features = nn.ModuleList(m if isinstance(m, nn.Module) else _Map(m) for m in maps)
         self.field, self.guidance = field, guidance
 
-    def forward(self, gen: Tensor, pos: Tensor, neg: Tensor | None = None) -> DriftingReport:
+    def forward(self, x: Tensor, pos: Tensor, neg: Tensor | None = None) -> DriftingReport:
         weights = None
-        check_clouds(gen, pos, None, False, ("gen", "pos"))
+        check_clouds(x, pos, None, False, ("x", "pos"))
         if neg is not None:
-            check_clouds(gen, neg, None, False, ("gen", "neg"))
-            w = guidance_weight(self.guidance, gen=gen.shape[-2], neg=neg.shape[-2])
-            weights = neg.new_full(neg.shape[:-1], w)
+            check_clouds(x, neg, None, False, ("x", "neg"))
+            if isinstance(self.field, PublishedField):
+                w = guidance_weight(self.guidance, gen=x.shape[-2], neg=neg.shape[-2])
+                weights = neg.new_full(neg.shape[:-1], w)
         elif self.guidance != 1:
             raise ValueError(
                 f"guidance = {self.guidance} needs unconditional data; pass it as neg [..., M, D]."
             )
         reports = []
-        for phi in self.maps:
-            x = phi(gen)
+        for phi in self.features:
+            a = phi(x)
             with torch.no_grad():
-                y, z = phi(pos), None if neg is None else phi(neg)
-            loss, unit = _loss_and_unit(x, y, z, weights, self.field)
-            reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(x, y)))
+                b, c = phi(pos), None if neg is None else phi(neg)
+            loss, unit = _loss_and_unit(a, b, c, weights, self.field)
+            reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(a, b)))
         losses, displacements, spreads = (
             torch.stack(column).mean() for column in zip(*reports, strict=True)
         )
         return DriftingReport(losses, displacements, spreads)
 
+    def extra_repr(self) -> str:
+        return f"field={self.field!r}, guidance={self.guidance:g}"
 
-def _identity(x: Tensor) -> Tensor:
-    return x
+
+class _Map(nn.Module):
+    """A plain function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)

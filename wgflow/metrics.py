@@ -1,4 +1,4 @@
-r"""How far apart two clouds are: x [N, D] from one law, y [M, D] from another. None of these needs a density."""
+r"""Distances between two samples, x [N, D] from one distribution and y [M, D] from another; no densities needed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,24 @@ __all__ = [
     "mode_coverage",
     "mode_proportions",
     "sliced_w2",
+    "spread_ratio",
     "w2",
 ]
 
 
 @checked
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs: unbiased, so around 0 (of either sign) for equal laws.
+    r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs (Székely and Rizzo 2013): unbiased, of either sign near 0.
 
-    Args: x: [..., N, D], y: [..., M, D], N, M >= 2. Returns: [...], lengths, one for each pair of clouds in the batch.
-    Differentiable; memory of one block of rows. Raises: ValueError on clouds that do not match or hold one point, NaN.
+    Args:
+        x: [..., N, D], N >= 2.
+        y: [..., M, D], M >= 2.
+
+    Returns:
+        [...], lengths, one for each pair of clouds in the batch. Differentiable; computed in blocks of rows.
+
+    Raises:
+        ValueError: on clouds that do not match or hold one point, on NaN.
     """
     require_unsharded("energy_distance")
     check_clouds(x, x, None, True, ("x", "x"))
@@ -38,15 +46,23 @@ def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     within = _mean_distance(x, x) * (n / (n - 1)) + _mean_distance(y, y) * (m / (m - 1))
     distance = 2 * _mean_distance(x, y) - within
     check_no_nan(distance, "x or y")
-    return distance.to(x.dtype)  # only now: for equal laws the three means cancel
+    return distance.to(x.dtype)  # rounded last: for equal laws the three means cancel
 
 
 @checked
 def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
-    r"""E k(x,x') + E k(y,y') - 2 E k(x,y) without self pairs: the unbiased squared MMD.
+    r"""E k(x,x') + E k(y,y') - 2 E k(x,y) without self pairs: the unbiased squared MMD (Gretton et al. 2012).
 
-    Args: x: [..., N, D], y: [..., M, D], N, M >= 2; kernel: one, or several whose sum is meant.
-    Returns: [...], in the units of k. Differentiable, streams.
+    Args:
+        x: [..., N, D], N >= 2.
+        y: [..., M, D], M >= 2.
+        kernel: one kernel, or several whose sum is meant.
+
+    Returns:
+        [...], in the units of k. Differentiable; large clouds are summed in blocks.
+
+    Raises:
+        ValueError: as `kernel_average`.
     """
     require_unsharded("mmd2")
     check_clouds(x, y, None, False)
@@ -69,10 +85,19 @@ def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
 def sliced_w2(
     x: Tensor, y: Tensor, *, projections: int = 256, generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""sqrt of the mean over random directions of W2² of the projections, a length: exact 1-D transport, any N and M.
+    r"""The sliced Wasserstein-2 distance: the root mean square, over random directions, of W2 of the projections.
 
-    Args: x: [N, D], y: [M, D]; projections: how many directions, drawn from `generator`. Differentiable.
-    Raises: ValueError on clouds that do not match or come in batches, projections < 1.
+    Args:
+        x: [N, D].
+        y: [M, D]; N and M may differ, the 1-D transport is exact.
+        projections: the number of directions.
+        generator: draws the directions.
+
+    Returns:
+        A scalar, a length. Differentiable.
+
+    Raises:
+        ValueError: on clouds that do not match or come in batches, projections < 1.
     """
     _check_both(x, y)
     if x.dim() != 2 or y.dim() != 2:
@@ -90,8 +115,7 @@ def sliced_w2(
     n, m = len(a), len(b)
     if n == m:
         return (a - b).square().mean().sqrt()
-    # Both quantile functions are steps: on the union of their jumps (in units of 1/nm) each piece is one pair
-    # of points.
+    # Both quantile functions are steps: between two of their jumps (in units of 1/nm) each is one point.
     edges = torch.cat([torch.arange(n) * m, torch.arange(1, m) * n]).unique()
     width = torch.diff(edges, append=torch.tensor([n * m])).to(x) / (n * m)
     cost = (a[edges // m] - b[edges // n]).square()
@@ -100,10 +124,17 @@ def sliced_w2(
 
 @checked
 def w2(x: Tensor, y: Tensor) -> Tensor:
-    r"""Exact Wasserstein-2 distance between equal-sized clouds, by assignment (scipy): N³ time, N to a few thousand.
+    r"""The exact Wasserstein-2 distance between clouds of equal size, by assignment (scipy) in O(N³).
 
-    Args: x, y: [N, D]. Returns: a scalar, a length. Differentiable with the assignment held fixed.
-    Raises: ValueError on clouds of unequal size.
+    Args:
+        x: [N, D].
+        y: [N, D].
+
+    Returns:
+        A scalar, a length. Differentiable, with the assignment held fixed.
+
+    Raises:
+        ValueError: on clouds of unequal size.
     """
     _check_both(x, y)
     if x.shape != y.shape or x.dim() != 2:
@@ -111,9 +142,8 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
             f"x is {list(x.shape)}, y {list(y.shape)}; an assignment wants two clouds [N, D] of one size. "
             "Thin the larger: y[torch.randperm(len(y))[: len(x)]], or use sliced_w2."
         )
-    from scipy.optimize import (
-        linear_sum_assignment,  # scipy.optimize would double the time of `import wgflow`
-    )
+    # Imported here: scipy.optimize would double the time of `import wgflow`.
+    from scipy.optimize import linear_sum_assignment
 
     cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     rows, columns = linear_sum_assignment(cost.detach().cpu().numpy())
@@ -122,11 +152,22 @@ def w2(x: Tensor, y: Tensor) -> Tensor:
 
 @checked
 def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
-    r"""KL(q_h || p_h) read at the points: mean of log q_h - log p_h over x ~ q, each point left out of its own density.
+    r"""An estimate of KL(q_h || p_h): the mean of log q_h - log p_h over x ~ q, each point left out of its own density.
 
-    An estimate, of either sign near equality, infinite where only one of the densities is 0; smoothing hides
-    differences below the bandwidth. x [..., N, D], y [..., M, D] -> [...], nats. Raises: ValueError on clouds that do
-    not match, fewer than two points in x, or a point of x where a compact kernel leaves both densities 0.
+    Of either sign near equality, infinite where only one of the densities is 0. Smoothing hides differences below
+    the bandwidth.
+
+    Args:
+        x: [..., N, D], N >= 2, samples of q.
+        y: [..., M, D], samples of p.
+        kernel: of both density estimates.
+
+    Returns:
+        [...], nats.
+
+    Raises:
+        ValueError: on clouds that do not match, fewer than two points in x, or a point of x where a compact kernel
+            leaves both densities 0.
     """
     require_unsharded("kde_kl")
     check_clouds(x, y, None, False)
@@ -143,9 +184,18 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
 
 @checked
 def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
-    """The fraction of centres [K, D] with a point of x [N, D] within `radius`: 1 when no mode was dropped. A scalar.
+    """The fraction of modes with a point of x nearby: 1 when no mode was dropped.
 
-    Raises: ValueError on batches, empty clouds, NaN, a radius that is not positive.
+    Args:
+        x: [N, D].
+        centres: [K, D], the modes.
+        radius: how near, a length.
+
+    Returns:
+        A scalar in [0, 1].
+
+    Raises:
+        ValueError: on batches, empty clouds, NaN, a radius that is not positive.
     """
     _check_modes(x, centres)
     if not 0 < radius < math.inf:
@@ -158,17 +208,49 @@ def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
 
 @checked
 def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
-    """The fraction of points x [N, D] nearest to each of the centres [K, D]. Returns: [K], summing to 1.
+    """The fraction of the points that are nearest to each mode.
 
-    Raises: ValueError on batches, empty clouds, NaN.
+    Args:
+        x: [N, D].
+        centres: [K, D], the modes.
+
+    Returns:
+        [K], summing to 1.
+
+    Raises:
+        ValueError: on batches, empty clouds, NaN.
     """
     _check_modes(x, centres)
     nearest = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
     return torch.bincount(nearest, minlength=len(centres)).to(x.dtype) / len(x)
 
 
+@checked
+def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
+    """E|x - x'| / E|x - y| over the whole batch, the diversity of generated points: below about .2 they collapsed.
+
+    Args:
+        x: [..., N, D] generated points, N >= 2.
+        pos: [..., P, D] data.
+
+    Returns:
+        A scalar without gradient; 1 or somewhat less for points that match the data.
+
+    Raises:
+        ValueError: when N < 2, on clouds that do not match, on NaN.
+    """
+    require_unsharded("spread_ratio")
+    check_clouds(x, pos, None, False, ("x", "pos"))
+    check_clouds(x, x, None, True, ("x", "x"))
+    x, pos, n = x.detach(), pos.detach(), x.shape[-2]
+    spread = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").mean() * (n / (n - 1))
+    reach = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist").mean()
+    check_no_nan(spread + reach, "x or pos")
+    return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
+
+
 def _check_both(x: Tensor, y: Tensor) -> None:
-    """Two clouds that match, neither of them empty, no NaN."""
+    """Refuse clouds that do not match, are empty or hold NaN. Raises: ValueError."""
     require_unsharded("a metric")
     check_clouds(x, y, None, False)
     check_clouds(y, x, None, False, ("y", "x"))

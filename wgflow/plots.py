@@ -1,6 +1,4 @@
-r"""Pictures of clouds, fields and flows in the plane. Needs matplotlib (`pip install wgflow[plots]`),
-imported on first use.
-"""
+r"""Plots of planar clouds, fields and flows. Needs matplotlib (`pip install wgflow[plots]`), imported on first use."""
 
 from __future__ import annotations
 
@@ -29,15 +27,10 @@ __all__ = [
     "trajectories",
 ]
 
-COLOURS = (
-    "#1f6f8b",
-    "#d1495b",
-    "#edae49",
-    "#66a182",
-    "#5c5470",
-)  # one a cloud, told apart in grey and by most eyes
+# One per cloud; distinguishable in greyscale and with most kinds of colour blindness.
+COLOURS = ("#1f6f8b", "#d1495b", "#edae49", "#66a182", "#5c5470")
 
-
+# Unobtrusive defaults: `plt.style.use(plots.STYLE)`.
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -47,11 +40,11 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "savefig.dpi": 130,
-}  # quiet defaults, for `plt.style.use(plots.STYLE)`
+}
 
 
 class Snapshots(Protocol):
-    """What is drawn of a flow; a `Trajectory` is one."""
+    """Snapshots of a flow, such as a `Trajectory`."""
 
     @property
     def points(self) -> Tensor: ...
@@ -62,7 +55,7 @@ class Snapshots(Protocol):
 
 
 def axes(width: float = 5.0, height: float = 5.0) -> Axes:
-    """A square pair of axes on its own figure, drawn without a display. Save with `ax.figure.savefig(path)`."""
+    """Square axes on a figure of their own, without a display. Save with `ax.figure.savefig(path)`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -80,10 +73,19 @@ def panels(
     box: tuple[float, float, float, float] | None = None,
     size: float = 2.6,
 ) -> tuple[Figure, list[Axes]]:
-    """A pyplot figure of panels without ticks, one a title, row by row; all show box = (left, right, bottom, top).
+    """A pyplot figure of panels without ticks, which a notebook displays.
 
-    `size` is the width of a panel in inches, `columns` how many stand side by side (None: all). Pyplot keeps the
-    figure, so a notebook shows it. Raises: ValueError without a title.
+    Args:
+        titles: one per panel, row by row.
+        columns: panels per row; None: all.
+        box: (left, right, bottom, top), the limits of every panel.
+        size: the width of a panel in inches.
+
+    Returns:
+        (figure, axes of the panels).
+
+    Raises:
+        ValueError: without a title.
     """
     from matplotlib import pyplot as plt
 
@@ -110,7 +112,7 @@ def panels(
 def samples(
     ax: Axes, cloud: Tensor, *, label: str | None = None, colour: str = COLOURS[0], size: float = 6
 ) -> Axes:
-    """Scatter a cloud [N, 2] in data units. Raises: ValueError when it is not planar."""
+    """Scatter a cloud [N, 2]. Raises: ValueError when it is not planar."""
     _planar(cloud, "cloud")
     at = cloud.detach().cpu()
     ax.scatter(at[:, 0], at[:, 1], s=size, c=colour, alpha=0.6, linewidths=0, label=label, zorder=2)
@@ -124,10 +126,13 @@ def field(
     box: tuple[float, float, float, float],
     grid: int = 24,
 ) -> Axes:
-    """Arrows of velocity([G, 2]) on a grid over box = (left, right, bottom, top). Equal lengths, colour shows speed.
+    """Draw arrows of equal length, coloured by log₁₀ of the speed, which may vary over orders of magnitude.
 
-    Lengths would hide the far field, which may be a thousand times the near one; speed is on a logarithmic
-    colour scale.
+    Args:
+        ax: where to draw.
+        velocity: [G, 2] -> [G, 2].
+        box: (left, right, bottom, top).
+        grid: arrows per axis.
     """
     left, right, bottom, top = box
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
@@ -160,7 +165,16 @@ def streamlines(
     colour: str = "0.3",
     density: float = 1.0,
 ) -> Axes:
-    """Lines along velocity([G, 2]) over box = (left, right, bottom, top); `density` is matplotlib's, of lines."""
+    """Draw streamlines.
+
+    Args:
+        ax: where to draw.
+        velocity: [G, 2] -> [G, 2].
+        box: (left, right, bottom, top).
+        grid: evaluations per axis.
+        colour: of the lines.
+        density: of the lines, as in matplotlib's `streamplot`.
+    """
     left, right, bottom, top = box
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     with torch.no_grad():
@@ -181,12 +195,20 @@ def density(
     grid: int = 160,
     levels: int = 12,
 ) -> Axes:
-    """Filled contours of exp(log_density([G, 2])) over box = (left, right, bottom, top)."""
+    """Draw filled contours of a density.
+
+    Args:
+        ax: where to draw.
+        log_density: [G, 2] -> [G].
+        box: (left, right, bottom, top).
+        grid: evaluations per axis.
+        levels: how many contours.
+    """
     left, right, bottom, top = box
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     with torch.no_grad():
         p = log_density(torch.cartesian_prod(xs, ys)).exp().view(grid, grid).mT
-    # Half of the colour map: points in front of the peak stay legible.
+    # Half of the colour map only: points in front of the peak stay visible.
     ax.contourf(xs, ys, p, levels=levels, cmap="Greys", vmin=0, vmax=2 * p.max().item(), zorder=0)
     return ax
 
@@ -199,9 +221,20 @@ def animate(
     per_second: int = 15,
     size: float = 4.0,
 ) -> Path:
-    """Write the snapshots of a planar flow as a film, one frame each: .gif, or .mp4 where ffmpeg is installed.
+    """Write an animation of a planar flow, one frame per snapshot.
 
-    Raises: ValueError when the flow is not planar or the suffix is neither.
+    Args:
+        path: the flow.
+        file: ends in .gif, or in .mp4 where ffmpeg is installed.
+        data: [M, 2] points drawn in every frame, or None.
+        per_second: frames per second.
+        size: width and height in inches.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ValueError: when the flow is not planar or the suffix is another.
     """
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
@@ -232,7 +265,7 @@ def animate(
 
 
 def trajectories(ax: Axes, path: Snapshots, *, count: int = 100, colour: str = "0.35") -> Axes:
-    """Lines of the first `count` particles of a planar flow [K, N, 2]; they end where the particles do."""
+    """Draw the paths of the first `count` particles of a planar flow [K, N, 2]."""
     _planar(path.end, "the trajectory")
     lines = path.points[:, :count].detach().cpu()
     ax.plot(lines[..., 0], lines[..., 1], color=colour, linewidth=0.5, alpha=0.6, zorder=1)

@@ -1,9 +1,9 @@
-r"""A memory of data samples by class, so that a batch can have many positives of each label it generates."""
+r"""A memory of data samples by class, for batches with many positives of each label that is generated."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wgflow.arguments import checked
 
@@ -11,75 +11,93 @@ __all__ = ["SampleQueue"]
 
 
 @checked
-class SampleQueue:
-    """The last `size` samples of each of `classes` labels (one class: unconditional). Samples are stored detached, [D].
+class SampleQueue(nn.Module):
+    """The last `size` samples of each class, in a ring buffer that moves and is saved with its module.
 
-    Everything is allocated at the first `push`; `state_dict` and `load_state_dict` make a resumed run exact.
+    Args:
+        dim: D, the dimension of a sample.
+        size: how many samples are kept per class.
+        classes: how many labels there are; 1 for unconditional data.
     """
 
-    def __init__(self, *, size: int, classes: int = 1):
-        if size < 1 or classes < 1:
-            raise ValueError(f"size = {size}, classes = {classes}; wanted at least one of each.")
-        self.size, self.classes = size, classes
-        self._samples: Tensor | None = None  # [classes, size, D]
-        self._pushed = torch.zeros(classes, dtype=torch.long)  # how many each class ever received
+    samples: Tensor  # [classes, size, D]
+    pushed: Tensor  # [classes], how many samples each class ever received
+
+    def __init__(self, dim: int, *, size: int, classes: int = 1):
+        super().__init__()
+        if dim < 1 or size < 1 or classes < 1:
+            raise ValueError(
+                f"dim = {dim}, size = {size}, classes = {classes}; wanted at least one of each."
+            )
+        self.dim, self.size, self.classes = dim, size, classes
+        self.register_buffer("samples", torch.zeros(classes, size, dim))
+        self.register_buffer("pushed", torch.zeros(classes, dtype=torch.long))
 
     def __len__(self) -> int:
-        """How many samples are held, over all classes."""
-        return int(self._pushed.clamp_max(self.size).sum())
+        """The number of samples held, over all classes."""
+        return int(self.pushed.clamp_max(self.size).sum())
 
+    def extra_repr(self) -> str:
+        return f"{self.dim}, size={self.size}, classes={self.classes}, held={len(self)}"
+
+    @torch.no_grad()
     def push(self, samples: Tensor, labels: Tensor | None = None) -> None:
-        """Store samples [N, D] under labels [N] (None: one class), dropping the oldest. Raises: ValueError on a
-        label.
+        """Store samples, dropping the oldest of their class.
+
+        Args:
+            samples: [N, D]; converted to the dtype and device of the queue.
+            labels: [N], or None where there is one class.
+
+        Raises:
+            ValueError: on shapes or labels that do not fit.
         """
-        if samples.dim() != 2 or (
-            self._samples is not None and samples.shape[-1] != self._samples.shape[-1]
-        ):
-            wanted = (
-                "[N, D]"
-                if self._samples is None
-                else f"[N, {self._samples.shape[-1]}], as pushed before"
-            )
+        if samples.dim() != 2 or samples.shape[-1] != self.dim:
             raise ValueError(
-                f"samples are {list(samples.shape)}; wanted {wanted}. Flatten a batch: t.flatten(0, -2)."
+                f"samples are {list(samples.shape)}; wanted [N, {self.dim}]. Flatten a batch: t.flatten(0, -2)."
             )
-        labels = self._labels(len(samples), labels)
-        if self._samples is None:
-            self._samples = samples.new_zeros(self.classes, self.size, samples.shape[-1])
+        labels = self._labels(labels, len(samples))
         for c in labels.unique().tolist():
-            new = samples.detach()[labels.to(samples.device) == c][-self.size :]
-            at = (self._pushed[c] + torch.arange(len(new))) % self.size
-            self._samples[c, at.to(samples.device)] = new
-            self._pushed[c] += len(new)
+            new = samples[labels.to(samples.device) == c][-self.size :].to(self.samples)
+            at = (self.pushed[c] + torch.arange(len(new), device=self.pushed.device)) % self.size
+            self.samples[c, at] = new
+            self.pushed[c] += len(new)
 
     def draw(
         self, n: int, labels: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """n samples, with replacement, for each of the labels [C] -> [C, n, D] (None: [n, D] of the one class).
+        """Draw n samples of each label, with replacement.
 
-        Raises: ValueError when a label has received nothing yet.
+        Args:
+            n: samples per label.
+            labels: [C], or None where there is one class.
+            generator: of the draws, on the CPU.
+
+        Returns:
+            [C, n, D], or [n, D] without labels.
+
+        Raises:
+            ValueError: when nothing was pushed for a label.
         """
-        wanted = self._labels(1, labels)
-        held = self._pushed.clamp_max(self.size)
-        if self._samples is None or bool((held[wanted] == 0).any()):
+        wanted = self._labels(labels)
+        held = self.pushed.clamp_max(self.size).cpu()
+        if bool((held[wanted] == 0).any()):
             empty = wanted[held[wanted] == 0].unique().tolist()
             raise ValueError(
                 f"nothing was pushed yet for labels {empty}; push data of every label before drawing it."
             )
         pick = (torch.rand(len(wanted), n, generator=generator) * held[wanted, None]).long()
-        drawn = self._samples[
-            wanted.to(self._samples.device)[:, None], pick.to(self._samples.device)
-        ]
+        device = self.samples.device
+        drawn = self.samples[wanted.to(device)[:, None], pick.to(device)]
         return drawn[0] if labels is None else drawn
 
-    def _labels(self, n: int, labels: Tensor | None) -> Tensor:
+    def _labels(self, labels: Tensor | None, n: int | None = None) -> Tensor:
         if labels is None:
             if self.classes > 1:
                 raise ValueError(
                     f"labels are missing for a queue of {self.classes} classes; pass them [N]."
                 )
-            return torch.zeros(n, dtype=torch.long)
-        if len(labels) != n and n != 1:
+            return torch.zeros(1 if n is None else n, dtype=torch.long)
+        if n is not None and len(labels) != n:
             raise ValueError(
                 f"labels are {list(labels.shape)} for {n} samples; wanted one label for each."
             )
@@ -89,14 +107,3 @@ class SampleQueue:
                 f"labels go from {labels.min()} to {labels.max()}; wanted 0 to {self.classes - 1}."
             )
         return labels
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Tensors only: what a checkpoint stores."""
-        return {"pushed": self._pushed.clone()} | (
-            {} if self._samples is None else {"samples": self._samples.clone()}
-        )
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
-        self._pushed = state["pushed"].clone()
-        self._samples = state["samples"].clone() if "samples" in state else None

@@ -1,7 +1,7 @@
-r"""What to drift towards when candidates have values: weights over N candidates, [..., N], each row summing to 1.
+r"""Target distributions over N candidates with values: weights [..., N], each row summing to 1.
 
-A field takes them as `pos_weights`. The tilt and the hard choice of the best K are two ends of one idea; the *matched
-temperature* says which tilt a top-K is closest to.
+A field takes them as `pos_weights`. `boltzmann_weights` tilts by exp(Q / alpha), `top_k_weights` keeps the best K, and
+`matched_temperature` is the alpha whose tilt is closest to a top-K.
 """
 
 from __future__ import annotations
@@ -27,10 +27,17 @@ __all__ = [
 
 @checked
 def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
-    r"""softmax(Q / alpha): candidates of a policy reweighted to the policy tilted by exp(Q / alpha).
+    r"""softmax(Q / alpha): candidates drawn from a policy, reweighted to the policy tilted by exp(Q / alpha).
 
-    Args: values: [..., N], Q; alpha: temperature > 0 in the units of Q, a number or [...]. Returns: [..., N].
-    Differentiable in Q. Raises: ValueError on an alpha that is not positive, on no candidates or NaN values.
+    Args:
+        values: [..., N], Q.
+        alpha: temperature > 0 in the units of Q, a number or [...].
+
+    Returns:
+        [..., N], differentiable in Q.
+
+    Raises:
+        ValueError: on an alpha that is not positive, no candidates, NaN values.
     """
     _check(values)
     positive = alpha > 0
@@ -46,9 +53,17 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
 
 @checked
 def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
-    r"""Self-normalised importance weights softmax(log target - log proposal): neither density need be normalised.
+    r"""Self-normalised importance weights softmax(log target - log proposal); neither density need be normalised.
 
-    Args: both [..., N], read at draws from the proposal. Returns: [..., N]. Raises: ValueError on shapes or NaN.
+    Args:
+        log_target: [..., N], at draws from the proposal.
+        log_proposal: [..., N], at the same draws.
+
+    Returns:
+        [..., N], differentiable.
+
+    Raises:
+        ValueError: on shapes that differ, or NaN.
     """
     if log_target.shape != log_proposal.shape:
         raise ValueError(
@@ -61,9 +76,17 @@ def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
 
 @checked
 def top_k_weights(values: Tensor, *, k: int) -> Tensor:
-    """1/K on the K best candidates (DFP Eq. 15), 0 elsewhere; of equals any. values, result [..., N]. No gradient.
+    """1/K on the K best candidates (DFP Eq. 15), 0 elsewhere; ties are broken arbitrarily.
 
-    Raises: ValueError unless 1 <= k <= N.
+    Args:
+        values: [..., N].
+        k: K.
+
+    Returns:
+        [..., N], without gradient.
+
+    Raises:
+        ValueError: unless 1 <= k <= N; on NaN values.
     """
     _check(values)
     if not 1 <= k <= values.shape[-1]:
@@ -76,9 +99,17 @@ def top_k_weights(values: Tensor, *, k: int) -> Tensor:
 
 @checked
 def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
-    """Uniform on {Q >= threshold}, the limit of top-K. values [..., N], threshold a number or [...]. No gradient.
+    """Uniform weights on the level set {Q >= threshold}, the limit of top-K for many candidates.
 
-    Raises: ValueError when no candidate of some row reaches its threshold.
+    Args:
+        values: [..., N], Q.
+        threshold: a number or [...].
+
+    Returns:
+        [..., N], without gradient.
+
+    Raises:
+        ValueError: when no candidate of some row reaches its threshold.
     """
     _check(values)
     level = (
@@ -95,9 +126,17 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
 
 @checked
 def total_variation(a: Tensor, b: Tensor) -> Tensor:
-    """TV = Σ|a - b| / 2 in [0, 1] between two weightings of the same points, [..., N] -> [...]. Differentiable.
+    """The total variation Σ|a - b| / 2, in [0, 1], between two weightings of the same points.
 
-    Raises: ValueError when they are not of equally many points.
+    Args:
+        a: [..., N].
+        b: [..., N].
+
+    Returns:
+        [...], differentiable.
+
+    Raises:
+        ValueError: when the numbers of points differ.
     """
     if a.dim() < 1 or b.dim() < 1 or a.shape[-1] != b.shape[-1]:
         raise ValueError(
@@ -108,9 +147,16 @@ def total_variation(a: Tensor, b: Tensor) -> Tensor:
 
 @checked
 def effective_sample_size(weights: Tensor) -> Tensor:
-    """(Σw)² / Σw² in [1, N]: how many equal candidates these weights are worth, [..., N] -> [...].
+    """(Σw)² / Σw², in [1, N]: the number of equally weighted candidates with the same variance.
 
-    Raises: ValueError on weights that are negative, NaN, or all zero in some row.
+    Args:
+        weights: [..., N].
+
+    Returns:
+        [...], differentiable.
+
+    Raises:
+        ValueError: on weights that are negative, NaN, or all zero in some row.
     """
     _check(weights)
     masses = (weights.detach() >= 0).all(-1) & (weights.detach().sum(-1) > 0)
@@ -123,14 +169,21 @@ def effective_sample_size(weights: Tensor) -> Tensor:
 
 @checked
 def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Tensor, Tensor]:
-    r"""The alpha whose tilt is nearest to the top-K: argmin TV(uniform top-K, softmax(Q / alpha)), and that TV.
+    r"""The alpha whose tilt is closest to the top-K: argmin TV(uniform top-K, softmax(Q / alpha)), and that TV.
 
-    An exact finite sum over the candidates, minimised over log alpha on a grid refined `rounds` times, between 1e-6 and
-    1e6 times the range of the values. A tilt is never flat on the best K and zero elsewhere, so the TV left over says
-    how different the two targets are.
+    An exact finite sum over the candidates, minimised over log alpha on a grid that is refined `rounds` times, between
+    1e-6 and 1e6 times the range of the values. No tilt equals a top-K; the remaining TV measures their difference.
 
-    Args: values: [..., N]; k as `top_k_weights`. Returns: (alpha [...], tv [...]), alpha in the units of Q.
-    Raises: ValueError as `top_k_weights`.
+    Args:
+        values: [..., N], Q.
+        k: K of the top-K.
+        rounds: refinements of the grid.
+
+    Returns:
+        (alpha [...], tv [...]), alpha in the units of Q; without gradient.
+
+    Raises:
+        ValueError: as `top_k_weights`.
     """
     values = values.detach()
     target = top_k_weights(values, k=k)

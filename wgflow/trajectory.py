@@ -1,4 +1,4 @@
-r"""What a flow leaves behind: snapshots that plot and save themselves."""
+r"""The result of a flow: snapshots that can be plotted and saved."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["Trajectory"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
-    """Snapshots of a flow: `points` [K, ..., N, D] at `times` [K], and the rms speed at each of them, `speed` [K]."""
+    """Snapshots of a flow.
+
+    Args:
+        points: [K, ..., N, D] positions.
+        times: [K].
+        speed: [K], the rms speed at each snapshot.
+        stopped: why the flow ended: "steps", "at rest" or "callback".
+    """
 
     points: Tensor
     times: Tensor
     speed: Tensor
-    stopped: str  # why it ended: "steps", "at rest" or "asked to"
+    stopped: str
 
     @property
     def end(self) -> Tensor:
@@ -33,10 +40,21 @@ class Trajectory:
     def __len__(self) -> int:
         return len(self.times)
 
-    def plot(self, ax: Axes | None = None, *, count: int = 100) -> Axes:
-        """Lines of the first `count` particles, and where all of them ended; on `ax`, or on a figure of its own.
+    def __repr__(self) -> str:
+        return (
+            f"Trajectory({len(self)} snapshots of {list(self.end.shape)}, t = {self.times[0]:g} to "
+            f"{self.times[-1]:g}, stopped={self.stopped!r})"
+        )
 
-        Needs matplotlib. Raises: ValueError unless the flow is one planar cloud.
+    def plot(self, ax: Axes | None = None, *, count: int = 100) -> Axes:
+        """Draw the paths of the first `count` particles and the last positions of all. Needs matplotlib.
+
+        Args:
+            ax: where to draw; None: a figure of its own.
+            count: how many paths.
+
+        Raises:
+            ValueError: unless the flow is of one planar cloud.
         """
         from wgflow import plots
 
@@ -44,7 +62,11 @@ class Trajectory:
         return plots.samples(ax, self.end, colour=plots.COLOURS[1])
 
     def save(self, path: str | Path) -> Path:
-        """Write the snapshots to an .npz file of plain arrays, no pickle. Returns where: with the suffix .npz."""
+        """Write the snapshots to an .npz file of plain arrays, without pickle.
+
+        Returns:
+            The path written, with the suffix .npz.
+        """
         path = Path(path)
         path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
         arrays = {

@@ -39,10 +39,12 @@ def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") ->
     any size, empty ones too if the union is not. Each obtains the results for its own points, and the gradients of the
     *sum* of the losses of all processes. skip_self pairs x[i] with y[i] of the same process.
 
-    Summed over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`, `likelihood_field`,
-    `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`, `.hessian`. Refused, since they hold all
-    pairs or involve means over x: metrics, `balanced_field`, `stein_field`, `leave_one_out`, responsibilities. A mean
-    over x alone, such as a loss, is over the points of this process; do not take values of functionals of shards.
+    Summed over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`,
+    `likelihood_field`, `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`,
+    `.hessian`. Refused, since they hold all pairs or involve means over x: metrics,
+    `published_field`, `stein_field`, normalized and relative fields, `leave_one_out`,
+    responsibilities. A mean over x alone, such as a loss, is over the points of this process; do
+    not take values of functionals of shards.
 
     Args:
         group: None for all processes.

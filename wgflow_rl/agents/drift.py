@@ -75,7 +75,7 @@ class Eq3Relative:
 
 @dataclass(frozen=True)
 class Released:
-    """The released code's row-and-column-normalised field (`wgflow.balanced_field`), whose rms is fixed by its making.
+    """The released code's row-and-column-normalised field (`wgflow.published_field`), whose rms is fixed by its making.
 
     Scaled back to the released loss's own coordinates, in which each temperature has rms 1.
     """
@@ -83,12 +83,12 @@ class Released:
     temperatures: tuple[float, ...] = (0.1,)
 
     def raw(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
-        return wg.balanced_field(x, pos, temperatures=self.temperatures, pos_weights=weights)
+        return wg.published_field(x, pos, temperatures=self.temperatures, pos_weights=weights)
 
     def __call__(self, x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tensor:
-        return self.raw(x, pos, weights) / wg.balanced_scale(x, pos, pos_weights=weights).clamp_min(
-            1e-8
-        )
+        return self.raw(x, pos, weights) / wg.published_scale(
+            x, pos, pos_weights=weights
+        ).clamp_min(1e-8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""Velocity fields that move generated points towards data, one family per file.
+
+Every field exists as a value, `EnergyField()(x, pos)`, and as a function, `energy_field(x, pos)`. The values share
+one protocol (`Field`), can be compared and printed, and form mixtures: `LikelihoodField(k) + 0.5 * EnergyField()`.
+
+* `DriftingField` (DFP Eq. 3) needs several positives per group; with one it regresses onto the mean.
+* `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
+* `PublishedField` is the two-sided normalisation of the published drifting code.
+* `BlobField` and `SteinField` move particles towards a density that has a score.
+"""
+
+from wgflow.fields.base import Field, Mixture, Normalized, Relative, mean_kernel_gradient
+from wgflow.fields.drift import DriftingField, drifting_field, mean_shift
+from wgflow.fields.energy import EnergyField, check_beta, energy_field
+from wgflow.fields.likelihood import LikelihoodField, likelihood_field
+from wgflow.fields.particle import (
+    BlobField,
+    MMDField,
+    SteinField,
+    blob_field,
+    mmd_field,
+    stein_field,
+)
+from wgflow.fields.published import (
+    PublishedField,
+    published_field,
+    published_magnitudes,
+    published_scale,
+)
+
+__all__ = [
+    "BlobField",
+    "DriftingField",
+    "EnergyField",
+    "Field",
+    "LikelihoodField",
+    "MMDField",
+    "Mixture",
+    "Normalized",
+    "PublishedField",
+    "Relative",
+    "SteinField",
+    "blob_field",
+    "check_beta",
+    "drifting_field",
+    "energy_field",
+    "likelihood_field",
+    "mean_kernel_gradient",
+    "mean_shift",
+    "mmd_field",
+    "published_field",
+    "published_magnitudes",
+    "published_scale",
+    "stein_field",
+]
