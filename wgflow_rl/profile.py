@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods, networks
+from wgflow_rl.agents import methods
 from wgflow_rl.agents.protocol import Agent
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.replay import Replay
-from wgflow_rl.training import routing
+from wgflow_rl.training import matmul
 from wgflow_rl.training.settings import Settings, from_command_line
 from wgflow_rl.training.updates import update
 from wgflow_rl.utils.cli import one_line_errors
@@ -86,7 +86,7 @@ def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
     return best / torch.get_num_threads()
 
 
-def machine() -> Machine:
+def measured_machine() -> Machine:
     """Measured: products of the sizes that networks have, and a copy of 128 MB."""
     fastest = 0.0
     for rows, width in ((256, 512), (1024, 512), (2048, 1024)):
@@ -149,12 +149,9 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     def sample():
         return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
 
-    reduced = networks.reduced(settings.precision == "mixed")
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
-        "update": reduced(
-            lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0)
-        ),
+        "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
         "chunk sampling": lambda: sample(),
         "acting, one state": lambda: agent.act(state, generator),
@@ -163,18 +160,19 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
 
 def report(settings: Settings) -> str:
     """The text that the command prints. Raises: ValueError on a device other than the CPU."""
-    if settings.device != "cpu":
+    machine = settings.machine
+    if machine.device != "cpu":
         raise ValueError(
-            f"--device is {settings.device!r}; the profile reads processor clocks, so wanted cpu"
+            f"--device is {machine.device!r}; the profile reads processor clocks, so wanted cpu"
         )
-    torch.set_num_threads(settings.threads or 1)
-    route = routing.settle(settings.route, settings.agent.hidden)
-    with routing.applied(route):
+    torch.set_num_threads(machine.threads or 1)
+    route = matmul.resolve(machine.route, settings.agent.hidden)
+    with matmul.using(route):
         return _report(settings, route)
 
 
 def _report(settings: Settings, route: str) -> str:
-    limits, (_, calls) = machine(), parts(settings)
+    limits, (_, calls) = measured_machine(), parts(settings)
     took = {
         name: seconds(call, at_least=2.0 if name == "update" else 0.3)
         for name, call in calls.items()
@@ -184,8 +182,8 @@ def _report(settings: Settings, route: str) -> str:
     kinds = by_kind(calls["update"], calls=5)
     everything = sum(total for total, _ in kinds.values())
     lines = [
-        f"{settings.method}, {settings.env}, preset {settings.preset}, precision {settings.precision}, products by the "
-        f"{route} route; milliseconds",
+        f"{settings.method}, {settings.env}, preset {settings.preset}, matrix products by the {route} "
+        "route; milliseconds",
         f"update {took['update'] * 1e3:.2f}; floors: {arithmetic * 1e3:.2f} ({update.flops / 1e9:.2f} GFLOP at "
         f"{limits.flops / 1e9:.1f} GFLOP/s), {memory * 1e3:.2f} ({update.bytes / 1e9:.3f} GB at "
         f"{limits.bandwidth / 1e9:.1f} GB/s); {arithmetic / took['update']:.0%} of the machine",

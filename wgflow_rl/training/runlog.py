@@ -25,6 +25,7 @@ from typing import Any, Self, TextIO
 
 from wgflow_rl.curve import draw_curve
 from wgflow_rl.training.table import Table
+from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import make_folder, write_whole
 
 EVAL_COLUMNS = (
@@ -296,7 +297,7 @@ def _lock(path: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise RuntimeError(
+        raise UserError(
             f"another process is writing to {path.parent}; wait for it, or use --run-dir."
         ) from error
     return file
