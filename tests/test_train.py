@@ -24,7 +24,7 @@ from wgflow_rl import data, envs, evaluate, train
 from wgflow_rl.agents import methods
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import FIELDS, Replay
-from wgflow_rl.training import checkpoint, run, trainer
+from wgflow_rl.training import checkpoint, loop, state
 from wgflow_rl.training.rollout import TRAIN_SEEDS, reset_seed
 from wgflow_rl.training.runlog import RunLog
 from wgflow_rl.training.settings import DEFAULT_ENV, Settings, from_command_line
@@ -38,6 +38,7 @@ SMALL = {
     "online-start": 3,
     "data-rows": 2000,
     "threads": 1,
+    "route": "default",
     "hidden": "32 32",
     "batch": 16,
     "eval-every": 20,
@@ -203,17 +204,18 @@ def test_a_killed_and_resumed_run_is_the_run_never_killed(step, whole, tmp_path)
 
 
 def send(monkeypatch, method, step, *numbers):
-    """Have signals come while `Trainer.method` is at work at `step`."""
-    work = getattr(train.Trainer, method)
+    """Send signals to this process during `method` of the training at `step`."""
+    owner = loop.InlineEvaluator if method == "submit" else loop.Trainer
+    original = getattr(owner, method)
 
     def interrupted(self, *args, **options):
-        result = work(self, *args, **options)
-        if self.step == step:
+        result = original(self, *args, **options)
+        if self.state.step == step:
             for number in numbers:
                 os.kill(os.getpid(), number)
         return result
 
-    monkeypatch.setattr(train.Trainer, method, interrupted)
+    monkeypatch.setattr(owner, method, interrupted)
 
 
 @pytest.mark.parametrize(
@@ -222,8 +224,8 @@ def send(monkeypatch, method, step, *numbers):
         (signal.SIGINT, "advance", 23, 23),
         (signal.SIGTERM, "advance", 61, 61),
         (signal.SIGTERM, "advance", 42, 42),  # before the first online update
-        (signal.SIGINT, "evaluate", 20, 20),
-        (signal.SIGINT, "save", 49, 50),  # too late for this step: the next one is saved as well
+        (signal.SIGINT, "submit", 20, 20),
+        (signal.SIGINT, "save", 49, 49),
     ],
 )
 def test_a_signal_leaves_a_checkpoint_of_the_step_in_progress(
@@ -342,23 +344,23 @@ def spoil_batch(monkeypatch, trainer, field):
 
 
 def spoil_loss(monkeypatch, trainer, name):
-    agent = type(trainer.agent)
+    agent = type(trainer.state.agent)
     real = getattr(agent, name)
     monkeypatch.setattr(agent, name, lambda *a, **k: (real(*a, **k)[0] * torch.nan, {}))
 
 
 def spoil_gradient(monkeypatch, trainer, name):
-    next(trainer.agent.modules[name].parameters()).register_hook(
+    next(trainer.state.agent.modules[name].parameters()).register_hook(
         lambda gradient: gradient * torch.nan
     )
 
 
 def spoil_weights(monkeypatch, trainer, name):
-    next(trainer.agent.modules[name].parameters()).data[0] = torch.nan
+    next(trainer.state.agent.modules[name].parameters()).data[0] = torch.nan
 
 
 def inflate_weights(monkeypatch, trainer, name):
-    for weight in trainer.agent.modules[name].parameters():
+    for weight in trainer.state.agent.modules[name].parameters():
         weight.data.mul_(1e25)  # finite, and no longer so after two layers
 
 
@@ -378,14 +380,14 @@ def inflate_weights(monkeypatch, trainer, name):
 def test_a_nan_stops_the_run_and_leaves_the_last_checkpoint(
     spoil, what, named, tmp_path, monkeypatch, capsys
 ):
-    advance = train.Trainer.advance
+    advance = loop.Trainer.advance
 
     def poisoned(self):
-        if self.step == 32:
+        if self.state.step == 32:
             spoil(monkeypatch, self, what)
         return advance(self)
 
-    monkeypatch.setattr(train.Trainer, "advance", poisoned)
+    monkeypatch.setattr(loop.Trainer, "advance", poisoned)
     message = refused(flags(tmp_path / "run"), capsys)
     assert message.startswith(
         f"error: {named} at step 33 (offline). Checkpoints are from before it; what usually helps:"
@@ -407,7 +409,7 @@ def test_a_divergence_is_named_even_where_no_batch_can_be_written(tmp_path, monk
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     spoil_batch(monkeypatch, None, "returns")
-    monkeypatch.setattr(trainer, "write_whole", full)
+    monkeypatch.setattr(state, "write_whole", full)
     message = refused(flags(tmp_path / "run"), capsys)
     assert message.startswith("error: batch.returns is not finite at step 1 (offline)")
     assert "The batch could not be written ([Errno 28] No space left on device" in message
@@ -476,31 +478,16 @@ def test_a_run_whose_settings_were_changed_does_not_go_on(stopped, capsys):
     )
 
 
-def test_a_setting_that_is_younger_than_the_run_cannot_be_added_to_it(stopped, monkeypatch, capsys):
-    read = checkpoint.load
-
-    def older(folder, **how):
-        saved = read(folder, **how)
-        del saved.state["settings"]["envs"]
-        return saved
-
-    monkeypatch.setattr(checkpoint, "load", older)
-    change_settings(stopped, envs=2)
-    assert refused(["--resume", stopped], capsys).startswith(
-        f"error: envs is 2, but the run in {stopped} began with 1, so it cannot be continued."
-    )
-
-
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, capsys):
-    advance = train.Trainer.advance
+    advance = loop.Trainer.advance
 
     def overflow(self):
         log = advance(self)
-        if self.step == 14:
-            next(self.agent.policy.parameters()).data[0] = torch.inf
+        if self.state.step == 14:
+            next(self.state.agent.policy.parameters()).data[0] = torch.inf
         return log
 
-    monkeypatch.setattr(train.Trainer, "advance", overflow)
+    monkeypatch.setattr(loop.Trainer, "advance", overflow)
     message = refused(flags(tmp_path / "run"), capsys)
     assert re.match(r"error: policy\..* is not finite at step 14 \(offline\)", message)
     assert saved(tmp_path / "run") == [7]
@@ -516,15 +503,15 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, caps
 def test_a_divergence_that_the_diagnostics_find_first_is_named_too(
     spoil, named, tmp_path, monkeypatch, capsys
 ):
-    advance = train.Trainer.advance
+    advance = loop.Trainer.advance
 
     def last_words(self):
         log = advance(self)
-        if self.step == 15:  # a step whose measures are logged, and of no checkpoint
+        if self.state.step == 15:  # a step whose measures are logged, and of no checkpoint
             spoil(monkeypatch, self, "policy")
         return log
 
-    monkeypatch.setattr(train.Trainer, "advance", last_words)
+    monkeypatch.setattr(loop.Trainer, "advance", last_words)
     message = refused(flags(tmp_path / "run"), capsys)
     assert message.startswith(f"error: {named} at step 15 (offline)")
     assert saved(tmp_path / "run") == [7, 14]
@@ -547,10 +534,12 @@ def test_data_that_is_not_there_is_named(tmp_path, capsys):
 
 
 def test_a_collapsed_policy_is_warned_about_once_it_has_settled(tmp_path, monkeypatch, capsys):
-    diagnose = train.Trainer.diagnose
-    monkeypatch.setattr(run, "SETTLED", 10)
+    diagnose = state.TrainingState.diagnose
+    monkeypatch.setattr(loop, "WARM_UP", 10)
     monkeypatch.setattr(
-        train.Trainer, "diagnose", lambda self: diagnose(self) | {"spread_ratio": torch.tensor(0.1)}
+        state.TrainingState,
+        "diagnose",
+        lambda self: diagnose(self) | {"spread_ratio": torch.tensor(0.1)},
     )
     start(tmp_path / "run", offline_steps=20, online_steps=0, field="eq3")
     out = capsys.readouterr().out
@@ -560,8 +549,8 @@ def test_a_collapsed_policy_is_warned_about_once_it_has_settled(tmp_path, monkey
 
 
 def test_a_policy_that_covers_its_data_is_not_warned_about(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "SETTLED", 0)
-    monkeypatch.setattr(run, "COLLAPSED", 0.0)
+    monkeypatch.setattr(loop, "WARM_UP", 0)
+    monkeypatch.setattr(loop, "COLLAPSED", 0.0)
     start(tmp_path / "run", offline_steps=15, online_steps=0)
     assert "collapsed" not in capsys.readouterr().out
 
@@ -604,14 +593,14 @@ def test_an_evaluation_that_cannot_be_done_is_refused(asked, message, whole, cap
 
 
 def test_the_best_checkpoint_is_kept_and_can_be_evaluated(tmp_path, monkeypatch, capsys):
-    real = trainer.evaluate
+    real = loop.evaluate
 
     def told(*args, **options):
         result = real(*args, **options)
         result.success[:] = options["first_episode"] == 20  # only the first evaluation succeeds
         return result
 
-    monkeypatch.setattr(trainer, "evaluate", told)
+    monkeypatch.setattr(loop, "evaluate", told)
     start(tmp_path / "run", offline_steps=60, online_steps=0)
     assert saved(tmp_path / "run") == [20, 56, 60]
     capsys.readouterr()
@@ -714,8 +703,9 @@ def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
         "tensorboard",
     }
     read = Settings.read(folder)
-    assert read == dataclasses.replace(from_command_line(asked), route=read.route)
-    assert read.route in ("default", "onednn")  # settled, for those who resume it
+    assert read == dataclasses.replace(from_command_line(asked), machine=read.machine)
+    assert read.machine.threads == 1
+    assert read.machine.route in ("default", "onednn")  # resolved, for a resume
     assert (folder / "curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder / "curve.png").stat().st_size > 5000
     columns, rows = read_rows(folder / "eval.csv")
