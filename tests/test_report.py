@@ -184,12 +184,12 @@ def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [0.9], "--eval-episodes", "50", preset="laptop")
     write_run(tmp_path, "dfp", MAZE, 0, [0.8], "--data", str(tmp_path / "mine"), preset="laptop")
     write_run(
-        tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--precision", "mixed", preset="laptop"
+        tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--noise-on", "device", preset="laptop"
     )
     arms = results.read([tmp_path])
     assert {arm.name for arm in arms} == {"dfp"}
     told = {arm.protocol.partition("steps")[2] for arm in arms}
-    assert told == {"", ", eval_episodes=50", ", data=mine", ", envs=4, precision=mixed"}
+    assert told == {"", ", eval_episodes=50", ", data=mine", ", envs=4, noise_on=device"}
 
 
 def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
