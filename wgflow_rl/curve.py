@@ -1,4 +1,4 @@
-"""The picture of a run, or of several seeds: success and episode length against steps, offline phase shaded.
+"""Learning curve of one run or several seeds: success and episode length against steps, offline phase shaded.
 
 python -m wgflow_rl.curve runs/maze-0 runs/maze-1 runs/maze-2 --out maze.png --title "pointmaze, 3 seeds"
 """
@@ -19,17 +19,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
-    """Draw the rows of one or several eval.csv (numbers or their text) into a PNG and return its path.
+    """Draw the rows of one or several eval.csv (numbers or strings) as a PNG and return its path.
 
     Upper panel: success rate. Lower panel: mean episode length in environment steps. One run: the band is its 95 %
-    interval. Several: thin lines are the runs, the thick one is their mean over the steps that all of them share.
+    interval. Several: thin lines are the runs, the thick line is their mean at the steps common to all.
     Steps count updates while offline and environment steps after that. Raises ValueError when a run has no row.
     """
     if not runs or not all(runs):
         raise ValueError("no evaluation to draw: eval.csv has no row yet.")
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,  # no pyplot: no global state, no window
-    )
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, PercentFormatter
 
@@ -116,16 +114,16 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="default: RUN/curve.png; of several runs curve.png in the present folder",
+        help="default: RUN/curve.png; for several runs curve.png in the current folder",
     )
     parser.add_argument("--title", default="")
     args = parser.parse_args()
     for run in args.runs:
         if not (run / "eval.csv").exists():
             parser.error(f"{run} holds no eval.csv; a run's folder was expected.")
-    beside = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
+    default = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
     rows = [read_rows(run / "eval.csv")[1] for run in args.runs]
-    print(draw_curve(*rows, path=args.out or beside, title=args.title))
+    print(draw_curve(*rows, path=args.out or default, title=args.title))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of learning: the command line, files, threads."""
+"""Helpers without machine learning: command line, files, signals, threads."""
