@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -100,7 +100,10 @@ def seconds(pairs: Sequence[tuple[Tensor, Tensor]], route: Route) -> float:
 def _precision(name: str) -> Iterator[None]:
     # From torch 2.9 on, set_float32_matmul_precision also writes these per-backend settings, and setting the old name
     # again does not restore them; reading the name fails where a caller has set one of them directly.
-    backends = (getattr(torch.backends.mkldnn, "matmul", None), torch.backends.cuda.matmul)
+    backends: tuple[Any, Any] = (
+        getattr(torch.backends.mkldnn, "matmul", None),
+        torch.backends.cuda.matmul,
+    )
     newer = [(b, b.fp32_precision) for b in backends if hasattr(b, "fp32_precision")]
     try:
         before = torch.get_float32_matmul_precision()
