@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shlex
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ from wgflow_rl.training.settings import (
     as_json,
     from_command_line,
 )
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.cli import UserError, one_line_errors
 
 ARM = "cube-single-play-singletask-task2-v0"
 
@@ -70,6 +72,16 @@ def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
 def test_a_resumed_run_keeps_its_threads(tmp_path):
     settings = from_command_line(["--threads", "2"])
     assert Settings.resumed(["--resume", str(write(tmp_path, settings))]).machine.threads == 2
+
+
+def test_more_threads_than_cores_are_warned_about(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    try:
+        with pytest.warns(RuntimeWarning, match="--threads is 2, but the number .* is 1"):
+            Machine(threads=2, route="default").resolved((4, 4))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("more", [["--lr", "1"], ["--seed", "1"], ["--res", "x"], ["extra"]])
@@ -204,10 +216,11 @@ def test_help_names_every_flag_of_the_readme(capsys):
     [
         (FileNotFoundError("x is not there"), 2, "error: x is not there\n"),
         (ConnectionError("no route"), 2, "error: no route\n"),
+        (UserError("wait for it"), 2, "error: wait for it\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_errors_of_the_system_are_one_line(error, code, text, capsys):
+def test_expected_errors_are_one_line(error, code, text, capsys):
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise error
     assert end.value.code == code
@@ -223,5 +236,5 @@ def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(ca
     )
     with pytest.raises(json.JSONDecodeError), one_line_errors():
         json.loads("{")
-    with pytest.raises(ZeroDivisionError), one_line_errors():
-        _ = 1 // 0
+    with pytest.raises(RuntimeError, match="size mismatch"), one_line_errors():
+        _ = torch.ones(2, 3) @ torch.ones(2)

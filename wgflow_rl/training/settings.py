@@ -65,8 +65,8 @@ class Machine:
         threads, cores = self.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
         if self.threads and threads > cores:
             warnings.warn(
-                f"--threads is {threads}, but {cores} cores are available: training will be slow. With another number "
-                "of threads a resumed run rounds its sums differently.",
+                f"--threads is {threads}, but the number of available cores is {cores}: training will be slow. With "
+                "another number of threads a resumed run rounds its sums differently.",
                 RuntimeWarning,
                 stacklevel=2,
             )
