@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from wgflow_rl.curve import draw_curve
 from wgflow_rl.training import runlog
+from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, wilson
 from wgflow_rl.training.table import read_rows
 

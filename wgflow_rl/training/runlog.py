@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from wgflow_rl.curve import draw_curve
+from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import make_folder, write_whole

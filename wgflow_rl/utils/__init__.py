@@ -1,1 +1,1 @@
-"""Helpers without machine learning: command line, files, signals, threads."""
+"""Helpers without machine learning: colours, command line, files, signals, threads."""
