@@ -189,12 +189,12 @@ def _report(settings: Settings, route: str) -> str:
         f"{limits.flops / 1e9:.1f} GFLOP/s), {memory * 1e3:.2f} ({update.bytes / 1e9:.3f} GB at "
         f"{limits.bandwidth / 1e9:.1f} GB/s); {arithmetic / took['update']:.0%} of the peak",
         *(
-            f"  {name:<24}{total / everything:>6.1%}  {count:7.0f} calls"
+            f"  {name:<28}{total / everything:>6.1%}  {count:7.0f} calls"
             for name, (total, count) in kinds.items()
         ),
         "other parts of a step",
         *(
-            f"  {name:<24}{t * 1e3:>9.3f}  {t / took['update']:>6.1%}"
+            f"  {name:<28}{t * 1e3:>9.3f}  {t / took['update']:>6.1%}"
             for name, t in took.items()
             if name != "update"
         ),
