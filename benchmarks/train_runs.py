@@ -23,10 +23,10 @@ import numpy as np
 from _provenance import provenance
 
 from wgflow_rl import sweep
-from wgflow_rl.curve import draw_curve
 from wgflow_rl.experiments import plan
 from wgflow_rl.experiments.job import Job, state
 from wgflow_rl.experiments.results import bootstrap
+from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import read_rows
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"

@@ -26,14 +26,12 @@ from pathlib import Path
 from _provenance import provenance
 from train_runs import ARM, LIFT, MAZE
 
-from wgflow_rl import train
 from wgflow_rl.agents import methods
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.training.run import Run
+from wgflow_rl.training import loop
 from wgflow_rl.training.settings import from_command_line
-from wgflow_rl.training.trainer import Trainer
-from wgflow_rl.training.updates import Plain
+from wgflow_rl.training.state import TrainingState
 
 RESULT = Path(__file__).parent / "results" / "train_wall.json"
 ENVS = {"pointmaze": MAZE, "arm": ARM, "lift": LIFT}
@@ -44,7 +42,7 @@ WAYS = {
     "two threads": "--threads 2",
     "one thread": "--threads 1",
     "and environments in two processes": "--threads 1 --env-processes 2",
-    "and evaluations in one": "--threads 1 --eval-processes 1",
+    "and evaluations in one": "--threads 1 --async-eval",
 }
 
 
@@ -92,21 +90,21 @@ def one(flags: list[str]) -> dict:
     settings, sections = from_command_line(flags), Sections()
     agent = methods.AGENTS[type(settings.agent)]
     for owner, method, name in (
-        (train, "train", "the rest"),
-        (Plain, "__call__", "learning"),
+        (loop.Trainer, "train", "the rest"),
+        (loop, "checked_update", "learning"),
         (agent, "draw_noise", "learning"),
         (agent, "act", "acting"),
         (Guard, "reset", "environment"),
         (Guard, "step", "environment"),
         (Replay, "sample", "sampling"),
-        (Trainer, "evaluate", "evaluation"),
-        (Trainer, "diagnose", "diagnostics"),
-        (Trainer, "save", "checkpoints"),
-        (Run, "wait", "waiting for an evaluation"),
+        (loop.InlineEvaluator, "submit", "evaluation"),
+        (TrainingState, "diagnose", "diagnostics"),
+        (TrainingState, "save", "checkpoints"),
+        (loop.Trainer, "record_evaluation", "waiting for an evaluation"),
     ):
         sections.watch(owner, method, name)
     load = os.getloadavg()[0]
-    train.run(settings, progress=False)
+    loop.run(settings, progress=False)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "sections": sections.seconds,

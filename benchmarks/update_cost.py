@@ -1,11 +1,10 @@
-"""How the time of an update grows with width, depth, candidates, generated samples, batch and seeds; rows, a picture.
+"""How the time of an update grows with width, depth, candidates, generated samples and batch; rows and a picture.
 
     python benchmarks/update_cost.py        # writes results/update_cost.json and .png; two minutes of one core
 
 Each number is varied alone about 256 x 4, N = 16, G = 8, batch 128, a' ~ pi: processor time, one thread, fastest call.
 Lines: the arithmetic (`_update.flops_of_update`) at one speed, that of all points together by least squares, plus one
-constant for what no size changes: straight in depth, N, G, batch and seeds, square in width. More than one seed is a
-stack of them (`wgflow_rl.training.stacked`), whose points the line is drawn beside and not fitted to.
+constant for what no size changes: straight in depth, N, G and batch, square in width.
 """
 
 import json
@@ -23,8 +22,7 @@ from _update import agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
 from wgflow_rl.agents import methods
-from wgflow_rl.training.stacked import Stacked
-from wgflow_rl.training.updates import Plain, Update, Work, together
+from wgflow_rl.training.updates import update
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -39,25 +37,14 @@ SWEEPS = {
     "generated G": {n: replace(BASE, generated=n) for n in (2, 4, 8, 16, 32)},
     "batch": {n: replace(BASE, batch=n) for n in (32, 64, 128, 192, 256)},
 }
-SEEDS = (1, 2, 3, 5, 8)
 
 
-def time_of(cfg, seeds: int = 1) -> float:
-    """Seconds of one online update, of one agent or of a stack."""
+def time_of(cfg) -> float:
+    """Seconds of one online update."""
     generator = torch.Generator().manual_seed(0)
-    agents = [agent_of(cfg) for _ in range(seeds)]
-    works = [
-        Work(random_batch(cfg, generator), agent.draw_noise(cfg.batch, generator), online=True)
-        for agent in agents
-    ]
-    update: Update = Plain(agents[0]) if seeds == 1 else Stacked(agents)
-    work = works[0] if seeds == 1 else together(works)
-
-    def call() -> None:
-        update(work.batch, work.noise, online=True)
-
-    call()
-    return profile.seconds(call, at_least=0.5 + seeds)
+    agent = agent_of(cfg)
+    batch, noise = random_batch(cfg, generator), agent.draw_noise(cfg.batch, generator)
+    return profile.seconds(lambda: update(agent, batch, noise, online=True), at_least=1.5)
 
 
 def fit(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
@@ -68,15 +55,14 @@ def fit(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
 
 
 def draw(rows: list[dict], constant: float, slope: float) -> None:
-    names = (*SWEEPS, "seeds")
-    figure, axes = plt.subplots(1, len(names), figsize=(17, 3), layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
+    figure, axes = plt.subplots(1, len(SWEEPS), figsize=(14, 3), layout="constrained")
+    for axis, name in zip(axes, SWEEPS, strict=True):
         mine = [row for row in rows if row["varied"] == name]
         sizes = [row["size"] for row in mine]
         axis.plot(sizes, [1e3 * row["seconds"] for row in mine], "o", color="C0")
         axis.plot(sizes, [1e3 * (constant + slope * row["flops"]) for row in mine], color="C1")
         axis.set(xlabel=name, xlim=(0, None), ylim=(0, None))
-    axes[0].set_ylabel("ms an update")
+    axes[0].set_ylabel("ms per update")
     figure.suptitle(
         f"points: measured; lines: {constant * 1e3:.1f} ms + FLOPs at {1e-9 / slope:.0f} GFLOP/s",
         fontsize=10,
@@ -95,10 +81,6 @@ def main() -> None:
         for size, cfg in sweep.items()
     ]
     constant, slope = fit(*(np.array([row[key] for row in rows]) for key in ("flops", "seconds")))
-    for seeds in SEEDS:
-        seconds = times[BASE] if seeds == 1 else time_of(BASE, seeds)
-        flops = seeds * flops_of_update(BASE)
-        rows += [{"varied": "seeds", "size": seeds, "seconds": seconds, "flops": flops}]
     found = {
         "constant_s": constant,
         "flops_per_s": 1 / slope,

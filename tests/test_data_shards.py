@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from wgflow_rl import data, envs, train
+from wgflow_rl import data, envs
 from wgflow_rl.agents import methods
 from wgflow_rl.data import Episodes, Shards, ogbench
 from wgflow_rl.data.episodes import row_bytes
 from wgflow_rl.data.replay import Replay
-from wgflow_rl.training import checkpoint
-from wgflow_rl.training.settings import Settings
+from wgflow_rl.training import checkpoint, loop
+from wgflow_rl.training.settings import Machine, Settings
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 STEM = "pointmaze-medium-navigate-v0"
@@ -169,6 +169,7 @@ def settings(folder, tmp_path):
         memory_gb=memory_for(2 * ROWS),
         swap_every=3,
         run_dir=str(tmp_path / "run"),
+        machine=Machine(threads=1, route="default"),
     ).check()
 
 
@@ -176,19 +177,19 @@ def settings(folder, tmp_path):
 def test_a_run_on_shards_resumes_exactly(settings, stop, tmp_path, monkeypatch):
     make = envs.make
     monkeypatch.setattr(envs, "make", lambda name: gymnasium.wrappers.TimeLimit(make(name), 5))
-    train.run(dataclasses.replace(settings, run_dir=str(tmp_path / "whole")), progress=False)
-    advance = train.Trainer.advance
+    loop.run(dataclasses.replace(settings, run_dir=str(tmp_path / "whole")), progress=False)
+    advance = loop.Trainer.advance
 
     def stopping(self):
-        if self.step == stop:
+        if self.state.step == stop:
             raise KeyboardInterrupt
         return advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Trainer, "advance", stopping)
+        patch.setattr(loop.Trainer, "advance", stopping)
         with pytest.raises(KeyboardInterrupt):
-            train.run(settings, progress=False)
-    train.run(settings, resume=True, progress=False)
+            loop.run(settings, progress=False)
+    loop.run(settings, resume=True, progress=False)
     whole, again = (checkpoint.load(tmp_path / name / "checkpoints") for name in ("whole", "run"))
     assert whole[0] == again[0] == 38
     assert all(torch.equal(t, again[1][name]) for name, t in whole[1].items())

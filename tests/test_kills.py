@@ -10,76 +10,20 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from disk import Disk, put
+from runs import FLAGS, outcome, start_or_resume, tiny_world
 from walk import WalkHome
 
-from wgflow_rl import data, envs, train
-from wgflow_rl.data.replay import FIELDS
-from wgflow_rl.training import checkpoint, runlog
-from wgflow_rl.training.settings import Settings, from_command_line
-from wgflow_rl.training.table import read_rows
-
-FLAGS = (
-    "--offline-steps 5 --online-steps 7 --online-start 1 --hidden 4 --batch 4 --candidates 3 --top-k 2 --generated 2 "
-    "--target-samples 1 --act-samples 2 --chunk 2 --eval-every 4 --eval-episodes 2 --checkpoint-every 3 --log-every 3 "
-    "--threads 1"
-)
-
-
-def walks(*_, **__):
-    """(training, validation) data, made up."""
-    numbers, rows = np.random.default_rng(0), 60
-    x = numbers.normal(size=(rows + 1, 2)).astype(np.float32)
-    episodes = data.Episodes(
-        observations=x[:-1],
-        actions=numbers.uniform(-1, 1, (rows, 1)).astype(np.float32),
-        next_observations=x[1:],
-        rewards=np.full(rows, -1, np.float32),
-        masks=np.ones(rows, np.float32),
-        terminals=np.arange(rows) % 6 == 5,
-        env="walk",
-    )
-    return episodes, episodes
-
-
-def small_world(patch):
-    """Training without a simulator, data files and pictures: all of it but what is slow."""
-    patch(envs, "make", WalkHome)
-    patch(data, "load", walks)
-    patch(runlog, "provenance", dict)
-    patch(
-        runlog,
-        "draw_curve",
-        lambda rows, path, title: runlog.write_whole(path, f"{len(rows)} points"),
-    )
+from wgflow_rl import envs
+from wgflow_rl.training import loop
+from wgflow_rl.training.settings import from_command_line
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    small_world(monkeypatch.setattr)
-
-
-def go_on(folder):
-    """What a person does after a kill: --resume, or the command again when there is nothing to resume."""
-    if (folder / "config.json").exists():
-        train.run(Settings.resumed(["--resume", str(folder)]), resume=True, progress=False)
-    else:
-        train.run(from_command_line([*FLAGS.split(), "--run-dir", str(folder)]), progress=False)
-
-
-def outcome(folder):
-    """Everything a run leaves that must not depend on kills."""
-    tables = []
-    for name in ("train.csv", "eval.csv"):
-        columns, rows = read_rows(folder / name)
-        tables.append((columns, [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]))
-    last = checkpoint.load(folder / "checkpoints")
-    rows = {f"ring.{k}": torch.cat([part[k] for part in last.rows]).tolist() for k in FIELDS}
-    tensors = {k: t.tolist() for k, t in last.tensors.items()}
-    return tables, last.step, last.state, tensors, rows
+    tiny_world(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +31,16 @@ def whole(tmp_path_factory):
     """The run that nothing happened to, and what its folder went through."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch, Disk(folder) as disk:
-        small_world(patch.setattr)
-        go_on(folder)
+        tiny_world(patch.setattr)
+        start_or_resume(folder)
     return outcome(folder), disk
 
 
 def test_a_run_has_rows_that_grow_a_best_checkpoint_and_several_episodes(whole):
     (tables, step, state, _, rows), disk = whole
     assert [len(rows) for _, rows in tables] == [3, 3]
-    assert step == state["added"] + 5 == 12
-    assert state["episode"] > 1
+    assert step == 12
+    assert state["collector"]["episode"] > 1
     assert len(rows["ring.rewards"]) == 7
     kept = sorted(int(path.stem[5:]) for path in (disk.folder / "checkpoints").glob("step-*"))
     assert kept == [
@@ -107,6 +51,7 @@ def test_a_run_has_rows_that_grow_a_best_checkpoint_and_several_episodes(whole):
     assert len(disk.killed) == len(disk.unplugged) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "unplugged"])
 def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
     how, whole, tmp_path
@@ -116,21 +61,22 @@ def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
     assert len(states) > 20
     for at, tree in enumerate(states.values()):
         put(tree, tmp_path / str(at))
-        go_on(tmp_path / str(at))
+        start_or_resume(tmp_path / str(at))
         assert outcome(tmp_path / str(at)) == expected, f"from {list(tree)}"
 
 
 def child(folder, ready):
     """Go on in a process of its own that says when it begins."""
     torch.set_num_threads(1)
-    small_world(setattr)
+    tiny_world(setattr)
     from torch.utils import tensorboard  # noqa: F401  (not part of the time)
 
     ready.send(None)
-    go_on(folder)
+    start_or_resume(folder)
     ready.send(None)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_not(whole, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wgflow_rl.train", "ogbench", "torch.utils.tensorboard"])
@@ -153,7 +99,7 @@ def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_no
             folder = tmp_path / str(kills)
         kills += not finished
     if folder.exists():
-        go_on(folder)
+        start_or_resume(folder)
         assert outcome(folder) == whole[0]
 
 
@@ -174,14 +120,14 @@ def test_a_disk_that_is_full_at_any_file_ends_the_run_with_its_name_and_the_run_
         with monkeypatch.context() as patch:
             patch.setattr(Path, "write_bytes", full)
             with pytest.raises(OSError, match="No space left"):
-                go_on(folder)
+                start_or_resume(folder)
         assert not list(folder.rglob(".*.tmp"))
-        go_on(folder)
+        start_or_resume(folder)
         assert outcome(folder) == whole[0]
 
 
 def test_a_run_outside_the_main_thread_is_the_same(whole, tmp_path):
-    thread = threading.Thread(target=go_on, args=[tmp_path / "run"])
+    thread = threading.Thread(target=start_or_resume, args=[tmp_path / "run"])
     thread.start()
     thread.join()
     assert outcome(tmp_path / "run") == whole[0]
@@ -201,10 +147,10 @@ class Stuck(WalkHome):
 
 def stuck_child(folder):
     torch.set_num_threads(1)
-    small_world(setattr)
+    tiny_world(setattr)
     envs.make = lambda *_, **__: Stuck()
     sys.stderr = (folder.parent / "stderr").open("w")
-    train.run(
+    loop.run(
         from_command_line([*FLAGS.split(), "--run-dir", str(folder), "--env-timeout", "1"]),
         progress=False,
     )
@@ -222,5 +168,5 @@ def test_an_environment_that_hangs_ends_the_run_with_its_place_and_the_run_goes_
         r"reset\(seed=\d+\), action \[.*\]\. .* with --resume\.\n$",
         said,
     )
-    go_on(tmp_path / "run")
+    start_or_resume(tmp_path / "run")
     assert outcome(tmp_path / "run") == whole[0]

@@ -18,7 +18,7 @@ LIBRARY = [
     "losses", "testing", "distributed",
 ]  # fmt: skip
 LEARNING = [
-    "utils", "envs", "data", "agents", "curve", "training", "experiments", "profile", "train", "evaluate",
+    "utils", "envs", "data", "agents", "training", "curve", "experiments", "profile", "train", "evaluate",
     "actions", "report", "export", "sweep",
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"envs", "training", "experiments", "train"}

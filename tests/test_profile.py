@@ -10,7 +10,7 @@ from test_dfp import make_batch, noise_for
 from wgflow_rl import profile
 from wgflow_rl.agents import methods, networks
 from wgflow_rl.agents.dfp import DFP, DFPConfig
-from wgflow_rl.training.settings import from_command_line
+from wgflow_rl.training.settings import Machine, from_command_line
 from wgflow_rl.training.updates import update
 
 TINY = ["--hidden", "16", "16", "--batch", "8"]
@@ -51,7 +51,7 @@ def test_every_second_of_a_profile_has_a_kind():
 
 @pytest.mark.parametrize("method", ["dfp", "srpo"])
 def test_the_command_reports_any_method(method, capsys, monkeypatch):
-    monkeypatch.setattr(profile, "machine", lambda: profile.Machine(1e11, 1e10))
+    monkeypatch.setattr(profile, "measure_machine", lambda: profile.Machine(1e11, 1e10))
     monkeypatch.setattr(profile, "seconds", lambda call, at_least=0: float(call() is not None))
     profile.main(["--method", method, *TINY])
     said = capsys.readouterr().out
@@ -65,12 +65,12 @@ def test_its_help_is_its_own(capsys):
         profile.main(["--help"])
     said = capsys.readouterr().out
     assert "usage: python -m wgflow_rl.profile" in said
-    assert "Where an update goes" in said
+    assert "Profile an update" in said
     assert "Train one policy" not in said
 
 
 def test_another_device_is_refused():
-    settings = dataclasses.replace(from_command_line(TINY), device="meta")
+    settings = dataclasses.replace(from_command_line(TINY), machine=Machine(device="meta"))
     with pytest.raises(ValueError, match="wanted cpu"):
         profile.report(settings)
 

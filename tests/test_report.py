@@ -332,7 +332,7 @@ def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [0.9], "--eval-episodes", "50", preset="laptop")
     write_run(tmp_path, "dfp", MAZE, 0, [0.8], "--data", str(tmp_path / "mine"), preset="laptop")
     write_run(
-        tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--precision", "mixed", preset="laptop"
+        tmp_path, "dfp", MAZE, 0, [0.7], "--envs", "4", "--noise-on", "device", preset="laptop"
     )
     found = results.read([tmp_path])
     assert {each.name for each in found} == {"dfp"}
@@ -340,7 +340,7 @@ def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
         ("20 episodes per evaluation", "generated data"),
         ("50 episodes per evaluation", "generated data"),
         ("20 episodes per evaluation", "data=mine"),
-        ("20 episodes per evaluation", "generated data", "envs=4", "precision=mixed"),
+        ("20 episodes per evaluation", "generated data", "envs=4", "noise_on=device"),
     }
 
 

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from wgflow_rl.curve import draw_curve
 from wgflow_rl.training import runlog
+from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, wilson
 from wgflow_rl.training.table import read_rows
 
@@ -260,7 +261,8 @@ def test_config_says_what_ran_and_what_resumed_it(tmp_path):
 
 
 def test_the_commit_is_this_projects_or_none():
-    commit = runlog.provenance()["commit"]
+    commit, root = runlog.provenance()["commit"], Path(runlog.__file__).parents[2]
+    assert (commit is not None) == (root / ".git").exists()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
 
 
@@ -268,7 +270,7 @@ def test_a_package_inside_another_checkout_has_no_commit(tmp_path, monkeypatch):
     package = tmp_path / "lib" / "site-packages" / "wgflow_rl"
     package.mkdir(parents=True)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    monkeypatch.setattr(runlog, "__file__", str(package / "runlog.py"))
+    monkeypatch.setattr(runlog, "__file__", str(package / "training" / "runlog.py"))
     assert runlog.provenance()["commit"] is None
 
 
@@ -281,23 +283,6 @@ def test_rows_are_mirrored_to_tensorboard(tmp_path):
     events.Reload()
     assert [event.step for event in events.Scalars("eval/success")] == [0, 20]
     assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
-
-
-def test_tensorboard_shows_an_evaluation_that_is_made_again_once_and_the_row_of_training_beside_it(
-    tmp_path,
-):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with RunLog(tmp_path) as log:
-        write(log, (0, 20, 30))
-    with RunLog(tmp_path, resume_step=20, evaluate_again=True) as log:
-        log.evaluation(20, "offline", successes=1, episodes=20, episode_return=-20, length=480.0)
-        write(log, (30, 40))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("eval/success")] == [0, 20, 40]
-    assert [event.step for event in events.Scalars("train/q")] == [0, 20, 30, 40]
-    assert [event.value for event in events.Scalars("train/q")] == [0, -20, -30, -40]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,23 @@
 
 import dataclasses
 import json
+import os
 import shlex
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl.agents import methods
-from wgflow_rl.training.settings import DEFAULT_ENV, Settings, as_json, from_command_line
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.training.settings import (
+    DEFAULT_ENV,
+    Machine,
+    Settings,
+    as_json,
+    from_command_line,
+)
+from wgflow_rl.utils.cli import UserError, one_line_errors
 
 ARM = "cube-single-play-singletask-task2-v0"
 
@@ -61,24 +69,33 @@ def test_config_json_gives_the_same_settings_back(flags, tmp_path):
 
 def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
     settings = from_command_line(["--lr", "0.25", "--threads", "2"])
-    machine = ["--threads", "1", "--env-processes", "2", "--eval-processes", "1"]
-    machine += ["--env-timeout", "9", "--no-graph"]
-    resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), *machine])
-    changed = {
-        "threads": 1,
-        "env_processes": 2,
-        "eval_processes": 1,
-        "env_timeout": 9.0,
-        "graph": False,
-    }
-    assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), **changed)
+    flags = ["--threads", "1", "--env-processes", "2", "--async-eval", "--env-timeout", "9"]
+    resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), *flags])
+    machine = Machine(threads=1, env_processes=2, async_eval=True, env_timeout=9.0)
+    assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), machine=machine)
+
+
+def test_a_resumed_run_keeps_its_threads(tmp_path):
+    settings = from_command_line(["--threads", "2"])
+    assert Settings.resumed(["--resume", str(write(tmp_path, settings))]).machine.threads == 2
+
+
+def test_more_threads_than_cores_are_warned_about(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    try:
+        with pytest.warns(RuntimeWarning, match="--threads is 2, but the number .* is 1"):
+            Machine(threads=2, route="default").resolved((4, 4))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("more", [["--lr", "1"], ["--seed", "1"], ["--res", "x"], ["extra"]])
 def test_a_resumed_run_takes_no_other_flag(more, tmp_path, capsys):
+    folder = write(tmp_path, from_command_line([]))
     with pytest.raises(SystemExit, match="2"):
-        Settings.resumed(["--resume", str(tmp_path), *more])
-    assert "unrecognized arguments" in capsys.readouterr().err
+        Settings.resumed(["--resume", str(folder), *more])
+    assert more[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -110,8 +127,10 @@ JSON = st.recursive(
 @given(st.data(), JSON)
 def test_a_config_with_any_entry_changed_is_used_as_it_is_or_refused(tmp_path_factory, data, value):
     settings = json.loads(DEFAULT)
-    part = data.draw(st.sampled_from([settings["agent"], settings["schedule"], settings]))
-    part[data.draw(st.sampled_from(sorted(part.keys() - {"agent", "schedule"})))] = value
+    part = data.draw(
+        st.sampled_from([settings["agent"], settings["schedule"], settings["machine"], settings])
+    )
+    part[data.draw(st.sampled_from(sorted(part.keys() - {"agent", "schedule", "machine"})))] = value
     folder = tmp_path_factory.mktemp("changed")
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
     try:
@@ -206,10 +225,11 @@ def test_help_names_every_flag_of_the_readme(capsys):
     [
         (FileNotFoundError("x is not there"), 2, "error: x is not there\n"),
         (ConnectionError("no route"), 2, "error: no route\n"),
+        (UserError("wait for it"), 2, "error: wait for it\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_errors_of_the_system_are_one_line(error, code, text, capsys):
+def test_expected_errors_are_one_line(error, code, text, capsys):
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise error
     assert end.value.code == code
@@ -225,5 +245,5 @@ def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(ca
     )
     with pytest.raises(json.JSONDecodeError), one_line_errors():
         json.loads("{")
-    with pytest.raises(ZeroDivisionError), one_line_errors():
-        _ = 1 // 0
+    with pytest.raises(RuntimeError, match="size mismatch"), one_line_errors():
+        _ = torch.ones(2, 3) @ torch.ones(2)

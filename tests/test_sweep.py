@@ -21,7 +21,7 @@ from wgflow_rl import sweep
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome, execute
 from wgflow_rl.experiments.tables import TABLES, VARIANTS
-from wgflow_rl.training.settings import DEFAULT_ENV, from_command_line
+from wgflow_rl.training.settings import DEFAULT_ENV, Machine, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -333,7 +333,7 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
     assert pace is not None
     assert (pace.offline_step, pace.online_step, pace.evaluation) == (2, 4, 8)
     assert pace.hours(kind.settings) == pytest.approx((900 * 2 + 600 * 4 + 3 * 2 * 8) / 3600)
-    beside = replace(kind.settings, eval_processes=1)
+    beside = replace(kind.settings, machine=Machine(async_eval=True))
     assert pace.hours(beside) == pytest.approx((900 * 2 + 600 * 4) / 3600)
     assert replace(pace, evaluation=800).hours(beside) == pytest.approx(3 * 2 * 800 / 3600)
 

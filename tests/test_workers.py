@@ -15,18 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import untrained
-from test_kills import FLAGS, outcome, small_world
+from runs import outcome, resume, start, stop_after, tiny_world, untrained
 from test_rollout import Recorder, rng
 from walk import Failing, Telling, Walk, failing
 
-from wgflow_rl import train
 from wgflow_rl.envs.guard import EnvironmentFailed, Guard
 from wgflow_rl.envs.processes import Served
 from wgflow_rl.envs.workers import AHEAD, environments
 from wgflow_rl.evaluate import load_agent, run_episodes
 from wgflow_rl.training.rollout import Collector, evaluate
-from wgflow_rl.training.settings import Settings, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARD = Guard("walk")
@@ -140,27 +137,7 @@ def test_one_question_serves_every_environment_that_has_no_chunk_left():
 
 @pytest.fixture
 def small(monkeypatch):
-    small_world(monkeypatch.setattr)
-
-
-def run(folder, *flags):
-    train.run(from_command_line([*FLAGS.split(), "--run-dir", str(folder), *flags]), progress=False)
-
-
-def resume(folder, *flags):
-    train.run(Settings.resumed(["--resume", str(folder), *flags]), resume=True, progress=False)
-
-
-def stop_after(monkeypatch, step):
-    advance = train.Trainer.advance
-
-    def interrupted(self):
-        result = advance(self)
-        if self.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return result
-
-    monkeypatch.setattr(train.Trainer, "advance", interrupted)
+    tiny_world(monkeypatch.setattr)
 
 
 @pytest.mark.parametrize("flags", [(), ("--envs", "3")], ids=["one environment", "three"])
@@ -168,9 +145,9 @@ def test_a_run_with_processes_is_the_run_without_wherever_it_stops(
     flags, small, tmp_path, monkeypatch
 ):
     """Stopped in the middle of chunks of two and between them, before and after the first row is written."""
-    run(tmp_path / "whole", *flags)
+    start(tmp_path / "whole", *flags)
     expected = outcome(tmp_path / "whole")
-    run(tmp_path / "elsewhere", *flags, "--env-processes", "2")
+    start(tmp_path / "elsewhere", *flags, "--env-processes", "2")
     assert outcome(tmp_path / "elsewhere") == expected
     for step in range(5, 12):
         folder, there, here = (
@@ -182,14 +159,14 @@ def test_a_run_with_processes_is_the_run_without_wherever_it_stops(
         with monkeypatch.context() as patch:
             stop_after(patch, step)
             with pytest.raises(SystemExit, match="130"):
-                run(folder, *flags, *first)
+                start(folder, *flags, *first)
         resume(folder, *second)
         assert outcome(folder) == expected, f"stopped after {step}"
 
 
 def test_runs_with_one_and_with_three_environments_differ(small, tmp_path):
-    run(tmp_path / "1")
-    run(tmp_path / "3", "--envs", "3")
+    start(tmp_path / "1")
+    start(tmp_path / "3", "--envs", "3")
     assert outcome(tmp_path / "1") != outcome(tmp_path / "3")
 
 

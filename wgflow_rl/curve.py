@@ -1,112 +1,16 @@
-"""The picture of a run, or of several seeds: success and episode length against steps, offline phase shaded.
+"""Draw the learning curve of one run or several seeds: success and episode length, offline phase shaded.
 
 python -m wgflow_rl.curve runs/maze-0 runs/maze-1 runs/maze-2 --out maze.png --title "pointmaze, 3 seeds"
 """
 
-import io
-from collections.abc import Mapping, Sequence
+import argparse
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import read_rows
-from wgflow_rl.utils.files import write_whole
-
-BLUE, INK, SHADE, RULE = "#2563a8", "#333a44", "#eef0f3", "#d9dde3"
-
-Rows = Sequence[Mapping[str, Any]]
-
-
-def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
-    """Draw the rows of one or several eval.csv (numbers or their text) into a PNG and return its path.
-
-    Upper panel: success rate. Lower panel: mean episode length in environment steps. One run: the band is its 95 %
-    interval. Several: thin lines are the runs, the thick one is their mean over the steps that all of them share.
-    Steps count updates while offline and environment steps after that. Raises ValueError when a run has no row.
-    """
-    if not runs or not all(runs):
-        raise ValueError("no evaluation to draw: eval.csv has no row yet.")
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,  # no pyplot: no global state, no window
-    )
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, PercentFormatter
-
-    figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    success, length = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for axes, name, colour in ((success, "success", BLUE), (length, "length", INK)):
-        lines = [(_column(rows, "step"), _column(rows, name)) for rows in runs]
-        if len(runs) > 1:
-            for steps, values in lines:
-                axes.plot(steps, values, color=colour, linewidth=0.9, alpha=0.35)
-            steps, values = _mean(lines)
-        else:
-            steps, values = lines[0]
-        marker = "o" if len(steps) <= 40 else ""
-        axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.8)
-    if len(runs) == 1:
-        low, high = _column(runs[0], "success_low"), _column(runs[0], "success_high")
-        success.fill_between(
-            _column(runs[0], "step"), low, high, color=BLUE, alpha=0.18, linewidth=0
-        )
-    success.set_ylim(-0.03, 1.03)
-    success.yaxis.set_major_formatter(PercentFormatter(1.0))
-    success.set_ylabel("success")
-    length.set_ylim(bottom=0)
-    length.set_ylabel("episode length\n(steps)")
-    length.set_xlabel("step")
-    length.xaxis.set_major_formatter(EngFormatter(sep=""))
-    for axes in (success, length):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#9aa3ae")
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.tick_params(colors=INK, labelsize=9)
-        axes.margins(x=0.02)
-    _shade_offline(runs, success, length)
-    if title:
-        figure.suptitle(title, fontsize=11, color=INK)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_whole(Path(path), picture.getvalue())
-    return Path(path)
-
-
-def _column(rows: Rows, name: str) -> np.ndarray:
-    return np.array([float(row[name]) for row in rows])
-
-
-def _mean(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    shared = sorted(set.intersection(*(set(steps) for steps, _ in lines)))
-    return np.array(shared), np.array(
-        [np.mean([v[list(s).index(at)] for s, v in lines]) for at in shared]
-    )
-
-
-def _shade_offline(runs: Sequence[Rows], success: Any, length: Any) -> None:
-    offline = [float(row["step"]) for rows in runs for row in rows if row["phase"] == "offline"]
-    if not offline:
-        return
-    first, last = (end(float(row["step"]) for rows in runs for row in rows) for end in (min, max))
-    switch = max(offline)
-    for axes in (success, length):
-        axes.axvspan(first, switch, color=SHADE, zorder=-2, linewidth=0)
-    for name, left, right in (("offline", first, switch), ("online", switch, last)):
-        if right > left:
-            place = {
-                "xycoords": ("data", "axes fraction"),
-                "textcoords": "offset points",
-                "xytext": (0, 3),
-            }
-            success.annotate(
-                name, ((left + right) / 2, 1.0), **place, ha="center", fontsize=9, color="#6b7480"
-            )
 
 
 def main() -> None:
-    import argparse
-
     parser = argparse.ArgumentParser(
         prog="python -m wgflow_rl.curve", description="Draw one or several runs."
     )
@@ -116,16 +20,16 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="default: RUN/curve.png; of several runs curve.png in the present folder",
+        help="default: RUN/curve.png; for several runs curve.png in the current folder",
     )
     parser.add_argument("--title", default="")
     args = parser.parse_args()
     for run in args.runs:
         if not (run / "eval.csv").exists():
             parser.error(f"{run} holds no eval.csv; a run's folder was expected.")
-    beside = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
+    default = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
     rows = [read_rows(run / "eval.csv")[1] for run in args.runs]
-    print(draw_curve(*rows, path=args.out or beside, title=args.title))
+    print(draw_curve(*rows, path=args.out or default, title=args.title))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from wgflow_rl.training.runlog import wilson
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.training.snapshot import restore, under
 from wgflow_rl.training.table import read_rows
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.cli import UserError, one_line_errors
 
 FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
 
@@ -96,7 +96,7 @@ def load_agent(
     agent = methods.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
     )
-    restore(agent.modules, agent.optimiser, under(tensors, "agent"))
+    restore(agent, under(tensors, "agent"))
     return agent, settings, step
 
 
@@ -194,7 +194,7 @@ def _picture(env: gymnasium.Env) -> np.ndarray:
     try:
         return np.asarray(env.render())
     except Exception as error:  # each GL platform fails with a type of its own
-        raise RuntimeError(
+        raise UserError(
             f"nothing can be drawn here ({type(error).__name__}: {error}). Without a screen, set MUJOCO_GL=egl or "
             "MUJOCO_GL=osmesa before the command; it needs that library (Debian: libegl1 or libosmesa6)."
         ) from error

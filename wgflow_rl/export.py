@@ -25,7 +25,7 @@ from wgflow_rl.agents.protocol import Agent
 from wgflow_rl.evaluate import load_agent, visited
 from wgflow_rl.training.runlog import PACKAGES
 from wgflow_rl.training.settings import Settings
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.files import publish
 
 FORMAT = 1  # of the description that is stored with the file
@@ -159,7 +159,7 @@ def write_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401 (the exporter needs it, and says so less clearly)
     except ImportError as error:
-        raise RuntimeError(
+        raise UserError(
             f"--format onnx needs {error.name}: pip install 'wgflow[export]'. --format torchscript needs nothing."
         ) from error
     names = [part["name"] for part in about["inputs"]]
@@ -258,7 +258,7 @@ def export(ask: Ask) -> dict[str, Any]:
         )  # a batch of one takes other paths through the runtimes
         error = max(error, alone)
         if not error <= TOLERANCE:
-            raise RuntimeError(
+            raise UserError(
                 f"the {ask.format} file acts differently from the run: actions differ by up to {error:.2g} on "
                 f"{STATES} states (allowed: {TOLERANCE:g}). Nothing was written; please report it with config.json"
             )

@@ -1,8 +1,8 @@
-"""Where an update goes, against what the machine could do: `python -m wgflow_rl.profile [flags of wgflow_rl.train]`.
+"""Profile an update against the roofline of this machine: `python -m wgflow_rl.profile [flags of wgflow_rl.train]`.
 
-The floors of a roofline: the step's matrix products at the speed that this machine reaches on nothing else, and their
-operands at the speed at which it copies memory. Data are random numbers: no file is read or written, and what an update
-costs does not depend on what it learns from.
+The lower bounds are the time of the update's matrix products at the highest speed this machine reaches, and the time of
+their operands at the speed at which it copies memory. Data are random numbers, since the cost of an update does not
+depend on its data; no file is read or written.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods, networks
+from wgflow_rl.agents import methods
 from wgflow_rl.agents.protocol import Agent
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.replay import Replay
-from wgflow_rl.training import routing
+from wgflow_rl.training import matmul
 from wgflow_rl.training.settings import Settings, from_command_line
 from wgflow_rl.training.updates import update
 from wgflow_rl.utils.cli import one_line_errors
@@ -34,37 +34,37 @@ KINDS = {
     "matrix products": PRODUCTS,
     "GELU": ("aten::gelu", "aten::gelu_backward"),
     "LayerNorm": ("aten::native_layer_norm", "aten::native_layer_norm_backward"),
-    "optimiser, slow copies": (
+    "optimiser, target networks": (
         "Optimizer.",
         "aten::_fused_adam_",
         "aten::_foreach_lerp_",
         "aten::lerp_",
     ),
     "random numbers": ("aten::normal_", "aten::uniform_", "aten::random_"),
-}  # beginnings of names, first match wins; what is none of these is "other operations"
+}  # prefixes of operation names, the first match counts; the rest is "other operations"
 ROWS = 10_000  # of random data
 
 
 class Machine(NamedTuple):
-    """What the present number of threads reaches at best."""
+    """Peak speeds with the present number of threads."""
 
     flops: float  # per second, float32 matrix products
     bandwidth: float  # bytes per second, read and written, of a copy much larger than the caches
 
 
 class Work(NamedTuple):
-    """Of the matrix products of a call: floating-point operations, and bytes of operands and results."""
+    """Matrix products of a call: floating-point operations, and bytes of operands and results."""
 
     flops: int
     bytes: int
 
     def floors(self, machine: Machine) -> tuple[float, float]:
-        """Seconds that arithmetic and memory take at least."""
+        """Lower bounds in seconds, of arithmetic and of memory traffic."""
         return self.flops / machine.flops, self.bytes / machine.bandwidth
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the bytes of operands and results of matrix products."""
+    """Count the bytes of operands and results of matrix products."""
 
     bytes = 0
 
@@ -76,7 +76,7 @@ class Traffic(TorchDispatchMode):
 
 
 def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
-    """The fastest of several calls after a first, in processor seconds a thread, which other work disturbs least."""
+    """Processor seconds per thread of the fastest of several calls, after one that is not timed."""
     call()
     best, end = math.inf, time.process_time() + at_least
     while time.process_time() < end:
@@ -86,8 +86,8 @@ def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
     return best / torch.get_num_threads()
 
 
-def machine() -> Machine:
-    """Measured: products of the sizes that networks have, and a copy of 128 MB."""
+def measure_machine() -> Machine:
+    """Measure products of the sizes that networks have, and a copy of 128 MB."""
     fastest = 0.0
     for rows, width in ((256, 512), (1024, 512), (2048, 1024)):
         x, w = torch.randn(rows, width), torch.randn(width, width)
@@ -100,13 +100,14 @@ def machine() -> Machine:
 
 
 def work(call: Callable[[], object]) -> Work:
+    """Count the matrix products of a call."""
     with FlopCounterMode(display=False) as counter, Traffic() as traffic:
         call()
     return Work(counter.get_total_flops(), traffic.bytes)
 
 
 def by_kind(call: Callable[[], object], *, calls: int) -> dict[str, tuple[float, float]]:
-    """Seconds and operations of one call by kind. Under torch's profiler small operations look dearer than they are."""
+    """Seconds and number of operations of one call by kind; torch's profiler overstates small operations."""
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile:
         for _ in range(calls):
             call()
@@ -121,7 +122,7 @@ def by_kind(call: Callable[[], object], *, calls: int) -> dict[str, tuple[float,
 
 
 def random_data(obs_dim: int, action_dim: int) -> Episodes:
-    """Standard normal observations and uniform actions, in trajectories of 100."""
+    """Standard normal observations and uniform actions, in trajectories of 100 steps."""
     rng = np.random.default_rng(0)
     terminals = np.arange(1, ROWS + 1) % 100 == 0
     return Episodes(
@@ -136,7 +137,7 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 
 
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
-    """The agent, and the parts of its step by name; "update" is the one that learns."""
+    """An agent, and the parts of a training step by name."""
     env, cfg = envs.make(settings.env), settings.agent
     obs_dim, action_dim = (
         len(space.sample()) for space in (env.observation_space, env.action_space)
@@ -149,12 +150,9 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     def sample():
         return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
 
-    reduced = networks.reduced(settings.precision == "mixed")
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
-        "update": reduced(
-            lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0)
-        ),
+        "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
         "chunk sampling": lambda: sample(),
         "acting, one state": lambda: agent.act(state, generator),
@@ -163,18 +161,19 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
 
 def report(settings: Settings) -> str:
     """The text that the command prints. Raises: ValueError on a device other than the CPU."""
-    if settings.device != "cpu":
+    machine = settings.machine
+    if machine.device != "cpu":
         raise ValueError(
-            f"--device is {settings.device!r}; the profile reads processor clocks, so wanted cpu"
+            f"--device is {machine.device!r}; the profile reads processor clocks, so wanted cpu"
         )
-    torch.set_num_threads(settings.threads or 1)
-    route = routing.settle(settings.route, settings.agent.hidden)
-    with routing.applied(route):
+    torch.set_num_threads(machine.threads or 1)
+    route = matmul.resolve(machine.route, settings.agent.hidden)
+    with matmul.using(route):
         return _report(settings, route)
 
 
 def _report(settings: Settings, route: str) -> str:
-    limits, (_, calls) = machine(), parts(settings)
+    limits, (_, calls) = measure_machine(), parts(settings)
     took = {
         name: seconds(call, at_least=2.0 if name == "update" else 0.3)
         for name, call in calls.items()
@@ -184,18 +183,18 @@ def _report(settings: Settings, route: str) -> str:
     kinds = by_kind(calls["update"], calls=5)
     everything = sum(total for total, _ in kinds.values())
     lines = [
-        f"{settings.method}, {settings.env}, preset {settings.preset}, precision {settings.precision}, products by the "
-        f"{route} route; milliseconds",
-        f"update {took['update'] * 1e3:.2f}; floors: {arithmetic * 1e3:.2f} ({update.flops / 1e9:.2f} GFLOP at "
+        f"{settings.method}, {settings.env}, preset {settings.preset}, matrix products by the {route} "
+        "route; milliseconds",
+        f"update {took['update'] * 1e3:.2f}; lower bounds: {arithmetic * 1e3:.2f} ({update.flops / 1e9:.2f} GFLOP at "
         f"{limits.flops / 1e9:.1f} GFLOP/s), {memory * 1e3:.2f} ({update.bytes / 1e9:.3f} GB at "
-        f"{limits.bandwidth / 1e9:.1f} GB/s); {arithmetic / took['update']:.0%} of the machine",
+        f"{limits.bandwidth / 1e9:.1f} GB/s); {arithmetic / took['update']:.0%} of the peak",
         *(
-            f"  {name:<24}{total / everything:>6.1%}  {count:7.0f} calls"
+            f"  {name:<28}{total / everything:>6.1%}  {count:7.0f} calls"
             for name, (total, count) in kinds.items()
         ),
-        "beside it",
+        "other parts of a step",
         *(
-            f"  {name:<24}{t * 1e3:>9.3f}  {t / took['update']:>6.1%}"
+            f"  {name:<28}{t * 1e3:>9.3f}  {t / took['update']:>6.1%}"
             for name, t in took.items()
             if name != "update"
         ),
@@ -203,9 +202,9 @@ def _report(settings: Settings, route: str) -> str:
     return "\n".join(lines)
 
 
-ABOUT = """Where an update goes, against what this machine could do: milliseconds, floors, kinds of operations.
+ABOUT = """Profile an update: milliseconds, lower bounds for this machine, share of each kind of operation.
 
-Takes the flags of wgflow_rl.train, which say what is updated; nothing is trained, read or written."""
+Takes the flags of wgflow_rl.train, which choose the agent; nothing is trained, read or written."""
 
 
 def main(args: list[str] | None = None) -> None:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.cli import UserError, one_line_errors
 
 REFRESH = 1.0  # seconds between looks at the runs
 
@@ -173,7 +173,7 @@ def _ray(args: Args) -> Iterator[Any]:
         else:
             quiet(args.address)
     except Exception as error:  # Ray raises types of its own, and those of gRPC
-        raise RuntimeError(
+        raise UserError(
             f"Ray could not start ({type(error).__name__}: {error}). It comes with pip install 'wgflow[sweep]'; on "
             "this machine it needs a writable temporary folder and loopback ports, with --address a running cluster."
         ) from error
@@ -218,7 +218,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
         key = (
             repr(kind.settings.agent),
             kind.env.partition("-singletask")[0],
-            kind.settings.device,
+            kind.settings.machine.device,
         )
         if key not in paces:
             print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)

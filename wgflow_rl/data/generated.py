@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from wgflow_rl import envs
 from wgflow_rl.data import demonstrations, npz, oracles
+from wgflow_rl.utils.cli import UserError
 
 LENGTH = 1000  # transitions in a part, at least
 TRAIN, VALIDATION = 0, 1
@@ -129,7 +130,7 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
                 future.result()
                 yield
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise UserError(
                 "a process that generated data was ended from outside, perhaps for memory. Finished parts are "
                 f"kept: start again, with fewer workers than {workers} if it happens again."
             ) from error

@@ -21,6 +21,7 @@ from wgflow_rl import envs
 from wgflow_rl.data import fetch
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.envs.robomimic import KEYS
+from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import publish
 
 FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # the first that is there is read
@@ -176,7 +177,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise RuntimeError(f"{path} is read with h5py: {envs.robomimic.INSTALL}") from error
+        raise UserError(f"{path} is read with h5py: {envs.robomimic.INSTALL}") from error
     try:
         with h5py.File(path, "r") as file:
             yield file

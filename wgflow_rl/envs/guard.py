@@ -14,9 +14,10 @@ import gymnasium
 import numpy as np
 
 from wgflow_rl.envs.workers import Remote
+from wgflow_rl.utils.cli import UserError
 
 
-class EnvironmentFailed(RuntimeError):
+class EnvironmentFailed(UserError):
     """An environment raised, or answered with something that is no observation or reward."""
 
 

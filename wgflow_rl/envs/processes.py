@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NamedTuple, Self
 
+from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.threads import THREADS
 
 # Not multiprocessing's spawn, which would import the main module, and torch with it, in each process. SIGTERM is not
@@ -27,7 +28,7 @@ from {} import serve
 serve()"""
 
 
-class ProcessEnded(RuntimeError):
+class ProcessEnded(UserError):
     """A process that was to serve is gone."""
 
 
@@ -119,7 +120,7 @@ class Failure(NamedTuple):
 
     def error(self) -> RuntimeError:
         """An exception that looks like the one that was raised."""
-        error = type(self.kind, (RuntimeError,), {})(self.text)
+        error = type(self.kind, (UserError,), {})(self.text)
         error.add_note(self.trace)
         return error
 

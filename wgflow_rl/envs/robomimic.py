@@ -23,6 +23,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.utils.cli import UserError
 
 KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
 TASKS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}  # name in robosuite
@@ -226,7 +227,7 @@ def package() -> Any:
     try:
         import robosuite
     except ModuleNotFoundError as error:
-        raise RuntimeError(
+        raise UserError(
             f"lift, can and square need the extra robomimic ({error}): {INSTALL}"
         ) from error
     return robosuite

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from wgflow_rl.curve import RULE, SHADE
 from wgflow_rl.experiments.results import RunGroup, bootstrap
+from wgflow_rl.utils.colours import RULE, SHADE
 from wgflow_rl.utils.files import write_whole
 
 # Okabe and Ito's colours, told apart with every common colour blindness.

@@ -22,7 +22,7 @@ from wgflow_rl.training.settings import Settings, as_json, from_command_line, of
 
 NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
 # Settings younger than the folders' names, which keep them at these values.
-LATER = {"envs": 1, "precision": "f32", "noise_on": "cpu"}
+LATER = {"envs": 1, "noise_on": "cpu"}
 RESERVED = (
     "--method",
     "--env",

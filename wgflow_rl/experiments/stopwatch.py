@@ -16,6 +16,7 @@ from wgflow_rl.experiments import job
 from wgflow_rl.experiments.plan import Kind
 from wgflow_rl.training.settings import Settings, as_json
 from wgflow_rl.training.table import read_rows
+from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.threads import THREADS
 
 STEPS = 200  # of each phase in a short run; the first half of them is not timed
@@ -41,7 +42,7 @@ class Pace:
             waves * self.evaluation,
         )
         beside = (
-            settings.eval_processes > 0
+            settings.machine.async_eval
         )  # they take time of the run where they outlast its steps
         return (max(steps, evaluations) if beside else steps + evaluations) / 3600
 
@@ -56,7 +57,7 @@ def earlier(root: Path, kind: Kind) -> Pace | None:
                 settings["method"] == kind.settings.method
                 and envs.parse(settings["env"]).suite == envs.parse(kind.env).suite
                 and json.dumps(settings["agent"]) == json.dumps(wanted["agent"])
-                and settings["device"] == kind.settings.device
+                and settings["machine"]["device"] == kind.settings.machine.device
             )
             pace = clocked(path.parent, f"earlier run {path.parent.name}") if same else None
         except (OSError, ValueError, KeyError):
@@ -90,7 +91,7 @@ def measure(kind: Kind, *, threads: int = 1) -> Pace:
             else None
         )
     if pace is None:
-        raise RuntimeError(
+        raise UserError(
             f"{kind.row.label} in {kind.env} could not be timed: {done.stderr.strip()[-500:]}"
         )
     return pace

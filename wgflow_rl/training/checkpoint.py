@@ -1,11 +1,11 @@
-"""Checkpoints without pickles: one safetensors file a step, written whole, hashed; the last few and the best are kept.
+"""Checkpoints as safetensors files, one per step: atomic, hashed, without pickle; the last two and the best are kept.
 
     step-000000012000.safetensors                 tensors as tensors, everything else as JSON in the file's own header
     rows-000000004000-000000012000.safetensors    rows that were new at a checkpoint, written once
 
-What grows (the online rows of a replay) is not written again at each checkpoint: a checkpoint lists the parts it needs
-by name and hash. Every file gets its name by one rename, parts before the checkpoint that lists them, and what no kept
-checkpoint needs is removed last; so there is no moment at which half of a checkpoint is visible.
+Online rows of the replay are written once: a checkpoint lists the files of rows ("parts") that it needs, by name and
+hash. Every file is renamed into place, parts before the checkpoint that lists them, and files that no kept checkpoint
+needs are removed last; so half a checkpoint is never visible.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from safetensors.torch import save as to_bytes
 
 from wgflow_rl.utils.files import make_folder, write_whole
 
-FORMAT = 2  # raised when a reader of the previous version would misread the file; 1 had no parts
+FORMAT = 3  # raised when a reader of another version would misread the file
 
 
 class Part(NamedTuple):
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds, tensors on the CPU; `load` adds the rows of its parts, a dictionary a part."""
+    """Contents of a file, tensors on the CPU; `load` adds the rows of its parts, one dictionary per part."""
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -56,7 +56,7 @@ class DamagedCheckpoint(ValueError):
 def save_rows(
     folder: str | os.PathLike[str], *, first: int, last: int, tensors: Mapping[str, torch.Tensor]
 ) -> Part:
-    """Write rows first to last - 1 whole, for the next `save` to list. Raises: as `save`."""
+    """Write the rows first, ..., last - 1 to a file that the next `save` lists. Raises: as `save`."""
     folder = Path(folder)
     make_folder(folder)
     path = folder / f"rows-{first:012d}-{last:012d}.safetensors"
@@ -73,16 +73,20 @@ def save(
     keep: int = 2,
     best: int | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` whole, then drop all but the last `keep` and the one of step `best`.
+    """Write the checkpoint of `step`, then remove all but the last `keep` and the one of step `best`.
 
     The file is written under a temporary name, flushed to the disk and renamed: whatever stops the process (a kill, a
-    full disk, a power cut) leaves either the new checkpoint or the ones before it. Checkpoints of *later* steps
-    belong to a future that a resumed run has left; they are dropped too, or `load` would return to it.
+    full disk, a power cut) leaves either the new checkpoint or the ones before it. Checkpoints of *later* steps, left
+    by a run that was resumed from an earlier one, are removed too, or `load` would return to them.
 
     Args:
+        folder: where checkpoints are; made if missing.
+        step: of the run, at least 0.
         tensors: any shapes, dtypes and devices; copied to the CPU, gradients are not kept.
-        state: what `json` can hold (tuples come back as lists, keys as strings); NaN and infinities survive.
-        parts: what `save_rows` returned for every part this checkpoint needs, oldest first.
+        state: JSON-able (tuples come back as lists, keys as strings); NaN and infinities survive.
+        parts: results of `save_rows`, of all rows that this checkpoint needs, oldest first.
+        keep: number of last checkpoints that are kept.
+        best: step of a checkpoint that is kept as well.
     Returns: the path of the file.
     Raises: ValueError for a negative step or keep < 1, TypeError for a state that is no JSON, OSError when the disk is
         full; in each case the earlier checkpoints are untouched.
@@ -101,23 +105,16 @@ def save(
     make_folder(folder)
     path = folder / f"step-{step:012d}.safetensors"
     _write(path, step=step, tensors=tensors, text=text, parts=parts)
-    _drop(folder, step=step, keep=keep, best=best)
+    _remove_old(folder, step=step, keep=keep, best=best)
     return path
-
-
-def drop_after(folder: str | os.PathLike[str], step: int) -> None:
-    """Remove the checkpoints of later steps: a future that a run which goes on from `step` has left."""
-    for later, path in _found(Path(folder)).items():
-        if later > step:
-            path.unlink(missing_ok=True)
 
 
 def _write(
     path: Path, *, step: int, tensors: Mapping[str, torch.Tensor], text: str, parts: Sequence[Part]
 ) -> str:
-    """Write a file whole; the hash of its contents."""
+    """Write a file atomically and return the hash of its contents."""
     arrays, listed = _on_cpu(tensors), json.dumps(parts)
-    sha256 = _digest(FORMAT, step, arrays, text, listed)
+    sha256 = _digest(step, arrays, text, listed)
     meta = {
         "format": str(FORMAT),
         "step": str(step),
@@ -135,23 +132,23 @@ def _write(
     return sha256
 
 
-def _drop(folder: Path, *, step: int, keep: int, best: int | None) -> None:
+def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None:
     found = _found(folder)
     past = [s for s in sorted(found) if s <= step]
     kept = {*past[-keep:], *(s for s in past if s == best)}
     for old in found.keys() - kept:
         found[old].unlink(missing_ok=True)
-    # Parts go after the checkpoints that list them; one that no checkpoint lists was left by a kill.
+    # Parts are removed after the checkpoints that list them; one that no checkpoint lists was left by a kill.
     needed = {part.name for s in kept for part in _listed(found[s])}
     for part in folder.glob("rows-*.safetensors"):
         if part.name not in needed:
             part.unlink(missing_ok=True)
-    for left in folder.glob(".*.safetensors.tmp"):  # of a save that was killed
+    for left in folder.glob(".*.safetensors.tmp"):  # left by a save that was killed
         left.unlink(missing_ok=True)
 
 
 def _listed(path: Path) -> tuple[Part, ...]:
-    """The parts a checkpoint needs, none if it is damaged: then they are of no use to it."""
+    """The parts that a checkpoint lists; none if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return _parts(file.metadata()["parts"])
@@ -163,20 +160,20 @@ def _listed(path: Path) -> tuple[Part, ...]:
 
 
 def steps(folder: str | os.PathLike[str]) -> set[int]:
-    """The steps of which there is a checkpoint, intact or not."""
+    """Steps that have a checkpoint, intact or not."""
     return set(_found(Path(folder)))
 
 
 def load(
     folder: str | os.PathLike[str], *, step: int | None = None, rows: bool = True
 ) -> Checkpoint:
-    """Read the newest intact checkpoint, or that of `step` and no other, with the rows of its parts if `rows`.
+    """Read the newest intact checkpoint, or the one of `step`, with the rows of its parts if `rows`.
 
     The recorded SHA-256 covers step, state and every tensor's name, dtype, shape and bytes. A damaged file, or one
     that needs a damaged part, is reported by a RuntimeWarning and the one before it is read instead.
 
     Raises: FileNotFoundError if there is no checkpoint, DamagedCheckpoint (a ValueError) if none is intact,
-        ValueError if a later version of this package wrote it (that is no damage: nothing is skipped).
+        ValueError if another version of this package wrote it (nothing is skipped then).
     """
     found = _found(Path(folder))
     if step is not None:
@@ -214,28 +211,24 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read one file and check its hash.
 
     Raises: DamagedCheckpoint when the file is not a safetensors file (a pickle, for one), lacks our header, or does
-        not match its hash; ValueError when a later version of this package wrote it.
+        not match its hash; ValueError when another version of this package wrote it.
     """
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        version, step, text, sha256 = (
-            int(meta["format"]),
-            int(meta["step"]),
-            meta["state"],
-            meta["sha256"],
-        )
-        listed = meta["parts"] if version > 1 else "[]"
+        version, step = int(meta["format"]), int(meta["step"])
+        text, listed, sha256 = meta["state"], meta["parts"], meta["sha256"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DamagedCheckpoint(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
-    if version > FORMAT:
+    if version != FORMAT:
         raise ValueError(
-            f"checkpoint {path} has format {version}, this version reads up to {FORMAT}; update wgflow."
+            f"checkpoint {path} has format {version}, this version of wgflow reads {FORMAT}; use the version that "
+            "wrote it."
         )
-    if sha256 != _digest(version, step, tensors, text, listed):
+    if sha256 != _digest(step, tensors, text, listed):
         raise DamagedCheckpoint(
             f"checkpoint {path} does not match its SHA-256: its contents have changed."
         )
@@ -258,12 +251,9 @@ def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _digest(
-    version: int, step: int, tensors: Mapping[str, torch.Tensor], text: str, listed: str
-) -> str:
-    # The contents are hashed, not the file: the hash can then live in the file's own header, and one rename is enough.
-    head = f"{version}\n{step}\n{text}\n" + (f"{listed}\n" if version > 1 else "")
-    sha = hashlib.sha256(head.encode())
+def _digest(step: int, tensors: Mapping[str, torch.Tensor], text: str, listed: str) -> str:
+    # The contents are hashed, not the file: the hash is then stored in the file's own header, and one rename suffices.
+    sha = hashlib.sha256(f"{FORMAT}\n{step}\n{text}\n{listed}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name}\n{tensor.dtype}\n{list(tensor.shape)}\n".encode())

@@ -1,11 +1,11 @@
-"""A run's folder: who writes there, what was run, and the rows that come out of it.
+"""The folder of a run: its settings, its rows of metrics, and a lock that admits one writer.
 
     config.json   settings, versions, commit, command line         train.csv   one row per log interval
     tensorboard/  the same rows as scalars                         eval.csv    one row per evaluation
     curve.png     success and episode length against steps        .lock       held while a process writes here
 
-A killed and resumed run ends with the CSV rows of one that was never killed (the clock column apart), provided that
-the rows of a step are written before its checkpoint.
+A killed and resumed run ends with the CSV rows of one that was never killed (except for the clock column), if the rows
+of a step are written before its checkpoint.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from wgflow_rl.curve import draw_curve
+from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
+from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import make_folder, write_whole
 
 EVAL_COLUMNS = (
@@ -38,7 +39,7 @@ EVAL_COLUMNS = (
     "wall_s",
 )
 TRAIN_COLUMNS = ("step", "phase", "wall_s")  # the first ones; the values of the first row follow
-TOGETHER = {  # TensorBoard's tab "custom scalars": what is read together
+LAYOUT = {  # TensorBoard's tab "custom scalars"
     "success": {
         "success, 95 % interval": [
             "Margin",
@@ -78,28 +79,25 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
 def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
     """Raise FileExistsError if a new run would write over another, FileNotFoundError if there is none to resume.
 
-    Raises PermissionError or NotADirectoryError if nothing can be written there. `RunLog` asks this too; asked before
-    the data are made, it saves the user that wait.
+    Raises PermissionError or NotADirectoryError if nothing can be written there. `RunLog` checks this too; a check
+    before data are generated saves the user that wait.
     """
-    there = next(
-        place
-        for place in (Path(folder).absolute(), *Path(folder).absolute().parents)
-        if place.exists()
-    )
-    if not there.is_dir():
+    path = Path(folder).absolute()
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
         raise NotADirectoryError(
-            f"{there} is no folder, so no run can be written to {folder}; choose another --run-dir."
+            f"{nearest} is no folder, so no run can be written to {folder}; choose another --run-dir."
         )
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"nothing can be written to {there}; choose another folder with --run-dir."
+            f"nothing can be written to {nearest}; choose another folder with --run-dir."
         )
     found = [
         p
         for name in ("config.json", "train.csv", "eval.csv")
         if (p := Path(folder) / name).exists()
     ]
-    # Headers alone are of a run that was killed before its settings were written: nothing to resume, nothing to lose.
+    # Headers alone are left by a run that was killed before its settings were written: nothing would be lost.
     holds_run = any(
         path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found
     )
@@ -139,38 +137,30 @@ class RunLog:
         check_folder(self.folder, resume=resume_step is not None)
         make_folder(self.folder)
         self.resume_step = resume_step
-        with (
-            contextlib.ExitStack() as opened
-        ):  # closed again, the lock last, if anything of this fails
+        with contextlib.ExitStack() as opened:  # closes everything again if anything below fails
             opened.enter_context(_lock(self.folder / ".lock"))
-            check_folder(
-                self.folder, resume=resume_step is not None
-            )  # again: another run may just have ended
+            check_folder(self.folder, resume=resume_step is not None)  # a run may just have ended
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
-            self._events = _events(self.folder / "tensorboard", evaluated) if tensorboard else None
+            # An evaluation that is repeated gives the same numbers: TensorBoard shows its points once.
+            self._events = (
+                _events(self.folder / "tensorboard", resume_step) if tensorboard else None
+            )
             if self._events is not None:
                 opened.callback(self._events.close)
-            if evaluate_again:  # TensorBoard forgets all of that step, the row of training too
-                for row in self._train.rows:
-                    if (step := int(row["step"])) == resume_step:
-                        numbers = {
-                            k: float(v) for k, v in row.items() if k not in TRAIN_COLUMNS and v
-                        }
-                        self._mirror("train", numbers, step)
             self._opened = opened.pop_all()
         self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
 
     @property
     def wall_s(self) -> float:
-        """Seconds this run has taken, those before a resume included."""
+        """Seconds of this run, including those before a resume."""
         return time.monotonic() - self._start
 
     def config(self, settings: Mapping[str, Any]) -> None:
-        """Write config.json: settings (JSON-able) with versions, commit and command line, whole.
+        """Write config.json: settings (JSON-able), versions, commit and command line.
 
         A resumed run keeps the settings it began with and adds an entry to "resumed". Raises TypeError for settings
         that are no JSON.
@@ -238,12 +228,12 @@ class RunLog:
         return draw_curve(self._eval.rows, path=self.folder / "curve.png", title=title)
 
     def sync(self) -> None:
-        """Wait until the rows are on the disk: those of a checkpoint must not be lost with the power after it."""
+        """Flush the rows to the disk: a power cut must not lose rows that a checkpoint comes after."""
         self._train.sync()
         self._eval.sync()
 
     def close(self) -> None:
-        """Flush everything and let go of the folder, also on a full disk; done by `with`, and harmless twice."""
+        """Close all files and release the folder, also on a full disk; may be called twice."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -254,7 +244,7 @@ class RunLog:
 
 
 def provenance() -> dict[str, Any]:
-    """What made this run: package versions, the checkout's commit ("-dirty" with changes) or None, argv, machine."""
+    """Package versions, the checkout's commit ("-dirty" with changes) or None, command line, machine, time."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -273,30 +263,26 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    package = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[2]
     try:
-        ask = {"cwd": package, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        # A package installed inside somebody else's checkout must not be given that project's commit.
-        if (
-            Path(subprocess.run(["git", "rev-parse", "--show-toplevel"], **ask).stdout.strip())
-            != package.parent
-        ):
+        options = {"cwd": root, "capture_output": True, "text": True, "timeout": 10, "check": True}
+        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.strip()
+        if Path(top) != root:  # installed inside another project's checkout
             return None
-        return subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"], **ask
-        ).stdout.strip()
+        describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(describe, **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _lock(path: Path) -> TextIO:
-    # flock, not a file with a process id in it: the kernel lets go of it however the process ends.
+    # flock, not a file with a process id: the kernel releases it however the process ends.
     file = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.close()
-        raise RuntimeError(
+        raise UserError(
             f"another process is writing to {path.parent}; wait for it, or use --run-dir."
         ) from error
     return file
@@ -316,5 +302,5 @@ def _events(folder: Path, resume_step: int | None):
         events = SummaryWriter(
             str(folder), purge_step=None if resume_step is None else resume_step + 1
         )
-    events.add_custom_scalars(TOGETHER)
+    events.add_custom_scalars(LAYOUT)
     return events

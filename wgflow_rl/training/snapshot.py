@@ -5,30 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from wgflow_rl.agents.protocol import Agent
 
 
-def snapshot(
-    modules: Mapping[str, nn.Module], optimiser: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+def snapshot(agent: Agent) -> dict[str, Tensor]:
     """Parameters, buffers and optimiser moments, named 'policy.net.first.weight', 'optimiser.3.exp_avg', ..."""
     tensors = {
         f"{name}.{key}": t
-        for name, module in modules.items()
+        for name, module in agent.modules.items()
         for key, t in module.state_dict().items()
     }
-    for index, moments in optimiser.state_dict()["state"].items():
+    for index, moments in agent.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(t) for key, t in moments.items()}
     return tensors
 
 
-def restore(
-    modules: Mapping[str, nn.Module],
-    optimiser: torch.optim.Optimizer,
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Undo of `snapshot`, in place. Raises: ValueError naming the module that does not fit."""
-    for name, module in modules.items():
+def restore(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `snapshot` returned, in place. Raises: ValueError naming the module that does not fit."""
+    for name, module in agent.modules.items():
         try:
             module.load_state_dict(under(tensors, name))
         except RuntimeError as error:
@@ -39,13 +35,11 @@ def restore(
     for key, tensor in under(tensors, "optimiser").items():
         index, _, moment = key.partition(".")
         state.setdefault(int(index), {})[moment] = tensor
-    optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-    )
+    groups = agent.optimiser.state_dict()["param_groups"]
+    agent.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 def under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Those called 'name.KEY', by their keys."""
-    return {
-        key.removeprefix(name + "."): t for key, t in tensors.items() if key.startswith(name + ".")
-    }
+    """The tensors called 'name.KEY', by KEY."""
+    prefix = name + "."
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}

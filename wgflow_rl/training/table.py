@@ -1,4 +1,4 @@
-"""CSV tables that survive a kill: whole rows, flushed one by one, and cut back to a step on resume."""
+"""CSV tables that survive a kill: rows are appended whole, and cut back to a step on resume."""
 
 import csv
 import io
@@ -15,12 +15,14 @@ from wgflow_rl.utils.files import write_whole
 class Table:
     """A CSV file that grows by whole rows and can be cut back to a step.
 
-    On resume the file is read up to its last newline (a kill can leave half a row below), cut after `resume_step`, and
-    written again whole. A line that is no row is damage, which no kill does: a RuntimeWarning names it, and it is
-    dropped with those below.
+    On resume the file is read up to its last newline (a kill can leave half a row after it), cut after `resume_step`,
+    and written again. A complete line that is no row is damage: a RuntimeWarning names it, and it is dropped with all
+    lines after it.
 
     Args:
-        columns: the first ones, "step" and "wall_s" among them.
+        path: of the file.
+        columns: the first columns, including "step" and "wall_s".
+        resume_step: None starts a new file.
     Raises: ValueError on resume if the file begins with other columns.
     """
 
@@ -49,7 +51,7 @@ class Table:
                 or int(row["step"]) <= before
             ):
                 warnings.warn(
-                    f"{self.path} is damaged: line {number} is no row of it. It is dropped, with those below.",
+                    f"{self.path} is damaged: line {number} is no row of it. It is dropped, with all lines after it.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -59,7 +61,7 @@ class Table:
                 self.rows.append(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row and hand it to the system: it survives the process, and after `sync` the machine."""
+        """Append a row. It survives a kill of the process, and after `sync` a power cut."""
         self.rows.append({name: _cell(value) for name, value in row.items()})
         new = [name for name in row if name not in self.columns]
         if new:
@@ -70,11 +72,11 @@ class Table:
             self._file.flush()
 
     def sync(self) -> None:
-        """Wait until the rows are on the disk."""
+        """Flush the rows to the disk."""
         os.fsync(self._file.fileno())
 
     def last(self, column: str) -> float:
-        """The column's value in the last row, 0 if there is none."""
+        """Value of a column in the last row, 0 without rows."""
         return float(self.rows[-1][column]) if self.rows else 0.0
 
     def close(self) -> None:
@@ -101,10 +103,8 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, s
 
 
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
-    """(header, cells of the lines below it), an empty line where the file stops to be CSV.
-
-    What follows the last newline is half a row.
-    """
+    """(header, cells of the lines after it), ending with an empty line where the file stops being CSV."""
+    # What follows the last newline is half a row.
     whole = Path(path).read_bytes().decode(errors="replace").rpartition("\n")[0]
     lines: list[list[str]] = []
     try:
@@ -115,7 +115,7 @@ def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _is_row(row: Mapping[str, str], needed: tuple[str, ...]) -> bool:
-    """Whether every cell but the phase is a number, those of the first columns finite, the others perhaps empty."""
+    """Return True if all cells but the phase are numbers or empty, and those of `needed` finite."""
     try:
         numbers = {name: float(cell or "nan") for name, cell in row.items() if name != "phase"}
         return int(row["step"]) >= 0 and all(

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of learning: the command line, files, threads."""
+"""Helpers without machine learning: colours, command line, files, signals, threads."""

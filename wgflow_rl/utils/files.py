@@ -1,18 +1,18 @@
-"""Files that are never seen half written: a temporary name, a flush to the disk, one rename."""
+"""Atomic files: written under a temporary name, flushed to the disk, then renamed."""
 
 import os
 from pathlib import Path
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a finished file its name: flush it to the disk, rename it over `path`, flush the folder's entry."""
+    """Move a finished file to `path`: flush it to the disk, rename it, flush the folder's entry."""
     _flush(temporary)
     os.replace(temporary, path)
     _flush(path.parent)
 
 
 def write_whole(path: Path, contents: str | bytes) -> None:
-    """Write a file (text as UTF-8) so that a reader sees the old contents or the new ones, never a part of either."""
+    """Write a file (text as UTF-8) atomically: a reader sees the old contents or the new ones."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(contents.encode() if isinstance(contents, str) else contents)
@@ -22,7 +22,7 @@ def write_whole(path: Path, contents: str | bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, each with its entry flushed to the disk; harmless where it is there."""
+    """Make a folder and its parents, flushing each entry to the disk; existing ones are left alone."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)

@@ -1,0 +1,111 @@
+"""A route of matrix products is taken only if it computes in float32, and torch's settings are restored after a run."""
+
+import pytest
+import torch
+from runs import untrained
+
+from wgflow_rl.training import loop, matmul
+from wgflow_rl.training.settings import Settings, from_command_line
+
+HIDDEN = (32, 32, 16)
+
+
+def torch_settings() -> dict[str, object]:
+    backends = {name: getattr(torch.backends, name) for name in ("mkldnn", "cuda")}
+    precision = {
+        name: getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+        for name, backend in backends.items()
+    }
+    name = torch.get_float32_matmul_precision()
+    return precision | {"name": name, "threads": torch.get_num_threads()}
+
+
+@pytest.fixture
+def onednn_error(monkeypatch):
+    """onednn_error(e): a processor whose oneDNN products have a relative error e."""
+    products = matmul.products
+
+    def set_error(error):
+        def changed(pairs, route):
+            return [p * (1 + error * (route == "onednn")) for p in products(pairs, "default")]
+
+        monkeypatch.setattr(matmul, "products", changed)
+
+    return set_error
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+@pytest.mark.parametrize(("route", "inside"), [("default", "highest"), ("onednn", "medium")])
+def test_torch_is_as_before_after_a_block(before, route, inside, onednn_error):
+    onednn_error(0)
+    torch.set_float32_matmul_precision(before)
+    try:
+        settings = torch_settings()
+        with matmul.using(route):
+            assert torch.get_float32_matmul_precision() == inside
+        assert torch_settings() == settings
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_the_error_bound_separates_float32_from_fewer_bits():
+    torch.manual_seed(0)
+    pairs = matmul.factors(HIDDEN)
+    assert len(pairs) == 6
+    assert matmul.max_error(matmul.products(pairs, "default"), pairs) < matmul.MAX_ERROR
+    for bits in (8, 11):  # bfloat16, TF32
+        step = 2.0 ** (1 - bits)
+        rounded = [[t * (1 + step * torch.rand_like(t)) for t in pair] for pair in pairs]
+        assert matmul.max_error([a @ b for a, b in rounded], pairs) > 10 * matmul.MAX_ERROR
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "chosen"),
+    [
+        (0.0, 0.5, "default"),  # identical bits: there is one route
+        (2e-7, 0.5, "onednn"),
+        (2e-7, 0.97, "default"),  # not worth a change
+        (1e-3, 0.5, "default"),  # fast because it is not float32
+    ],
+)
+def test_auto_is_the_faster_of_the_float32_routes(
+    error, seconds, chosen, onednn_error, monkeypatch
+):
+    onednn_error(error)
+    times = {"default": 1.0, "onednn": seconds}
+    monkeypatch.setattr(matmul, "seconds", lambda pairs, route: times[route])
+    assert matmul.resolve("auto", HIDDEN) == chosen
+    assert matmul.resolve("auto", HIDDEN, device="cuda") == "default"
+    assert matmul.resolve("onednn", HIDDEN) == "onednn"
+
+
+def test_a_route_that_is_not_float32_is_refused(onednn_error):
+    onednn_error(1e-3)
+    before = torch_settings()
+    with (
+        pytest.raises(ValueError, match=r"--route is onednn, but .* error of .*allowed: 1e-06"),
+        matmul.using("onednn"),
+    ):
+        pass
+    assert torch_settings() == before
+
+
+def test_a_resumed_run_keeps_its_route(tmp_path):
+    folder = untrained(tmp_path / "run", "--route", "onednn")
+    assert Settings.resumed(["--resume", str(folder)]).machine.route == "onednn"
+
+
+def test_a_run_resolves_threads_and_route_first_and_restores_torch(monkeypatch, tmp_path):
+    seen = []
+
+    def state(settings, **_):
+        seen.append((settings.machine.threads, settings.machine.route))
+        raise KeyError("seen")
+
+    monkeypatch.setattr(loop, "TrainingState", state)
+    monkeypatch.setattr(matmul, "resolve", lambda route, hidden, device: "default")
+    before = torch_settings()
+    with pytest.raises(KeyError, match="seen"):
+        loop.run(from_command_line(["--run-dir", str(tmp_path / "run")]))
+    assert seen == [(torch.get_num_threads(), "default")]
+    assert torch_settings() == before

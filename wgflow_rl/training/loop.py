@@ -1,0 +1,247 @@
+"""The training loop: offline updates, then environment steps with one update each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import gymnasium
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wgflow_rl import envs
+from wgflow_rl.agents import ops
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.envs.workers import environments
+from wgflow_rl.training import checkpoint, matmul
+from wgflow_rl.training.async_eval import AsyncEvaluator, PendingEvaluation, async_evaluator
+from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
+from wgflow_rl.training.runlog import RunLog, check_folder
+from wgflow_rl.training.settings import Settings, as_json
+from wgflow_rl.training.state import Best, TrainingState
+from wgflow_rl.training.updates import TrainingDiverged, checked_update, raise_as_divergence
+from wgflow_rl.utils.signals import StopRequest
+
+WARM_UP = 500  # updates after which a narrow policy is no longer explained by its initialisation
+COLLAPSED = 0.2  # spread ratio below which a policy does not cover its data (docs/theory.md)
+
+
+def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train to the end of the schedule and return the run's folder.
+
+    A run that is killed at any moment and resumed ends with the rows and weights of one that was not.
+
+    Raises: SystemExit(130) after Ctrl-C or SIGTERM, with a checkpoint written; TrainingDiverged; EnvironmentFailed;
+        EvaluationFailed; and what cannot be read or written.
+    """
+    check_folder(settings.folder, resume=resume)  # before data are generated
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        machine = settings.machine.resolved(settings.agent.hidden)
+        settings = replace(settings, machine=machine)
+        enter(matmul.using(machine.route))
+        guard = enter(Guard(settings.env, timeout=machine.env_timeout))
+        pool = 0 if machine.async_eval else min(EVAL_ENVS, settings.schedule.eval_episodes)
+        make = partial(envs.make, settings.env)
+        playing = enter(environments(make, settings.envs + pool, processes=machine.env_processes))
+        collecting, evaluating = playing[: settings.envs], playing[settings.envs :]
+
+        state = TrainingState(settings, envs=collecting, guard=guard, progress=progress)
+        checkpoints = settings.folder / "checkpoints"
+        if resume and checkpoint.steps(checkpoints):
+            state.load(checkpoints)
+        # A run killed before its first checkpoint starts again: -1 drops every row.
+        resume_step = (state.step or -1) if resume else None
+        repeats = state.evaluating is not None
+        log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
+        log.config(as_json(settings))
+        evaluator = (
+            enter(async_evaluator(settings))
+            if machine.async_eval
+            else InlineEvaluator(state, evaluating, guard)
+        )
+        bar = enter(
+            tqdm(
+                total=state.total,
+                initial=state.step,
+                disable=not progress,
+                unit="step",
+                mininterval=1,
+            )
+        )
+        stop = enter(StopRequest())
+        Trainer(state, log, evaluator, bar, stop).train()
+    return settings.folder
+
+
+class InlineEvaluator:
+    """Evaluates the present policy at once, while training waits."""
+
+    def __init__(self, state: TrainingState, envs: Sequence[gymnasium.Env], guard: Guard):
+        self.state, self.envs, self.guard = state, envs, guard
+
+    def submit(self, step: int) -> Future[Evaluation]:
+        settings, future = self.state.settings, Future()
+        result = evaluate(
+            self.state.agent.act,
+            self.envs,
+            episodes=settings.schedule.eval_episodes,
+            seed=settings.seed,
+            first_episode=step,
+            guard=self.guard,
+        )
+        future.set_result(result)
+        return future
+
+
+class Trainer:
+    """Trains to the end of the schedule, writing rows and checkpoints.
+
+    The row of a step is written before its checkpoint, so that no kill leaves a gap in the rows. An evaluation begins
+    after the checkpoint of its step, and its row is written before the next one. Until then the checkpoint says that
+    the evaluation is open, and a resumed run repeats it.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        log: RunLog,
+        evaluator: InlineEvaluator | AsyncEvaluator,
+        bar: tqdm,
+        stop: StopRequest,
+    ):
+        self.state, self.log, self.evaluator, self.bar, self.stop = state, log, evaluator, bar, stop
+        self.settings, self.schedule = state.settings, state.settings.schedule
+        self.pending: Future[Evaluation] | PendingEvaluation | None = None
+        self.unsaved = False  # something happened since the last checkpoint
+        self.warned = False
+
+    def train(self) -> None:
+        """Take the steps that are left. Raises: as `run`."""
+        try:
+            self._train()
+        except TrainingDiverged as error:
+            self.record_evaluation()
+            raise TrainingDiverged(f"{error} {self.dump_batch()}") from error
+
+    def _train(self) -> None:
+        state, schedule = self.state, self.schedule
+        if state.evaluating is not None:  # open when the checkpoint was written
+            self.pending = self.evaluator.submit(state.evaluating)
+        while state.step < state.total:
+            metrics = self.advance()
+            self.bar.update()
+            if metrics and self.due(schedule.log_every):
+                self.log_metrics(metrics)
+            if self.due(schedule.eval_every):
+                self.save(evaluating=True)
+                self.pending = self.evaluator.submit(state.step)
+            elif self.due(schedule.checkpoint_every):
+                self.save()
+            if self.pending is not None and self.pending.done():
+                self.record_evaluation()
+            if self.stop.requested and state.step < state.total:
+                self.save()
+                self.bar.write(
+                    f"stopped after step {state.step}; continue with --resume {self.settings.folder}"
+                )
+                raise SystemExit(130)
+        self.save()
+
+    def advance(self) -> dict[str, Tensor]:
+        """One step: offline an update; online an environment step, then an update. Returns scalars to log."""
+        state, agent, cfg, schedule = (
+            self.state,
+            self.state.agent,
+            self.settings.agent,
+            self.schedule,
+        )
+        state.step += 1
+        self.unsaved = True
+        collected = state.step - schedule.offline_steps
+        if collected == 1:
+            agent.start_online()
+        if collected >= 1:
+            state.replay.add(**state.collector.step(agent.act, state.acting))
+            if collected <= schedule.online_start:
+                return {}
+            ops.anneal_(agent.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps)
+        batch = state.sample()
+        noise = agent.draw_noise(cfg.batch, state.generator)
+        return checked_update(agent, batch, noise, online=collected >= 1, at=str(state))
+
+    def due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.state.total
+
+    def log_metrics(self, metrics: Mapping[str, Tensor]) -> None:
+        """Write a row of train.csv: the update's scalars, and diagnostics on held-out data."""
+        state = self.state
+        try:
+            metrics = {**metrics, **state.diagnose()}
+        except ValueError as error:
+            raise_as_divergence(error, state.agent, of="diagnostics", at=str(state))
+            raise
+        self.log.train(state.step, state.phase(), metrics)
+        self.warn_if_collapsed(metrics)
+
+    def record_evaluation(self) -> None:
+        """Wait for the open evaluation, if there is one, and write its row. Raises: EvaluationFailed."""
+        if self.pending is None:
+            return
+        state, result, step = self.state, self.pending.result(), self.state.evaluating
+        assert step is not None
+        success = float(result.success.mean())
+        if success >= state.best.success:
+            state.best = Best(step, success)
+        row = self.log.evaluation(
+            step,
+            state.phase(step),
+            successes=int(result.success.sum()),
+            episodes=len(result.success),
+            episode_return=float(result.returns.mean()),
+            length=float(result.lengths.mean()),
+        )
+        self.log.curve(self.settings.env)
+        self.bar.set_postfix_str(
+            f"{state.phase(step)}, success {success:.2f}, length {row['length']:.0f}"
+        )
+        self.pending, state.evaluating, self.unsaved = None, None, True
+
+    def save(self, *, evaluating: bool = False) -> None:
+        """Write a checkpoint if there is anything new, after all rows before it.
+
+        Args:
+            evaluating: an evaluation of this step follows.
+        """
+        self.record_evaluation()
+        if self.unsaved:
+            self.log.sync()
+            self.state.evaluating = self.state.step if evaluating else None
+            self.state.save(self.settings.folder / "checkpoints")
+            self.unsaved = False
+
+    def dump_batch(self) -> str:
+        """Write the last batch drawn to the run's folder; returns a sentence that says where it is."""
+        try:
+            return f"The last batch drawn is in {self.state.dump_batch(self.settings.folder)}."
+        except OSError as error:
+            return f"The batch could not be written ({error})."
+
+    def warn_if_collapsed(self, metrics: Mapping[str, Tensor]) -> None:
+        field = getattr(
+            self.settings.agent, "field", None
+        )  # only a drifting policy collapses unnoticed
+        ratio = metrics["spread_ratio"]
+        if field and self.state.step >= WARM_UP and ratio < COLLAPSED and not self.warned:
+            self.warned = True
+            self.bar.write(
+                f"step {self.state.step}: the policy has collapsed, spread / E|x-y| = {ratio:.2f} (about 1 when it "
+                f"covers its data). --field {field} cannot clone data with one action per state here; the preset's "
+                "is likelihood+energy."
+            )

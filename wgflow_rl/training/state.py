@@ -1,0 +1,218 @@
+"""The state of a run: data, agent, environments and random generators, saved to checkpoints and restored from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnasium
+import torch
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from wgflow_rl import data
+from wgflow_rl.agents import methods
+from wgflow_rl.data.batch import Batch
+from wgflow_rl.data.replay import Replay
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.training import checkpoint
+from wgflow_rl.training.rollout import Collector
+from wgflow_rl.training.settings import Settings, as_json, of_results
+from wgflow_rl.training.snapshot import restore, snapshot, under
+from wgflow_rl.training.updates import check_finite
+from wgflow_rl.utils.files import write_whole
+
+HELD_OUT = 256  # validation chunks that diagnostics are measured on
+
+
+class Best(NamedTuple):
+    """The evaluation with the highest success rate, the later of equal ones; its checkpoint is kept."""
+
+    step: int
+    success: float
+
+
+class TrainingState:
+    """Everything that decides how a run goes on. A step is a function of it alone, so a resumed run repeats exactly.
+
+    Args:
+        settings: of the run, its threads and route resolved.
+        envs: `settings.envs` environments to collect from.
+        guard: names failures of the environments.
+        progress: show the progress of generating data.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        envs: Sequence[gymnasium.Env],
+        guard: Guard,
+        progress: bool = True,
+    ):
+        self.settings = settings
+        cfg, schedule, device = settings.agent, settings.schedule, settings.machine.device
+        train, validation = data.load(
+            settings.env,
+            folder=settings.data,
+            rows=schedule.data_rows,
+            memory_gb=settings.memory_gb,
+            progress=progress,
+        )
+        check_sizes(train.widths, envs[0], settings.env)
+        self.data_checksum = validation.checksum(train.checksum())
+        self.replay = Replay(
+            train,
+            capacity=train.resident + schedule.online_steps,
+            device=device,
+            seed=settings.seed,
+            swap_every=settings.swap_every,
+            lanes=settings.envs,
+        )
+        self.held_out = Replay(validation, capacity=len(validation), device=device)
+        obs = torch.as_tensor(train.head().observations)
+        self.agent = methods.build(
+            cfg,
+            obs_dim=train.widths[0],
+            action_dim=train.widths[1],
+            seed=settings.seed,
+            obs_mean=obs.mean(0),
+            obs_std=obs.std(0).clamp_min(1e-3),
+            device=device,
+        )
+        self.collector = Collector(envs, seed=settings.seed, guard=guard)
+        # On the CPU unless asked for: a run then draws the same numbers, and resumes, on any device.
+        where = device if settings.noise_on == "device" else "cpu"
+        self.generator = torch.Generator(where).manual_seed(settings.seed)  # batches and noise
+        self.acting = torch.Generator().manual_seed(settings.seed)
+        self.step = 0
+        self.best = Best(step=0, success=-1.0)
+        self.evaluating: int | None = (
+            None  # the step whose evaluation has begun and is not recorded
+        )
+        self.batch: Batch | None = None  # the last one drawn
+        self._parts: tuple[checkpoint.Part, ...] = ()  # files of online rows written so far
+        self._rows_written = 0
+
+    @property
+    def total(self) -> int:
+        return self.settings.schedule.offline_steps + self.settings.schedule.online_steps
+
+    def phase(self, step: int | None = None) -> str:
+        step = self.step if step is None else step
+        return "online" if step > self.settings.schedule.offline_steps else "offline"
+
+    def __str__(self) -> str:
+        return f"step {self.step} ({self.phase()})"
+
+    def sample(self) -> Batch:
+        """Draw the batch of the next update."""
+        cfg, schedule = self.settings.agent, self.settings.schedule
+        self.batch = self.replay.sample(
+            cfg.batch,
+            chunk=cfg.chunk,
+            gamma=cfg.gamma,
+            generator=self.generator,
+            online_share=schedule.online_share,
+            step=min(self.step, schedule.offline_steps),
+        )
+        return self.batch
+
+    def diagnose(self) -> dict[str, Tensor]:
+        """The agent's diagnostics, on the same validation chunks and noise each time."""
+        cfg, generator = self.settings.agent, torch.Generator().manual_seed(0)
+        batch = self.held_out.sample(
+            HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator
+        )
+        return self.agent.diagnose(batch, generator)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint. Raises: TrainingDiverged, with nothing written, if a weight is not finite."""
+        weights = snapshot(self.agent)
+        check_finite(weights, at=str(self))
+        actions, collector = self.collector.state()
+        groups = {
+            "agent": weights,
+            "collector": actions,
+            "random": {"training": self.generator.get_state(), "acting": self.acting.get_state()},
+        }
+        if self.replay.added > self._rows_written:
+            rows = self.replay.online_rows(self._rows_written)
+            part = checkpoint.save_rows(
+                folder, first=self._rows_written, last=self.replay.added, tensors=rows
+            )
+            self._parts, self._rows_written = (*self._parts, part), self.replay.added
+        checkpoint.save(
+            folder,
+            step=self.step,
+            tensors={f"{group}.{k}": t for group, held in groups.items() for k, t in held.items()},
+            state={
+                "collector": collector,
+                "data": self.data_checksum,
+                "best": self.best,
+                "evaluating": self.evaluating,
+                "settings": self._result_settings(),
+            },
+            parts=self._parts,
+            best=self.best.step,
+        )
+
+    def load(self, folder: Path) -> None:
+        """Continue from the newest intact checkpoint.
+
+        Raises: as `checkpoint.load`; ValueError if data, settings or device are not those the run was started with.
+        """
+        saved = checkpoint.load(folder)
+        tensors, state, run = saved.tensors, saved.state, folder.parent
+        if state["data"] != self.data_checksum:
+            raise ValueError(
+                f"the data read now are not those the run in {run} began with, so it cannot be continued. "
+                "Put the files back, or start a new run."
+            )
+        for name, value in self._result_settings().items():
+            if (began := state["settings"].get(name)) != value:
+                raise ValueError(
+                    f"{name} is {value!r}, but the run in {run} began with {began!r}, so it cannot be continued. "
+                    "Undo the change in its config.json."
+                )
+        if tensors["random.training"].shape != self.generator.get_state().shape:
+            raise ValueError(
+                f"the run in {run} drew its noise on a device of another kind than {self.settings.machine.device} "
+                "(--noise-on device), so its numbers cannot be drawn here; resume it with the --device it began with"
+            )
+        restore(self.agent, under(tensors, "agent"))
+        for rows in saved.rows:
+            self.replay.load_online(rows, self.replay.added)
+        self.collector.load_state(under(tensors, "collector"), state["collector"])
+        self.generator.set_state(tensors["random.training"])
+        self.acting.set_state(tensors["random.acting"])
+        self.step, self.best = saved.step, Best(*state["best"])
+        self.evaluating = state["evaluating"]
+        self._parts, self._rows_written = saved.parts, self.replay.added
+
+    def dump_batch(self, folder: Path) -> Path:
+        """Write the last batch drawn. Raises: OSError when the disk is full."""
+        assert self.batch is not None
+        path = folder / f"batch-of-step-{self.step:012d}.safetensors"
+        tensors = {k: t.cpu().contiguous() for k, t in self.batch._asdict().items()}
+        write_whole(path, to_bytes(tensors))
+        return path
+
+    def _result_settings(self) -> dict[str, object]:
+        """The settings that results depend on, flat, as JSON returns them; data are known by their checksum."""
+        stored = json.loads(json.dumps(of_results(as_json(self.settings))))
+        agent, schedule = stored.pop("agent"), stored.pop("schedule")
+        return {name: v for name, v in (stored | agent | schedule).items() if name != "data"}
+
+
+def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
+    """Raises: ValueError if the data's observations and actions do not have the environment's sizes."""
+    spaces = {"observations": env.observation_space, "actions": env.action_space}
+    for (what, space), width in zip(spaces.items(), widths, strict=True):
+        if space.shape != (width,):
+            raise ValueError(
+                f"{what} of the data have {width} entries, those of {name} have shape {space.shape}; these are data of "
+                "another environment. Give --data the right folder."
+            )
