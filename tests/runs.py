@@ -18,6 +18,6 @@ def untrained(folder: Path, *flags: str) -> Path:
     agent = methods.build(settings.agent, obs_dim=2, action_dim=2, **statistics)
     with RunLog(folder, tensorboard=False) as log:
         log.config(as_json(settings))
-    tensors = {f"agent.{name}": t for name, t in snapshot(agent.modules, agent.optimiser).items()}
+    tensors = {f"agent.{name}": t for name, t in snapshot(agent).items()}
     checkpoint.save(folder / "checkpoints", step=12, tensors=tensors, state={"best": [12, 0.5]})
     return folder

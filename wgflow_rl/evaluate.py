@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
-from wgflow_rl.agents.protocol import Agent, at_least
+from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import at_least
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint
@@ -96,7 +97,7 @@ def load_agent(
     agent = methods.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
     )
-    restore(agent.modules, agent.optimiser, under(tensors, "agent"))
+    restore(agent, under(tensors, "agent"))
     return agent, settings, step
 
 

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods, networks
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents import methods
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import routing
@@ -149,12 +149,9 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     def sample():
         return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
 
-    reduced = networks.reduced(settings.precision == "mixed")
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
-        "update": reduced(
-            lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0)
-        ),
+        "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
         "chunk sampling": lambda: sample(),
         "acting, one state": lambda: agent.act(state, generator),

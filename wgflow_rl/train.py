@@ -13,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 from wgflow_rl import envs
-from wgflow_rl.agents import networks
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint, routing
@@ -177,8 +176,7 @@ def advance(runs: Sequence[Run]) -> list[dict[str, torch.Tensor]]:
     if None in works:  # online, before the first update: in all alike
         return [{} for _ in runs]
     lead, work = runs[0].trainer, together(works)
-    with networks.reduced(lead.settings.precision == "mixed"):
-        outcome = lead.update(work.batch, work.noise, online=work.online)
+    outcome = lead.update(work.batch, work.noise, online=work.online)
     measured = []
     for s, run in enumerate(runs):
         with run.batch_dumped():

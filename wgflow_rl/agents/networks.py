@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import itertools
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-M = TypeVar("M", bound=nn.Module)
-
 # Vectors of a pass without gradient that a CPU takes at a time. The activations of 1024 (2 MB at width 512) stay in its
 # cache; with those of 4096 an update of the paper's size is 3 to 9 % slower (docs/performance.md).
 BLOCK = 1024
-
-_reduced = False  # plain variables: torch.compile cannot look into a ContextVar
-_together = 1
-_as_it_is = contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def reduced(on: bool = True) -> Iterator[None]:
-    """Inside, passes without gradient multiply their hidden layers in bfloat16.
-
-    The first layer, which sees states and actions in their units, and the last, whose values are compared with each
-    other, stay as they are: with eight bits, Q = -30 comes in steps of 1/8.
-    """
-    global _reduced
-    before, _reduced = _reduced, on
-    try:
-        yield
-    finally:
-        _reduced = before
-
-
-@contextlib.contextmanager
-def together(count: int) -> Iterator[None]:
-    """Inside, `count` networks make each pass side by side (`torch.func.vmap`), and their blocks share the cache."""
-    global _together
-    before, _together = _together, count
-    try:
-        yield
-    finally:
-        _together = before
 
 
 class Standardise(nn.Module):
@@ -98,7 +63,7 @@ class StateMLP(nn.Module):
 
     def forward(self, obs: Tensor, v: Tensor) -> Tensor:
         """obs [B, S], v [B, G, V] -> [B, G, out_dim]. Differentiable in both."""
-        states = max(1, BLOCK // (_together * v.shape[1]))
+        states = max(1, BLOCK // v.shape[1])
         if torch.is_grad_enabled() or obs.device.type != "cpu" or obs.shape[0] <= states:
             return self._layers(obs, v)
         blocks = zip(obs.split(states), v.split(states), strict=True)
@@ -110,14 +75,9 @@ class StateMLP(nn.Module):
             v, w_v
         )
         *hidden, (last_norm, last) = zip(self.norms, self.rest, strict=True)
-        low = _reduced and not torch.is_grad_enabled()
-        # Each weight is used once a pass, so autocast's cache of the converted ones would only keep memory.
-        with (
-            torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False) if low else _as_it_is
-        ):
-            for norm, layer in hidden:
-                x = layer(norm(nn.functional.gelu(x)))
-        return last(last_norm(nn.functional.gelu(x.to(v.dtype))))
+        for norm, layer in hidden:
+            x = layer(norm(nn.functional.gelu(x)))
+        return last(last_norm(nn.functional.gelu(x)))
 
 
 def _linear(size: int, out: int, generator: torch.Generator) -> nn.Linear:
@@ -162,24 +122,30 @@ class VectorField(nn.Module):
         return self.net(obs, torch.cat([x, *times], -1))
 
 
-class StateFunction(nn.Module):
-    """f(s) alone: a state value (out_dim 1), or the one action chunk of a policy without noise."""
+class DeterministicPolicy(nn.Module):
+    """a = f(s): one action chunk per state."""
 
     def __init__(
-        self,
-        obs_dim: int,
-        out_dim: int,
-        hidden: tuple[int, ...],
-        *,
-        generator: torch.Generator,
-        layer_norm: bool = False,
+        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
     ):
         super().__init__()
-        self.net = StateMLP(obs_dim, 0, out_dim, hidden, generator=generator, layer_norm=layer_norm)
+        self.net = StateMLP(obs_dim, 0, chunk_dim, hidden, generator=generator)
 
     def forward(self, obs: Tensor) -> Tensor:
-        """obs [B, S] -> [B, 1, out_dim]."""
+        """obs [B, S] -> [B, 1, C], not clipped."""
         return self.net(obs, obs[:, None, :0])
+
+
+class StateValue(nn.Module):
+    """State value V(s)."""
+
+    def __init__(self, obs_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator):
+        super().__init__()
+        self.net = StateMLP(obs_dim, 0, 1, hidden, generator=generator, layer_norm=True)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """obs [B, S] -> [B]."""
+        return self.net(obs, obs[:, None, :0])[:, 0, 0]
 
 
 class TwinCritic(nn.Module):
@@ -203,35 +169,7 @@ class TwinCritic(nn.Module):
         return self(obs, chunks).mean(0)
 
 
-class Counter(nn.Module):
-    """A number of updates that is kept with the weights."""
-
-    count: Tensor
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    def tick(self) -> None:
-        """Count one more."""
-        self.count += 1
-
-
-def slow_copy(module: M) -> M:
-    """A copy that is moved by `ops.polyak_` and never by a gradient."""
-    return copy.deepcopy(module).requires_grad_(False)
-
-
 def frozen(module: nn.Module) -> Callable[..., Tensor]:
     """The module with its parameters as constants: gradients pass through to its inputs and end there."""
     constants = {name: p.detach() for name, p in module.named_parameters()}
     return lambda *args: torch.func.functional_call(module, constants, args)
-
-
-def standardiser(
-    on: bool, obs_dim: int, mean: Tensor | None, std: Tensor | None, device: str | torch.device
-) -> Standardise:
-    """`Standardise` with the statistics of the data, or the identity when off or when there are none."""
-    if not on or mean is None or std is None:
-        mean, std = torch.zeros(obs_dim), torch.ones(obs_dim)
-    return Standardise(mean, std).to(device)

@@ -69,7 +69,7 @@ class Stage:
     def play(self, asked: Asked) -> Evaluation:
         """The evaluation that training would have made at that step."""
         saved = checkpoint.load(asked.folder, step=asked.step, rows=False)
-        restore(self.agent.modules, self.agent.optimiser, under(saved.tensors, "agent"))
+        restore(self.agent, under(saved.tensors, "agent"))
         return evaluate(
             self.agent.act,
             self.envs,

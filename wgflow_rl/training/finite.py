@@ -86,11 +86,10 @@ def losses(log: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in log.items() if name.endswith("_loss")}
 
 
-def gradients(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+def gradients(agent: nn.Module) -> dict[str, Tensor]:
     """The gradients of the last update, as 'gradient of policy.net.first.weight'."""
     return {
-        f"gradient of {name}.{key}": weight.grad
-        for name, module in modules.items()
-        for key, weight in module.named_parameters()
+        f"gradient of {name}": weight.grad
+        for name, weight in agent.named_parameters()
         if weight.grad is not None
     }

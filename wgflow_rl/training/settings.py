@@ -15,8 +15,8 @@ import tyro
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
+from wgflow_rl.agents.config import AgentConfig, above, at_least
 from wgflow_rl.agents.methods import Schedule
-from wgflow_rl.agents.protocol import AgentConfig, above, at_least
 from wgflow_rl.training.routing import Precision, Route
 
 NOT_RESULTS = (

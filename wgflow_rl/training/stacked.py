@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from wgflow_rl.agents import networks, ops
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.training.finite import losses
 from wgflow_rl.training.updates import Outcome, counts_updates
@@ -21,7 +20,7 @@ class Body(nn.Module):
 
     def __init__(self, agent: Agent):
         super().__init__()
-        for name, module in agent.modules.items():
+        for name, module in agent.named_children():
             self.add_module(name, module)
 
     def forward(self, act: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -77,10 +76,11 @@ class Stacked:
                 self._body, tensors, (self._lead.loss, batch, noise), {"online": online}
             )
 
-        with networks.together(len(self.agents)):
-            each, log = vmap(loss)(self.tensors, batch, noise)
-        ops.descend(self.optimiser, each.sum())  # no weight of one seed is in the loss of another
-        functional_call(self._body, self.tensors, (self._lead.settle,))
+        each, log = vmap(loss)(self.tensors, batch, noise)
+        self.optimiser.zero_grad()
+        each.sum().backward()
+        self.optimiser.step()  # no weight of one seed is in the loss of another
+        functional_call(self._body, self.tensors, (self._lead.update_targets,))
         self._give_moments()
         watched = losses(log) | {
             f"gradient of {name}": grad

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from wgflow_rl import data
-from wgflow_rl.agents import methods, networks, ops
+from wgflow_rl.agents import methods
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
@@ -138,7 +138,7 @@ class Trainer:
         return f"step {self.step} ({self.phase})"
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        return snapshot(self.agent.modules, self.agent.optimiser)
+        return snapshot(self.agent)
 
     def advance(self) -> dict[str, torch.Tensor]:
         """One step: offline an update; online an environment step, then an update. Returns scalars to log.
@@ -148,8 +148,7 @@ class Trainer:
         work = self.draw()
         if work is None:
             return {}
-        reduced = networks.reduced(self.settings.precision == "mixed")
-        with refusals_are_divergence("update", self._weights, at=self._now), reduced:
+        with refusals_are_divergence("update", self._weights, at=self._now):
             outcome = self.update(work.batch, work.noise, online=work.online)
         return self.learned(outcome)
 
@@ -168,9 +167,7 @@ class Trainer:
             self.replay.add(**self.collector.step(self.agent.act, self.acting))
             if collected <= schedule.online_start:
                 return None
-            ops.anneal_(
-                self.update.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps
-            )
+            self.agent.anneal(collected / schedule.online_steps)
         batch = self.replay.sample(
             cfg.batch,
             chunk=cfg.chunk,
@@ -291,7 +288,7 @@ class Trainer:
                     "continued. Undo the change in its config.json."
                 )
 
-        restore(self.agent.modules, self.agent.optimiser, under(tensors, "agent"))
+        restore(self.agent, under(tensors, "agent"))
         held = under(tensors, "replay")  # format 1 wrote every row with the rest
         for rows in (held,) if held else saved.rows:
             self.replay.load_online(rows, self.replay.added)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from wgflow_rl.agents import ops
-from wgflow_rl.agents.networks import Counter
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.training.finite import are_finite, gradients, losses
 
@@ -19,14 +17,16 @@ from wgflow_rl.training.finite import are_finite, gradients, losses
 def update(agent: Agent, batch: Batch, noise: Any, *, online: bool) -> dict[str, Tensor]:
     """One gradient step, a function of weights, batch and noise; scalars to log."""
     loss, log = agent.loss(batch, noise, online=online)
-    ops.descend(agent.optimiser, loss)
-    agent.settle()
+    agent.optimiser.zero_grad()
+    loss.backward()
+    agent.optimiser.step()
+    agent.update_targets()
     return log
 
 
 def counts_updates(agent: Agent) -> bool:
     """Whether an agent counts its updates, to do one thing only now and then: they are not all the same operations."""
-    return any(isinstance(module, Counter) for module in agent.modules.values())
+    return hasattr(agent, "updates")
 
 
 class Outcome(NamedTuple):
@@ -79,5 +79,5 @@ class Plain:
 
     def __call__(self, batch: Batch, noise: Any, *, online: bool) -> Outcome:
         log = update(self.agent, batch, noise, online=online)
-        watched = losses(log) | gradients(self.agent.modules)
+        watched = losses(log) | gradients(self.agent)
         return Outcome(log, tuple(watched), are_finite(watched.values()))
