@@ -74,40 +74,39 @@ class DFP(Agent):
         self.improve_field = drift.parse(cfg.improve_field)
         self.noise = {
             "generated": (normal, cfg.generated, C),
-            "candidates": (normal, cfg.candidates, C),  # z of the old policy
-            "target": (normal, cfg.target_samples, C),  # z of a'
+            "candidates": (normal, cfg.candidates, C),  # noise of the old policy
+            "target": (normal, cfg.target_samples, C),  # noise of a'
         }
 
-    def sample(self, obs: Tensor, z: Tensor) -> Tensor:
-        return self.policy(obs, z)
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        return self.policy(obs, noise)
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """L = L_BC + lam L_topK: the same samples regress on their drift to the data and to the top-K (Eq. 16).
 
         Samples are not clipped, so that the drift of the data pulls saturated coordinates back.
         """
-        a_hat = self.policy(batch.obs, noise.generated)  # [B, G, C]
+        a_hat, mask = self.policy(batch.obs, noise.generated), batch.mask  # [B, G, C], [B, 1, C]
         with torch.no_grad():
-            velocity = self.field(a_hat * batch.mask, batch.chunk * batch.mask)
-        loss = wg.regress_onto(a_hat * batch.mask, velocity)
+            drift_to_data = self.field(a_hat * mask, batch.chunk * mask)
+        loss = wg.regress_onto(a_hat * mask, drift_to_data)
         log = {"bc_loss": loss.detach(), "clipped": (a_hat.detach().abs() > 1).float().mean()}
         lam = self.cfg.lam if online else self.cfg.lam_offline
         if lam > 0:
             with torch.no_grad():
-                velocity = self.improve_field(a_hat, *self.positives(batch.obs, noise.candidates))
-            improve = wg.regress_onto(a_hat, velocity)
+                pool = self.old_policy(batch.obs, noise.candidates)  # [B, N, C]
+                best, weights = self.positives(pool, self.q(batch.obs, pool.clamp(-1, 1)))
+                drift_to_best = self.improve_field(a_hat, best, weights)
+            improve = wg.regress_onto(a_hat, drift_to_best)
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
         return loss, log
 
-    def positives(self, obs: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Positives of the improvement term and their weights, chosen among samples of the old policy.
+    def positives(self, pool: Tensor, q: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Choose positives and their weights: the K best, uniformly (Eq. 15), or all N by exp(Q / alpha), which is pi+.
 
-        topk: the K best, uniformly (Eq. 15). boltzmann: all N, weighted by exp(Q / alpha), which is pi+. The two are
-        different targets: `matched_temperature` and `matched_tv` in train.csv measure how far apart at best.
+        The two targets differ: `matched_temperature` and `matched_tv` in train.csv measure by how much at least.
         """
-        pool = self.old_policy(obs, z)  # [B, N, C]
-        q = self.q(obs, pool.clamp(-1, 1))
         if self.cfg.positives == "topk":
             return top_k(pool, q, self.cfg.top_k), None
         return pool, wg.boltzmann_weights(q, alpha=self.cfg.temperature)

@@ -11,7 +11,7 @@ from torch import Tensor
 from wgflow_rl.agents import diagnostics, losses
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, at_least, fraction
-from wgflow_rl.agents.networks import TwinCritic, VectorField
+from wgflow_rl.agents.networks import MeanVelocityPolicy, TwinCritic
 from wgflow_rl.agents.sampling import logit_normal, normal, top_k
 from wgflow_rl.data.batch import Batch
 
@@ -50,13 +50,13 @@ class MVPConfig(AgentConfig):
 
 
 class MVP(Agent):
-    """Mean velocity u(s, z, r, t), trained by the MeanFlow identity; the critic is `Agent.critic_loss`."""
+    """Mean velocity policy a = e - u(s, e, 0, 1), trained by the MeanFlow identity; the critic is `Agent.critic_loss`."""
 
     cfg: MVPConfig
 
     def setup(self, generator: torch.Generator) -> None:
         cfg, C = self.cfg, self.chunk_dim
-        self.policy = VectorField(*self.sizes, times=2, generator=generator)
+        self.policy = MeanVelocityPolicy(*self.sizes, generator=generator)
         self.critic = TwinCritic(*self.sizes, generator=generator)
         self.old_policy = self.target_network(self.policy, rate=cfg.old_rate)
         self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
@@ -65,17 +65,12 @@ class MVP(Agent):
             "data_times": (normal, 1, 2),  # its r and t, before the sigmoid
             "positives": (normal, cfg.top_k, C),  # the same for the top-K term
             "positive_times": (normal, cfg.top_k, 2),
-            "candidates": (normal, cfg.candidates, C),  # e of the old policy
-            "target": (normal, cfg.target_samples, C),  # e of a'
+            "candidates": (normal, cfg.candidates, C),  # noise of the old policy
+            "target": (normal, cfg.target_samples, C),  # noise of a'
         }
 
-    def sample(self, obs: Tensor, e: Tensor) -> Tensor:
-        return self.generate(self.policy, obs, e)
-
-    def generate(self, policy: VectorField, obs: Tensor, e: Tensor) -> Tensor:
-        """a = e - u(e, 0, 1), [B, n, C]: from noise to chunk in one step."""
-        zero = e.new_zeros(*e.shape[:-1], 1)
-        return e - policy(obs, e, zero, zero + 1)
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        return self.policy(obs, noise)
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """L = L_MF(data) + lam L_MF(top-K): the same regression on the data and on the top-K (DFP Table 6)."""
@@ -84,7 +79,9 @@ class MVP(Agent):
         log = {"bc_loss": loss.detach()}
         lam = self.cfg.lam if online else 0.0
         if lam > 0:
-            best = self.positives(batch.obs, noise.candidates)
+            with torch.no_grad():
+                pool = self.old_policy(batch.obs, noise.candidates).clamp(-1, 1)  # [B, N, C]
+                best = top_k(pool, self.q(batch.obs, pool), self.cfg.top_k)  # Eq. 15
             improve = self.mean_flow(batch.obs, best, noise.positives, noise.positive_times).mean()
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
@@ -98,17 +95,11 @@ class MVP(Agent):
         """
         times = logit_normal(times, self.cfg.time_mean, self.cfg.time_std).sort(-1).values
         r, t = times.split(1, -1)
-        error = losses.mean_flow(self.policy, obs, actions, e, r, t)
+        error = losses.mean_flow(self.policy.u, obs, actions, e, r, t)
         if self.cfg.ivc > 0:
-            u = self.policy(obs, (1 - r) * actions + r * e, r, r)
+            u = self.policy.u(obs, (1 - r) * actions + r * e, r, r)
             error = error + self.cfg.ivc * (u - (e - actions)).square()
         return error
-
-    @torch.no_grad()
-    def positives(self, obs: Tensor, e: Tensor) -> Tensor:
-        """The K best samples of the old policy, [B, K, C] (DFP Eq. 15)."""
-        pool = self.generate(self.old_policy, obs, e).clamp(-1, 1)  # [B, N, C]
-        return top_k(pool, self.q(obs, pool), self.cfg.top_k)
 
     def start_online(self) -> None:
         """Restart the old policy from the present one."""
@@ -119,7 +110,6 @@ class MVP(Agent):
         """Add the values of the candidates, if there is a top-K term."""
         log, obs = super().diagnose(batch, generator), self.normalise(batch.obs)
         if self.cfg.lam > 0:
-            e = self.draw_latent(obs, self.cfg.candidates, generator)
-            pool = self.generate(self.old_policy, obs, e)
+            pool = self.old_policy(obs, self.draw_latent(obs, self.cfg.candidates, generator))
             log |= diagnostics.candidates(self.q(obs, pool.clamp(-1, 1)), self.cfg.top_k)
         return log

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-# Vectors of a pass without gradient that a CPU takes at a time. The activations of 1024 (2 MB at width 512) stay in its
-# cache; with those of 4096 an update of the paper's size is 3 to 9 % slower (docs/performance.md).
+# Vectors per block of a CPU pass without gradient. The activations of 1024 (2 MB at width 512) stay in the cache; with
+# blocks of 4096 an update of the paper's size is 3 to 9 % slower (docs/performance.md).
 BLOCK = 1024
 
 
 class Standardise(nn.Module):
-    """(s - mean) / std with fixed statistics, kept with the weights: a policy is useless without its units."""
+    """(s - mean) / std with fixed statistics, saved with the weights."""
 
     mean: Tensor
     std: Tensor
@@ -29,13 +29,15 @@ class Standardise(nn.Module):
 
 
 class StateMLP(nn.Module):
-    """f(s, v): one output for each vector `v` of each state `s`; hidden layers are GELU, then LayerNorm if asked.
+    """f(s, v): one output for each vector `v` of each state `s`; hidden layers are GELU, optionally followed by LayerNorm.
 
     The first layer is split, W [s, v] = W_s s + W_v v, so that a state shared by G vectors is multiplied once.
-    Weights are drawn from variance-scaling(1, fan_avg, uniform) (Glorot uniform) with `generator`, biases are 0.
+    Weights are Glorot uniform, drawn with `generator`; biases are 0.
 
     Args:
-        obs_dim, in_dim, out_dim: sizes of s, of v and of the output.
+        obs_dim: size of s.
+        in_dim: size of v.
+        out_dim: size of the output.
         hidden: width of each hidden layer, at least one.
         layer_norm: LayerNorm after each GELU (critics only, as in the Q-chunking protocol).
     """
@@ -71,9 +73,8 @@ class StateMLP(nn.Module):
 
     def _layers(self, obs: Tensor, v: Tensor) -> Tensor:
         w_obs, w_v = self.first.weight.split([self.obs_dim, v.shape[-1]], dim=1)
-        x = nn.functional.linear(obs, w_obs, self.first.bias)[:, None] + nn.functional.linear(
-            v, w_v
-        )
+        shared = nn.functional.linear(obs, w_obs, self.first.bias)
+        x = shared[:, None] + nn.functional.linear(v, w_v)
         *hidden, (last_norm, last) = zip(self.norms, self.rest, strict=True)
         for norm, layer in hidden:
             x = layer(norm(nn.functional.gelu(x)))
@@ -102,24 +103,39 @@ class Policy(nn.Module):
 
 
 class VectorField(nn.Module):
-    """u(s, x, t_1, ..., t_k): velocity of a flow or noise of a diffusion (k = 1), mean velocity (k = 2)."""
+    """v(s, x, t): velocity of a flow, or predicted noise of a diffusion.
+
+    Times enter as plain numbers, as in the flow policies of FQL and Q-chunking: no Fourier features.
+    """
 
     def __init__(
-        self,
-        obs_dim: int,
-        chunk_dim: int,
-        hidden: tuple[int, ...],
-        *,
-        generator: torch.Generator,
-        times: int = 1,
+        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
     ):
         super().__init__()
-        # Times enter as plain numbers, as in the flow policies of FQL and Q-chunking: no Fourier features.
-        self.net = StateMLP(obs_dim, chunk_dim + times, chunk_dim, hidden, generator=generator)
+        self.net = StateMLP(obs_dim, chunk_dim + 1, chunk_dim, hidden, generator=generator)
 
-    def forward(self, obs: Tensor, x: Tensor, *times: Tensor) -> Tensor:
-        """obs [B, S], x [B, G, C], each time [B, G, 1] -> [B, G, C]."""
-        return self.net(obs, torch.cat([x, *times], -1))
+    def forward(self, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """obs [B, S], x [B, G, C], t [B, G, 1] -> [B, G, C]."""
+        return self.net(obs, torch.cat([x, t], -1))
+
+
+class MeanVelocityPolicy(nn.Module):
+    """One-step MeanFlow policy a = e - u(s, e, 0, 1), u the mean velocity between two times (Geng et al. 2025)."""
+
+    def __init__(
+        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+    ):
+        super().__init__()
+        self.net = StateMLP(obs_dim, chunk_dim + 2, chunk_dim, hidden, generator=generator)
+
+    def forward(self, obs: Tensor, e: Tensor) -> Tensor:
+        """obs [B, S], noise e [B, G, C] ~ N(0, I) -> chunks [B, G, C], not clipped."""
+        zero = e.new_zeros(*e.shape[:-1], 1)
+        return e - self.u(obs, e, zero, zero + 1)
+
+    def u(self, obs: Tensor, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """Mean velocity at z [B, G, C] between times r <= t [B, G, 1]; noise is at t = 1. -> [B, G, C]."""
+        return self.net(obs, torch.cat([z, r, t], -1))
 
 
 class DeterministicPolicy(nn.Module):
@@ -165,11 +181,11 @@ class TwinCritic(nn.Module):
         return torch.stack([net(obs, chunks).squeeze(-1) for net in self.nets])
 
     def mean(self, obs: Tensor, chunks: Tensor) -> Tensor:
-        """The value the protocol ranks and bootstraps with: (Q_1 + Q_2) / 2, [B, G]."""
+        """(Q_1 + Q_2) / 2, [B, G], with which Q-chunking ranks and bootstraps."""
         return self(obs, chunks).mean(0)
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:
-    """The module with its parameters as constants: gradients pass through to its inputs and end there."""
+    """The module with constant parameters: gradients reach its inputs only."""
     constants = {name: p.detach() for name, p in module.named_parameters()}
     return lambda *args: torch.func.functional_call(module, constants, args)
