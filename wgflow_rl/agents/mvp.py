@@ -50,7 +50,7 @@ class MVPConfig(AgentConfig):
 
 
 class MVP(Agent):
-    """Mean velocity policy a = e - u(s, e, 0, 1), trained by the MeanFlow identity; the critic is `Agent.critic_loss`."""
+    """One-step policy a = e - u(s, e, 0, 1), trained by the MeanFlow identity; the critic is `Agent.critic_loss`."""
 
     cfg: MVPConfig
 

@@ -29,7 +29,7 @@ class Standardise(nn.Module):
 
 
 class StateMLP(nn.Module):
-    """f(s, v): one output for each vector `v` of each state `s`; hidden layers are GELU, optionally followed by LayerNorm.
+    """f(s, v): one output for each vector `v` of each state `s`; hidden layers are GELU, optionally with LayerNorm.
 
     The first layer is split, W [s, v] = W_s s + W_v v, so that a state shared by G vectors is multiplied once.
     Weights are Glorot uniform, drawn with `generator`; biases are 0.
