@@ -148,6 +148,18 @@ def test_the_next_chunk_is_the_best_of_n_by_the_mean_online_critic(method):
     torch.testing.assert_close(agent.loss(batch, noise, online=False)[1]["td_target"], y.mean())
 
 
+@pytest.mark.parametrize("method", ["cac", "rebrac"])
+@pytest.mark.parametrize("name", ["target_policy", "policy"])
+def test_the_next_chunk_is_of_the_target_policy(method, name):
+    targets = []
+    for shift in (0.0, 1.0):
+        agent = build(method)
+        getattr(agent, name).net.rest[-1].bias.data += shift
+        _, log = agent.loss(make_batch(agent.cfg.chunk), noise_for(agent), online=False)
+        targets.append(log["td_target"])
+    assert torch.equal(*targets) == (name == "policy")
+
+
 @with_critic
 def test_where_the_task_ended_nothing_is_bootstrapped(method):
     found = []
