@@ -26,7 +26,7 @@ from _provenance import provenance
 
 from wgflow_rl import export
 from wgflow_rl.agents import methods
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 28, 5  # cube-single; chunks of five actions

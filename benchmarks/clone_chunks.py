@@ -57,7 +57,9 @@ def clone(
     for _ in range(steps):
         batch = train.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
         noise = agent.draw_noise(cfg.batch, generator)
-        loss, _ = agent.actor_loss(batch, agent.normalise(batch.obs), noise, lam=0.0)
+        loss, _ = agent.actor_loss(
+            batch._replace(obs=agent.normalise(batch.obs)), noise, online=False
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

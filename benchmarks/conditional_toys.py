@@ -21,7 +21,7 @@ from toys import Toy, states, toys
 
 import wgflow as wg
 from wgflow import metrics
-from wgflow_rl.agents import drift, ops
+from wgflow_rl.agents import drift, losses
 from wgflow_rl.agents.networks import Policy
 from wgflow_rl.training.runlog import provenance
 from wgflow_rl.utils.files import write_whole
@@ -90,7 +90,7 @@ def held_out_score(toy: Toy, policy: Policy) -> float:
     generator = torch.Generator().manual_seed(HELD_OUT_SEED)
     s = states(B, generator)
     y, z = toy.sample(s, 1, generator), torch.randn(B, n, toy.dim, generator=generator)
-    return float(ops.energy_score(policy(s, z), y[:, 0]).mean())
+    return float(losses.energy_score(policy(s, z), y[:, 0]).mean())
 
 
 @torch.no_grad()

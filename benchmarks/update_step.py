@@ -100,11 +100,7 @@ class Process:
 
 def jax_of(python: str, cfg, batch, noise) -> Process:
     """update_step_jax.py in another interpreter, from the same weights, batch and noise."""
-    arrays = {
-        f"{name}.{key}": t.numpy()
-        for name, module in agent_of(cfg).modules.items()
-        for key, t in module.state_dict().items()
-    }
+    arrays = {name: t.numpy() for name, t in agent_of(cfg).state_dict().items()}
     for name, group in (("batch", batch), ("noise", noise)):
         arrays |= {f"{name}.{key}": t.numpy() for key, t in group._asdict().items()}
     with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
@@ -137,9 +133,9 @@ def parts_at_paper_size(cfg, agent, batch, noise) -> dict[str, float]:
         torch.randn(8, OBS),
     )
     return {
-        "field, one positive": profile.seconds(lambda: agent.data_drift(a_hat, data), at_least=0.3),
+        "field, one positive": profile.seconds(lambda: agent.field(a_hat, data), at_least=0.3),
         "field, top-K positives": profile.seconds(
-            lambda: agent.improve_drift(a_hat, pool), at_least=0.3
+            lambda: agent.improve_field(a_hat, pool), at_least=0.3
         ),
         "acting, one state": profile.seconds(lambda: agent.act(one, generator), at_least=0.3),
         "acting, eight states": profile.seconds(lambda: agent.act(eight, generator), at_least=0.3),

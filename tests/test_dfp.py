@@ -1,47 +1,21 @@
 """Laws of the agent: where gradients go, which critic ranks, what a mask hides. Bandits: test_bandit.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from wgflow_rl.agents import drift, ops
-from wgflow_rl.agents.dfp import DFP, DFPConfig
-from wgflow_rl.data.batch import Batch
-from wgflow_rl.training.updates import update
+import wgflow as wg
+from tests.small_agents import build, make_batch, noise_for
+from wgflow_rl.agents import drift, losses
 
-SMALL = DFPConfig(
-    chunk=2,
-    generated=4,
-    candidates=6,
-    top_k=2,
-    target_samples=3,
-    act_samples=5,
-    hidden=(16, 16),
-    batch=8,
-)
-
-
-def make_batch(b=8, s=3, h=2, a=2, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return Batch(
-        obs=torch.randn(b, s, generator=g),
-        actions=torch.rand(b, h, a, generator=g) * 2 - 1,
-        valid=torch.ones(b, h),
-        returns=torch.randn(b, generator=g),
-        discount=torch.full((b,), 0.9**h),
-        next_obs=torch.randn(b, s, generator=g),
-        next_actions=torch.zeros(b, h, a),
-        next_valid=torch.zeros(b, h),
-        complete=torch.ones(b),
-    )
+H = 2  # actions per chunk
 
 
 @pytest.fixture
 def agent():
-    return DFP(SMALL, obs_dim=3, action_dim=2, seed=1)
-
-
-def noise_for(agent, seed=0, b=8):
-    return agent.draw_noise(b, torch.Generator().manual_seed(seed))
+    """Its two fields differ, and its old policy and target critic from policy and critic."""
+    return build("dfp", chunk=H, generated=4, field="energy", improve_field="likelihood")
 
 
 def grads(module):
@@ -49,7 +23,7 @@ def grads(module):
 
 
 def test_the_actor_loss_reaches_the_policy_and_nothing_else(agent):
-    loss, _ = agent.actor_loss(make_batch(), make_batch().obs, noise_for(agent), lam=0.5)
+    loss, _ = agent.actor_loss(make_batch(H), noise_for(agent), online=True)
     loss.backward()
     assert grads(agent.policy)
     assert all(g.abs().sum() > 0 for g in grads(agent.policy))
@@ -57,51 +31,47 @@ def test_the_actor_loss_reaches_the_policy_and_nothing_else(agent):
 
 
 def test_the_critic_loss_reaches_the_critic_and_nothing_else(agent):
-    batch = make_batch()
-    loss, _ = agent.critic_loss(batch, batch.obs, batch.next_obs, noise_for(agent))
+    loss, _ = agent.critic_loss(make_batch(H), noise_for(agent))
     loss.backward()
     assert grads(agent.critic)
     assert not grads(agent.policy) + grads(agent.target_critic)
 
 
-def test_the_target_is_best_of_n_by_the_online_critic_valued_by_the_slow_one(agent):
-    batch, noise = make_batch(), noise_for(agent)
+def test_the_target_is_best_of_n_by_the_online_critic_valued_by_the_target_critic(agent):
+    batch, noise = make_batch(H), noise_for(agent)
     with torch.no_grad():
-        for p in agent.target_critic.parameters():
-            p.add_(0.1)
         proposals = agent.policy(batch.next_obs, noise.target).clamp(-1, 1)
         pick = agent.critic.mean(batch.next_obs, proposals).argmax(-1)
         values = agent.target_critic.mean(batch.next_obs, proposals)
         y = batch.returns + batch.discount * values[torch.arange(8), pick]
-        q = agent.critic(batch.obs, batch.actions.flatten(1)[:, None])[..., 0]
-    loss, _ = agent.critic_loss(batch, batch.obs, batch.next_obs, noise)
+        q = agent.critic(batch.obs, batch.chunk)[..., 0]
+    loss, _ = agent.critic_loss(batch, noise)
     torch.testing.assert_close(loss, ((q - y) ** 2).mean())
 
 
 def test_no_bootstrap_where_the_task_ended(agent):
-    batch = make_batch()._replace(discount=torch.zeros(8))
+    batch = make_batch(H)._replace(discount=torch.zeros(8))
     elsewhere = batch._replace(next_obs=batch.next_obs + 5)
-    losses = [
-        agent.critic_loss(b, b.obs, b.next_obs, noise_for(agent))[0] for b in (batch, elsewhere)
-    ]
-    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(
+        *(agent.critic_loss(b, noise_for(agent))[0] for b in (batch, elsewhere))
+    )
 
 
 def test_chunks_with_unknown_targets_and_invalid_steps_teach_nothing(agent):
-    batch = make_batch()
+    batch = make_batch(H)
     batch.valid[3, 1] = 0
     batch.complete[3] = 0
     other = batch._replace(actions=batch.actions.clone(), returns=batch.returns.clone())
     other.actions[3, 1] = 0.77  # beyond the end of its trajectory
     noise = noise_for(agent)
     torch.testing.assert_close(
-        agent.actor_loss(batch, batch.obs, noise, lam=0.0)[0],
-        agent.actor_loss(other, other.obs, noise, lam=0.0)[0],
+        agent.actor_loss(batch, noise, online=False)[0],
+        agent.actor_loss(other, noise, online=False)[0],
     )
     other.returns[3] = 100
     torch.testing.assert_close(
-        agent.critic_loss(batch, batch.obs, batch.next_obs, noise)[0],
-        agent.critic_loss(other, other.obs, other.next_obs, noise)[0],
+        agent.critic_loss(batch, noise)[0],
+        agent.critic_loss(other, noise)[0],
     )
 
 
@@ -109,36 +79,62 @@ def test_saturated_coordinates_are_pulled_back(agent):
     """The released code clips before the loss, so a coordinate outside [-1, 1] gets no gradient; ours gets one."""
     with torch.no_grad():
         agent.policy.net.rest[-1].bias.fill_(3.0)
-    batch = make_batch()
-    loss, log = agent.actor_loss(batch, batch.obs, noise_for(agent), lam=0.0)
+    batch = make_batch(H)
+    loss, log = agent.actor_loss(batch, noise_for(agent), online=False)
     loss.backward()
     assert log["clipped"] > 0.9
     assert (agent.policy.net.rest[-1].bias.grad > 0).all()  # descent lowers every coordinate
 
 
-def test_the_old_policy_moves_slowly_and_starts_again_at_the_switch(agent):
-    batch = make_batch()
-    before = [p.clone() for p in agent.old_policy.parameters()]
-    update(agent, batch, noise_for(agent), online=False)
-    for old, new, slow in zip(
-        before, agent.policy.parameters(), agent.old_policy.parameters(), strict=True
-    ):
-        torch.testing.assert_close(slow, old + SMALL.old_rate * (new - old))
-    agent.start_online()
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(agent.policy.parameters(), agent.old_policy.parameters(), strict=True)
-    )
+def actor_gradient(agent, loss):
+    return torch.autograd.grad(loss, list(agent.policy.parameters()))
 
 
-def test_an_update_is_a_function_of_parameters_batch_and_noise():
-    runs = []
-    for _ in range(2):
-        agent = DFP(SMALL, obs_dim=3, action_dim=2, seed=1)
-        for i in range(3):
-            update(agent, make_batch(seed=i), noise_for(agent, seed=i), online=i > 0)
-        runs.append([p.detach().clone() for p in agent.policy.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+def test_the_loss_is_eq_16_with_its_two_fields_and_the_positives_of_eq_15(agent):
+    """L_BC + lam L_topK. A field of unit rms has a constant loss, so gradients are compared."""
+    batch, noise, cfg = make_batch(H), noise_for(agent), agent.cfg
+    a_hat = agent.policy(batch.obs, noise.generated)
+    with torch.no_grad():
+        pool = agent.old_policy(batch.obs, noise.candidates)
+        q = agent.critic(batch.obs, pool.clamp(-1, 1)).mean(0)
+        order = q.argsort(-1)[:, -cfg.top_k :]
+        best = torch.stack([p[i] for p, i in zip(pool, order, strict=True)])
+    bc = wg.regress_onto(a_hat, drift.parse("energy")(a_hat.detach(), batch.chunk))
+    topk = wg.regress_onto(a_hat, drift.parse("likelihood")(a_hat.detach(), best))
+    for online, expected in ((True, bc + cfg.lam * topk), (False, bc)):
+        loss, _ = agent.actor_loss(batch, noise, online=online)
+        torch.testing.assert_close(loss, expected)
+        gradients = actor_gradient(agent, loss)
+        torch.testing.assert_close(
+            gradients,
+            torch.autograd.grad(expected, list(agent.policy.parameters()), retain_graph=True),
+        )
+
+
+@pytest.mark.parametrize(
+    ("online", "weight"), [(False, "lam_offline"), (True, "lam")], ids=["offline", "online"]
+)
+def test_each_phase_has_its_own_weight_of_the_improvement(agent, online, weight):
+    batch, noise, found = make_batch(H), noise_for(agent), {}
+    for value in (0.0, 0.25):
+        agent.cfg = replace(agent.cfg, lam=7.0, lam_offline=7.0)
+        agent.cfg = replace(agent.cfg, **{weight: value})
+        found[value], log = agent.actor_loss(batch, noise, online=online)
+    torch.testing.assert_close(found[0.25], found[0.0] + 0.25 * log["topk_loss"])
+
+
+def test_boltzmann_positives_are_all_candidates_weighted_by_their_exponentiated_values(agent):
+    agent.cfg = replace(agent.cfg, positives="boltzmann", temperature=0.3, lam=1.0)
+    batch, noise = make_batch(H), noise_for(agent)
+    a_hat = agent.policy(batch.obs, noise.generated)
+    with torch.no_grad():
+        pool = agent.old_policy(batch.obs, noise.candidates)
+        weights = (agent.critic.mean(batch.obs, pool.clamp(-1, 1)) / 0.3).softmax(-1)
+    expected = wg.regress_onto(a_hat, drift.parse("energy")(a_hat.detach(), batch.chunk))
+    velocity = drift.parse("likelihood")(a_hat.detach(), pool, weights)
+    expected = expected + wg.regress_onto(a_hat, velocity)
+    loss, _ = agent.actor_loss(batch, noise, online=True)
+    torch.testing.assert_close(actor_gradient(agent, loss), actor_gradient(agent, expected))
 
 
 def test_executed_chunks_are_the_best_of_n_and_inside_the_box(agent):
@@ -157,7 +153,7 @@ def test_executed_chunks_are_the_best_of_n_and_inside_the_box(agent):
 def test_energy_score_is_least_for_the_true_distribution():
     g = torch.Generator().manual_seed(0)
     y = torch.randn(4000, 3, generator=g)
-    score = lambda scale, shift: ops.energy_score(
+    score = lambda scale, shift: losses.energy_score(
         torch.randn(4000, 6, 3, generator=g) * scale + shift, y
     ).mean()
     true = score(1.0, 0.0)

@@ -22,7 +22,7 @@ def test_where_k_candidates_are_worth_the_same_and_the_rest_nothing_the_effectiv
     k, more
 ):
     score = torch.cat([torch.zeros(3, k), torch.full((3, more), -1000.0)], 1)
-    log = diagnostics.of_candidates(score, k)
+    log = diagnostics.candidates(score, k)
     assert abs(log["ess"] - k) < 1e-3
     assert log["matched_tv"] < 1e-3
     assert log["q_positives"] == 0
@@ -31,13 +31,13 @@ def test_where_k_candidates_are_worth_the_same_and_the_rest_nothing_the_effectiv
 @given(st.integers(0, 1000), st.integers(2, 16))
 def test_the_effective_number_is_between_one_and_all(seed, n):
     score = torch.randn(5, n, generator=torch.Generator().manual_seed(seed))
-    assert 1 - 1e-4 <= diagnostics.of_candidates(score, max(1, n // 4))["ess"] <= n + 1e-4
+    assert 1 - 1e-4 <= diagnostics.candidates(score, max(1, n // 4))["ess"] <= n + 1e-4
 
 
 def test_what_tensorboard_shows_together_is_written():
     batch = chunks()
-    log = diagnostics.against_data(torch.randn(4, 8, 6), batch)
-    log |= diagnostics.of_candidates(torch.randn(4, 8), 2) | diagnostics.executed(torch.randn(4, 8))
+    log = diagnostics.compare_with_data(torch.randn(4, 8, 6), batch)
+    log |= diagnostics.candidates(torch.randn(4, 8), 2) | diagnostics.executed(torch.randn(4, 8))
     written = {f"train/{name}" for name in log} | {f"eval/{name}" for name in EVAL_COLUMNS}
     shown = {
         tag.rstrip("$") for group in TOGETHER.values() for _, tags in group.values() for tag in tags

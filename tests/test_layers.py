@@ -23,9 +23,11 @@ LEARNING = [
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"envs", "training", "experiments", "train"}
 SHARED = {
-    "protocol",
+    "agent",
+    "config",
     "networks",
-    "ops",
+    "losses",
+    "sampling",
     "drift",
     "diagnostics",
 }  # files of agents/ that are no algorithm

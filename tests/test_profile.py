@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 import torch
-from test_dfp import make_batch, noise_for
 
+from tests.small_agents import make_batch, noise_for
 from wgflow_rl import profile
 from wgflow_rl.agents import methods, networks
 from wgflow_rl.agents.dfp import DFP, DFPConfig
@@ -86,7 +86,7 @@ def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
         logs.append([])
         for i in range(200):
             log = update(
-                agent, make_batch(b=16, seed=i), noise_for(agent, seed=i, b=16), online=i >= 100
+                agent, make_batch(2, seed=i, b=16), noise_for(agent, seed=i, b=16), online=i >= 100
             )
             logs[-1].append(torch.stack([log["critic_loss"], log["actor_loss"]]))
         agents.append(agent)

@@ -214,17 +214,17 @@ def spoil_loss(monkeypatch, trainer, name):
 
 
 def spoil_gradient(monkeypatch, trainer, name):
-    next(trainer.state.agent.modules[name].parameters()).register_hook(
+    next(getattr(trainer.state.agent, name).parameters()).register_hook(
         lambda gradient: gradient * torch.nan
     )
 
 
 def spoil_weights(monkeypatch, trainer, name):
-    next(trainer.state.agent.modules[name].parameters()).data[0] = torch.nan
+    next(getattr(trainer.state.agent, name).parameters()).data[0] = torch.nan
 
 
 def inflate_weights(monkeypatch, trainer, name):
-    for weight in trainer.state.agent.modules[name].parameters():
+    for weight in getattr(trainer.state.agent, name).parameters():
         weight.data.mul_(1e25)  # finite, and no longer so after two layers
 
 

@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.evaluate import load_agent, visited
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.colours import INK, RULE

@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
-from wgflow_rl.agents.protocol import Agent, at_least
+from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import at_least
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint

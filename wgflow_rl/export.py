@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.evaluate import load_agent, visited
 from wgflow_rl.training.runlog import PACKAGES
 from wgflow_rl.training.settings import Settings
@@ -77,7 +77,7 @@ class Draws(TorchFunctionMode):
             if kwargs.get("generator") is not None:
                 raise ValueError(
                     f"this agent draws with torch.{func.__name__}, which cannot become an input of a file; draw with "
-                    "wgflow_rl.agents.ops.normal or ops.uniform in `act`"
+                    "wgflow_rl.agents.sampling.normal or uniform in `act`"
                 )
             return func(*args, **kwargs)
         if self.given is not None:
@@ -93,7 +93,6 @@ class Deployed(nn.Module):
     def __init__(self, agent: Agent):
         super().__init__()
         self.agent = agent
-        self.parts = nn.ModuleDict(agent.modules)
 
     def forward(self, obs: Tensor, *draws: Tensor) -> Tensor:
         with Draws(draws):

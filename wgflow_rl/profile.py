@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import matmul

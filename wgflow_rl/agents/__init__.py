@@ -1,4 +1,4 @@
-"""One file per algorithm. An agent knows networks, batches and noise; it knows no buffer, environment or loop.
+"""One file per algorithm, on the base class of `agent`; `methods` names them and holds their settings.
 
-What each of them offers is `protocol.Agent`; `methods` names them and holds their numbers.
+An agent knows networks, batches and noise; it knows no buffer, environment or training loop.
 """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from wgflow_rl.agents import diagnostics, ops
-from wgflow_rl.agents.networks import StateFunction, standardiser
-from wgflow_rl.agents.protocol import AgentConfig
+from wgflow_rl.agents import diagnostics
+from wgflow_rl.agents.agent import Agent, Log
+from wgflow_rl.agents.config import AgentConfig
+from wgflow_rl.agents.networks import DeterministicPolicy
 from wgflow_rl.data.batch import Batch
 
 
@@ -21,68 +22,30 @@ class BCConfig(AgentConfig):
     chunk: int = 1
 
 
-class Noise(NamedTuple):
-    """An update is not random."""
+class BC(Agent):
+    """Deterministic policy, without a critic."""
 
+    cfg: BCConfig
 
-class BC:
-    """One deterministic policy. Arguments: `methods.build`."""
+    def setup(self, generator: torch.Generator) -> None:
+        self.policy = DeterministicPolicy(*self.sizes, generator=generator)
+        self.latent = None
 
-    def __init__(
-        self,
-        cfg: BCConfig,
-        *,
-        obs_dim: int,
-        action_dim: int,
-        seed: int = 0,
-        obs_mean: Tensor | None = None,
-        obs_std: Tensor | None = None,
-        device: str | torch.device = "cpu",
-    ):
-        self.cfg = cfg
-        self.device = torch.device(device)
-        self.chunk_dim = cfg.chunk * action_dim
-        generator = torch.Generator().manual_seed(seed)
-        self.policy = StateFunction(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
-            device
-        )
-        self.optimiser = torch.optim.Adam(self.policy.parameters(), lr=cfg.lr, fused=True)
-        self.normalise = standardiser(cfg.standardise, obs_dim, obs_mean, obs_std, device)
+    def sample(self, obs: Tensor, noise: None) -> Tensor:
+        return self.policy(obs)
 
-    def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
-        return Noise()
+    def loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
+        """The actor's loss alone."""
+        batch = batch._replace(obs=self.normalise(batch.obs))
+        loss, log = self.actor_loss(batch, noise, online=online)
+        return loss, {"actor_loss": loss.detach(), **log}
 
-    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one update, the same in both phases, and scalars to log."""
-        loss = self.actor_loss(batch, self.normalise(batch.obs))
-        return loss, {"actor_loss": loss.detach()}
-
-    def settle(self) -> None:
-        """There are no slow copies."""
-
-    def actor_loss(self, batch: Batch, obs: Tensor) -> Tensor:
+    def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """|a - mu(s)|^2, which is -log N(a; mu(s), 1) up to constants: two modes are answered by their mean."""
-        error = (self.policy(obs) - batch.actions.flatten(1)[:, None]).square()
-        return (error * ops.coordinates(batch.valid, self.chunk_dim)).mean()
-
-    def start_online(self) -> None:
-        """Nothing changes at the switch."""
+        error = (self.policy(batch.obs) - batch.chunk).square()
+        return (error * batch.mask).mean(), {}
 
     @torch.no_grad()
-    def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]."""
-        obs = self.normalise(obs.to(self.device))
-        return self.policy(obs).clamp(-1, 1).reshape(obs.shape[0], self.cfg.chunk, -1)
-
-    @torch.no_grad()
-    def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        obs = self.normalise(batch.obs)
-        chunk = self.policy(obs)
-        return diagnostics.against_data(diagnostics.repeat(chunk), batch)
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        return {
-            "normalise": self.normalise,
-            "policy": self.policy,
-        }
+    def diagnose(self, batch: Batch, generator: torch.Generator) -> Log:
+        """Compare with the data; there are no values to report."""
+        return diagnostics.compare_with_data(self.policy(self.normalise(batch.obs)), batch)

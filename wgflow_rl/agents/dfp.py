@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl.agents import diagnostics, drift, ops
-from wgflow_rl.agents.networks import Policy, TwinCritic, slow_copy, standardiser
-from wgflow_rl.agents.protocol import AgentConfig, above, at_least, fraction
+from wgflow_rl.agents import diagnostics, drift
+from wgflow_rl.agents.agent import Agent, Log
+from wgflow_rl.agents.config import AgentConfig, above, at_least, fraction
+from wgflow_rl.agents.networks import Policy, TwinCritic
+from wgflow_rl.agents.sampling import normal, top_k
 from wgflow_rl.data.batch import Batch
 
 
@@ -56,175 +58,69 @@ class DFPConfig(AgentConfig):
             raise ValueError(f"--positives is {self.positives!r}; wanted topk or boltzmann")
 
 
-class Noise(NamedTuple):
-    """All the randomness of one update: standard normal, [B, n, C]."""
+class DFP(Agent):
+    """Pushforward policy a = f(z, s), trained on the drift of its own samples; the critic is `Agent.critic_loss`."""
 
-    generated: Tensor
-    candidates: Tensor
-    target: Tensor
+    cfg: DFPConfig
 
-
-class DFP:
-    """Policy, twin critics, their slow copies, and one update of all of them.
-
-    Args:
-        cfg: the numbers of the method.
-        obs_dim, action_dim: sizes of one observation and one action (actions in [-1, 1]).
-        seed: of the initial weights.
-        obs_mean, obs_std: [S], used when cfg.standardise.
-    """
-
-    def __init__(
-        self,
-        cfg: DFPConfig,
-        *,
-        obs_dim: int,
-        action_dim: int,
-        seed: int = 0,
-        obs_mean: Tensor | None = None,
-        obs_std: Tensor | None = None,
-        device: str | torch.device = "cpu",
-    ):
-        self.cfg = cfg
-        self.device = torch.device(device)
-        self.chunk_dim = cfg.chunk * action_dim
-        self.data_drift = drift.parse(cfg.field)
-        self.improve_drift = drift.parse(cfg.improve_field)
-        generator = torch.Generator().manual_seed(seed)
-        self.policy = Policy(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(device)
-        self.critic = TwinCritic(obs_dim, self.chunk_dim, cfg.hidden, generator=generator).to(
-            device
-        )
-        self.old_policy = slow_copy(self.policy)
-        self.target_critic = slow_copy(self.critic)
-        self.optimiser = torch.optim.Adam(
-            [*self.policy.parameters(), *self.critic.parameters()], lr=cfg.lr, fused=True
-        )
-        self.normalise = standardiser(cfg.standardise, obs_dim, obs_mean, obs_std, device)
-
-    def draw_noise(self, batch: int, generator: torch.Generator) -> Noise:
-        cfg = self.cfg
-        return Noise(
-            *(
-                self._normal(batch, n, generator)
-                for n in (cfg.generated, cfg.candidates, cfg.target_samples)
-            )
-        )
-
-    def _normal(self, batch: int, n: int, generator: torch.Generator) -> Tensor:
-        return ops.normal(batch, n, self.chunk_dim, generator=generator, device=self.device)
-
-    # ---- Algorithm 1 --------------------------------------------------------------------------------------------
-
-    def loss(self, batch: Batch, noise: Noise, *, online: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Critic and actor; and scalars to log."""
-        obs, next_obs = self.normalise(batch.obs), self.normalise(batch.next_obs)
-        critic_loss, critic_log = self.critic_loss(batch, obs, next_obs, noise)
-        actor_loss, actor_log = self.actor_loss(
-            batch, obs, noise, self.cfg.lam if online else self.cfg.lam_offline
-        )
-        log = {
-            "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
-            **critic_log,
-            **actor_log,
+    def setup(self, generator: torch.Generator) -> None:
+        cfg, C = self.cfg, self.chunk_dim
+        self.policy = Policy(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.old_policy = self.target_network(self.policy, rate=cfg.old_rate)
+        self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
+        self.field = drift.parse(cfg.field)
+        self.improve_field = drift.parse(cfg.improve_field)
+        self.noise = {
+            "generated": (normal, cfg.generated, C),
+            "candidates": (normal, cfg.candidates, C),  # noise of the old policy
+            "target": (normal, cfg.target_samples, C),  # noise of a'
         }
-        return critic_loss + actor_loss, log
 
-    def settle(self) -> None:
-        """After the optimiser's step: slow copies follow."""
-        ops.polyak_(self.target_critic, self.critic, self.cfg.target_rate)
-        ops.polyak_(self.old_policy, self.policy, self.cfg.old_rate)
+    def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
+        return self.policy(obs, noise)
 
-    def critic_loss(
-        self, batch: Batch, obs: Tensor, next_obs: Tensor, noise: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Chunked TD: (Q(s_t, a_{t:t+h}) - R_h - gamma^h Q_target(s_{t+h}, a'))^2 over chunks whose target is known."""
+    def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
+        """L = L_BC + lam L_topK: the same samples regress on their drift to the data and to the top-K (Eq. 16).
+
+        Samples are not clipped, so that the drift of the data pulls saturated coordinates back.
+        """
+        a_hat, mask = self.policy(batch.obs, noise.generated), batch.mask  # [B, G, C], [B, 1, C]
         with torch.no_grad():
-            proposals = self.policy(next_obs, noise.target).clamp(-1, 1)
-            best = self.best(next_obs, proposals)
-            target = ops.td_target(
-                batch.returns, batch.discount, self.target_critic.mean(next_obs, best)[:, 0]
-            )
-        return ops.critic_loss(self.critic, batch, obs, target)
-
-    def actor_loss(
-        self, batch: Batch, obs: Tensor, noise: Noise, lam: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L = L_BC + lam L_topK, both regressions of the same generated chunks onto their own drift (Eq. 16)."""
-        steps = ops.coordinates(batch.valid, self.chunk_dim)  # [B, 1, C]
-        a_hat = self.policy(obs, noise.generated)  # [B, G, C], not clipped: the data draw it back
-        data = batch.actions.flatten(1)[:, None] * steps
-        with torch.no_grad():
-            bc_velocity = self.data_drift(a_hat * steps, data)
-        loss = wg.regress_onto(a_hat * steps, bc_velocity)
+            drift_to_data = self.field(a_hat * mask, batch.chunk * mask)
+        loss = wg.regress_onto(a_hat * mask, drift_to_data)
         log = {"bc_loss": loss.detach(), "clipped": (a_hat.detach().abs() > 1).float().mean()}
+        lam = self.cfg.lam if online else self.cfg.lam_offline
         if lam > 0:
             with torch.no_grad():
-                pool = self.old_policy(obs, noise.candidates)  # [B, N, C]
-                score = self.critic.mean(obs, pool.clamp(-1, 1))
-                velocity = self.improve_drift(a_hat, *self.soft_target(pool, score))
-            improve = wg.regress_onto(a_hat, velocity)
+                pool = self.old_policy(batch.obs, noise.candidates)  # [B, N, C]
+                best, weights = self.positives(pool, self.q(batch.obs, pool.clamp(-1, 1)))
+                drift_to_best = self.improve_field(a_hat, best, weights)
+            improve = wg.regress_onto(a_hat, drift_to_best)
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
         return loss, log
 
-    def soft_target(self, pool: Tensor, score: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Positives and their weights: the K best uniformly (Eq. 15), or all of them by exp(Q / alpha), its pi+.
+    def positives(self, pool: Tensor, q: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Choose positives and their weights: the K best, uniformly (Eq. 15), or all N by exp(Q / alpha), which is pi+.
 
-        The two are different targets: `matched_temperature` and `matched_tv` in train.csv say how far apart at best.
+        The two targets differ: `matched_temperature` and `matched_tv` in train.csv measure by how much at least.
         """
         if self.cfg.positives == "topk":
-            return ops.top_k(pool, score, self.cfg.top_k), None
-        return pool, wg.boltzmann_weights(score, alpha=self.cfg.temperature)
+            return top_k(pool, q, self.cfg.top_k), None
+        return pool, wg.boltzmann_weights(q, alpha=self.cfg.temperature)
 
     def start_online(self) -> None:
-        """The offline-to-online switch: the old policy starts again from the present one."""
+        """Restart the old policy from the present one."""
         self.old_policy.load_state_dict(self.policy.state_dict())
 
-    # ---- acting -------------------------------------------------------------------------------------------------
-
-    def best(self, obs: Tensor, chunks: Tensor) -> Tensor:
-        """The chunk of highest mean value by the online critic per state, [B, n, C] -> [B, 1, C]."""
-        return (
-            chunks if chunks.shape[1] == 1 else ops.top_k(chunks, self.critic.mean(obs, chunks), 1)
-        )
-
     @torch.no_grad()
-    def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """obs [B, S] -> the chunk to execute, [B, h, A] in [-1, 1]: one of `act_samples` by its value."""
-        cfg, obs = self.cfg, self.normalise(obs.to(self.device))
-        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(
-            -1, 1
-        )
-        score = self.critic.mean(obs, chunks)
-        chunk = ops.choose(chunks, score, temperature=cfg.act_temperature, generator=generator)
-        return chunk.reshape(obs.shape[0], cfg.chunk, -1)
-
-    @torch.no_grad()
-    def diagnose(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Beside what every agent has: rms of the field before scaling, and the candidates of the improvement term."""
-        cfg, obs = self.cfg, self.normalise(batch.obs)
-        a_hat = self.policy(obs, self._normal(obs.shape[0], cfg.generated, generator))
+    def diagnose(self, batch: Batch, generator: torch.Generator) -> Log:
+        """Add the rms of the unscaled field and the values of the candidates."""
+        log, obs = super().diagnose(batch, generator), self.normalise(batch.obs)
+        a_hat = self.policy(obs, self.draw_latent(obs, self.cfg.generated, generator))
         whole = batch.valid[:, -1] > 0
-        raw = self.data_drift.raw(a_hat[whole], batch.actions.flatten(1)[whole, None])
-        log = {**diagnostics.against_data(a_hat, batch), "raw_field": raw.square().mean().sqrt()}
-        pool = self.old_policy(obs, self._normal(obs.shape[0], cfg.candidates, generator)).clamp(
-            -1, 1
-        )
-        log |= diagnostics.of_candidates(self.critic.mean(obs, pool), cfg.top_k)
-        chunks = self.policy(obs, self._normal(obs.shape[0], cfg.act_samples, generator)).clamp(
-            -1, 1
-        )
-        return log | diagnostics.executed(self.critic.mean(obs, chunks), cfg.act_temperature)
-
-    @property
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """What a checkpoint holds, beside the optimiser."""
-        return {
-            "normalise": self.normalise,
-            "policy": self.policy,
-            "critic": self.critic,
-            "old_policy": self.old_policy,
-            "target_critic": self.target_critic,
-        }
+        raw = self.field.raw(a_hat[whole], batch.chunk[whole])
+        pool = self.old_policy(obs, self.draw_latent(obs, self.cfg.candidates, generator))
+        log |= diagnostics.candidates(self.q(obs, pool.clamp(-1, 1)), self.cfg.top_k)
+        return log | {"raw_field": raw.square().mean().sqrt()}

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.bc import BC, BCConfig
 from wgflow_rl.agents.bfn import BFN, BFNConfig
 from wgflow_rl.agents.cac import CAC, CACConfig
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.agents.fawac import FAWAC, FAWACConfig
 from wgflow_rl.agents.fbrac import FBRAC, FBRACConfig
@@ -26,7 +28,6 @@ from wgflow_rl.agents.idql import IDQL, IDQLConfig
 from wgflow_rl.agents.ifql import IFQL, IFQLConfig
 from wgflow_rl.agents.iql import IQL, IQLConfig
 from wgflow_rl.agents.mvp import MVP, MVPConfig
-from wgflow_rl.agents.protocol import Agent, AgentConfig
 from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
 from wgflow_rl.agents.srpo import SRPO, SRPOConfig
 

@@ -1,4 +1,4 @@
-"""What an agent is given to learn from: the waist between data and algorithms."""
+"""The batch of chunks an agent learns from: the interface between data and algorithms."""
 
 from __future__ import annotations
 
@@ -19,3 +19,23 @@ class Batch(NamedTuple):
     next_actions: Tensor  # [B, h, A] a_{t+h} ... a_{t+2h-1}, the data's own answer to s_{t+h}
     next_valid: Tensor  # [B, h] 1 where that action is of the same trajectory
     complete: Tensor  # [B] 1 where R_h and the bootstrap are known: the chunk is whole, or the task ended inside it
+
+    @property
+    def chunk(self) -> Tensor:
+        """The data's chunk as one vector, [B, 1, C] with C = h A."""
+        return self.actions.flatten(1)[:, None]
+
+    @property
+    def mask(self) -> Tensor:
+        """`valid` per coordinate of the chunk, [B, 1, C]."""
+        return self.valid.repeat_interleave(self.actions.shape[-1], dim=1)[:, None]
+
+    @property
+    def next_chunk(self) -> Tensor:
+        """`next_actions` as one vector, [B, 1, C]."""
+        return self.next_actions.flatten(1)[:, None]
+
+    @property
+    def next_mask(self) -> Tensor:
+        """`next_valid` per coordinate, [B, 1, C]."""
+        return self.next_valid.repeat_interleave(self.actions.shape[-1], dim=1)[:, None]

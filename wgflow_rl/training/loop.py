@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wgflow_rl import envs
-from wgflow_rl.agents import ops
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint, matmul
@@ -171,7 +170,7 @@ class Trainer:
             state.replay.add(**state.collector.step(agent.act, state.acting))
             if collected <= schedule.online_start:
                 return {}
-            ops.anneal_(agent.optimiser, cfg.lr, cfg.lr_end, collected / schedule.online_steps)
+            agent.anneal(collected / schedule.online_steps)
         batch = state.sample()
         noise = agent.draw_noise(cfg.batch, state.generator)
         return checked_update(agent, batch, noise, online=collected >= 1, at=str(state))

@@ -17,8 +17,8 @@ import tyro
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
+from wgflow_rl.agents.config import AgentConfig, above, at_least
 from wgflow_rl.agents.methods import Schedule
-from wgflow_rl.agents.protocol import AgentConfig, above, at_least
 from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
 

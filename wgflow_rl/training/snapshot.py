@@ -7,30 +7,26 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 
 
 def snapshot(agent: Agent) -> dict[str, Tensor]:
     """Parameters, buffers and optimiser moments, named 'policy.net.first.weight', 'optimiser.3.exp_avg', ..."""
-    tensors = {
-        f"{name}.{key}": t
-        for name, module in agent.modules.items()
-        for key, t in module.state_dict().items()
-    }
+    tensors = dict(agent.state_dict())
     for index, moments in agent.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(t) for key, t in moments.items()}
     return tensors
 
 
 def restore(agent: Agent, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `snapshot` returned, in place. Raises: ValueError naming the module that does not fit."""
-    for name, module in agent.modules.items():
-        try:
-            module.load_state_dict(under(tensors, name))
-        except RuntimeError as error:
-            raise ValueError(
-                f"the checkpoint does not fit {name!r}; it was written with other settings. {error}"
-            ) from error
+    """Load what `snapshot` returned, in place. Raises: ValueError naming the tensors that do not fit."""
+    weights = {k: t for k, t in tensors.items() if not k.startswith("optimiser.")}
+    try:
+        agent.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the checkpoint does not fit; it was written with other settings or an older version. {error}"
+        ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in under(tensors, "optimiser").items():
         index, _, moment = key.partition(".")

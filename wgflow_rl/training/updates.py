@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgflow_rl.agents import ops
-from wgflow_rl.agents.protocol import Agent
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.training.snapshot import snapshot
 from wgflow_rl.utils.cli import UserError
@@ -22,8 +21,10 @@ class TrainingDiverged(UserError):
 def update(agent: Agent, batch: Batch, noise: Any, *, online: bool) -> dict[str, Tensor]:
     """One gradient step, a function of weights, batch and noise. Returns scalars to log."""
     loss, log = agent.loss(batch, noise, online=online)
-    ops.descend(agent.optimiser, loss)
-    agent.settle()
+    agent.optimiser.zero_grad()
+    loss.backward()
+    agent.optimiser.step()
+    agent.update_targets()
     return log
 
 
@@ -82,8 +83,7 @@ def raise_as_divergence(error: ValueError, agent: Agent, *, of: str, at: str) ->
 def gradients(agent: Agent) -> dict[str, Tensor]:
     """Gradients of the last update, named 'gradient of policy.net.first.weight'."""
     return {
-        f"gradient of {name}.{key}": weight.grad
-        for name, module in agent.modules.items()
-        for key, weight in module.named_parameters()
+        f"gradient of {name}": weight.grad
+        for name, weight in agent.named_parameters()
         if weight.grad is not None
     }

@@ -1,0 +1,75 @@
+"""Small agents, batches and critics for the laws of agents."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from wgflow_rl.agents import methods
+from wgflow_rl.agents.networks import TwinCritic
+from wgflow_rl.data.batch import Batch
+
+B, S, A = 8, 3, 2
+TARGETS = {  # target network: (its online network, setting of its rate)
+    "target_critic": ("critic", "target_rate"),
+    "target_policy": ("policy", "target_rate"),
+    "old_policy": ("policy", "old_rate"),
+}
+
+
+def build(method, **numbers):
+    """A method at the smallest size. Its target networks differ from the online ones, as they do after a while."""
+    cfg = replace(methods.ROWS[method], hidden=(16, 16), batch=B)
+    small = {"candidates": 6, "top_k": 2, "target_samples": 3, "act_samples": 5, "flow_steps": 3}
+    cfg = replace(cfg, **{name: v for name, v in small.items() if hasattr(cfg, name)}, **numbers)
+    agent = methods.build(cfg, obs_dim=S, action_dim=A, seed=1)
+    g = torch.Generator().manual_seed(2)
+    for name in TARGETS:
+        for p in getattr(agent, name, nn.Module()).parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=g))
+    return agent
+
+
+def make_batch(h, seed=0, b=B, s=S, a=A):
+    g = torch.Generator().manual_seed(seed)
+    return Batch(
+        obs=torch.randn(b, s, generator=g),
+        actions=torch.rand(b, h, a, generator=g) * 2 - 1,
+        valid=torch.ones(b, h),
+        returns=torch.randn(b, generator=g),
+        discount=torch.full((b,), 0.9**h),
+        next_obs=torch.randn(b, s, generator=g),
+        next_actions=torch.rand(b, h, a, generator=g) * 2 - 1,
+        next_valid=torch.ones(b, h),
+        complete=torch.ones(b),
+    )
+
+
+def noise_for(agent, seed=0, b=B):
+    return agent.draw_noise(b, torch.Generator().manual_seed(seed))
+
+
+class Twins(TwinCritic):
+    """Two critics that are given functions (obs, chunks) -> [B, n]."""
+
+    def __init__(self, first, second):
+        nn.Module.__init__(self)
+        self.both = (first, second)
+
+    def forward(self, obs, chunks):
+        return torch.stack([q(obs, chunks) for q in self.both])
+
+
+def constant(value):
+    return lambda obs, chunks: torch.full(chunks.shape[:-1], float(value))
+
+
+class ConstantValue(nn.Module):
+    """V(s) = value."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.constant = float(value)
+
+    def forward(self, obs):
+        return torch.full(obs.shape[:1], self.constant)

@@ -1,0 +1,56 @@
+"""Settings that all methods share, and the checks of their values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Numbers of the protocol that every method shares (Li et al. 2025; Koo et al. 2026, Table 5)."""
+
+    chunk: int = 5  # h, actions per chunk, executed open loop; 1 on every offline row
+    gamma: float = 0.99
+    lr: float = 3e-4  # Adam, all networks
+    lr_end: float = (
+        1.0  # fraction of lr that is left at the end of the online phase, linearly; 1: constant
+    )
+    target_rate: float = 5e-3  # Polyak rate of the target networks
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    batch: int = 256
+    standardise: bool = False  # observations to zero mean and unit variance over the offline data
+
+    def check(self) -> None:
+        """Raise ValueError for the first value out of range, naming its command-line flag."""
+        at_least(1, chunk=self.chunk, batch=self.batch, hidden=min(self.hidden, default=0))
+        fraction(target_rate=self.target_rate, lr_end=self.lr_end)
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"--gamma is {self.gamma}; wanted a discount in (0, 1)")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"--lr is {self.lr}; wanted a positive learning rate")
+
+
+def at_least(least: float, **numbers: float) -> None:
+    """Raise ValueError for the first number that is NaN or below `least`, naming its flag."""
+    for name, value in numbers.items():
+        if not value >= least:
+            raise ValueError(f"--{_flag(name)} is {value}; wanted at least {least}")
+
+
+def fraction(**numbers: float) -> None:
+    """Raise ValueError for the first number outside [0, 1], naming its flag."""
+    for name, value in numbers.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"--{_flag(name)} is {value}; wanted a share in [0, 1]")
+
+
+def above(least: float, **numbers: float) -> None:
+    """Raise ValueError for the first number that is not finite and above `least`, naming its flag."""
+    for name, value in numbers.items():
+        if not least < value < math.inf:
+            raise ValueError(f"--{_flag(name)} is {value}; wanted a number above {least}")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

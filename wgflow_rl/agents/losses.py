@@ -1,0 +1,108 @@
+"""Losses of one equation each, shared by the methods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wgflow_rl.agents.sampling import Field, vp_noise
+from wgflow_rl.data.batch import Batch
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+def td_loss(
+    critic: nn.Module, batch: Batch, next_value: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """mean (Q_i(s_t, a_{t:t+h}) - y)^2 with y = R_h + gamma^h m_h V(s_{t+h}); and scalars to log.
+
+    The mean is over both critics and over chunks whose target is known. next_value [B]; no gradient reaches it.
+    """
+    y = (batch.returns + batch.discount * next_value).detach()
+    q = critic(batch.obs, batch.chunk)[..., 0]  # [2, B]
+    loss = ((q - y).square() * batch.complete).mean()
+    return loss, {"q": q.detach().mean(), "td_target": y.mean()}
+
+
+def expectile_loss(error: Tensor, tau: float) -> Tensor:
+    """|tau - 1(u < 0)| u^2, elementwise: least at the tau-expectile (IQL, Kostrikov et al. 2021, Eq. 5)."""
+    return torch.where(error < 0, 1 - tau, tau) * error.square()
+
+
+def advantage(value: nn.Module, target_critic: nn.Module, batch: Batch) -> Tensor:
+    """A = min Q_target(s, a) - V(s) of the data's chunks, [B]. Gradient to V alone."""
+    with torch.no_grad():
+        q = target_critic(batch.obs, batch.chunk).amin(0)[:, 0]
+    return q - value(batch.obs)
+
+
+def implicit_q_loss(
+    critic: nn.Module, target_critic: nn.Module, value: nn.Module, batch: Batch, *, tau: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_Q + L_V of implicit Q-learning (IQL Eq. 6 and 5), which asks for actions of the data only.
+
+    L_Q = (Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2; L_V makes V the tau-expectile of min Q_target(s, a).
+    """
+    with torch.no_grad():
+        next_value = value(batch.next_obs)
+    critic_loss, log = td_loss(critic, batch, next_value)
+    error = advantage(value, target_critic, batch)
+    value_loss = (expectile_loss(error, tau) * batch.complete).mean()
+    log |= {"critic_loss": critic_loss.detach(), "value_loss": value_loss.detach()}
+    return critic_loss + value_loss, log | {"advantage": error.detach().mean()}
+
+
+def advantage_weight(advantage: Tensor, alpha: float, most: float = 100.0) -> Tensor:
+    """min(exp(alpha A), most): the weight of advantage-weighted regression (IQL Eq. 7; the cap is its code's)."""
+    return (alpha * advantage).exp().clamp(max=most)
+
+
+def value_scale(q: Tensor) -> Tensor:
+    """1 / mean |Q|, which makes a value loss free of the reward's units (TD3+BC, Fujimoto and Gu 2021)."""
+    return 1 / q.detach().abs().mean().clamp_min(1e-6)
+
+
+# ---- generative models -------------------------------------------------------------------------
+
+
+def flow_matching(velocity: Field, obs: Tensor, actions: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+    """(v(s, x_t, t) - (a - x_0))^2 with x_t = (1 - t) x_0 + t a (FQL, Park et al. 2025, Eq. 1), elementwise.
+
+    actions, x0 [B, G, C]; t [B, G, 1] -> [B, G, C]. Noise is at t = 0, actions are at t = 1.
+    """
+    return (velocity(obs, (1 - t) * x0 + t * actions, t) - (actions - x0)).square()
+
+
+def mean_flow(
+    field: Field, obs: Tensor, actions: Tensor, e: Tensor, r: Tensor, t: Tensor
+) -> Tensor:
+    """(u(z_t, r, t) - sg[v - (t - r) du/dt])^2, the MeanFlow identity (Geng et al. 2025, Eq. 6, 10), elementwise.
+
+    z_t = (1 - t) a + t e, v = e - a; du/dt = v d_z u + d_t u by forward-mode differentiation. Here noise is at t = 1.
+    actions, e [B, G, C]; 0 <= r <= t <= 1, [B, G, 1]. Gradient through u alone.
+    """
+    z, v = (1 - t) * actions + t * e, e - actions
+    u, du_dt, *_ = torch.func.jvp(
+        lambda z, r, t: field(obs, z, r, t), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
+    )
+    return (u - (v - (t - r) * du_dt).detach()).square()
+
+
+def noise_prediction(eps: Field, obs: Tensor, actions: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """(eps(s, alpha_t a + sigma_t e, t) - e)^2 (Ho et al. 2020, Eq. 14), elementwise. actions, noise [B, G, C]."""
+    alpha, sigma = vp_noise(t)
+    return (eps(obs, alpha * actions + sigma * noise, t) - noise).square()
+
+
+def energy_score(samples: Tensor, y: Tensor) -> Tensor:
+    """E|x - y| - E|x - x'| / 2 per state (Gneiting and Raftery 2007), unbiased in the samples: lower is better.
+
+    samples [B, G, C] with G >= 2, y [B, C] -> [B], in the units of y. Strictly proper: its mean over (s, y) is
+    least when the samples have the distribution of y given s.
+    """
+    g = samples.shape[1]
+    to_data = (samples - y[:, None]).norm(dim=-1).mean(-1)
+    # Direct differences: the matrix product that cdist prefers above 25 points leaves the diagonal above 0.
+    pairs = torch.cdist(samples, samples, compute_mode="donot_use_mm_for_euclid_dist")
+    between = pairs.sum((-2, -1)) / (g * (g - 1))
+    return to_data - between / 2
