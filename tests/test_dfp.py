@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from tests.small_batches import make_batch, noise_for
 from wgflow_rl.agents import drift, ops
 from wgflow_rl.agents.dfp import DFP, DFPConfig
-from wgflow_rl.data.batch import Batch
 from wgflow_rl.training.updates import update
 
 SMALL = DFPConfig(
@@ -20,28 +20,9 @@ SMALL = DFPConfig(
 )
 
 
-def make_batch(b=8, s=3, h=2, a=2, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return Batch(
-        obs=torch.randn(b, s, generator=g),
-        actions=torch.rand(b, h, a, generator=g) * 2 - 1,
-        valid=torch.ones(b, h),
-        returns=torch.randn(b, generator=g),
-        discount=torch.full((b,), 0.9**h),
-        next_obs=torch.randn(b, s, generator=g),
-        next_actions=torch.zeros(b, h, a),
-        next_valid=torch.zeros(b, h),
-        complete=torch.ones(b),
-    )
-
-
 @pytest.fixture
 def agent():
     return DFP(SMALL, obs_dim=3, action_dim=2, seed=1)
-
-
-def noise_for(agent, seed=0, b=8):
-    return agent.draw_noise(b, torch.Generator().manual_seed(seed))
 
 
 def grads(module):

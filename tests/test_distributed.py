@@ -181,7 +181,7 @@ def test_a_lost_process_is_an_error_within_the_timeout(tmp_path):
             assert seconds < ring.TIMEOUT + 10  # of a loaded machine, not of the ring
 
 
-def test_the_example_is_the_same_on_two_processes_as_on_one():
+def test_the_example_is_the_same_on_two_processes_as_on_one(tmp_path):
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -198,7 +198,7 @@ def test_the_example_is_the_same_on_two_processes_as_on_one():
     ]
     example = str(ROOT / "examples" / "sharded_density.py")
     done = subprocess.run(
-        [*command, example], capture_output=True, text=True, env=env, timeout=120, check=True
+        [*command, example], capture_output=True, text=True, env=env, cwd=tmp_path, check=True
     )
     samples = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
     whole = wg.KDE(samples, wg.Gaussian(0.4)).log_density(samples).mean()

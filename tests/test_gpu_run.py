@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 import torch
-from test_kills import FLAGS, go_on, outcome, small_world
+
+from tests.tiny_runs import FLAGS, go_on, outcome, small_world
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -28,13 +29,13 @@ assert sys.argv[1:3] == ["-m", "wgflow_rl.train"]
 how, at = os.environ["STOP"].split()
 if how == "SLEEP":
     time.sleep(60)
-sys.path.insert(0, {str(ROOT / "tests")!r})
-import test_kills
-from walk import WalkHome
+sys.path.insert(0, {str(ROOT)!r})
+from tests.tiny_runs import small_world
+from tests.walk import WalkHome
 from wgflow_rl import train
 from wgflow_rl.utils import cli
 
-test_kills.small_world(setattr)
+small_world(setattr)
 steps, move = 0, WalkHome.step
 def step(*args):
     global steps

@@ -10,76 +10,19 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from disk import Disk, put
-from walk import WalkHome
 
-from wgflow_rl import data, envs, train
-from wgflow_rl.data.replay import FIELDS
-from wgflow_rl.training import checkpoint, runlog
-from wgflow_rl.training.settings import Settings, from_command_line
-from wgflow_rl.training.table import read_rows
-
-FLAGS = (
-    "--offline-steps 5 --online-steps 7 --online-start 1 --hidden 4 --batch 4 --candidates 3 --top-k 2 --generated 2 "
-    "--target-samples 1 --act-samples 2 --chunk 2 --eval-every 4 --eval-episodes 2 --checkpoint-every 3 --log-every 3 "
-    "--threads 1"
-)
-
-
-def walks(*_, **__):
-    """(training, validation) data, made up."""
-    numbers, rows = np.random.default_rng(0), 60
-    x = numbers.normal(size=(rows + 1, 2)).astype(np.float32)
-    episodes = data.Episodes(
-        observations=x[:-1],
-        actions=numbers.uniform(-1, 1, (rows, 1)).astype(np.float32),
-        next_observations=x[1:],
-        rewards=np.full(rows, -1, np.float32),
-        masks=np.ones(rows, np.float32),
-        terminals=np.arange(rows) % 6 == 5,
-        env="walk",
-    )
-    return episodes, episodes
-
-
-def small_world(patch):
-    """Training without a simulator, data files and pictures: all of it but what is slow."""
-    patch(envs, "make", WalkHome)
-    patch(data, "load", walks)
-    patch(runlog, "provenance", dict)
-    patch(
-        runlog,
-        "draw_curve",
-        lambda rows, path, title: runlog.write_whole(path, f"{len(rows)} points"),
-    )
+from tests.disk import Disk, put
+from tests.tiny_runs import FLAGS, go_on, outcome, small_world
+from tests.walk import WalkHome
+from wgflow_rl import envs, train
+from wgflow_rl.training.settings import from_command_line
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     small_world(monkeypatch.setattr)
-
-
-def go_on(folder):
-    """What a person does after a kill: --resume, or the command again when there is nothing to resume."""
-    if (folder / "config.json").exists():
-        train.run(Settings.resumed(["--resume", str(folder)]), resume=True, progress=False)
-    else:
-        train.run(from_command_line([*FLAGS.split(), "--run-dir", str(folder)]), progress=False)
-
-
-def outcome(folder):
-    """Everything a run leaves that must not depend on kills."""
-    tables = []
-    for name in ("train.csv", "eval.csv"):
-        columns, rows = read_rows(folder / name)
-        tables.append((columns, [{k: v for k, v in row.items() if k != "wall_s"} for row in rows]))
-    last = checkpoint.load(folder / "checkpoints")
-    rows = {f"ring.{k}": torch.cat([part[k] for part in last.rows]).tolist() for k in FIELDS}
-    tensors = {k: t.tolist() for k, t in last.tensors.items()}
-    return tables, last.step, last.state, tensors, rows
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import itertools
 
 import pytest
 import torch
-from test_dfp import make_batch, noise_for
 
+from tests.small_batches import make_batch, noise_for
 from wgflow_rl import profile
 from wgflow_rl.agents import methods, networks
 from wgflow_rl.agents.dfp import DFP, DFPConfig

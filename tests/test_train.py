@@ -53,14 +53,9 @@ def short_episodes(make=envs.make):
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
+def cache(maze_data):
     """Two generated trajectories, where `data.load` looks for them."""
-    root = tmp_path_factory.mktemp("data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WGFLOW_DATA", str(root))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        data.load(DEFAULT_ENV, rows=2000, workers=1, progress=False)
-        yield root
+    return maze_data
 
 
 @pytest.fixture(autouse=True)
