@@ -49,9 +49,14 @@ class NeedsSimulators(pytest.Module):
         )
 
 
+LEARNING = (
+    r"^\s*(?:from|import) (?:wgflow_rl|tests\.(?:runs|tiny_runs|small_batches|plain_rows|walk))\b"
+)
+
+
 def pytest_pycollect_makemodule(module_path, parent):
     text = module_path.read_text(encoding="utf-8")
-    if MISSING and re.search(r"^\s*(?:from|import) wgflow_rl\b", text, flags=re.MULTILINE):
+    if MISSING and re.search(LEARNING, text, flags=re.MULTILINE):
         return NeedsSimulators.from_parent(parent, path=module_path)
     return None
 

@@ -131,6 +131,7 @@ def test_a_run_may_stop_in_one_way_and_go_on_in_the_other(
         assert outcome(tmp_path / name) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "unplugged"])
 def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
     how, expected, small, tmp_path
@@ -146,6 +147,7 @@ def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
         assert outcome(folder) == expected, f"from {list(tree)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "unplugged"])
 def test_seeds_stopped_at_any_change_of_their_folders_end_as_those_that_were_not(
     how, small, tmp_path
@@ -179,6 +181,7 @@ def test_seeds_stopped_at_any_change_of_their_folders_end_as_those_that_were_not
             assert ended(folder) == expected, f"from {list(tree)}"
 
 
+@pytest.mark.slow
 def test_a_process_evaluates_what_training_would_have(maze_data, tmp_path):
     """A real simulator and a real process, for two seeds trained together."""
     short = FLAGS + " --data-rows 2000 --eval-episodes 1"

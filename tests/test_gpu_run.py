@@ -74,6 +74,7 @@ def call(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_run_in_slices_is_the_run_in_one_piece(call, tmp_path, monkeypatch):
     small_world(monkeypatch.setattr)
     go_on(tmp_path / "whole")

@@ -50,6 +50,7 @@ def test_a_run_has_rows_that_grow_a_best_checkpoint_and_several_episodes(whole):
     assert len(disk.killed) == len(disk.unplugged) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "unplugged"])
 def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
     how, whole, tmp_path
@@ -74,6 +75,7 @@ def child(folder, ready):
     ready.send(None)
 
 
+@pytest.mark.slow
 def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_not(whole, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wgflow_rl.train", "ogbench", "torch.utils.tensorboard"])
@@ -100,6 +102,7 @@ def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_no
         assert outcome(folder) == whole[0]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_file_ends_the_run_with_its_name_and_the_run_goes_on(
     whole, tmp_path, monkeypatch
 ):
@@ -153,6 +156,7 @@ def stuck_child(folder):
     )
 
 
+@pytest.mark.slow
 def test_an_environment_that_hangs_ends_the_run_with_its_place_and_the_run_goes_on(whole, tmp_path):
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=stuck_child, args=[tmp_path / "run"])

@@ -180,6 +180,7 @@ def die_after(args, step, seconds):
     train.main(args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", [7, 35, 49, 63], ids=["offline", "near the switch", "online", "late"]
 )
@@ -650,6 +651,7 @@ def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
     assert films[0][0].shape == (4, 12, 3)
 
 
+@pytest.mark.slow
 def test_a_video_of_the_first_episodes_is_a_readable_mp4(whole, tmp_path):
     import imageio.v2 as imageio
 

@@ -141,6 +141,7 @@ def small(monkeypatch):
     small_world(monkeypatch.setattr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--envs", "3")], ids=["one environment", "three"])
 def test_a_run_with_processes_is_the_run_without_wherever_it_stops(
     flags, small, tmp_path, monkeypatch
@@ -335,6 +336,7 @@ def test_the_other_process_ends_with_a_run_that_is_killed_even_in_the_middle_of_
     assert ended(worker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     ["while True: time.sleep(600)", "collections.deque(itertools.repeat(0), 0)"],
