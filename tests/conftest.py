@@ -61,6 +61,14 @@ def pytest_pycollect_makemodule(module_path, parent):
     return None
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(
+                f"{item.nodeid} has an address in its name, so processes would collect different tests; give ids="
+            )
+
+
 # ---- folders -----------------------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,9 @@ import tyro
 from torch import Tensor
 
 from wgflow_rl.agents.protocol import Agent
-from wgflow_rl.curve import INK, RULE
 from wgflow_rl.evaluate import load_agent, visited
 from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.colours import INK, RULE
 from wgflow_rl.utils.files import publish
 
 EXECUTED = 40  # draws of what is executed

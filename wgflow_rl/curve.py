@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl.training.table import read_rows
+from wgflow_rl.utils.colours import BLUE, INK, RULE, SHADE
 from wgflow_rl.utils.files import write_whole
-
-BLUE, INK, SHADE, RULE = "#2563a8", "#333a44", "#eef0f3", "#d9dde3"
 
 Rows = Sequence[Mapping[str, Any]]
 

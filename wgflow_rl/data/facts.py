@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wgflow_rl.curve import BLUE, INK, RULE, SHADE
 from wgflow_rl.data.episodes import Episodes
+from wgflow_rl.utils.colours import BLUE, INK, RULE, SHADE
 from wgflow_rl.utils.files import publish
 
 EDGES = np.linspace(-1, 1, 42)  # 41 bins: action 0 is in the middle of one

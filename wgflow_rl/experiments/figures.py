@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wgflow_rl.curve import RULE, SHADE
 from wgflow_rl.experiments.results import Arm, bootstrap
+from wgflow_rl.utils.colours import RULE, SHADE
 
 # Okabe and Ito's colours, told apart with every common colour blindness; then the same again with another line style.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")

@@ -1,0 +1,3 @@
+"""Colours shared by the pictures of data, runs and comparisons."""
+
+BLUE, INK, SHADE, RULE = "#2563a8", "#333a44", "#eef0f3", "#d9dde3"
