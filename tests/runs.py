@@ -1,4 +1,4 @@
-"""A run as training leaves it, without training."""
+"""The folder of a run, made without training."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from wgflow_rl.training.snapshot import snapshot
 
 
 def untrained(folder: Path, *flags: str) -> Path:
-    """The folder of a run in the maze (observations of two numbers, actions of two), one checkpoint at step 12."""
+    """Make the folder of a run in the maze (observations and actions of dimension 2) with a checkpoint of step 12."""
     settings = from_command_line(["--hidden", "16", "16", "--seed", "3", *flags])
     statistics = {"obs_mean": torch.ones(2), "obs_std": 2 * torch.ones(2)}
     agent = methods.build(settings.agent, obs_dim=2, action_dim=2, **statistics)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.runs import untrained
 from tests.tiny_runs import Recorder, outcome, resume, run, small_world, stop_after
-from tests.walk import Failing, Telling, Walk, failing
+from tests.walk import Failing, Reporting, Walk, failing
 from wgflow_rl.envs.guard import EnvironmentFailed, Guard
 from wgflow_rl.envs.processes import Served
 from wgflow_rl.envs.workers import AHEAD, environments
@@ -220,7 +220,7 @@ def test_a_process_that_is_killed_is_named_with_the_step_that_waits_for_it():
 
 
 def test_a_process_is_light_and_computes_on_one_thread():
-    with environments(Telling, 1, processes=1) as (env,):
+    with environments(Reporting, 1, processes=1) as (env,):
         assert env.reset(seed=0)[1] == {"success": (False, "1")}
 
 

@@ -90,7 +90,7 @@ def outcome(folder):
 
 
 class Recorder:
-    """A policy of random chunks that remembers what it saw and what it answered."""
+    """Policy of random chunks that records its inputs and outputs."""
 
     def __init__(self, chunk):
         self.chunk, self.seen, self.given = chunk, [], []
