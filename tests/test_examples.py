@@ -13,12 +13,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(
     path for path in (ROOT / "examples").glob("*.py") if path.stem != "run_policy_onnx"
 )  # that one wants a file: test_export runs it
+QUICK = {"divergences", "kernels_and_shadows"}
 NEEDS = {"digits": "sklearn", "gradient_flows": "geomloss"}
 KEPT = {"below": operator.lt, "above": operator.gt, "is": operator.eq, "at most": operator.le}
 NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
+        for path in SCRIPTS
+    ],
+)
 def test_an_example_keeps_the_bound_it_states(script, tmp_path):
     pytest.importorskip("matplotlib")
     if script.stem in NEEDS:

@@ -141,7 +141,10 @@ def test_the_same_settings_give_the_same_run(whole, tmp_path):
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[] if m == "dfp" else pytest.mark.slow) for m in methods.METHODS],
+)
 def test_every_method_trains_resumes_exactly_and_is_evaluated(
     method, tmp_path, monkeypatch, capsys
 ):
