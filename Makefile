@@ -1,5 +1,6 @@
-# make train | train-arm | train-lift | test | lint | docs | clean. All but the last set everything up in .venv when needed.
+# make train | train-arm | train-lift | test | test-all | lint | docs | clean. All but the last set up .venv when needed.
 #   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
+#   make test ARGS="tests/test_fields.py -k energy"        some of the tests
 #   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv (make clean first)
 #   make test EXTRAS=rl,dev                               choose the parts; by default robomimic only where cmake and g++ are
 
@@ -12,7 +13,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SET_UP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: train train-arm train-lift test lint format docs clean
+.PHONY: train train-arm train-lift test test-all lint format docs clean
 
 train: $(SET_UP)
 	$(RUN) -m wgflow_rl.train $(ARGS)
@@ -23,8 +24,14 @@ train-arm: $(SET_UP)
 train-lift: $(SET_UP)
 	$(RUN) -m wgflow_rl.train --env lift-mh-low_dim $(ARGS)
 
+# One process per core. test-all adds the tests marked slow: kills, fuzzing, builds and whole programs.
+PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
 test: $(SET_UP)
-	$(RUN) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: $(SET_UP)
+	$(PYTEST) -m "" $(ARGS)
 
 lint: $(SET_UP)
 	$(RUN) -m ruff check .

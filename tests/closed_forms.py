@@ -1,4 +1,4 @@
-"""Gaussians to compare with: random ones, and clouds that have exactly the moments of one."""
+"""Gaussians with closed forms to compare with, and samples from them."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Every state in which a killed process, or a power cut, can leave a folder."""
+"""Record every state in which a killed process or a power cut can leave a folder."""
 
 import os
 import sys
@@ -8,12 +8,12 @@ Tree = dict[str, bytes | None]  # relative path -> contents, None for a folder
 
 
 class Disk:
-    """Notes the state of a folder before every operation that changes it, while it is entered.
+    """Context manager that records the state of a folder before every operation that changes it.
 
-    An operation: a file opened for writing, a rename, a removal, a folder made (Python's audit events), an fsync.
-    `killed` holds the states that a dead process leaves; `unplugged` those that a machine finds which kept only what
-    had been flushed: contents by the fsync of their file, names by that of their folder. TensorBoard's files, which
-    nothing reads back, are left out.
+    Operations are files opened for writing, renames, removals and new folders (Python's audit events), and fsync.
+    `killed` holds the states left by a process that dies; `unplugged` those left by a power cut, after which only
+    flushed data remain: contents flushed by an fsync of their file, names by an fsync of their folder. TensorBoard's
+    files, which nothing reads back, are left out.
     """
 
     active: "Disk | None" = None
@@ -67,7 +67,7 @@ class Disk:
 
 
 def put(tree: Tree, folder: Path) -> None:
-    """Make a folder with these contents."""
+    """Write a recorded state into a new folder."""
     folder.mkdir()
     for name, contents in tree.items():
         if contents is None:

@@ -1,4 +1,4 @@
-"""One small call of every public name, on clouds x [N, 2] and y [M, 2]: for the laws that all of them obey."""
+"""A small call of every public name on clouds x [N, 2] and y [M, 2], for laws that hold for all of them."""
 
 import torch
 

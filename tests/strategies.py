@@ -1,4 +1,4 @@
-"""Clouds as hypothesis draws them: any dimension, size and batch shape, with the degenerate ones among them."""
+"""Hypothesis strategies for point clouds of any dimension, size and batch shape, degenerate ones included."""
 
 from dataclasses import dataclass
 

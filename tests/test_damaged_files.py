@@ -187,6 +187,7 @@ def test_other_arrays_are_refused_or_read_as_the_numbers_they_are(
     assert np.abs(episodes.actions).max() <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_every_third_byte_of_a_file_is_guarded(folder, maze, expected):
     """All bits of a byte flipped, for every third byte in turn."""
     path = folder / "flip.npz"

@@ -1,7 +1,6 @@
 """Evaluation tells how far it is, on a terminal, without changing what it finds."""
 
-from runs import untrained
-
+from tests.runs import untrained
 from wgflow_rl import evaluate
 
 

@@ -117,9 +117,9 @@ def test_a_batch_is_its_elements(c, divergence):
     V = drifting_field(c.x, c.pos, c.neg, kernel=Gaussian(c.h), divergence=divergence)
     for i in itertools.product(*(range(n) for n in c.x.shape[:-2])):
         one = drifting_field(
-            c.x[*i], c.pos[*i], c.neg[*i], kernel=Gaussian(c.h), divergence=divergence
+            c.x[i], c.pos[i], c.neg[i], kernel=Gaussian(c.h), divergence=divergence
         )
-        assert_close(V[*i], one)
+        assert_close(V[i], one)
 
 
 @given(c=clouds(batch=False))

@@ -41,6 +41,7 @@ def assert_same(left, right):
             )
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path):
     one = generated.generate(MAZE, root=tmp_path / "1", rows=2000, workers=1, progress=False)
     two = generated.generate(MAZE, root=tmp_path / "2", rows=2000, workers=2, progress=False)
@@ -148,6 +149,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_finished_trajectory_and_leaves_no_process(tmp_path):
     command = [
         sys.executable,
@@ -191,6 +193,7 @@ def test_impossible_requests_are_refused(given, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_maze_is_explored(tmp_path):
     folder = generated.generate(MAZE, root=tmp_path, rows=8000, workers=1, progress=False)
     train = ogbench.read(ogbench.pair(folder, MAZE)[0], MAZE)

@@ -1,4 +1,4 @@
-"""What `import wgflow` costs, and that no call leaves torch changed."""
+"""`import wgflow` loads little, and no call changes the state of the process."""
 
 import random
 import subprocess
@@ -33,30 +33,19 @@ HEAVY_PARTS = (
     "torch._inductor",
     "wgflow_rl",
 )
-# Processor time, and torch first in the same process: neither a loaded machine nor a cold disk can fail it.
 CODE = f"""
-import sys, time
-start = time.process_time(); import torch
-middle = time.process_time(); before = set(sys.modules); import wgflow
-print(middle - start, time.process_time() - middle)
+import sys, torch
+before = set(sys.modules); import wgflow
 print([m for m in {HEAVY + HEAVY_PARTS!r} if m in set(sys.modules) - before])
 """
 
 
-def test_importing_the_library_costs_less_than_half_of_importing_torch():
-    """`import wgflow` < 1.5 x `import torch`: the least of some tries, one of which is enough."""
-    costs = []
-    for _ in range(4):
-        done = subprocess.run(
-            [sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        times, loaded = done.stdout.splitlines()
-        assert loaded == "[]"
-        base, more = map(float, times.split())
-        costs.append(1 + more / base)
-        if costs[-1] < 1.5:
-            return
-    pytest.fail(f"import wgflow took {min(costs):.2f} times as long as import torch")
+def test_importing_the_library_imports_little_more_than_torch():
+    """A file that uses one field waits for torch, and for no package or slow part of one that it does not use."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def state() -> dict:

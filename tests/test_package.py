@@ -3,12 +3,12 @@
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +29,7 @@ def sources(package):
     }
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_both_packages_with_their_types_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
@@ -36,6 +37,7 @@ def test_the_wheel_holds_both_packages_with_their_types_and_nothing_else(built):
     assert {"wgflow/py.typed", "wgflow_rl/py.typed"} <= names
 
 
+@pytest.mark.slow
 def test_the_source_archive_holds_what_its_tests_read(built):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as tar:

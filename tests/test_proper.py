@@ -310,7 +310,7 @@ def test_a_compact_kernel_prefers_another_law_to_the_truth(make):
         (Matern(0.7, 1.5), lambda w, D: (1 + (0.7 * w) ** 2 / 3) ** (-(1.5 + D / 2))),
         (Matern(0.7, 2.5), lambda w, D: (1 + (0.7 * w) ** 2 / 5) ** (-(2.5 + D / 2))),
     ],
-    ids=str,
+    ids=lambda value: "W" if hasattr(value, "__code__") else str(value),
 )
 @pytest.mark.parametrize("r", [0.3, 1.3])
 def test_a_kernel_is_the_transform_of_its_row_of_the_table(kernel, W, r):

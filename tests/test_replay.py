@@ -6,34 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgflow_rl.data import Episodes
+from tests.plain_rows import GAMMA, as_episodes, make_row, model_chunk
 from wgflow_rl.data.replay import Replay
-
-GAMMA = 0.9
-
-
-def make_row(t, *, ended=False, done=False):
-    return {
-        "obs": np.float32([t, 0]),
-        "actions": np.float32([t / 1000]),
-        "rewards": np.float32(-(t % 7)),
-        "masks": np.float32(not done),
-        "terminals": ended or done,
-        "next_obs": np.float32([t, 1]),
-    }
-
-
-def as_episodes(rows):
-    stack = lambda name: np.stack([r[name] for r in rows])
-    return Episodes(
-        observations=stack("obs"),
-        actions=stack("actions"),
-        next_observations=stack("next_obs"),
-        rewards=stack("rewards"),
-        masks=stack("masks"),
-        terminals=stack("terminals").astype(bool),
-        env="test",
-    )
 
 
 @st.composite
@@ -56,37 +30,6 @@ def histories(draw):
         if kind == "mid":  # play data: the task ended here, the trajectory did not
             row["masks"] = np.float32(0)
     return rows, offline, offline + draw(st.integers(0, 15))
-
-
-def model_chunk(rows, first, chunk):
-    """The chunk that starts at rows[first], by the plain reading of the definition."""
-    taken, valid, ret, alive = [], [], 0.0, 1.0
-    t = first
-    for i in range(chunk):
-        valid.append(1.0)
-        taken.append(rows[t])
-        ret += alive * GAMMA**i * float(rows[t]["rewards"])
-        alive *= float(rows[t]["masks"])
-        if rows[t]["terminals"] or t == len(rows) - 1:
-            break
-        t += 1
-    short = chunk - len(taken)
-    taken += [taken[-1]] * short
-    valid += [0.0] * short
-    after = rows[first + chunk : first + 2 * chunk] if valid[-1] else []
-    ends = [i for i, row in enumerate(rows[first:]) if row["terminals"]]
-    after = after[: max(0, ends[0] + 1 - chunk)] if ends else after
-    return {
-        "next_actions": np.stack([r["actions"] for r in (after or taken[-1:])]),
-        "next_valid": np.array([1.0] * len(after) + [0.0] * (chunk - len(after))),
-        "obs": taken[0]["obs"],
-        "actions": np.stack([r["actions"] for r in taken]),
-        "valid": np.array(valid),
-        "returns": ret,
-        "discount": GAMMA**chunk * alive,
-        "next_obs": taken[-1]["next_obs"],
-        "complete": max(valid[-1], 1 - alive),
-    }
 
 
 @given(histories(), st.integers(1, 6))

@@ -5,9 +5,8 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from test_replay import GAMMA, as_episodes, make_row, model_chunk
-from test_shards import shards
 
+from tests.plain_rows import GAMMA, as_episodes, make_row, model_chunk, shards
 from wgflow_rl.data.replay import FIELDS, Replay
 
 

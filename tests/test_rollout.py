@@ -11,26 +11,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from walk import Walk
 
+from tests.walk import Recorder, Walk
 from wgflow_rl import envs
 from wgflow_rl.envs.guard import EnvironmentFailed, Guard
 from wgflow_rl.training.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
 
 GUARD = Guard("walk")
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
-
-
-class Recorder:
-    """A policy of random chunks that remembers what it saw and what it answered."""
-
-    def __init__(self, chunk):
-        self.chunk, self.seen, self.given = chunk, [], []
-
-    def __call__(self, obs, generator):
-        self.seen.append(obs.clone())
-        self.given.append(torch.rand(len(obs), self.chunk, 1, generator=generator) * 2 - 1)
-        return self.given[-1]
 
 
 def rng(seed=0):
@@ -224,10 +212,10 @@ def test_an_environment_that_hangs_ends_the_process_and_says_where(how):
 
 
 def test_a_guard_ends_nothing_that_answers_in_time():
-    with Guard("walk", timeout=0.2) as guard:
+    with Guard("walk", timeout=1.0) as guard:
         collector = Collector([Walk()], seed=0, guard=guard)
-        for _ in range(6):
-            time.sleep(0.1)
+        for _ in range(4):
+            time.sleep(0.3)  # together longer than the timeout, which is for one step
             collector.step(Recorder(2), rng())
 
 

@@ -1,52 +1,14 @@
 """Files that take turns in memory: every row equally long, the same rows after a resume, mixed as if all were there."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgflow_rl.data import Episodes
-from wgflow_rl.data.episodes import row_bytes
+from tests.plain_rows import ROW, WIDTHS, part, shards
 from wgflow_rl.data.replay import FIELDS, Replay
-from wgflow_rl.data.shards import Shard, Shards, Turns
-
-WIDTHS = (2, 1)
-ROW = row_bytes(WIDTHS)
-
-
-def part(first, lengths):
-    """Trajectories of these lengths; a row's observation says its number in the data set and its trajectory's."""
-    rows = sum(lengths)
-    number = np.arange(first, first + rows, dtype=np.float32)
-    trajectory = np.repeat(np.arange(len(lengths)), lengths) + first
-    return Episodes(
-        observations=np.stack([number, trajectory], 1).astype(np.float32),
-        actions=np.zeros((rows, 1), np.float32),
-        next_observations=np.stack([number + 1, trajectory], 1).astype(np.float32),
-        rewards=np.full(rows, -1, np.float32),
-        masks=np.ones(rows, np.float32),
-        terminals=np.isin(np.arange(rows), np.cumsum(lengths) - 1),
-        env="test",
-    )
-
-
-def shards(files, *, resident):
-    """Files given by the lengths of their trajectories, and memory for so many rows."""
-    starts = np.cumsum([0, *map(sum, files)])
-    contents = {Path(f"{i}.npz"): part(starts[i], lengths) for i, lengths in enumerate(files)}
-    return Shards(
-        [
-            Shard(path, len(p), reading=1000, checksum=i)
-            for i, (path, p) in enumerate(contents.items())
-        ],
-        widths=WIDTHS,
-        read=contents.__getitem__,
-        memory=1000 + resident * ROW,
-    )
-
+from wgflow_rl.data.shards import Shards, Turns
 
 file_sets = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=7)
 
@@ -193,6 +155,7 @@ def test_each_file_is_read_once_a_turn_and_none_ahead_of_the_online_phase(monkey
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
     sample(replay, 30)
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
+    replay.turns._thread.submit(int).result()  # what was being read is read
     ended = len(reads)
     for _ in range(3):
         sample(replay, 30)

@@ -400,6 +400,7 @@ def counts(root):
     return [len(path.read_text().splitlines()) for path in root.glob("*/steps.txt")]
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_stopped_and_restarted_loses_nothing_and_runs_nothing_twice(fake, tmp_path):
     fake.write_text(FAKE.replace('asked("--pace", 0)', "0.15"))  # slow enough to be met at work
     root = tmp_path / "runs"

@@ -1,15 +1,16 @@
-"""A simulator that costs nothing, in a file that another process can import quickly."""
+"""Trivial environments, and a policy that records what it does."""
 
 import os
 import sys
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box
 
 
 class Walk(gymnasium.Env):
-    """A noisy walk on a line, a function of (seed, actions); it ends well after `goal` steps or badly after `limit`."""
+    """Noisy walk on a line, a function of (seed, actions): success after `goal` steps, truncation after `limit`."""
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float32)
     action_space = Box(-1, 1, (1,), np.float32)
@@ -21,34 +22,40 @@ class Walk(gymnasium.Env):
         super().reset(seed=seed)
         self.seeds.append(seed)
         self.time, self.x = 0, self.np_random.normal()
-        return self.look(), {}
+        return self.observe(), {}
 
-    def look(self):
+    def observe(self):
         return np.array([self.x, self.time], np.float32)
 
     def step(self, action):
         self.actions.append(float(action[0]))
         self.time += 1
         self.x += float(action[0]) + 0.1 * self.np_random.normal()
-        success = self.home()
-        return self.look(), -1.0 + success, success, self.time >= self.limit, {"success": success}
+        success = self.succeeded()
+        return (
+            self.observe(),
+            -1.0 + success,
+            success,
+            self.time >= self.limit,
+            {"success": success},
+        )
 
-    def home(self):
+    def succeeded(self):
         return self.time >= self.goal
 
 
 class WalkHome(Walk):
-    """Ends well near 0, badly after six steps."""
+    """Success near 0; truncation after six steps."""
 
     def __init__(self, *_, **__):
         super().__init__(limit=6)
 
-    def home(self):
+    def succeeded(self):
         return abs(self.x) < 0.7
 
 
 class Failing(Walk):
-    """Raises in its fourth step."""
+    """Raise in the fourth step."""
 
     def step(self, action):
         if self.time == 3:
@@ -57,13 +64,25 @@ class Failing(Walk):
 
 
 def failing():
-    """An environment that cannot be made."""
+    """Raise instead of making an environment."""
     raise OSError("no model")
 
 
-class Telling(Walk):
-    """Tells what its process has imported, and on how many threads it computes."""
+class Reporting(Walk):
+    """Report whether its process has imported torch, and its number of threads."""
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return self.look(), {"success": ("torch" in sys.modules, os.environ["OMP_NUM_THREADS"])}
+        return self.observe(), {"success": ("torch" in sys.modules, os.environ["OMP_NUM_THREADS"])}
+
+
+class Recorder:
+    """Policy of random chunks that records its inputs and outputs."""
+
+    def __init__(self, chunk):
+        self.chunk, self.seen, self.given = chunk, [], []
+
+    def __call__(self, obs, generator):
+        self.seen.append(obs.clone())
+        self.given.append(torch.rand(len(obs), self.chunk, 1, generator=generator) * 2 - 1)
+        return self.given[-1]
