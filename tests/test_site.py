@@ -100,10 +100,10 @@ def test_every_page_is_on_the_site():
     assert {page.stem for page in PAGES} - {"index"} <= set(listed)
 
 
-def test_the_deviations_are_numbered_one_by_one():
+def test_every_deviation_has_a_number_of_its_own():
     page = (ROOT / "docs" / "deviations.md").read_text(encoding="utf-8")
     numbers = [int(n) for n in re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
 @pytest.mark.slow
