@@ -1,10 +1,8 @@
-"""A simulator that costs nothing, in a file that another process can import quickly."""
-
-import os
-import sys
+"""A simulator that costs nothing, and a random policy for it."""
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box
 
 
@@ -47,23 +45,17 @@ class WalkHome(Walk):
         return abs(self.x) < 0.7
 
 
-class Failing(Walk):
-    """Raises in its fourth step."""
+class Recorder:
+    """A policy of random chunks that records its observations and its chunks."""
 
-    def step(self, action):
-        if self.time == 3:
-            raise KeyError("joint limit")
-        return super().step(action)
+    def __init__(self, chunk):
+        self.chunk, self.seen, self.given = chunk, [], []
 
-
-def failing():
-    """An environment that cannot be made."""
-    raise OSError("no model")
+    def __call__(self, obs, generator):
+        self.seen.append(obs.clone())
+        self.given.append(torch.rand(len(obs), self.chunk, 1, generator=generator) * 2 - 1)
+        return self.given[-1]
 
 
-class Telling(Walk):
-    """Tells what its process has imported, and on how many threads it computes."""
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.look(), {"success": ("torch" in sys.modules, os.environ["OMP_NUM_THREADS"])}
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
