@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
 from typing import Self
 
 import torch
@@ -25,7 +25,7 @@ from wgflow_rl.agents import methods
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
-from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.settings import Machine, Settings
 from wgflow_rl.training.snapshot import restore, under
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -74,12 +74,12 @@ class AsyncEvaluator:
     def __init__(self, settings: Settings):
         self._settings = settings
         context = multiprocessing.get_context("spawn")
-        reader, self._lifeline = context.Pipe(duplex=False)
+        reader, self._lifeline = Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(
             max_workers=1,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(reader, settings.machine.threads),
+            initargs=(reader, settings.machine),
         )
         # The worker inherits the blocked signals, so that none ends it while it still imports. The first task starts
         # it now: otherwise the first evaluation would wait for the imports.
@@ -119,11 +119,12 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 # ---- in the worker -----------------------------------------------------------------------------------------------
 
 
-def _start_worker(lifeline: Connection, threads: int) -> None:
+def _start_worker(lifeline: Connection, machine: Machine) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_at_eof, args=[lifeline], daemon=True).start()
-    torch.set_num_threads(threads)
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
 
 
 def _exit_at_eof(lifeline: Connection) -> None:
