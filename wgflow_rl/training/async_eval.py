@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection, Pipe
-from typing import Self
+from multiprocessing.connection import Pipe
+from typing import Any, Self
 
 import torch
 
@@ -119,7 +119,7 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 # ---- in the worker -----------------------------------------------------------------------------------------------
 
 
-def _start_worker(lifeline: Connection, machine: Machine) -> None:
+def _start_worker(lifeline: Any, machine: Machine) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_at_eof, args=[lifeline], daemon=True).start()
@@ -127,8 +127,8 @@ def _start_worker(lifeline: Connection, machine: Machine) -> None:
         torch.set_num_threads(machine.threads)
 
 
-def _exit_at_eof(lifeline: Connection) -> None:
-    """End this process when the other end of the pipe is closed: by the run, or because the run was killed."""
+def _exit_at_eof(lifeline: Any) -> None:
+    """End this process when the other end of the connection is closed: by the run, or because it was killed."""
     lifeline.poll(None)
     os._exit(1)
 
