@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.dfp import DFPConfig
 from wgflow_rl.data.batch import Batch
 
@@ -36,7 +36,7 @@ def random_batch(cfg: DFPConfig, generator: torch.Generator) -> Batch:
 
 
 def agent_of(cfg: DFPConfig):
-    return methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=0)
+    return presets.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=0)
 
 
 def flops_of_update(cfg: DFPConfig) -> int:

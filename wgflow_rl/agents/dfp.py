@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl.agents import diagnostics, drift
+from wgflow_rl.agents import diagnostics, fields
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, above, at_least, fraction
 from wgflow_rl.agents.networks import Policy, TwinCritic
@@ -19,7 +19,7 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class DFPConfig(AgentConfig):
-    """Settings of DFP. Defaults are the paper's on OGBench (Table 5); tasks, variants and presets: `methods.py`.
+    """Settings of DFP. Defaults are the paper's on OGBench (Table 5); tasks, variants and presets: `presets.py`.
 
     The paper does not give the dimension of the latent (f: R^k x S -> A, Eq. 9). Ours is that of the chunk.
     """
@@ -34,16 +34,16 @@ class DFPConfig(AgentConfig):
     target_samples: int = 1  # a' is the best of these; 1: a' ~ pi (Eq. 1). The released code: 16
     act_samples: int = 16  # N', the best of these is executed: 16; Robomimic 4 (Table 5)
     act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
-    field: str = "eq3:0.05"  # drift of the behaviour-cloning term (Eq. 3; h in Table 5)
-    improve_field: str = "eq3:0.05"  # drift of the top-K term, K positives per state (Eq. 16)
+    field: str = "drifting:0.05"  # field of the behaviour-cloning term (Eq. 3; h in Table 5)
+    improve_field: str = "drifting:0.05"  # field of the top-K term, K positives per state (Eq. 16)
     positives: str = "topk"  # topk: the K best (Eq. 15); boltzmann: all N by exp(Q / temperature)
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
     old_rate: float = 1e-4  # tau_EMA, rate of the old policy that draws the candidates (Table 5)
 
     def check(self) -> None:
         super().check()
-        drift.parse(self.field)
-        drift.parse(self.improve_field)
+        fields.parse(self.field)
+        fields.parse(self.improve_field)
         at_least(2, generated=self.generated)
         at_least(
             1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
@@ -69,8 +69,8 @@ class DFP(Agent):
         self.critic = TwinCritic(*self.sizes, generator=generator)
         self.old_policy = self.target_network(self.policy, rate=cfg.old_rate)
         self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
-        self.field = drift.parse(cfg.field)
-        self.improve_field = drift.parse(cfg.improve_field)
+        self.field = fields.parse(cfg.field)
+        self.improve_field = fields.parse(cfg.improve_field)
         self.noise = {
             "generated": (normal, cfg.generated, C),
             "candidates": (normal, cfg.candidates, C),  # noise of the old policy
@@ -87,16 +87,16 @@ class DFP(Agent):
         """
         a_hat, mask = self.policy(batch.obs, noise.generated), batch.mask  # [B, G, C], [B, 1, C]
         with torch.no_grad():
-            drift_to_data = self.field(a_hat * mask, batch.chunk * mask)
-        loss = wg.regress_onto(a_hat * mask, drift_to_data)
+            V = self.field(a_hat * mask, batch.chunk * mask)
+        loss = wg.regress_onto(a_hat * mask, V)
         log = {"bc_loss": loss.detach(), "clipped": (a_hat.detach().abs() > 1).float().mean()}
         lam = self.cfg.lam if online else self.cfg.lam_offline
         if lam > 0:
             with torch.no_grad():
                 pool = self.old_policy(batch.obs, noise.candidates)  # [B, N, C]
                 best, weights = self.positives(pool, self.q(batch.obs, pool.clamp(-1, 1)))
-                drift_to_best = self.improve_field(a_hat, best, weights)
-            improve = wg.regress_onto(a_hat, drift_to_best)
+                V = self.improve_field(a_hat, best, pos_weights=weights)
+            improve = wg.regress_onto(a_hat, V)
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
         return loss, log
@@ -120,7 +120,7 @@ class DFP(Agent):
         log, obs = super().diagnose(batch, generator), self.normalise(batch.obs)
         a_hat = self.policy(obs, self.draw_latent(obs, self.cfg.generated, generator))
         whole = batch.valid[:, -1] > 0
-        raw = self.field.raw(a_hat[whole], batch.chunk[whole])
+        raw = fields.unnormalized(self.field)(a_hat[whole], batch.chunk[whole])
         pool = self.old_policy(obs, self.draw_latent(obs, self.cfg.candidates, generator))
         log |= diagnostics.candidates(self.q(obs, pool.clamp(-1, 1)), self.cfg.top_k)
         return log | {"raw_field": raw.square().mean().sqrt()}

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.processes import Failure, Served, answered, attach
 from wgflow_rl.envs.workers import environments
@@ -102,7 +102,7 @@ def checkpoint_evaluator(settings: Settings):
     ):
         obs, action = pool[0].observation_space.shape, pool[0].action_space.shape
         assert obs and action
-        agent = methods.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
+        agent = presets.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
 
         def evaluate_step(step: int) -> Evaluation:
             folder: Path = settings.folder / "checkpoints"
