@@ -25,7 +25,7 @@ import torch
 from _provenance import provenance
 
 from wgflow_rl import export
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +41,8 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
     for size, hidden in SIZES.items():
         for policy, method in POLICIES.items():
             for samples in SAMPLES:
-                cfg = dataclasses.replace(methods.ROWS[method], hidden=hidden, act_samples=samples)  # type: ignore[call-arg]
-                agent = methods.build(cfg, obs_dim=OBS, action_dim=ACTION)
+                cfg = dataclasses.replace(presets.ROWS[method], hidden=hidden, act_samples=samples)  # type: ignore[call-arg]
+                agent = presets.build(cfg, obs_dim=OBS, action_dim=ACTION)
                 obs = torch.randn(2, OBS, generator=torch.Generator().manual_seed(0))
                 actions, drawn = export.original(agent, obs)
                 about = {

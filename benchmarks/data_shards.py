@@ -68,7 +68,7 @@ def measure(case: Case, folder: Path) -> dict:
     import torch
 
     from wgflow_rl import data, envs
-    from wgflow_rl.agents import methods
+    from wgflow_rl.agents import presets
     from wgflow_rl.data.replay import Replay
     from wgflow_rl.training.updates import update
 
@@ -81,8 +81,8 @@ def measure(case: Case, folder: Path) -> dict:
     headers = time.perf_counter() - start
     every = 1000 * case.rows // 1_000_000
     replay = Replay(train, capacity=train.resident, swap_every=every)
-    cfg, _ = methods.preset("laptop", "bc", ENV)
-    agent = methods.build(
+    cfg, _ = presets.preset("laptop", "bc", ENV)
+    agent = presets.build(
         cfg, obs_dim=55, action_dim=5, seed=0, obs_mean=torch.zeros(55), obs_std=torch.ones(55)
     )
     generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from _provenance import provenance
 from _update import OBS, agent_of, random_batch
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments import tables
 from wgflow_rl.training.updates import update
 
@@ -47,7 +47,7 @@ class Method:
     """One method at the paper's size, its batch and noise, and what was timed."""
 
     def __init__(self, name: str, device: str):
-        self.cfg, _ = methods.preset("paper", name, ENV)
+        self.cfg, _ = presets.preset("paper", name, ENV)
         generator = torch.Generator().manual_seed(0)
         self.agent, self.actor = agent_of(self.cfg, device), agent_of(self.cfg)
         batch = random_batch(self.cfg, generator)

@@ -26,7 +26,7 @@ from pathlib import Path
 from _provenance import provenance
 from train_runs import ARM, LIFT, MAZE
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import loop
@@ -87,7 +87,7 @@ class Sections:
 def one(flags: list[str]) -> dict:
     """Train once in this process."""
     settings, sections = from_command_line(flags), Sections()
-    agent = methods.AGENTS[type(settings.agent)]
+    agent = presets.AGENTS[type(settings.agent)]
     for owner, method, name in (
         (loop.Trainer, "train", "the rest"),
         (loop, "checked_update", "learning"),

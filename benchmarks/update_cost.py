@@ -21,7 +21,7 @@ from _provenance import provenance
 from _update import agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.training.updates import update
 
 mpl.use("Agg")
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 ENV = "cube-double-play-singletask-task2-v0"
-BASE = replace(methods.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
+BASE = replace(presets.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
 SWEEPS = {
     "width": {n: replace(BASE, hidden=(n,) * 4) for n in (64, 128, 256, 384, 512)},
     "depth": {n: replace(BASE, hidden=(256,) * n) for n in (1, 2, 4, 6, 8)},

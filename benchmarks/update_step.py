@@ -29,16 +29,16 @@ from _provenance import provenance
 from _update import OBS, agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
-from wgflow_rl.agents import methods, networks
+from wgflow_rl.agents import networks, presets
 from wgflow_rl.training.updates import update
 
 RESULTS = Path(__file__).parent / "results" / "update_step.json"
 ENV = "cube-double-play-singletask-task2-v0"
-PAPER = methods.paper("dfp-ml-energy", ENV)
+PAPER = presets.paper("dfp-ml-energy", ENV)
 CASES = {  # settings, and how many updates are timed at once
     "pi": (dataclasses.replace(PAPER, target_samples=1), 1),
     "best16": (dataclasses.replace(PAPER, target_samples=16), 1),
-    "laptop": (methods.preset("laptop", "dfp-ml-energy", ENV)[0], 20),
+    "laptop": (presets.preset("laptop", "dfp-ml-energy", ENV)[0], 20),
 }
 TORCH = {
     "torch, whole passes": 1 << 62,

@@ -41,7 +41,7 @@ class Args:
     table: int | None = None
     """A table of the paper: 1, 2, 3, 4, 6 or 7."""
     variants: bool = False
-    """Beside the table's rows, DFP with the released code's field and with ours (not in the paper)."""
+    """Beside the table's rows, DFP with the published code's field and with ours (not in the paper)."""
     methods: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
     seeds: int | None = None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments.plan import LATER, NOT_LEARNING
 from wgflow_rl.experiments.tables import Phase
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
@@ -166,7 +166,7 @@ def _group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
     folder, settings, _ = runs[0]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
-        defaults = methods.preset(preset, settings["method"], settings["env"])
+        defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # of a version that knew this method or preset
         plain = [agent, schedule]

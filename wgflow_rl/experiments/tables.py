@@ -27,7 +27,7 @@ METHODS = {
     "DFP w/o top-K": "dfp-no-topk",
 }  # others: the label in lower case
 VARIANTS = {  # rows that are not in the paper: DFP with another field, settings otherwise equal
-    "dfp-released": "DFP (released code's field)",
+    "dfp-published": "DFP (published code's field)",
     "dfp-ml-energy": "DFP, likelihood + energy field (ours)",
 }
 GROUPS = {
