@@ -26,6 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 from _provenance import provenance
+from _results import write_results
 from _update import OBS, agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
@@ -235,7 +236,7 @@ def main() -> None:
     rows[given.case] = measure(
         given.case, repetitions=given.repetitions, jax_python=given.jax_python
     )
-    given.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_results(given.out, rows)
     text = table(rows)
     given.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
