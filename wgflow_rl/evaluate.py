@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +19,7 @@ from tqdm import tqdm
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import at_least
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.training.runlog import wilson
@@ -48,8 +46,6 @@ class Ask:
     """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library. Drawn without a
     GPU this takes minutes; --episodes 1 --video-episodes 1 is the quickest look."""
     video_episodes: int = 4
-    env_processes: int = 0
-    """Processes that step the environments that are not filmed; 0: none. The results are the same."""
 
     def check(self) -> Ask:
         """Raises: ValueError naming the first flag that cannot be used."""
@@ -57,7 +53,6 @@ class Ask:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
-        at_least(0, env_processes=self.env_processes)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
@@ -136,7 +131,6 @@ def run_episodes(
     *,
     shown: int = 0,
     video: Path | None = None,
-    processes: int = 0,
 ) -> Evaluation:
     """Play `episodes` fresh episodes; the first `shown` side by side into `video`, which changes none of them.
 
@@ -164,17 +158,16 @@ def run_episodes(
         if shown:
             film(played)
 
-    drawing = partial(envs.make, settings.env, render_mode="rgb_array", width=320, height=320)
-    plain = partial(envs.make, settings.env)
+    drawing = {"render_mode": "rgb_array", "width": 320, "height": 320}
     # The bar is for a terminal alone; drawing is most of the time of a film that no GPU draws.
     with (
         tqdm(
             total=episodes, unit="episode", disable=None, desc="filming" if shown else "playing"
         ) as bar,
-        environments(drawing, shown) as filmed,
-        environments(plain, count - shown, processes=processes) as others,
+        contextlib.ExitStack() as stack,
     ):
-        pool = [*filmed, *others]
+        made = (envs.make(settings.env, **(drawing if i < shown else {})) for i in range(count))
+        pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         result = evaluate(
             agent.act,
             pool,
@@ -228,7 +221,6 @@ def report(ask: Ask) -> dict[str, Any]:
         ask.episodes,
         shown=ask.video_episodes,
         video=ask.video,
-        processes=ask.env_processes,
     )
     successes = int(result.success.sum())
     low, high = wilson(successes, ask.episodes)
