@@ -24,7 +24,7 @@ ZOO = {
 
 # %%
 # The weight is r f''(r)
-# ------------------
+# ----------------------
 # Differentiate each f twice by autograd, and compare.
 
 r = torch.logspace(-2, 2, 200, dtype=torch.float64).requires_grad_()

@@ -169,7 +169,8 @@ KINDS: dict[str, type] = {
 def parse(text: str) -> Drift:
     """Read a drift: names joined by '+', each with its number after ':', e.g. 'released:0.02,0.05,0.2'.
 
-    Raises: ValueError naming the part that could not be read and the known names.
+    Raises:
+        ValueError: The message names the part that could not be read and the known names.
     """
     parts = tuple(_parse_one(part.strip(), text) for part in text.split("+"))
     return parts[0] if len(parts) == 1 else Mixture(parts)
