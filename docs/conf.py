@@ -28,7 +28,10 @@ extensions = [
     "reference",
 ]
 exclude_patterns = ["_build", "_site"]
-suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
+suppress_warnings = [
+    "config.cache",  # settings of the gallery and of autosummary are functions
+    "autosummary.import_cycle",  # summaries give full names, since many are offered by `wgflow` itself
+]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]  # $...$ as the repository's pages show it
 myst_heading_anchors = 4

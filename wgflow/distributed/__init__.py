@@ -1,7 +1,8 @@
 r"""Kernel sums over torch.distributed: clouds larger than one device, sharded over the processes of a group.
 
 Every process holds a shard of x and a shard of y, of any size. The shards of y pass round a ring; after world_size
-steps each process has (log_mass, shift) of its own x against *all* y. A second round returns the gradients of y. Usage::
+steps each process has (log_mass, shift) of its own x against *all* y.
+A second round returns the gradients of y. Usage::
 
     dist.init_process_group("gloo")                     # or "nccl": the same code
     with wgflow.distributed.sharded():                  # every field and KDE inside sums over all processes
