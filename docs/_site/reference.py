@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sphinx.ext import autosummary
+
 import wgflow
 
 PAGES = Path(__file__).resolve().parent.parent / "generated" / "api"
@@ -36,6 +38,8 @@ def skip_field(
 
 
 def setup(app: Any) -> dict[str, Any]:
+    # A summary is the first sentence, which does not end at "DFP Eq. 3".
+    autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.", "Sec.")
     app.connect("config-inited", remove_old_pages)
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("autodoc-skip-member", skip_field)
