@@ -36,8 +36,7 @@ queue = wg.SampleQueue(64, size=200, classes=10)
 queue.push(x, y)
 
 # %%
-# One recipe, two objectives
-# --------------------------
+# One recipe for both, two objectives.
 
 
 def train(inputs, steps, loss):
@@ -82,8 +81,8 @@ def euler(net, labels, steps):
 plain = train(26, 450, lambda net: drifting(net, 1.0))
 guided = train(26, 350, lambda net: drifting(net, 1.1))
 flow, labels, distances = train(75, 550, matching), y_test.repeat(2), {}
-made = {"real": x, "drifting, 1 step": draw(plain, labels)}
-made |= {"drifting, guided": draw(guided, labels)}
+one, one_guided = draw(plain, labels), draw(guided, labels)
+made = {"real": x, "drifting, 1 step": one, "drifting, guided": one_guided}
 made |= {f"flow matching, {n} step{'s' * (n > 1)}": euler(flow, labels, n) for n in (1, 10)}
 figure, axes = plt.subplots(1, 5, figsize=(13, 2.1), layout="constrained")
 for ax, (name, digits) in zip(axes, made.items(), strict=True):

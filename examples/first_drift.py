@@ -18,8 +18,8 @@ from wgflow.testing import toy
 # %%
 # Data, noise, and a field
 # ------------------------
-# With a Gaussian kernel :math:`V / h^2` is a difference of two scores. The narrow bandwidth resolves the shape of a mode;
-# the wide one moves particles to modes that still have too few.
+# With a Gaussian kernel :math:`V / h^2` is a difference of two scores. The narrow bandwidth resolves the shape of a
+# mode; the wide one moves particles to modes that still have too few.
 
 generator = torch.Generator().manual_seed(0)
 target = toy.eight_gaussians(radius=1.0, std=0.1)

@@ -4,8 +4,8 @@ A density sharded over several processes
 
 .. math:: \log p_h(x) = \log \frac1M \sum_{r=1}^{R} \sum_{j \in \text{shard } r} k(x, y_j) + \text{const}
 
-A sum over samples is a sum over shards: inside ``wg.distributed.sharded()`` every field and density uses the union of the
-samples that the processes hold, with gradients. As a plain script it runs on one process; on four,
+A sum over samples is a sum over shards: inside ``wg.distributed.sharded()`` every field and density uses the union
+of the samples that the processes hold, with gradients. As a plain script it runs on one process; on four,
 
 ``torchrun --nproc-per-node 4 examples/sharded_density.py``
 

@@ -35,8 +35,8 @@ def fit(module, loader, epochs):
 
 
 # %%
-# The module holds a generator, a queue and a loss. Batches mix the labels, while the field needs many positives of each:
-# ``SampleQueue`` keeps the latest samples of every class.
+# The module holds a generator, a queue and a loss. Batches mix the labels, while the field needs many positives of
+# each: ``SampleQueue`` keeps the latest samples of every class.
 
 field = sum(wg.DriftingField(wg.Gaussian(h), skip_self=True) / h for h in (0.4, 0.12))
 
