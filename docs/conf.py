@@ -56,7 +56,7 @@ python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 templates_path = ["_site/templates"]
 autosummary_ignore_module_all = False  # the page of a package has the names that it exports
-autosummary_context = {"offered": reference.offered}
+autosummary_context = {"offered": reference.offered, "submodules": reference.submodules}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

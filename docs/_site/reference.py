@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shutil
 from importlib import import_module
@@ -18,6 +19,12 @@ PAGES = Path(__file__).resolve().parent.parent / "generated" / "api"
 def offered(module: str, name: str) -> bool:
     """Return True if `import wgflow` offers this member of the module, so that its page can show `wgflow.name`."""
     return name in wgflow.__all__ and getattr(import_module(module), name) is getattr(wgflow, name)
+
+
+def submodules(module: str) -> list[str]:
+    """Return the public modules of a package of wgflow_rl. Packages of wgflow export all their public names."""
+    path = getattr(import_module(module), "__path__", ()) if module.startswith("wgflow_rl") else ()
+    return [f"{module}.{m.name}" for m in pkgutil.iter_modules(path) if not m.name.startswith("_")]
 
 
 def remove_old_pages(app: Any, config: Any) -> None:
