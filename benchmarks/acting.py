@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import numpy as np
 import onnxruntime
 import torch
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import export
 from wgflow_rl.agents import presets
@@ -151,7 +151,7 @@ def main() -> None:
         "threads": 1,
         "rows": rows,
     }
-    (args.out / "acting.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_results(args.out / "acting.json", result)
     calls_each = rows[0]["calls"]
     about = (
         "Microseconds of one decision on one CPU thread: processor time of the thread, "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import data
 from wgflow_rl.agents import presets
@@ -94,12 +95,8 @@ def main() -> None:
             | clone(train, validation, field, lr, env=ask.env, steps=ask.steps, seed=ask.seed)
         )
         print(done[-1], flush=True)
-        out.write_text(
-            json.dumps(
-                {"setup": vars(ask) | {"out": out.name}, **provenance(), "rows": done}, indent=1
-            )
-            + "\n"
-        )
+        setup = vars(ask) | {"out": out.name}
+        write_results(out, {"setup": setup, **provenance(), "rows": done})
 
 
 if __name__ == "__main__":

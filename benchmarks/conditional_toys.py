@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from _results import write_results
 from conditional_toys_report import draw, table
 from toys import Toy, states, toys
 
@@ -171,7 +172,7 @@ def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> 
         if made_by not in results["made_by"]:
             results["made_by"].append(made_by)
         results[part].append({**key, **make(toy, key, setup)})
-        write_whole(out, json.dumps(results, indent=1) + "\n")
+        write_results(out, results)
         print(part, {k: v for k, v in results[part][-1].items() if k != "points"}, flush=True)
         return results[part][-1]
 

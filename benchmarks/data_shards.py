@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from _provenance import provenance
+from _results import write_results
 
 ENV = "cube-quadruple-play-singletask-task1-v0"
 STEM = "cube-quadruple-play-v0"
@@ -174,7 +175,7 @@ def main() -> None:
             **provenance(),
             "rows": list(rows.values()),
         }
-        out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        write_results(out.with_suffix(".json"), record)
         out.with_suffix(".md").write_text(table(list(rows.values())))
 
 

@@ -14,7 +14,6 @@ machine slows all of them. The printed row of the paper was measured on an RTX 3
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 from _provenance import provenance
+from _results import write_results
 from _update import OBS, agent_of, random_batch
 
 from wgflow_rl import envs
@@ -142,7 +142,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = measure(args.device, args.rounds)
     about = {"device": args.device, "threads": args.threads, "rounds": args.rounds, "env": ENV}
-    RESULTS.write_text(json.dumps(provenance() | about | {"rows": rows}, indent=1) + "\n")
+    write_results(RESULTS, provenance() | about | {"rows": rows})
     RESULTS.with_suffix(".md").write_text(report(rows))
     print(report(rows))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import sweep
 from wgflow_rl.experiments import plan
@@ -193,7 +194,7 @@ def main() -> None:
         },
         "runs": runs,
     }
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    write_results(out.with_suffix(".json"), record)
     out.with_suffix(".md").write_text(table(runs))
     if len(runs) == 1:
         rows = next(iter(runs.values()))

@@ -24,6 +24,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from _provenance import provenance
+from _results import write_results
 from train_runs import ARM, LIFT, MAZE
 
 from wgflow_rl.agents import presets
@@ -182,7 +183,7 @@ def main() -> None:
             for way in asked.ways or WAYS:
                 rows.append(measure(name, way, whole=asked.whole))
                 record = {"provenance": provenance(), "cores": os.cpu_count(), "rows": rows}
-                RESULT.write_text(json.dumps(record, indent=1) + "\n")
+                write_results(RESULT, record)
     RESULT.with_suffix(".md").write_text(table(rows))
     print(table(rows))
 

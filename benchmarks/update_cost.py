@@ -7,7 +7,6 @@ Lines: the arithmetic (`_update.flops_of_update`) at one speed, that of all poin
 constant for what no size changes: straight in depth, N, G and batch, square in width.
 """
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from _provenance import provenance
+from _results import write_results
 from _update import agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
@@ -87,7 +87,7 @@ def main() -> None:
         "rows": rows,
         "provenance": provenance(),
     }
-    (RESULTS / "update_cost.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_results(RESULTS / "update_cost.json", found)
     draw(rows, constant, slope)
     for row in rows:
         off = row["seconds"] / (constant + slope * row["flops"]) - 1

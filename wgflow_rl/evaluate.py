@@ -67,8 +67,10 @@ def load_agent(
 ) -> tuple[Agent, Settings, int]:
     """The agent of a run's newest intact checkpoint, or of its best one; its settings and its step.
 
-    Raises: FileNotFoundError, ValueError when the folder holds no run or no intact checkpoint, or when `act_samples` is
-        given for a method that executes one chunk without choosing.
+    Raises:
+        FileNotFoundError: When the folder holds no run.
+        ValueError: When the folder holds no run or no intact checkpoint, or when `act_samples` is
+            given for a method that executes one chunk without choosing.
     """
     settings = Settings.read(run)
     saved = checkpoint.load(run / "checkpoints", rows=False)

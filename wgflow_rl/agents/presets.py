@@ -225,7 +225,9 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
 
     `laptop`: small networks and short phases; `paper`: offline, then online, as published; `paper-offline`: pure
     offline RL (DFP B.2). Methods of the offline table have no online phase in any preset.
-    Raises: ValueError naming the known methods or presets.
+
+    Raises:
+        ValueError: The message names the known methods or presets.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; known methods: {', '.join(METHODS)}")

@@ -94,7 +94,9 @@ def of_table(
         preset: of train; None for the table's own.
         variants: include the rows that the paper does not have.
         extra: flags of train, added to every run.
-    Raises: ValueError as `table`, and as `train` for `extra`.
+
+    Raises:
+        ValueError: See `table`, and `train` for `extra`.
     """
     asked = table(number)
     rows = asked.rows + asked.variants * variants

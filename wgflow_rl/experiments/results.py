@@ -127,7 +127,9 @@ def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[Run
     Args:
         places: folders, or single logs NAME/ENV.csv.
         peer_offline: step that ends the offline phase of the logs.
-    Raises: ValueError naming file and row of a log that cannot be read.
+
+    Raises:
+        ValueError: The message names file and row of a log that cannot be read.
     """
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
     groups: list[RunGroup] = []

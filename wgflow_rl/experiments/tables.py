@@ -110,7 +110,8 @@ class ResultTable:
 def records(number: int, folder: Path = FOLDER) -> list[dict[str, str]]:
     """The rows of a table's CSV file, `tableN.csv` or `tableN_NAME.csv`, as text.
 
-    Raises: FileNotFoundError if the folder has no file of this table.
+    Raises:
+        FileNotFoundError: If the folder has no file of this table.
     """
     found = sorted([*folder.glob(f"table{number}.csv"), *folder.glob(f"table{number}_*.csv")])
     if not found:

@@ -21,6 +21,7 @@ from typing import Any, Self
 import torch
 
 from wgflow_rl import envs
+from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate

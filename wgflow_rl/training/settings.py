@@ -153,7 +153,9 @@ class Settings:
     def read(folder: Path) -> Settings:
         """Read a run's settings.
 
-        Raises: FileNotFoundError; ValueError if config.json is damaged or of another version.
+        Raises:
+            FileNotFoundError: If the folder holds no run.
+            ValueError: If config.json is damaged or of another version.
         """
         path = folder / "config.json"
         if not path.exists():

@@ -162,7 +162,9 @@ class TrainingState:
     def load(self, folder: Path) -> None:
         """Continue from the newest intact checkpoint.
 
-        Raises: as `checkpoint.load`; ValueError if data, settings or device are not those the run was started with.
+        Raises:
+            ValueError: See `checkpoint.load`; also if data, settings or device are not those the
+                run was started with.
         """
         saved = checkpoint.load(folder)
         tensors, state, run = saved.tensors, saved.state, folder.parent
