@@ -38,7 +38,7 @@ def test_a_run_in_slices_is_the_run_in_one_piece(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    on_cpu = "--preset laptop --device cpu --noise-on cpu --no-async-eval"
+    on_cpu = "--method dfp-ml-energy --preset laptop --device cpu --noise-on cpu --no-async-eval"
     env = "--env pointmaze-medium-navigate-singletask-task1-v0"
     flags = [*f"--state {tmp_path}/state {on_cpu} {env}".split(), *FLAGS.split()]
 

@@ -88,7 +88,7 @@ class Draws(TorchFunctionMode):
 
 
 class Deployed(nn.Module):
-    """`agent.act` as a module whose noise is an argument: forward(obs [B, S], *draws) -> actions [B, h, A]."""
+    """`agent.act` as a module whose noise is an argument: `forward(obs [B, S], *draws)` -> actions [B, h, A]."""
 
     def __init__(self, agent: Agent):
         super().__init__()
@@ -237,7 +237,8 @@ def disagreement(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
 def export(ask: Ask) -> dict[str, Any]:
     """Write the file, compare it with the original, and only then give it its name; what is printed about it.
 
-    Raises: RuntimeError when the file does not act as its original, with nothing written; what `load_agent` raises.
+    Raises:
+        RuntimeError: When the file does not act as its original; nothing is written then.
     """
     agent, settings, step = load_agent(
         ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples

@@ -1,5 +1,7 @@
 """The paper's tables and figures beside your runs: `python -m wgflow_rl.report [RUNS ...] [--out DIR]`.
 
+Examples::
+
     python -m wgflow_rl.report runs/sweep --out report   # tables and figures for which there are runs
     python -m wgflow_rl.report --tables 1 6              # the published numbers, where there are none
     python -m wgflow_rl.report --check DIR               # published numbers against DIR/tableN*.csv

@@ -1,5 +1,7 @@
 """Many runs, each once, on Ray: `python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3 [--dry-run]`.
 
+Examples::
+
     python -m wgflow_rl.sweep --table 1 --dry-run          # list the runs
     python -m wgflow_rl.sweep --table 1 --dry-run --time   # and estimate their hours
     python -m wgflow_rl.sweep --table 1 --settings         # print the settings of every cell as CSV
@@ -41,7 +43,7 @@ class Args:
     table: int | None = None
     """A table of the paper: 1, 2, 3, 4, 6 or 7."""
     variants: bool = False
-    """Beside the table's rows, DFP with the released code's field and with ours (not in the paper)."""
+    """Beside the table's rows, DFP with the published code's field and with ours (not in the paper)."""
     methods: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
     seeds: int | None = None
@@ -120,7 +122,9 @@ def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
 def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
     """Run the jobs on Ray and return how each ended.
 
-    Raises: RuntimeError when Ray cannot start; KeyboardInterrupt after every run has written its checkpoint.
+    Raises:
+        RuntimeError: When Ray cannot start.
+        KeyboardInterrupt: After every run has written its checkpoint.
     """
     outcomes: dict[Job, Outcome] = {}
     total = sum(each.steps for each in jobs)
@@ -245,7 +249,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
 def run(args: Args, extra: Sequence[str] = ()) -> bool:
     """Expand, skip finished runs, run the rest; return True if every run is done.
 
-    Raises: as `check`, `plan`, `execute`.
+    Raises what `check`, `plan` and `execute` raise.
     """
     planned = args.check().plan(extra)
     for reason in planned.left_out:

@@ -62,7 +62,8 @@ class Kernel(ABC):
     def shadow_scale(self) -> float | Tensor:
         """c in: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums; length².
 
-        Raises: ValueError if there is no shadow.
+        Raises:
+            ValueError: If there is no shadow.
         """
         raise ValueError(
             f"{self!r} has no shadow, so its mean shift ascends no density of this form; a Gaussian's does."
@@ -263,9 +264,9 @@ def as_length_scale(value: Any) -> float | Tensor:
         isinstance(value, np.ndarray) and value.ndim == 0
     )
     if number and not isinstance(value, bool):
-        return positive("length_scale", value)
+        return positive("length_scale", float(value))
     if not isinstance(value, (Tensor, np.ndarray, list, tuple)):
-        raise ValueError(  # noqa: TRY004 - a ValueError, as for all arguments
+        raise ValueError(
             f"length_scale = {value!r}; wanted a positive number, a length in the units of x, or a tensor of them. "
             "A usual start is a fraction (say 0.2) of the mean distance between points: 0.2 * torch.cdist(x, y).mean()."
         )
@@ -299,9 +300,10 @@ def positive(name: str, value: float) -> float:
 
 
 def rescale(scale: Tensor, *clouds: Tensor) -> tuple[Tensor, ...]:
-    """(scale, *clouds / scale) in float64: the quotient of float32 numbers would round away digits that sums keep.
+    """`(scale, *clouds / scale)` in float64: the quotient of float32 numbers would round away digits that sums keep.
 
-    Raises: ValueError if `scale` is of another dimension or device than the clouds [..., n, D].
+    Raises:
+        ValueError: If `scale` is of another dimension or device than the clouds [..., n, D].
     """
     for points in clouds:
         check_dimension(scale, points)

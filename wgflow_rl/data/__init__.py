@@ -46,7 +46,10 @@ def load(
             `if __name__ == "__main__"`.
         memory_gb: 10^9 bytes that a folder of shards may take; what does not fit is read when its turn comes. A file in
             one piece is read whole.
-    Raises: ValueError, FileNotFoundError: see the source's `load`.
+
+    Raises:
+        ValueError: See the source's `load`.
+        FileNotFoundError: See the source's `load`.
     """
     source = SOURCES[envs.parse(env).source]
     if folder is None:

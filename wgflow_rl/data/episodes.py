@@ -33,7 +33,8 @@ class Episodes:
     it), `terminals` is True on the last row of a trajectory (no chunk crosses it). Play data goes on after a goal, so a
     mask may be 0 in the middle of a trajectory.
 
-    Raises: ValueError naming the array, the row and what was wanted.
+    Raises:
+        ValueError: The message names the array, the row and what was wanted.
     """
 
     observations: np.ndarray  # [T, S] float32

@@ -39,7 +39,9 @@ def fetch(
     The size is compared with what the server announced, the whole with `sha256` where it is known, and the contents by
     `verify`, which raises a ValueError if they are damaged (default: every array of an npz file with its checksum). The
     file gets its name when all of them agree.
-    Raises: ConnectionError saying what came and what was wanted.
+
+    Raises:
+        ConnectionError: The message says what came and what was wanted.
     """
     part = path.with_name(f"{path.name}.part")
     failures = 0
@@ -75,7 +77,8 @@ def fetch(
 def checksums(url: str) -> dict[str, str]:
     """SHA-256 of the files of a server's folder by name, where it has a file SHA256SUMS (as sha256sum prints); or {}.
 
-    Raises: ConnectionError if the server cannot be reached.
+    Raises:
+        ConnectionError: If the server cannot be reached.
     """
     try:
         with urllib.request.urlopen(f"{url}/SHA256SUMS", timeout=PATIENCE) as response:

@@ -52,9 +52,12 @@ def generate(
         rows: training transitions, rounded up to whole parts; None: as many as the official set. A tenth as many parts,
             at least one, are added for validation.
         workers: processes; None: one a core.
-    Raises: ValueError for rows < 1, seed < 0, a name that `envs.names()` lacks, or a part file that was damaged;
-        RuntimeError if a process is ended from outside, or an extra is missing. Finished parts stay, and the next call
-        goes on.
+
+    Raises:
+        ValueError: For rows < 1, seed < 0, a name that `envs.names()` lacks, or a part file that
+            was damaged.
+        RuntimeError: If a process is ended from outside, or an extra is missing. Finished parts
+            stay, and the next call goes on.
     """
     name = envs.parse(env)
     maker = MAKERS[name.source]

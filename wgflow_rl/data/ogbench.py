@@ -25,7 +25,8 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
     """(training, validation) data of a folder: X.npz read whole, or shards of which `memory` bytes are held at a time.
 
     Of every shard the headers and the ends of trajectories are read now, and the validation data of the first.
-    Raises: as `files` and `read`.
+
+    Raises what `files` and `read` raise.
     """
     pairs = files(folder, env)
     inner = envs.make(env)
@@ -59,8 +60,11 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
 
     Args:
         inner: an environment made by `envs.make(env)`, to save making another.
-    Raises: FileNotFoundError; ValueError naming the file when it is cut, holds objects (a pickle), lacks an array, has
-        NaN, or belongs to another environment. Rows in messages count from 0, as in the file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: The message names the file when it is cut, holds objects (a pickle), lacks an array, has
+            NaN, or belongs to another environment. Rows in messages count from 0, as in the file.
     """
     return _read(path, env, _settled(envs.make(env) if inner is None else inner))
 
@@ -222,7 +226,9 @@ def _shard(path: Path, env: str, inner: Any) -> Shard:
 def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
     """The files of an environment in a folder, (training, validation): X.npz, or shards by number.
 
-    Raises: FileNotFoundError naming what is missing or what is there instead; ValueError if there are both kinds.
+    Raises:
+        FileNotFoundError: The message names what is missing or what is there instead.
+        ValueError: If there are both kinds.
     """
     stem = envs.parse(env).dataset
     found = sorted(p.name for p in folder.glob("*.npz")) if folder.is_dir() else []
@@ -255,7 +261,9 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         mirror: a server to ask instead of OGBench's, which keeps its layout: MIRROR/X.npz, MIRROR/X-val.npz.
         shards: 0, or so many of the 100 shards of the large data set, MIRROR/...-100m-v0/X-000.npz and on, of which
             each has a million transitions.
-    Raises: ConnectionError saying what to do when a file cannot be had.
+
+    Raises:
+        ConnectionError: The message says what to do when a file cannot be had.
     """
     from ogbench.utils import DATASET_URL
 

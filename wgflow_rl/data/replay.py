@@ -33,7 +33,9 @@ class Replay:
         capacity: rows held; the oldest row is overwritten first. At least the resident offline data.
         seed: of the order in which files take turns.
         lanes: environments whose online rows are written in turns.
-    Raises: ValueError if capacity is smaller than the resident offline data.
+
+    Raises:
+        ValueError: If capacity is smaller than the resident offline data.
     """
 
     def __init__(
@@ -109,7 +111,8 @@ class Replay:
     def add(self, **row) -> None:
         """Append one transition: obs, actions, rewards, masks, terminals, next_obs.
 
-        Raises: ValueError if the ring is full and its offline rows are those of files that take turns.
+        Raises:
+            ValueError: If the ring is full and its offline rows are those of files that take turns.
         """
         if self.turns is not None and self.offline + self.added == self.capacity:
             raise ValueError(
@@ -137,7 +140,9 @@ class Replay:
             online_share: this fraction of the batch is drawn uniformly from the online rows alone, once there are any;
                 the rest, and with 0 everything, uniformly from the whole ring (the protocol of the paper).
             step: offline updates so far: which files of `Shards` are resident depends on it and the seed alone.
-        Raises: ValueError naming a file of `Shards` that cannot be used.
+
+        Raises:
+            ValueError: The message names a file of `Shards` that cannot be used.
         """
         if self.turns is not None:
             self._bring(step)
@@ -192,7 +197,8 @@ class Replay:
     def online_rows(self, since: int = 0) -> dict[str, Tensor]:
         """Copies of the online rows numbered `since`, ..., `added` - 1 that are still held, oldest first, on the CPU.
 
-        Raises: ValueError if `since` is not in 0, ..., `added`.
+        Raises:
+            ValueError: If `since` is not in 0, ..., `added`.
         """
         if not 0 <= since <= self.added:
             raise ValueError(
@@ -207,7 +213,10 @@ class Replay:
 
         With the offline data, all segments of `online_rows` are the whole ring. Rows that the ring no longer held need
         no segment.
-        Raises: ValueError if rows before `first` are missing that the ring would still hold, or a shape differs.
+
+        Raises:
+            ValueError: If rows before `first` are missing that the ring would still hold, or a
+                shape differs.
         """
         count = len(rows["rewards"])
         if first > self.added and count < self.capacity:

@@ -89,7 +89,10 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
 
     Args:
         mirror: a server to ask instead of robomimic's, with its layout: MIRROR/lift/mh/low_dim_v141.hdf5.
-    Raises: ValueError for shards; ConnectionError saying what to do when the file cannot be had.
+
+    Raises:
+        ValueError: For shards.
+        ConnectionError: The message says what to do when the file cannot be had.
     """
     if shards:
         raise ValueError(f"--shards is {shards}, but robomimic's data is one file; leave it out")
@@ -115,8 +118,10 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
 def read(path: Path, env: str, split: str = "train") -> Episodes:
     """The demonstrations of a file that are for "train" or "valid", by number.
 
-    Raises: FileNotFoundError; ValueError naming file and demonstration when something is missing, is cut, has another
-        shape, or was recorded in another environment or with another controller.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: The message names file and demonstration when something is missing, is cut, has another
+            shape, or was recorded in another environment or with another controller.
     """
     with _opened(path) as file:
         _check_environment(path, file, env)

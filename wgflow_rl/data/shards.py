@@ -32,7 +32,9 @@ class Shards:
         widths: sizes of an observation and of an action.
         read: gives the checked transitions of a file. It is called in another thread, so it must change nothing.
         memory: bytes for the resident rows and the file that is being read.
-    Raises: ValueError if not even one file fits into `memory`.
+
+    Raises:
+        ValueError: If not even one file fits into `memory`.
     """
 
     def __init__(

@@ -64,6 +64,9 @@ def make(env: str, **options: Any) -> SingleTask:
     Args:
         env: such as "cube-single-play-singletask-task2-v0"; without "-task2", the suite's default task.
         options: passed on to the suite's constructor (`width=480, height=480` for sharper videos).
-    Raises: ValueError naming the nearest names; RuntimeError as `require`.
+
+    Raises:
+        ValueError: The message names the nearest names.
+        RuntimeError: See `require`.
     """
     return SOURCES[parse(env).source].make(env, **options)

@@ -1,5 +1,7 @@
 """One training run in a folder of its own: locked, retried from its last checkpoint, and its state written down.
 
+Files of a run::
+
     .sweep.lock    held while a process works here, and let go of by the kernel however that process ends
     sweep.json     how the last attempt ended: {"state": "done" | "failed" | "diverged", "error": ..., "attempts": ...}
     train.log      what the training printed

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.tables import LISTS, TABLES, ResultTable, Row
 from wgflow_rl.training.settings import Settings, as_json, from_command_line, of_results
@@ -94,19 +94,21 @@ def of_table(
         preset: of train; None for the table's own.
         variants: include the rows that the paper does not have.
         extra: flags of train, added to every run.
-    Raises: ValueError as `table`, and as `train` for `extra`.
+
+    Raises:
+        ValueError: See `table`, and `train` for `extra`.
     """
     asked = table(number)
     rows = asked.rows + asked.variants * variants
     known = set(envs.names())
-    absent = {f"method {row.method}": row.method not in methods.METHODS for row in rows}
+    absent = {f"method {row.method}": row.method not in presets.METHODS for row in rows}
     absent |= {f"environment {env}": env not in known for env in asked.envs}
     return Plan(
         tuple(
             kind(row, env, preset=preset or asked.preset, extra=extra)
             for row in rows
             for env in asked.envs
-            if row.method in methods.METHODS and env in known
+            if row.method in presets.METHODS and env in known
         ),
         tuple(f"{name}: not in this version" for name, gone in absent.items() if gone),
     )
@@ -135,7 +137,7 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
     if extra:
         return Kind(row, env, from_command_line(flags), flags)
     # Without a command-line parser for each cell of a table, which takes half a second.
-    agent, schedule = methods.preset(preset, row.method, envs.check_name(env))
+    agent, schedule = presets.preset(preset, row.method, envs.check_name(env))
     agent = dataclasses.replace(agent, **row.settings)
     settings = Settings(agent, schedule, method=row.method, env=env, preset=preset)
     return Kind(row, env, settings.check(), flags)

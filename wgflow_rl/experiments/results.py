@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments.plan import LATER, NOT_LEARNING
 from wgflow_rl.experiments.tables import Phase
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
@@ -127,7 +127,9 @@ def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[Run
     Args:
         places: folders, or single logs NAME/ENV.csv.
         peer_offline: step that ends the offline phase of the logs.
-    Raises: ValueError naming file and row of a log that cannot be read.
+
+    Raises:
+        ValueError: The message names file and row of a log that cannot be read.
     """
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
     groups: list[RunGroup] = []
@@ -166,7 +168,7 @@ def _group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
     folder, settings, _ = runs[0]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
-        defaults = methods.preset(preset, settings["method"], settings["env"])
+        defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # of a version that knew this method or preset
         plain = [agent, schedule]

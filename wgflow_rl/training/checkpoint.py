@@ -1,5 +1,7 @@
 """Checkpoints as safetensors files, one per step: atomic, hashed, without pickle; the last two and the best are kept.
 
+Contents of the folder::
+
     step-000000012000.safetensors                 tensors as tensors, everything else as JSON in the file's own header
     rows-000000004000-000000012000.safetensors    rows that were new at a checkpoint, written once
 
@@ -87,9 +89,14 @@ def save(
         parts: results of `save_rows`, of all rows that this checkpoint needs, oldest first.
         keep: number of last checkpoints that are kept.
         best: step of a checkpoint that is kept as well.
-    Returns: the path of the file.
-    Raises: ValueError for a negative step or keep < 1, TypeError for a state that is no JSON, OSError when the disk is
-        full; in each case the earlier checkpoints are untouched.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: For a negative step or keep < 1.
+        TypeError: For a state that is no JSON.
+        OSError: When the disk is full; in each case the earlier checkpoints are untouched.
     """
     if step < 0 or keep < 1:
         raise ValueError(
@@ -172,8 +179,10 @@ def load(
     The recorded SHA-256 covers step, state and every tensor's name, dtype, shape and bytes. A damaged file, or one
     that needs a damaged part, is reported by a RuntimeWarning and the one before it is read instead.
 
-    Raises: FileNotFoundError if there is no checkpoint, DamagedCheckpoint (a ValueError) if none is intact,
-        ValueError if another version of this package wrote it (nothing is skipped then).
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        DamagedCheckpoint: If none is intact.
+        ValueError: If another version of this package wrote it (nothing is skipped then).
     """
     found = _found(Path(folder))
     if step is not None:
@@ -210,8 +219,10 @@ def _with_rows(path: Path) -> Checkpoint:
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read one file and check its hash.
 
-    Raises: DamagedCheckpoint when the file is not a safetensors file (a pickle, for one), lacks our header, or does
-        not match its hash; ValueError when another version of this package wrote it.
+    Raises:
+        DamagedCheckpoint: When the file is not a safetensors file (a pickle, for one), lacks our
+            header, or does not match its hash.
+        ValueError: When another version of this package wrote it.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,5 +1,7 @@
 """The folder of a run: its settings, its rows of metrics, and a lock that admits one writer.
 
+Files::
+
     config.json   settings, versions, commit, command line         train.csv   one row per log interval
     tensorboard/  the same rows as scalars                         eval.csv    one row per evaluation
     curve.png     success and episode length against steps        .lock       held while a process writes here
@@ -121,8 +123,11 @@ class RunLog:
             (-1 drops every row), and the clock goes on from the last row kept.
         evaluate_again: drop the evaluation of resume_step too.
         tensorboard: mirror the rows as TensorBoard events (imported only then).
-    Raises: FileExistsError if a new run would write into the folder of another, FileNotFoundError if there is no run
-        to resume, RuntimeError if another process is writing there.
+
+    Raises:
+        FileExistsError: If a new run would write into the folder of another.
+        FileNotFoundError: If there is no run to resume.
+        RuntimeError: If another process is writing there.
     """
 
     def __init__(
@@ -199,7 +204,10 @@ class RunLog:
     ) -> dict[str, Any]:
         """Add a row to eval.csv: the success rate with its Wilson 95 % interval, mean return, mean length in steps.
 
-        Returns: the row. Raises ValueError if successes and episodes are no proportion.
+        Returns:
+            The row.
+        Raises:
+            ValueError: If successes and episodes are no proportion.
         """
         low, high = wilson(successes, episodes)
         row: dict[str, Any] = {
