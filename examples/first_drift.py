@@ -67,4 +67,4 @@ floor = wg.energy_distance(target.sample(300, generator=generator), fresh).item(
 shares = ", ".join(f"{share:.3f}" for share in wg.mode_proportions(path.end, target.means))
 print(f"share of particles at each mode: {shares} (truth 0.125)")
 print(f"energy distance to fresh data: {before:.4f} at the start; fresh against fresh {floor:.4f}")
-print(f"energy distance to fresh data: {after:.4f} at the end (below 0.02)")
+print(f"energy distance to fresh data at the end: {after:.4f} (below 0.02)")

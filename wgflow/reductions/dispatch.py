@@ -202,7 +202,7 @@ def explain_backend(
     """Explain which backend `kernel_average` would select for the same arguments, without summing. Print the result.
 
     Returns:
-        A value with `backend`, `dtype`, `error` (relative, of a weight; None: exact to rounding)
+        A value with `backend`, `dtype`, `error` (relative, of a weight; None is exact to rounding)
         and `reason`.
 
     Raises:

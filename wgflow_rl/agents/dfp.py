@@ -24,9 +24,7 @@ class DFPConfig(AgentConfig):
     The paper does not give the dimension of the latent (f: R^k x S -> A, Eq. 9). Ours is that of the chunk.
     """
 
-    field: str = (
-        "drifting:0.05"  # V of the behaviour-cloning term (Eq. 3; h in Table 5): `fields.py`
-    )
+    field: str = "drifting:0.05"  # V of the behaviour-cloning term (Eq. 3; h in Table 5)
     improve_field: str = "drifting:0.05"  # V of the top-K term, K positives per state (Eq. 16)
     generated: int = 8  # N_gen, samples per state that drift (Table 5)
     lam: float = 0.5  # lambda, weight of the top-K term online (Sec. 5.1, Table 5); 0 removes it
@@ -37,9 +35,7 @@ class DFPConfig(AgentConfig):
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
     candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
     top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
-    old_rate: float = (
-        1e-4  # tau_EMA, rate of the old policy that draws the candidates (DFP Table 5)
-    )
+    old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
     # a' is the best of these by the critic; 1: a' ~ pi (DFP Eq. 1, for every method by A.2). The published code: 16.
     target_samples: int = 1
     act_samples: int = 16  # N', the best of these is executed (DFP Table 5)

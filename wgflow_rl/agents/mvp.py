@@ -29,9 +29,7 @@ class MVPConfig(AgentConfig):
     lam: float = 0.0  # lambda, weight of the top-K term online; 0 is MVP itself
     candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
     top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
-    old_rate: float = (
-        1e-4  # tau_EMA, rate of the old policy that draws the candidates (DFP Table 5)
-    )
+    old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
     # a' is the best of these by the critic; 1: a' ~ pi (DFP Eq. 1, for every method by A.2). The published code: 16.
     target_samples: int = 1
     act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
