@@ -127,7 +127,7 @@ def test_the_likelihood_is_the_mean_log_density(c, k):
     assert_close(Likelihood(c.pos, k, c.wp).value(c.x), mean)
 
 
-@given(clouds(degenerate=False), kernels(SMOOTH))
+@given(clouds(dim=2, degenerate=False), kernels(SMOOTH))  # all of them densities there
 def test_sums_of_functionals_have_sums_of_gradients(c, k):
     """Each term enters with the gradient of its value, whatever its own factor: -Likelihood is descended too."""
     F = 0.5 * MMD(c.pos, k) + Interaction(k) + -1.5 * Likelihood(c.pos, k)
