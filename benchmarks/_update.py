@@ -5,13 +5,15 @@ import itertools
 import torch
 
 from wgflow_rl.agents import methods
+from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.dfp import DFPConfig
 from wgflow_rl.data.batch import Batch
 
 OBS, ACTION = 37, 5  # cube-double's
 
 
-def random_batch(cfg: DFPConfig, generator: torch.Generator) -> Batch:
+def random_batch(cfg: AgentConfig, generator: torch.Generator) -> Batch:
     """Standard normal observations, uniform actions, and one chunk in 16 cut off in its middle."""
 
     def normal(*shape: int) -> torch.Tensor:
@@ -35,8 +37,8 @@ def random_batch(cfg: DFPConfig, generator: torch.Generator) -> Batch:
     )
 
 
-def agent_of(cfg: DFPConfig):
-    return methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=0)
+def agent_of(cfg: AgentConfig, device: str = "cpu") -> Agent:
+    return methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=0, device=device)
 
 
 def flops_of_update(cfg: DFPConfig) -> int:

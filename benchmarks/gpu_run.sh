@@ -23,7 +23,7 @@ if [ -f "$state/run/config.json" ]; then
     set -- --resume "$state/run"
 else # a later flag counts
     set -- --method dfp --preset paper --env cube-double-play-singletask-task2-v0 --device cuda --noise-on device --async-eval \
-        --env-processes 8 --checkpoint-every 20000 "$@" --run-dir "$state/run"
+        --checkpoint-every 20000 "$@" --run-dir "$state/run"
 fi
 seconds=$(awk -v m="$minutes" 'BEGIN { print 60 * m }')
 code=0

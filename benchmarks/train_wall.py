@@ -1,4 +1,4 @@
-"""Where a training run's time goes: environments, learning, sampling, evaluations, waiting; in one process or several.
+"""Where a training run's time goes: environments, learning, sampling, evaluations, waiting.
 
     python benchmarks/train_wall.py pointmaze arm lift           # phases of 150 steps and an evaluation, in turns
     python benchmarks/train_wall.py pointmaze --whole            # the whole of `make train`
@@ -41,7 +41,6 @@ SHORT = shlex.split(
 WAYS = {
     "two threads": "--threads 2",
     "one thread": "--threads 1",
-    "and environments in two processes": "--threads 1 --env-processes 2",
     "and evaluations in one": "--threads 1 --async-eval",
 }
 

@@ -1,7 +1,7 @@
-"""Settings of the whole suite: one thread, no display, an own data folder, the same examples in CI.
+"""Settings of the whole suite: threads, no display, a data folder of its own, the same examples in CI.
 
-What a test sees must not depend on the machine: `torch` computes on one thread here and in every child process, and
-generated data and measurements are kept in a folder of the session, never in the user's cache.
+What a test sees must not depend on the machine: `torch` computes on one thread (TEST_THREADS sets another number) here
+and in every child process, and generated data are kept in a folder of the session, never in the user's cache.
 """
 
 import os
@@ -12,8 +12,9 @@ from pathlib import Path
 os.environ.pop("MUJOCO_GL", None)  # no test renders unless it asks to; a GL library may be absent
 os.environ["MPLBACKEND"] = "agg"
 # Read when torch and numpy are imported, here and in child processes, and by gloo.
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+THREADS = os.environ.setdefault("TEST_THREADS", "1")
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = THREADS
 os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 import pytest
@@ -25,7 +26,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
 )  # child processes test this tree, installed or not
 
-torch.set_num_threads(1)  # the tensors of a test are small, and sums repeat bit by bit
+torch.set_num_threads(int(THREADS))  # the tensors of a test are small, and sums repeat bit by bit
 
 # No deadline: the first example pays for caches, and a loaded machine is no wrong theorem.
 quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from walk import WalkHome
 
+from tests.walk import WalkHome
 from wgflow_rl import data, envs, train
 from wgflow_rl.agents import methods
 from wgflow_rl.data.replay import FIELDS

@@ -18,7 +18,7 @@ NO_CLOUD = {"Annealed", "guidance_weight", "total_variation", "effective_sample_
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in NO_CLOUD])
 def test_an_array_in_place_of_a_tensor_is_refused_with_its_conversion(name):
-    with pytest.raises(ValueError, match=r"is a ndarray \[\d.*wanted.*torch\.as_tensor\("):
+    with pytest.raises(ValueError, match=r"is a numpy array \[\d.*wanted.*torch\.as_tensor\("):
         CALLS[name](X.numpy(), X[:4].numpy())
 
 
@@ -32,8 +32,8 @@ def test_an_array_in_place_of_a_tensor_is_refused_with_its_conversion(name):
         (r"divergence is 'kl'.*ReverseKL\(\)", lambda: wg.drifting_field(X, X, X, kernel=K, divergence="kl")),
         (r"divergence is the class", lambda: wg.drifting_field(X, X, X, kernel=K, divergence=wg.ForwardKL)),
         (r"generator is 3.*manual_seed\(3\)", lambda: wg.sliced_w2(X, X, generator=3)),
-        (r"x is a ndarray", lambda: wg.KDE(X, K).score(X.numpy())),
-        (r"x is a ndarray", lambda: wg.MMD(X, K).velocity(X.numpy())),
+        (r"x is a numpy array", lambda: wg.KDE(X, K).score(X.numpy())),
+        (r"x is a numpy array", lambda: wg.MMD(X, K).velocity(X.numpy())),
         (r"target is a Tensor.*log_density", lambda: wg.BlobKL(X, K)),
         (r"pos is None", lambda: wg.DriftingLoss()(X, None)),
     ],

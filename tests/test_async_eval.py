@@ -2,57 +2,60 @@
 
 import contextlib
 import math
+import multiprocessing
 import os
 import signal
-import struct
-from multiprocessing import Pipe
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from disk import Disk, put
-from runs import FLAGS, outcome, resume, start, start_or_resume, stop_after, tiny_world
 
-from wgflow_rl.envs.processes import ProcessEnded
+from tests.disk import Disk, put
+from tests.runs import FLAGS, outcome, resume, start, start_or_resume, stop_after, tiny_world
 from wgflow_rl.evaluate import load_agent
 from wgflow_rl.training import loop
-from wgflow_rl.training.async_eval import (
-    EvaluationFailed,
-    PendingEvaluation,
-    async_evaluator,
-    checkpoint_evaluator,
-)
+from wgflow_rl.training.async_eval import AsyncEvaluator, CheckpointEvaluator
+from wgflow_rl.training.loop import EvaluationFailed
 from wgflow_rl.training.rollout import Evaluation
 from wgflow_rl.training.settings import from_command_line
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.training.updates import TrainingDiverged
 
+ROOT = Path(__file__).resolve().parent.parent
 ASYNC, INLINE = ("--async-eval",), ("--no-async-eval",)
 
 
-class Late:
+class Late(Future):
     """An evaluation that is done after it has been polled so many times, or is waited for."""
 
     def __init__(self, evaluate, step, polls):
+        super().__init__()
         self.evaluate, self.step, self.left = evaluate, step, polls
 
     def done(self):
         self.left -= 1
         return self.left < 0
 
-    def result(self):
+    def result(self, timeout=None):
         return self.evaluate(self.step)
 
 
 def late_by(polls):
-    """A stand-in for `async_evaluator` that evaluates checkpoints in this process."""
+    """A stand-in for `AsyncEvaluator` that evaluates checkpoints in this process."""
 
-    @contextlib.contextmanager
-    def evaluator(settings):
-        with checkpoint_evaluator(settings) as evaluate:
-            yield SimpleNamespace(submit=lambda step: Late(evaluate, step, polls))
+    def make(settings):
+        evaluate = CheckpointEvaluator(settings)
+        return contextlib.nullcontext(
+            SimpleNamespace(submit=lambda step: Late(evaluate, step, polls))
+        )
 
-    return evaluator
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def expected(tmp_path_factory):
 @pytest.fixture
 def tiny(monkeypatch):
     tiny_world(monkeypatch.setattr)
-    monkeypatch.setattr(loop, "async_evaluator", late_by(2))
+    monkeypatch.setattr(loop, "AsyncEvaluator", late_by(2))
 
 
 def evaluation(successes):
@@ -98,7 +101,7 @@ def evaluated_steps(folder):
 def test_a_run_with_asynchronous_evaluations_is_the_run_without(
     polls, expected, tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "async_evaluator", late_by(polls))
+    monkeypatch.setattr(loop, "AsyncEvaluator", late_by(polls))
     start(tmp_path / "run", *ASYNC)
     assert outcome(tmp_path / "run") == expected
 
@@ -151,47 +154,148 @@ def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
 # ---- failures ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def evaluator(tmp_path):
+    """A real worker for a run without checkpoints."""
+    with AsyncEvaluator(from_command_line([*FLAGS.split(), "--run-dir", str(tmp_path)])) as it:
+        yield it
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_survives_stop_signals_from_its_start_and_returns_what_an_evaluation_raises(
+    evaluator,
+):
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        evaluator.submit(3).result()
+    os.kill(worker.pid, signal.SIGINT)
+    with pytest.raises(FileNotFoundError):
+        evaluator.submit(4).result()
+
+
+def test_the_evaluation_of_a_worker_that_dies_or_is_dead_is_a_broken_pool(evaluator):
+    pending = evaluator.submit(3)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    for future in (pending, evaluator.submit(4)):
+        with pytest.raises(BrokenProcessPool):
+            future.result()
+
+
+# A run in the tiny world, whose worker executes DO in each environment step: it imports this file as well.
+RUN = """
+import multiprocessing, os, signal, sys, time
+from tests.runs import start, tiny_world
+from tests.walk import WalkHome
+
+tiny_world(setattr)
+step = WalkHome.step
+
+def altered(*args):
+    if multiprocessing.parent_process() is not None:
+        exec(os.environ["DO"])
+    return step(*args)
+
+WalkHome.step = altered
+
+if __name__ == "__main__":
+    start(sys.argv[1], "--async-eval", *sys.argv[2:])
+"""
+
+
 @contextlib.contextmanager
-def submitted(folder, step=3):
-    """A real process, told to evaluate a checkpoint that is not there."""
-    settings = from_command_line([*FLAGS.split(), "--run-dir", str(folder)])
-    with async_evaluator(settings) as evaluator:
-        yield evaluator.submit(step)
+def running(folder, what, *flags):
+    """A run in a process of its own, in `folder / "run"`; its worker executes `what` in each step."""
+    (folder / "script.py").write_text(RUN)
+    process = subprocess.Popen(
+        [sys.executable, "script.py", "run", *flags],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "DO": what},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
-def test_an_evaluation_that_raises_is_named_with_its_step(tmp_path):
-    with (
-        submitted(tmp_path) as pending,
-        pytest.raises(EvaluationFailed, match=r"of step 3 failed: FileNotFoundError: no check"),
-    ):
-        pending.result()
+def test_a_run_with_a_real_worker_is_the_run_without(expected, tmp_path):
+    with running(tmp_path, "pass") as process:
+        assert process.communicate() == ("", "")
+    assert process.returncode == 0
+    assert outcome(tmp_path / "run") == expected
 
 
-def test_a_killed_process_is_named_with_the_step(tmp_path):
-    with submitted(tmp_path) as pending:
-        os.kill(pending._process.pid, signal.SIGKILL)
-        with pytest.raises(EvaluationFailed, match=r"of step 3 failed: ProcessEnded: .*SIGKILL"):
-            pending.result()
+def test_a_run_whose_worker_is_killed_names_the_step_and_resumes(expected, tiny, tmp_path):
+    with running(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)") as process:
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert "EvaluationFailed: the evaluation of step 4 failed: BrokenProcessPool: " in said
+    resume(tmp_path / "run", *INLINE)
+    assert outcome(tmp_path / "run") == expected
 
 
-def test_half_an_answer_is_a_dead_process():
-    here, there = Pipe()
-    os.write(there.fileno(), struct.pack("!i", 100) + b"half")
-    there.close()
-    process = SimpleNamespace(ended=lambda what: ProcessEnded(f"{what} has ended"))
-    with pytest.raises(EvaluationFailed, match="of step 3 failed: ProcessEnded: the evaluation"):
-        PendingEvaluation(here, process, 3).result()
+@pytest.mark.slow
+def test_an_environment_that_hangs_in_the_worker_ends_the_run_with_its_call(tmp_path):
+    with running(tmp_path, "time.sleep(600)", "--env-timeout", "0.5") as process:
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert "error: the environment did not answer for 0.5 s (--env-timeout) in step 1 of" in said
+    assert "EvaluationFailed: the evaluation of step 4 failed: BrokenProcessPool: " in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_run_whose_whole_group_is_told_to_stop_evaluates_and_resumes(
+    number, expected, tiny, tmp_path
+):
+    """Sent once, in the first step of the first evaluation."""
+    once = f"os.path.exists('sent') or (open('sent', 'w'), os.killpg(0, signal.{number}))"
+    with running(tmp_path, once) as process:
+        _, said = process.communicate()
+    assert process.returncode in (0, 130), said  # 0: the last step had been taken
+    assert evaluated_steps(tmp_path / "run")[0] == 4
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == expected
+
+
+@pytest.mark.slow
+def test_the_worker_of_a_run_that_is_killed_ends_even_during_an_evaluation(tmp_path):
+    with running(tmp_path, "print(os.getpid(), flush=True), time.sleep(600)") as process:
+        worker = int(process.stdout.readline())
+        process.kill()
+        assert gone(worker)
+
+
+def gone(pid):
+    """Wait until a process has ended; False if it has not after a minute."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_a_failed_evaluation_ends_the_run_and_is_repeated_on_resume(
     expected, tiny, tmp_path, monkeypatch
 ):
     def fail(self):
-        raise EvaluationFailed("the evaluation of step 4 failed")
+        raise ValueError("no such weight")
 
     with monkeypatch.context() as patch:
         patch.setattr(Late, "result", fail)
-        with pytest.raises(EvaluationFailed):
+        named = "the evaluation of step 4 failed: ValueError: no such weight"
+        with pytest.raises(EvaluationFailed, match=named):
             start(tmp_path / "run", *ASYNC)
     resume(tmp_path / "run")
     assert outcome(tmp_path / "run") == expected

@@ -1,4 +1,4 @@
-"""The numbers that a run is watched by say what their names say, and what TensorBoard groups is written."""
+"""Diagnostics measure what their names say."""
 
 import torch
 from hypothesis import given
@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from wgflow_rl.agents import diagnostics
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.training.runlog import EVAL_COLUMNS, TOGETHER
 
 
 def chunks(states=4, length=2, size=3):
@@ -32,14 +31,3 @@ def test_where_k_candidates_are_worth_the_same_and_the_rest_nothing_the_effectiv
 def test_the_effective_number_is_between_one_and_all(seed, n):
     score = torch.randn(5, n, generator=torch.Generator().manual_seed(seed))
     assert 1 - 1e-4 <= diagnostics.candidates(score, max(1, n // 4))["ess"] <= n + 1e-4
-
-
-def test_what_tensorboard_shows_together_is_written():
-    batch = chunks()
-    log = diagnostics.compare_with_data(torch.randn(4, 8, 6), batch)
-    log |= diagnostics.candidates(torch.randn(4, 8), 2) | diagnostics.executed(torch.randn(4, 8))
-    written = {f"train/{name}" for name in log} | {f"eval/{name}" for name in EVAL_COLUMNS}
-    shown = {
-        tag.rstrip("$") for group in TOGETHER.values() for _, tags in group.values() for tag in tags
-    }
-    assert shown <= written

@@ -17,8 +17,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from runs import flags, outcome, refused, saved
 
+from tests.runs import flags, outcome, refused, saved
 from wgflow_rl import data, envs, evaluate, train
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.settings import DEFAULT_ENV, Settings, from_command_line

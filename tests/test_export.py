@@ -100,7 +100,7 @@ def test_a_file_says_what_it_is(run, tmp_path):
         torch.jit.load(said["file"], _extra_files=held)
     about = json.loads(held["wgflow.json"])
     assert (about["method"], about["env"], about["seed"], about["step"]) == (
-        "dfp",
+        "dfp-ml-energy",
         DEFAULT_ENV,
         3,
         12,

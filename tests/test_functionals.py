@@ -120,7 +120,7 @@ def test_mmd_and_energy_distance_are_unbiased_in_the_particles(c):
     assert_close(G.value(pairs).mean(), zero)
 
 
-@given(clouds(), kernels(SMOOTH))
+@given(clouds(dim=2), kernels(SMOOTH))  # where every one of them is a density
 def test_the_likelihood_is_the_mean_log_density(c, k):
     log_q = KDE(c.x, k).log_density(c.pos)
     mean = (c.wp * log_q).sum(-1) / c.wp.sum(-1)
@@ -141,8 +141,8 @@ def test_sums_of_functionals_have_sums_of_gradients(c, k):
 def test_a_functional_is_printed_without_its_samples():
     F = 0.5 * MMD(torch.zeros(3, 2), Gaussian(1.0)) + Interaction(Gaussian(1.0))
     assert repr(F) == (
-        "0.5 * MMD(samples=tensor[3, 2], kernel=Gaussian(h=1.0), weights=None) + "
-        "Interaction(kernel=Gaussian(h=1.0))"
+        "0.5 * MMD(samples=tensor[3, 2], kernel=Gaussian(length_scale=1.0), weights=None) + "
+        "Interaction(kernel=Gaussian(length_scale=1.0))"
     )
 
 

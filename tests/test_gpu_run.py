@@ -6,15 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import FLAGS, outcome, start, tiny_world
+
+from tests.runs import FLAGS, outcome, start, tiny_world
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = f"""#!{sys.executable}
 '''Train in the tiny world, and send the signal of STOP="TERM 9" to this process in that environment step.'''
 import os, signal, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
-from runs import tiny_world
-from walk import WalkHome
+from tests.runs import tiny_world
+from tests.walk import WalkHome
 from wgflow_rl import train
 
 assert sys.argv[1:3] == ["-m", "wgflow_rl.train"]
@@ -37,7 +38,7 @@ def test_a_run_in_slices_is_the_run_in_one_piece(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
-    on_cpu = "--preset laptop --device cpu --noise-on cpu --no-async-eval --env-processes 0"
+    on_cpu = "--method dfp-ml-energy --preset laptop --device cpu --noise-on cpu --no-async-eval"
     env = "--env pointmaze-medium-navigate-singletask-task1-v0"
     flags = [*f"--state {tmp_path}/state {on_cpu} {env}".split(), *FLAGS.split()]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from disk import Disk, put
-from runs import FLAGS, outcome, start_or_resume, tiny_world
-from walk import WalkHome
 
+from tests.disk import Disk, put
+from tests.runs import FLAGS, outcome, start_or_resume, tiny_world
+from tests.walk import WalkHome
 from wgflow_rl import envs
 from wgflow_rl.training import loop
 from wgflow_rl.training.settings import from_command_line
@@ -165,7 +165,7 @@ def test_an_environment_that_hangs_ends_the_run_with_its_place_and_the_run_goes_
     said = (tmp_path / "stderr").read_text()
     assert re.match(
         r"error: the environment did not answer for 1 s \(--env-timeout\) in step \d of episode \d+ of pointmaze.*, "
-        r"reset\(seed=\d+\), action \[.*\]\. .* with --resume\.\n$",
+        r"reset\(seed=\d+\), action \[.*\]\. .* with --resume\. Stacks of all threads:\n$",
         said,
     )
     start_or_resume(tmp_path / "run")

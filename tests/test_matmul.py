@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from runs import untrained
 
+from tests.runs import untrained
 from wgflow_rl.training import loop, matmul
 from wgflow_rl.training.settings import Settings, from_command_line
 

@@ -1,9 +1,5 @@
 """Chunks are played open loop, an episode in progress survives a restart, and evaluation plays what was asked."""
 
-import re
-import subprocess
-import sys
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.walk import Recorder, Walk
+from tests.walk import Recorder, Walk, rng
 from wgflow_rl import envs
-from wgflow_rl.envs.guard import EnvironmentFailed, Guard
+from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training.rollout import EVAL_SEEDS, TRAIN_SEEDS, Collector, evaluate, reset_seed
 
 GUARD = Guard("walk")
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @given(steps=st.integers(1, 25), chunk=st.integers(1, 5), limit=st.integers(1, 8))
@@ -69,16 +61,16 @@ def test_only_the_end_of_the_task_stops_the_bootstrap(goal, mask):
     assert all(row["masks"] == 1 and not row["terminals"] for row in rows[:-1])
 
 
-def assert_continues(make, policy, steps, more):
+def assert_continues(make, policy, steps, more, count=1):
     """A collector rebuilt from its state plays on as the one that was never stopped."""
-    collector, generator = Collector([make()], seed=5, guard=GUARD), rng(1)
+    collector, generator = Collector([make() for _ in range(count)], seed=5, guard=GUARD), rng(1)
     for _ in range(steps):
         collector.step(policy, generator)
     tensors, state = collector.state()
     tensors, drawn = {k: t.clone() for k, t in tensors.items()}, generator.get_state()
     expected = [collector.step(policy, generator) for _ in range(more)]
 
-    other, generator = Collector([make()], seed=5, guard=GUARD), rng(2)
+    other, generator = Collector([make() for _ in range(count)], seed=5, guard=GUARD), rng(2)
     other.load_state(tensors, state)
     generator.set_state(drawn)
     for row, wanted in zip(
@@ -90,9 +82,14 @@ def assert_continues(make, policy, steps, more):
             )
 
 
-@given(steps=st.integers(0, 20), chunk=st.integers(1, 5), limit=st.integers(1, 8))
-def test_a_restored_collector_continues_bit_for_bit(steps, chunk, limit):
-    assert_continues(lambda: Walk(limit), Recorder(chunk), steps, more=12)
+@given(
+    steps=st.integers(0, 20),
+    chunk=st.integers(1, 5),
+    limit=st.integers(1, 8),
+    count=st.integers(1, 3),
+)
+def test_a_restored_collector_continues_bit_for_bit(steps, chunk, limit, count):
+    assert_continues(lambda: Walk(limit), Recorder(chunk), steps, more=12, count=count)
 
 
 @pytest.mark.parametrize("steps", [10, 23], ids=["between chunks", "inside a chunk"])
@@ -101,6 +98,34 @@ def test_a_restored_collector_continues_bit_for_bit_in_the_simulator(steps):
         return torch.tanh(obs.sum() + torch.randn(1, 5, 2, generator=generator))
 
     assert_continues(lambda: envs.make(MAZE), policy, steps, more=30)
+
+
+@given(
+    count=st.integers(1, 4),
+    chunk=st.integers(1, 5),
+    limit=st.integers(1, 8),
+    steps=st.integers(1, 40),
+)
+def test_environments_take_turns_and_play_episodes_of_their_own(count, chunk, limit, steps):
+    envs = [Walk(limit) for _ in range(count)]
+    policy, generator = Recorder(chunk), rng()
+    collector = Collector(envs, seed=3, guard=GUARD)
+    rows = [collector.step(policy, generator) for _ in range(steps)]
+    seeds = [seed for env in envs for seed in env.seeds]
+    assert len(set(seeds)) == len(seeds)
+    for i, env in enumerate(envs):
+        own = rows[i::count]
+        assert [float(row["actions"][0]) for row in own] == env.actions
+        for before, after in pairwise(own):
+            assert np.array_equal(before["next_obs"], after["obs"]) != before["terminals"]
+
+
+def test_one_call_of_the_policy_serves_every_environment_that_has_no_chunk_left():
+    policy, generator = Recorder(3), rng()
+    collector = Collector([Walk(100) for _ in range(4)], seed=0, guard=GUARD)
+    for _ in range(2 * 3 * 4):
+        collector.step(policy, generator)
+    assert [len(obs) for obs in policy.seen] == [4, 4]
 
 
 @given(pool=st.integers(1, 7), episodes=st.integers(1, 9), chunk=st.integers(1, 4))
@@ -139,84 +164,6 @@ def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chu
         np.testing.assert_array_equal(one, other)
     assert len(set(alone.lengths.tolist())) > 1
     assert alone.success.all()
-
-
-class Broken(Walk):
-    """Answers what it should not at its third step."""
-
-    def __init__(self, obs, reward):
-        super().__init__()
-        self.answer = np.array(obs, np.float32), reward
-
-    def step(self, action):
-        if self.time < 2:
-            return super().step(action)
-        return *self.answer, False, False, {"success": False}
-
-
-@pytest.mark.parametrize(
-    ("obs", "reward", "named"),
-    [
-        ([np.nan, 0], 0.0, "observation [nan  0.]"),
-        ([1, 0], -np.inf, "reward -inf"),
-        ([1, 0, 0], 0.0, "observation of shape (3,)"),
-    ],
-)
-def test_an_answer_that_is_no_number_is_refused_where_it_comes_from(obs, reward, named):
-    wanted = (
-        re.escape(named)
-        + r".* in step 3 of episode 7 of walk, reset\(seed=\d+\), action \[.*\]; wanted finite"
-    )
-    with pytest.raises(EnvironmentFailed, match=wanted):
-        evaluate(
-            Recorder(2), [Broken(obs, reward)], episodes=1, seed=0, first_episode=7, guard=GUARD
-        )
-
-
-def test_an_environment_that_cannot_be_reset_is_named():
-    class Stubborn(Walk):
-        def reset(self, **options):
-            raise OSError("no model")
-
-    with pytest.raises(
-        EnvironmentFailed,
-        match=r"failed in episode 0 of walk, reset\(seed=\d+\): OSError: no model",
-    ):
-        Collector([Stubborn()], seed=0, guard=GUARD)
-
-
-HANG = """
-import ctypes, sys, time
-from wgflow_rl.envs.guard import Guard
-class Env:
-    def step(self, action):
-        exec(sys.argv[1])
-with Guard("walk", timeout=0.2) as guard:
-    guard.step(Env(), [0.5], episode=3, seed=11, step=4)
-"""
-
-
-@pytest.mark.parametrize(
-    "how", ["time.sleep(99)", "ctypes.CDLL(None).sleep(99)"], ids=["Python", "C"]
-)
-def test_an_environment_that_hangs_ends_the_process_and_says_where(how):
-    done = subprocess.run(
-        [sys.executable, "-c", HANG, how], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "line 6 in step" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(
-        "error: the environment did not answer for 0.2 s (--env-timeout) in step 4 of episode 3 of walk, "
-        "reset(seed=11), action [0.5]."
-    )
-
-
-def test_a_guard_ends_nothing_that_answers_in_time():
-    with Guard("walk", timeout=1.0) as guard:
-        collector = Collector([Walk()], seed=0, guard=guard)
-        for _ in range(4):
-            time.sleep(0.3)  # together longer than the timeout, which is for one step
-            collector.step(Recorder(2), rng())
 
 
 def test_success_is_that_of_the_last_step():

@@ -69,9 +69,9 @@ def test_config_json_gives_the_same_settings_back(flags, tmp_path):
 
 def test_a_resumed_run_keeps_its_settings_and_may_change_the_machine(tmp_path):
     settings = from_command_line(["--lr", "0.25", "--threads", "2"])
-    flags = ["--threads", "1", "--env-processes", "2", "--async-eval", "--env-timeout", "9"]
+    flags = ["--threads", "1", "--async-eval", "--env-timeout", "9"]
     resumed = Settings.resumed(["--resume", str(write(tmp_path, settings)), *flags])
-    machine = Machine(threads=1, env_processes=2, async_eval=True, env_timeout=9.0)
+    machine = Machine(threads=1, async_eval=True, env_timeout=9.0)
     assert resumed == dataclasses.replace(settings, run_dir=str(tmp_path), machine=machine)
 
 
@@ -193,7 +193,6 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
         ("--seed -1", "--seed is -1; wanted at least 0"),
         ("--threads 0", "--threads is 0; wanted at least 1"),
         ("--envs 0", "--envs is 0; wanted at least 1"),
-        ("--env-processes -1", "--env-processes is -1; wanted at least 0"),
         ("--device cupboard", "--device is 'cupboard', which torch cannot use here"),
     ],
 )

@@ -9,10 +9,10 @@ import signal
 
 import pytest
 import torch
-from runs import flags, outcome, refused, saved, tiny_world
 from safetensors.torch import load_file
-from walk import WalkHome
 
+from tests.runs import flags, outcome, refused, saved, tiny_world
+from tests.walk import WalkHome
 from wgflow_rl import evaluate, train
 from wgflow_rl.agents import methods
 from wgflow_rl.data.batch import Batch

@@ -41,7 +41,7 @@ def checked(public: Public) -> Public:
         for name, member in list(vars(public).items()):
             if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
                 setattr(public, name, checked(member))
-        return public
+        return public  # pyright: ignore[reportReturnType]
     names = list(inspect.signature(public).parameters)
 
     @functools.wraps(public)
@@ -101,7 +101,8 @@ def _refusal(name: str, value: Any, alternatives: tuple[Any, ...]) -> str:
     if isinstance(value, type):
         came, remedy = f"the class {value.__name__}", f" Create one: {value.__name__}(...)."
     elif hasattr(value, "shape") and hasattr(value, "dtype"):
-        came = f"a {type(value).__name__} {list(value.shape)} {value.dtype}"
+        kind = "numpy array" if type(value).__name__ == "ndarray" else type(value).__name__
+        came = f"a {kind} {list(value.shape)} {value.dtype}"
     else:
         came = f"{repr(value)[:60]} ({type(value).__name__})"
     number = isinstance(value, int | float) and not isinstance(value, bool)

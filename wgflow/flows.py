@@ -196,10 +196,12 @@ def flow(
         A `Trajectory`, without gradients: a simulation, not a loss.
 
     Raises:
-        ValueError: on x0, steps or snapshots, or a velocity whose shape is not that of x.
+        ValueError: on x0, steps, solver or snapshots, or a velocity whose shape is not that of x.
         FloatingPointError: when the velocity ceases to be finite.
     """
     _check(x0, steps, snapshots)
+    if not isinstance(solver, Solver):
+        raise ValueError(f"solver is {solver!r}; wanted one such as Euler(0.1) or Adaptive(0.1).")
     plain: Callable[..., Tensor] = (
         velocity.velocity if isinstance(velocity, Functional) else velocity
     )

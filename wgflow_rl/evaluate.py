@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,9 +19,7 @@ from tqdm import tqdm
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import at_least
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.training.runlog import wilson
@@ -50,11 +48,6 @@ class Args:
     Rendering without a GPU takes minutes; --episodes 1 --video-episodes 1 is fastest.
     """
     video_episodes: int = 4
-    env_processes: int = 0
-    """Processes that step the environments that are not rendered; 0: none.
-
-    The results are the same.
-    """
 
     def check(self) -> Args:
         """Return the arguments. Raises: ValueError naming the first invalid flag."""
@@ -62,7 +55,6 @@ class Args:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
-        at_least(0, env_processes=self.env_processes)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
@@ -146,7 +138,6 @@ def run_episodes(
     *,
     shown: int = 0,
     video: Path | None = None,
-    processes: int = 0,
 ) -> Evaluation:
     """Play `episodes` fresh episodes; render the first `shown` side by side to `video`.
 
@@ -174,18 +165,15 @@ def run_episodes(
         if shown:
             add_frame(played)
 
-    with_rendering = partial(
-        envs.make, settings.env, render_mode="rgb_array", width=320, height=320
-    )
-    plain = partial(envs.make, settings.env)
+    rendering = {"render_mode": "rgb_array", "width": 320, "height": 320}
     with (
         tqdm(
             total=episodes, unit="episode", disable=None, desc="filming" if shown else "playing"
         ) as bar,
-        environments(with_rendering, shown) as rendered,
-        environments(plain, count - shown, processes=processes) as others,
+        contextlib.ExitStack() as stack,
     ):
-        pool = [*rendered, *others]
+        made = (envs.make(settings.env, **(rendering if i < shown else {})) for i in range(count))
+        pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         result = evaluate(
             agent.act,
             pool,
@@ -239,7 +227,6 @@ def report(args: Args) -> dict[str, Any]:
         args.episodes,
         shown=args.video_episodes,
         video=args.video,
-        processes=args.env_processes,
     )
     successes = int(result.success.sum())
     low, high = wilson(successes, args.episodes)

@@ -263,9 +263,9 @@ def as_length_scale(value: Any) -> float | Tensor:
         isinstance(value, np.ndarray) and value.ndim == 0
     )
     if number and not isinstance(value, bool):
-        return positive("length_scale", value)
+        return positive("length_scale", float(value))
     if not isinstance(value, (Tensor, np.ndarray, list, tuple)):
-        raise ValueError(  # noqa: TRY004 - a ValueError, as for all arguments
+        raise ValueError(
             f"length_scale = {value!r}; wanted a positive number, a length in the units of x, or a tensor of them. "
             "A usual start is a fraction (say 0.2) of the mean distance between points: 0.2 * torch.cdist(x, y).mean()."
         )

@@ -1,4 +1,4 @@
-"""Environments that raise or hang: an error that names the step and the episode, and no run that waits for ever."""
+"""Environments that raise, hang or answer with something invalid: errors that name the episode and the step."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any, NamedTuple, NoReturn
 import gymnasium
 import numpy as np
 
-from wgflow_rl.envs.workers import Remote
 from wgflow_rl.utils.cli import UserError
 
 
 class EnvironmentFailed(UserError):
-    """An environment raised, or answered with something that is no observation or reward."""
+    """An environment raised, or returned an invalid observation or reward."""
 
 
 class Call(NamedTuple):
-    """One call of an environment, and what it takes to make it again."""
+    """One call of an environment, with what it takes to repeat it."""
 
     env: str
     episode: int
@@ -31,46 +30,47 @@ class Call(NamedTuple):
     action: np.ndarray | None = None
 
     def __str__(self) -> str:
-        begin = f"episode {self.episode} of {self.env}, reset(seed={self.seed})"
-        return f"step {self.step} of {begin}, action {_short(self.action)}" if self.step else begin
+        reset = f"episode {self.episode} of {self.env}, reset(seed={self.seed})"
+        return f"step {self.step} of {reset}, action {_short(self.action)}" if self.step else reset
 
 
 class Guard:
-    """Names what goes wrong inside an environment, and ends the process when a call takes longer than `timeout`.
+    """Resets and steps environments, and names the call that fails.
 
-    A hanging simulator cannot be interrupted from Python, so a thread looks at the clock; it works while the guard is
-    entered (`with guard:`). What it does then is what a kill does, after saying where: the run resumes from its last
-    checkpoint.
+    Observations are copied, because an environment may overwrite the array it returned.
+
+    While the guard is entered (`with guard:`), a call that takes longer than `timeout` ends the process with exit
+    code 2: a hanging simulator cannot be interrupted from Python. The run resumes from its last checkpoint.
 
     Args:
-        env: what to call the environment.
+        env: name of the environment in messages.
         timeout: seconds that one reset or step may take.
     """
 
     def __init__(self, env: str, *, timeout: float = 600.0):
         self.env, self.timeout = env, timeout
-        self._playing: tuple[Call, gymnasium.Env] | None = None
+        self._call: Call | None = None  # in progress
         self._left = threading.Event()
 
     def reset(self, env: gymnasium.Env, *, episode: int, seed: int) -> np.ndarray:
-        """The first observation. Raises: EnvironmentFailed."""
+        """Return a copy of the first observation. Raises: EnvironmentFailed."""
         call = Call(self.env, episode, seed)
-        with self._named(call, env):
+        with self._watching(call):
             obs, _ = env.reset(seed=seed)
         return _checked(obs, 0.0, env, call)
 
     def step(
         self, env: gymnasium.Env, action: np.ndarray, *, episode: int, seed: int, step: int
     ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """(observation, reward, terminated, truncated, info), as of the environment. Raises: EnvironmentFailed."""
+        """Return (copy of the observation, reward, terminated, truncated, info). Raises: EnvironmentFailed."""
         call = Call(self.env, episode, seed, step, action)
-        with self._named(call, env):
+        with self._watching(call):
             obs, reward, terminated, truncated, info = env.step(action)
         return _checked(obs, float(reward), env, call), float(reward), terminated, truncated, info
 
     @contextlib.contextmanager
-    def _named(self, call: Call, env: gymnasium.Env) -> Iterator[None]:
-        self._playing = call, env
+    def _watching(self, call: Call) -> Iterator[None]:
+        self._call = call
         try:
             yield
         except Exception as error:
@@ -79,7 +79,7 @@ class Guard:
                 "goes on from its last checkpoint with --resume, and comes to the same step again."
             ) from error
         finally:
-            self._playing = None
+            self._call = None
 
     def __enter__(self) -> Guard:
         self._left.clear()
@@ -90,28 +90,27 @@ class Guard:
         self._left.set()
 
     def _watch(self) -> None:
-        # Ticks of this thread, not a clock: a process that is paused (Ctrl-Z) is not one that hangs.
+        # Count ticks of this thread, not clock time: a process that is paused (Ctrl-Z) does not hang.
         tick, held, last = min(self.timeout / 10, 5.0), 0.0, None
         while not self._left.wait(tick):
-            playing = self._playing
-            held, last = (held + tick if playing is not None and playing is last else 0.0), playing
-            if playing is not None and held > self.timeout:
-                self._end(*playing)
+            call = self._call
+            held, last = (held + tick if call is not None and call is last else 0.0), call
+            if call is not None and held > self.timeout:
+                self._exit(call)
 
-    def _end(self, call: Call, env: gymnasium.Env) -> NoReturn:
-        faulthandler.dump_traceback(2)  # on stderr: where it hangs
-        if isinstance(env, Remote):
-            env.process.abandon()
+    def _exit(self, call: Call) -> NoReturn:
         print(
             f"error: the environment did not answer for {self.timeout:g} s (--env-timeout) in {call}. A training "
-            "run goes on from its last checkpoint with --resume.",
+            "run goes on from its last checkpoint with --resume. Stacks of all threads:",
             file=sys.stderr,
             flush=True,
         )
+        faulthandler.dump_traceback(2)
         os._exit(2)
 
 
 def _checked(obs: np.ndarray, reward: float, env: gymnasium.Env, call: Call) -> np.ndarray:
+    """Return a copy of `obs`. Raises: EnvironmentFailed if it or the reward is invalid."""
     wanted = env.observation_space.shape
     if np.shape(obs) != wanted or not np.isfinite(obs).all() or not np.isfinite(reward):
         came = _short(obs) if np.shape(obs) == wanted else f"of shape {np.shape(obs)}"
@@ -119,7 +118,7 @@ def _checked(obs: np.ndarray, reward: float, env: gymnasium.Env, call: Call) -> 
             f"the environment answered with observation {came} and reward {reward} in {call}; wanted finite numbers "
             f"and shape {wanted}."
         )
-    return obs
+    return np.array(obs)
 
 
 def _short(array: Any) -> str:

@@ -1,120 +1,142 @@
-"""Evaluate checkpoints in another process while training goes on.
+"""Evaluate checkpoints in a worker process while training continues.
 
-An evaluation is a function of the policy's weights, the seed and the step alone, so the numbers do not depend on where
+An evaluation is a function of the policy's weights, the seed and the step alone, so its numbers do not depend on where
 and when it is computed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator
-from functools import partial
-from multiprocessing.connection import Connection
-from pathlib import Path
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Pipe
+from typing import Any, Self
 
 import torch
 
 from wgflow_rl import envs
 from wgflow_rl.agents import methods
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.envs.processes import Failure, Served, answered, attach
-from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
-from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.settings import Machine, Settings
 from wgflow_rl.training.snapshot import restore, under
-from wgflow_rl.utils.cli import UserError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class EvaluationFailed(UserError):
-    """An evaluation in the other process raised, or the process died."""
+class CheckpointEvaluator:
+    """Environments and an agent on the CPU; a call loads the checkpoint of a step and evaluates it."""
 
-
-@contextlib.contextmanager
-def async_evaluator(settings: Settings) -> Iterator[AsyncEvaluator]:
-    """Start a process that evaluates the checkpoints of a run; it ends with the block."""
-    with Served("wgflow_rl.training.async_eval", pipes=1, first=settings) as process:
-        yield AsyncEvaluator(process.connections[0], process)
-
-
-class AsyncEvaluator:
-    """Submits the checkpoint of one step at a time, which must stay on the disk until the result is there."""
-
-    def __init__(self, connection: Connection, process: Served):
-        self._connection, self._process = connection, process
-
-    def submit(self, step: int) -> PendingEvaluation:
-        with contextlib.suppress(BrokenPipeError):  # `result` reports the dead process
-            self._connection.send(step)
-        return PendingEvaluation(self._connection, self._process, step)
-
-
-class PendingEvaluation:
-    """An evaluation in progress, with the two methods of a future that the loop uses."""
-
-    def __init__(self, connection: Connection, process: Served, step: int):
-        self._connection, self._process, self._step = connection, process, step
-
-    def done(self) -> bool:
-        """Return True if the result is ready."""
-        return self._connection.poll()
-
-    def result(self) -> Evaluation:
-        """Wait for the result. Raises: EvaluationFailed."""
-        try:
-            answer = self._connection.recv()
-        except (EOFError, OSError):  # no answer, or half of one
-            cause = self._process.ended("the evaluation")
-        else:
-            if not isinstance(answer, Failure):
-                return answer
-            cause = answer.error()
-        raise EvaluationFailed(
-            f"the evaluation of step {self._step} failed: {type(cause).__name__}: {cause} (--resume repeats it)"
-        ) from cause
-
-
-# ---- in the other process ----------------------------------------------------------------------------------------
-
-
-def serve() -> None:
-    """Evaluate the steps that are sent until the parent is gone; started by `processes.Served`."""
-    (connection,), settings = attach()
-    torch.set_grad_enabled(False)
-    torch.set_num_threads(settings.machine.threads)
-    with contextlib.suppress(EOFError, ConnectionError), contextlib.ExitStack() as stack:
-        evaluator = answered(lambda: stack.enter_context(checkpoint_evaluator(settings)))
-        while True:
-            step = connection.recv()
-            failed = isinstance(evaluator, Failure)
-            connection.send(evaluator if failed else answered(partial(evaluator, step)))
-
-
-@contextlib.contextmanager
-def checkpoint_evaluator(settings: Settings):
-    """Make environments and an agent on the CPU; yields a function from a step to the evaluation of its checkpoint."""
-    schedule = settings.schedule
-    make, count = partial(envs.make, settings.env), min(EVAL_ENVS, schedule.eval_episodes)
-    with (
-        matmul.using(settings.machine.route),
-        Guard(settings.env, timeout=settings.machine.env_timeout) as guard,
-        environments(make, count, processes=settings.machine.env_processes) as pool,
-    ):
-        obs, action = pool[0].observation_space.shape, pool[0].action_space.shape
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        count = min(EVAL_ENVS, settings.schedule.eval_episodes)
+        self.envs = [envs.make(settings.env) for _ in range(count)]
+        obs, action = self.envs[0].observation_space.shape, self.envs[0].action_space.shape
         assert obs and action
-        agent = methods.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
+        self.agent = methods.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
 
-        def evaluate_step(step: int) -> Evaluation:
-            folder: Path = settings.folder / "checkpoints"
-            saved = checkpoint.load(folder, step=step, rows=False)
-            restore(agent, under(saved.tensors, "agent"))
+    def __call__(self, step: int) -> Evaluation:
+        """Raises: FileNotFoundError and ValueError as `checkpoint.load`; EnvironmentFailed."""
+        settings = self.settings
+        saved = checkpoint.load(settings.folder / "checkpoints", step=step, rows=False)
+        restore(self.agent, under(saved.tensors, "agent"))
+        with (
+            matmul.using(settings.machine.route),
+            Guard(settings.env, timeout=settings.machine.env_timeout) as guard,
+        ):
             return evaluate(
-                agent.act,
-                pool,
-                episodes=schedule.eval_episodes,
+                self.agent.act,
+                self.envs,
+                episodes=settings.schedule.eval_episodes,
                 seed=settings.seed,
                 first_episode=step,
                 guard=guard,
             )
 
-        yield evaluate_step
+
+class AsyncEvaluator:
+    """One worker process that evaluates the checkpoints of a run, for the duration of a `with` block.
+
+    The worker ends with the block, and with this process however that ends. Ctrl-C and SIGTERM do not stop it, also
+    where they are sent to the whole process group: the run may still need its result.
+
+    The process is spawned, so a script that trains with `async_eval=True` needs `if __name__ == "__main__":` around
+    what it runs, as with every use of multiprocessing; the commands of this package have it.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        context = multiprocessing.get_context("spawn")
+        reader, self._lifeline = Pipe(duplex=False)
+        self._executor = ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(reader, settings.machine),
+        )
+        # The worker inherits the blocked signals, so that none ends it while it still imports. The first task starts
+        # it now: otherwise the first evaluation would wait for the imports.
+        with reader, _blocked(*STOP_SIGNALS):
+            self._executor.submit(int)
+
+    def submit(self, step: int) -> Future[Evaluation]:
+        """Begin to evaluate the checkpoint of `step`, which must stay on the disk until the result is there.
+
+        The future raises what the evaluation raised, or BrokenProcessPool if the worker died.
+        """
+        try:
+            return self._executor.submit(_evaluate, self._settings, step)
+        except BrokenProcessPool as error:  # died while idle
+            future: Future[Evaluation] = Future()
+            future.set_exception(error)
+            return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lifeline.close()  # ends the worker: an evaluation that nobody waits for is given up
+        self._executor.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Block signals in this thread, and in the processes it starts; those that arrive are delivered after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---- in the worker -----------------------------------------------------------------------------------------------
+
+
+def _start_worker(lifeline: Any, machine: Machine) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_at_eof, args=[lifeline], daemon=True).start()
+    if machine.threads is not None:
+        torch.set_num_threads(machine.threads)
+
+
+def _exit_at_eof(lifeline: Any) -> None:
+    """End this process when the other end of the connection is closed: by the run, or because it was killed."""
+    lifeline.poll(None)
+    os._exit(1)
+
+
+def _evaluate(settings: Settings, step: int) -> Evaluation:
+    return _evaluator(settings)(step)
+
+
+@functools.cache
+def _evaluator(settings: Settings) -> CheckpointEvaluator:
+    return CheckpointEvaluator(settings)

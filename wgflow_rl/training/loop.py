@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -16,18 +15,22 @@ from tqdm import tqdm
 
 from wgflow_rl import envs
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.envs.workers import environments
 from wgflow_rl.training import checkpoint, matmul
-from wgflow_rl.training.async_eval import AsyncEvaluator, PendingEvaluation, async_evaluator
+from wgflow_rl.training.async_eval import AsyncEvaluator
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
 from wgflow_rl.training.runlog import RunLog, check_folder
 from wgflow_rl.training.settings import Settings, as_json
 from wgflow_rl.training.state import Best, TrainingState
 from wgflow_rl.training.updates import TrainingDiverged, checked_update, raise_as_divergence
+from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.signals import StopRequest
 
 WARM_UP = 500  # updates after which a narrow policy is no longer explained by its initialisation
 COLLAPSED = 0.2  # spread ratio below which a policy does not cover its data (docs/theory.md)
+
+
+class EvaluationFailed(UserError):
+    """An evaluation raised, or its process died."""
 
 
 def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> Path:
@@ -47,8 +50,9 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         enter(matmul.using(machine.route))
         guard = enter(Guard(settings.env, timeout=machine.env_timeout))
         pool = 0 if machine.async_eval else min(EVAL_ENVS, settings.schedule.eval_episodes)
-        make = partial(envs.make, settings.env)
-        playing = enter(environments(make, settings.envs + pool, processes=machine.env_processes))
+        playing = [
+            enter(contextlib.closing(envs.make(settings.env))) for _ in range(settings.envs + pool)
+        ]
         collecting, evaluating = playing[: settings.envs], playing[settings.envs :]
 
         state = TrainingState(settings, envs=collecting, guard=guard, progress=progress)
@@ -61,7 +65,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
         log.config(as_json(settings))
         evaluator = (
-            enter(async_evaluator(settings))
+            enter(AsyncEvaluator(settings))
             if machine.async_eval
             else InlineEvaluator(state, evaluating, guard)
         )
@@ -117,7 +121,7 @@ class Trainer:
     ):
         self.state, self.log, self.evaluator, self.bar, self.stop = state, log, evaluator, bar, stop
         self.settings, self.schedule = state.settings, state.settings.schedule
-        self.pending: Future[Evaluation] | PendingEvaluation | None = None
+        self.pending: Future[Evaluation] | None = None
         self.unsaved = False  # something happened since the last checkpoint
         self.warned = False
 
@@ -193,8 +197,14 @@ class Trainer:
         """Wait for the open evaluation, if there is one, and write its row. Raises: EvaluationFailed."""
         if self.pending is None:
             return
-        state, result, step = self.state, self.pending.result(), self.state.evaluating
+        state, step = self.state, self.state.evaluating
         assert step is not None
+        try:
+            result = self.pending.result()
+        except Exception as error:
+            raise EvaluationFailed(
+                f"the evaluation of step {step} failed: {type(error).__name__}: {error} (--resume repeats it)"
+            ) from error
         success = float(result.success.mean())
         if success >= state.best.success:
             state.best = Best(step, success)

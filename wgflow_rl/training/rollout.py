@@ -1,4 +1,4 @@
-"""Running a chunked policy in environments: collecting transitions one at a time, and evaluating."""
+"""Run a chunked policy in environments: collect transitions one at a time, and evaluate."""
 
 from __future__ import annotations
 
@@ -10,83 +10,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow_rl.envs import workers
 from wgflow_rl.envs.guard import Guard
 
 Act = Callable[[Tensor, torch.Generator], Tensor]  # obs [B, S], generator -> chunk [B, h, A]
 
-TRAIN_SEEDS, EVAL_SEEDS = 1, 2  # streams of reset seeds that never meet
-EVAL_ENVS = 8  # environments an evaluation plays on; an arm takes 170 MB each
+TRAIN_SEEDS, EVAL_SEEDS = 1, 2  # disjoint streams of reset seeds
+EVAL_ENVS = 8  # environments per evaluation; an arm takes 170 MB each
 
 
 def reset_seed(seed: int, stream: int, episode: int) -> int:
-    """Seed of `env.reset` for an episode: a function of its number alone, so an episode can be played again."""
+    """Return the seed of `env.reset` for an episode, a function of its number alone: episodes can be replayed."""
     return int(np.random.SeedSequence((seed, stream, episode)).generate_state(1)[0])
 
 
 class Player:
-    """An environment, the episode it is in, and the actions of its chunk that are still to be taken.
-
-    One in another process (`wgflow_rl.envs.workers`) resets and steps ahead, as soon as it is known how.
-    """
+    """An environment, its present episode, and the actions of its chunk that are still to be taken."""
 
     def __init__(self, env: gymnasium.Env, guard: Guard):
         self.env, self.guard = env, guard
 
     def start(self, episode: int, seed: int) -> None:
-        """Begin an episode; the last one, if it goes on, is given up."""
+        """Begin an episode. Raises: EnvironmentFailed."""
         self.episode, self.seed = episode, seed
         self.taken: list[np.ndarray] = []
         self.queue: list[np.ndarray] = []
-        self._obs: np.ndarray | None = None
-        workers.begin(self.env, seed)
-
-    @property
-    def obs(self) -> np.ndarray:
-        """The present observation. Raises: EnvironmentFailed, from the reset."""
-        if self._obs is None:
-            self._obs = self.guard.reset(self.env, episode=self.episode, seed=self.seed)
-        return self._obs
-
-    def play(self, chunk: np.ndarray) -> None:
-        """Take these actions [h, A] in the next steps."""
-        self.queue = list(chunk)
-        workers.play(self.env, self.queue)
+        self.obs = self.guard.reset(self.env, episode=episode, seed=seed)
 
     def step(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Take the next action of the chunk; what the environment answers. Raises: EnvironmentFailed."""
+        """Take the next action of the chunk and return what `Guard.step` does. Raises: EnvironmentFailed."""
         action, number = self.queue.pop(0), len(self.taken) + 1
         answer = self.guard.step(
             self.env, action, episode=self.episode, seed=self.seed, step=number
         )
-        self._obs = answer[0]
+        self.obs = answer[0]
         self.taken.append(action)
         return answer
 
 
-def ask(act: Act, players: Sequence[Player], generator: torch.Generator) -> None:
-    """Give a chunk to each player that has none left, all chunks from one call of the policy."""
+def draw_chunks(act: Act, players: Sequence[Player], generator: torch.Generator) -> None:
+    """Draw a chunk for each player that has none left, all of them in one call of the policy."""
     idle = [player for player in players if not player.queue]
     if idle:
         chunks = (
             act(torch.as_tensor(np.stack([player.obs for player in idle])), generator).cpu().numpy()
         )
         for player, chunk in zip(idle, chunks, strict=True):
-            player.play(chunk)
+            player.queue = list(chunk)
 
 
 class Collector:
-    """Plays one environment step at a time; the whole chunk is executed open loop, and dropped when an episode ends.
+    """Takes one environment step at a time; chunks are executed open loop, and dropped when an episode ends.
 
-    Several environments take turns, and a chunk is drawn for all that need one as soon as it is one of these's turn.
-    Environment i of n plays episodes i, i + n, i + 2n, ...
+    Several environments take turns: environment i of n plays episodes i, i + n, i + 2n, ... When the one whose turn
+    it is needs a chunk, chunks are drawn for all that need one.
 
-    The episode in progress is known by its number and the actions so far: `load_state` replays them, so any
+    The state of an episode in progress is its number and the actions so far. `load_state` replays them, so any
     environment that is reproducible from `reset(seed=)` resumes exactly.
 
     Args:
         seed: of the start states.
-        guard: names what goes wrong inside the environment; EnvironmentFailed.
+        guard: names failures of the environments.
+    Raises: EnvironmentFailed, from the first resets.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], *, seed: int, guard: Guard):
@@ -94,8 +78,6 @@ class Collector:
         self.players = [Player(env, guard) for env in envs]
         for number, player in enumerate(self.players):
             self._start(player, number)
-        for player in self.players:
-            _ = player.obs  # what cannot be reset fails here, not after hours offline
 
     def _start(self, player: Player, episode: int) -> None:
         player.start(episode, reset_seed(self.seed, TRAIN_SEEDS, episode))
@@ -104,7 +86,7 @@ class Collector:
         """Take one environment step; returns the transition as `Replay.add` takes it."""
         player = self.players[self.turn]
         if not player.queue:
-            ask(act, self.players, generator)
+            draw_chunks(act, self.players, generator)
         obs = player.obs
         next_obs, reward, terminated, truncated, _ = player.step()
         row = {
@@ -121,30 +103,28 @@ class Collector:
         return row
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
-        """(tensors, JSON-able) from which `load_state` continues."""
-        tensors, told = {}, {"turn": self.turn}
+        """Return (tensors, JSON-serialisable dict) from which `load_state` continues."""
+        tensors, state = {}, {"turn": self.turn}
         for number, player in enumerate(self.players):
             size = player.env.action_space.shape or ()
             for name, actions in (("taken", player.taken), ("queue", player.queue)):
                 stacked = np.array(actions, np.float32).reshape(-1, *size)
                 tensors[_of(number, name)] = torch.as_tensor(stacked)
-            told[_of(number, "episode")] = player.episode
-        return tensors, told
+            state[_of(number, "episode")] = player.episode
+        return tensors, state
 
     def load_state(self, tensors: dict[str, Tensor], state: dict) -> None:
         self.turn = state.get("turn", 0)
         for number, player in enumerate(self.players):
             self._start(player, state[_of(number, "episode")])
-            player.play(tensors[_of(number, "taken")].numpy())
-        for number, player in enumerate(self.players):
-            _ = player.obs
+            player.queue = list(tensors[_of(number, "taken")].numpy())
             while player.queue:
                 player.step()
-            player.play(tensors[_of(number, "queue")].numpy())
+            player.queue = list(tensors[_of(number, "queue")].numpy())
 
 
 def _of(number: int, name: str) -> str:
-    """The name of what belongs to an environment; the first has those from before there were several."""
+    """Return the name under which a value of environment `number` is saved."""
     return f"{name} of {number}" if number else name
 
 
@@ -164,14 +144,14 @@ def evaluate(
     guard: Guard,
     frame: Callable[[dict[int, int]], None] | None = None,
 ) -> Evaluation:
-    """Play `episodes` episodes on a pool of environments that step together, so the policy acts on several at once.
+    """Play `episodes` episodes on a pool of environments that step together, so that the policy acts on batches.
 
     Args:
         envs: the pool; each takes the next episode when its own ends.
         seed, first_episode: start states are those of episodes first_episode, first_episode + 1, ... of this seed.
-        guard: names what goes wrong inside an environment; EnvironmentFailed.
-        frame: called after each round of steps with the episode that each environment has just played a step of
-            (videos).
+        guard: names failures of the environments.
+        frame: called after each round of steps with {index of an environment: the episode it has just stepped}.
+    Raises: EnvironmentFailed.
     """
     generator = torch.Generator().manual_seed(reset_seed(seed, EVAL_SEEDS, first_episode))
     result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))
@@ -188,7 +168,7 @@ def evaluate(
     for i in range(min(len(envs), episodes)):
         start(i)
     while playing:
-        ask(act, [players[i] for i in playing], generator)
+        draw_chunks(act, [players[i] for i in playing], generator)
         stepped = dict(playing)
         for i, episode in stepped.items():
             _, reward, terminated, truncated, info = players[i].step()

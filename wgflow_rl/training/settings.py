@@ -38,14 +38,11 @@ class Machine:
     """How a CPU multiplies float32: torch's default, oneDNN, or (auto) the faster one, measured when the run starts."""
     env_timeout: float = 600.0
     """Seconds that one step of the environment may take before the run stops, to be resumed."""
-    env_processes: int = 0
-    """Worker processes that step the environments; 0: none. The results are the same."""
     async_eval: bool = False
     """Evaluate in another process, on a CPU, while training goes on. The results are the same."""
 
     def check(self) -> None:
         """Raises: ValueError naming the first setting that cannot be used."""
-        at_least(0, env_processes=self.env_processes)
         above(0, env_timeout=self.env_timeout)
         if self.threads is not None:
             at_least(1, threads=self.threads)

@@ -1,0 +1,151 @@
+"""Cost of an online step and of a decision for the methods of Table 9, in its layout.
+
+    python benchmarks/table9.py                        # this machine's CPU, one thread; some minutes
+    python benchmarks/table9.py --device cuda          # updates on a GPU, decisions on the CPU
+
+An online training step is one environment step, its share of a decision (one per chunk) and one
+update with the settings of the `paper` preset on cube-double-task2; a decision is one call of the
+policy for one observation, best of N included, on the CPU. Data are random numbers: the cost does
+not depend on them. Times are medians of wall-clock time, the methods taking turns, so that a busy
+machine slows all of them. The printed row of the paper was measured on an RTX 3090 and a Xeon Gold
+6342 and averaged over 12 tasks: compare ratios within a row, not milliseconds between rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from _provenance import provenance
+from _update import OBS, agent_of, random_batch
+
+from wgflow_rl import envs
+from wgflow_rl.agents import methods
+from wgflow_rl.experiments import tables
+from wgflow_rl.training.updates import update
+
+RESULTS = Path(__file__).parent / "results" / "table9.json"
+ENV = "cube-double-play-singletask-task2-v0"
+METHODS = {
+    "BFN": "bfn",
+    "QC-BFN": "qc-bfn",
+    "FQL": "fql",
+    "QC-FQL": "qc-fql",
+    "MVP": "mvp",
+    "MVP w/ top-K": "mvp-topk",
+    "DFP w/o top-K": "dfp-no-topk",
+    "DFP": "dfp",
+}
+
+
+class Method:
+    """One method at the paper's size, its batch and noise, and what was timed."""
+
+    def __init__(self, name: str, device: str):
+        self.cfg, _ = methods.preset("paper", name, ENV)
+        generator = torch.Generator().manual_seed(0)
+        self.agent, self.actor = agent_of(self.cfg, device), agent_of(self.cfg)
+        batch = random_batch(self.cfg, generator)
+        self.batch = batch._replace(**{k: t.to(device) for k, t in batch._asdict().items()})
+        self.noise = self.agent.draw_noise(self.cfg.batch, generator)
+        self.obs, self.generator = torch.randn(1, OBS, generator=generator), generator
+        self.updates: list[float] = []
+        self.decisions: list[float] = []
+
+    def update(self) -> None:
+        log = update(self.agent, self.batch, self.noise, online=True)
+        float(log["actor_loss"])  # waits for the device
+
+    def decide(self) -> None:
+        self.actor.act(self.obs, self.generator)
+
+
+def seconds(call: Callable[[], None], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def environment_step(steps: int = 2000) -> float:
+    """Seconds of one step of the environment under random actions, resets included."""
+    env, space = envs.make(ENV), torch.Generator().manual_seed(0)
+    env.reset(seed=0)
+    start = time.perf_counter()
+    for _ in range(steps):
+        action = torch.rand(env.action_space.shape, generator=space).numpy() * 2 - 1
+        *_, terminated, truncated, _ = env.step(action)
+        if terminated or truncated:
+            env.reset()
+    return (time.perf_counter() - start) / steps
+
+
+def measure(device: str, rounds: int) -> list[dict]:
+    timed = {label: Method(name, device) for label, name in METHODS.items()}
+    for each in timed.values():
+        each.update(), each.decide()
+    for _ in range(rounds):
+        for each in timed.values():
+            each.updates.append(seconds(each.update, 1))
+            each.decisions.append(seconds(each.decide, 20))
+    step = environment_step()
+    rows = []
+    for label, each in timed.items():
+        update_s, decision_s = map(statistics.median, (each.updates, each.decisions))
+        online = update_s + step + decision_s / each.cfg.chunk
+        parts = {"update": update_s, "decision": decision_s, "environment": step, "online": online}
+        rows.append({"method": label, **{f"{k}_ms": round(1e3 * v, 3) for k, v in parts.items()}})
+    return rows
+
+
+def report(rows: list[dict]) -> str:
+    published = {row["method"]: row for row in tables.records(9)}
+    lines = [
+        ["", *(row["method"] for row in rows)],
+        ["---"] * (len(rows) + 1),
+        ["online step here, ms", *(f"{row['online_ms']:.1f}" for row in rows)],
+        [
+            "online step, paper, ms",
+            *(published[r["method"]]["online_cost_ms_per_step"] for r in rows),
+        ],
+        ["decision here, ms", *(f"{row['decision_ms']:.2f}" for row in rows)],
+        [
+            "decision, paper, ms",
+            *(published[r["method"]]["evaluation_cost_ms_per_step"] for r in rows),
+        ],
+    ]
+    for key, column in (
+        ("online_ms", "online_cost_ms_per_step"),
+        ("decision_ms", "evaluation_cost_ms_per_step"),
+    ):
+        ours = [f"{row[key] / rows[-1][key]:.2f}" for row in rows]
+        theirs = [
+            f"{float(published[r['method']][column]) / float(published['DFP'][column]):.2f}"
+            for r in rows
+        ]
+        what = "online step" if key == "online_ms" else "decision"
+        lines += [[f"{what} over DFP's, here", *ours], [f"{what} over DFP's, paper", *theirs]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows = measure(args.device, args.rounds)
+    about = {"device": args.device, "threads": args.threads, "rounds": args.rounds, "env": ENV}
+    RESULTS.write_text(json.dumps(provenance() | about | {"rows": rows}, indent=1) + "\n")
+    RESULTS.with_suffix(".md").write_text(report(rows))
+    print(report(rows))
+
+
+if __name__ == "__main__":
+    main()
