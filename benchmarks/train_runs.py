@@ -89,7 +89,7 @@ def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
     """The runs of every variant, seed 0 first."""
     found = {}
     for name, (method, *flags) in study.variants.items():
-        (kind,) = plan.of_names(
+        (kind,) = plan.from_methods(
             [method], [study.env], preset="laptop", extra=(*flags, *study.flags)
         ).kinds
         found[name] = [kind.job(runs, seed) for seed in range(study.seeds)]
