@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.dfp import DFPConfig
@@ -38,7 +38,7 @@ def random_batch(cfg: AgentConfig, generator: torch.Generator) -> Batch:
 
 
 def agent_of(cfg: AgentConfig, device: str = "cpu") -> Agent:
-    return methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=0, device=device)
+    return presets.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=0, device=device)
 
 
 def flops_of_update(cfg: DFPConfig) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +22,10 @@ import numpy as np
 import onnxruntime
 import torch
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import export
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +41,8 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
     for size, hidden in SIZES.items():
         for policy, method in POLICIES.items():
             for samples in SAMPLES:
-                cfg = dataclasses.replace(methods.ROWS[method], hidden=hidden, act_samples=samples)  # type: ignore[call-arg]
-                agent = methods.build(cfg, obs_dim=OBS, action_dim=ACTION)
+                cfg = dataclasses.replace(presets.ROWS[method], hidden=hidden, act_samples=samples)  # type: ignore[call-arg]
+                agent = presets.build(cfg, obs_dim=OBS, action_dim=ACTION)
                 obs = torch.randn(2, OBS, generator=torch.Generator().manual_seed(0))
                 actions, drawn = export.reference(agent, obs)
                 about = {
@@ -151,7 +151,7 @@ def main() -> None:
         "threads": 1,
         "rows": rows,
     }
-    (args.out / "acting.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_results(args.out / "acting.json", result)
     calls_each = rows[0]["calls"]
     about = (
         "Microseconds of one decision on one CPU thread: processor time of the thread, "

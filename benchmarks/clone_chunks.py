@@ -15,17 +15,18 @@ from pathlib import Path
 
 import torch
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import data
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.dfp import DFP
 from wgflow_rl.data.replay import Replay
 
 GRID = [
     (field, lr)
     for fields, rates in (
-        (("eq3-relative:0.1", "eq3-relative:0.3"), (3e-4, 1e-3)),
-        (("released:0.1", "released:0.02,0.05,0.2"), (3e-4, 1e-3)),
+        (("drifting-relative:0.1", "drifting-relative:0.3"), (3e-4, 1e-3)),
+        (("published:0.1", "published:0.02,0.05,0.2"), (3e-4, 1e-3)),
         (("likelihood:0.2", "likelihood:0.4"), (3e-4, 1e-3)),
         (("energy",), (3e-4, 6e-4, 1e-3, 2e-3)),
         (("likelihood:0.2+energy", "likelihood:0.4+energy"), (3e-4, 1e-3)),
@@ -40,7 +41,7 @@ def clone(
     train: Replay, validation: Replay, field: str, lr: float, *, env: str, steps: int, seed: int
 ) -> dict:
     """Train the actor on L_BC alone; its held-out measures and the CPU time of a step."""
-    preset, _ = methods.preset("laptop", "dfp-ml-energy", env)
+    preset, _ = presets.preset("laptop", "dfp-ml-energy", env)
     cfg = dataclasses.replace(preset, field=field, improve_field=field, lr=lr)
     obs = train.rows["obs"][: train.offline]
     agent = DFP(
@@ -94,12 +95,8 @@ def main() -> None:
             | clone(train, validation, field, lr, env=ask.env, steps=ask.steps, seed=ask.seed)
         )
         print(done[-1], flush=True)
-        out.write_text(
-            json.dumps(
-                {"setup": vars(ask) | {"out": out.name}, **provenance(), "rows": done}, indent=1
-            )
-            + "\n"
-        )
+        setup = vars(ask) | {"out": out.name}
+        write_results(out, {"setup": setup, **provenance(), "rows": done})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ r"""Which drift can clone behaviour from one positive per state? Networks f(z, s
 
     python benchmarks/conditional_toys.py --out benchmarks/results/conditional_toys.json
 
-Every field of `agents.drift` has the same tuning effort on each toy: the settings of `GRID`, on a search seed of its
+Every field of `agents.fields` has the same tuning effort on each toy: the settings of `GRID`, on a search seed of its
 own. The lowest held-out energy score (one sample per state, what an agent could measure) wins and gets five fresh
 seeds, scored against the true conditional. Rows are written as they come; a second call skips those it finds.
 """
@@ -16,12 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from _results import write_results
 from conditional_toys_report import draw, table
 from toys import Toy, states, toys
 
 import wgflow as wg
 from wgflow import metrics
-from wgflow_rl.agents import drift, losses
+from wgflow_rl.agents import fields, losses
 from wgflow_rl.agents.networks import Policy
 from wgflow_rl.training.runlog import provenance
 from wgflow_rl.utils.files import write_whole
@@ -29,16 +30,16 @@ from wgflow_rl.utils.files import write_whole
 RATES, SIX = (5e-3, 2e-2), (2e-3, 5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2)
 # Six settings a field. One without a bandwidth spends them on learning rates.
 GRID: dict[str, list[tuple[str, float]]] = {
-    "eq3-relative": [(f"eq3-relative:{h}", lr) for h in (0.05, 0.2, 0.5) for lr in RATES],
-    "released": [(f"released:{R}", lr) for R in ("0.1", "0.3", "0.02,0.05,0.2") for lr in RATES],
+    "drifting-relative": [(f"drifting-relative:{h}", lr) for h in (0.05, 0.2, 0.5) for lr in RATES],
+    "published": [(f"published:{R}", lr) for R in ("0.1", "0.3", "0.02,0.05,0.2") for lr in RATES],
     "likelihood": [(f"likelihood:{h}", lr) for h in (0.1, 0.2, 0.4) for lr in RATES],
     "likelihood+energy": [(f"likelihood:{h}+energy", lr) for h in (0.1, 0.2, 0.4) for lr in RATES],
     "energy": [("energy", lr) for lr in SIX],
     "energy, exponent 1/2": [("energy:0.5", lr) for lr in SIX],
     "energy, exponent 1/4": [("energy:0.25", lr) for lr in SIX],
-    "energy+laplace": [
+    "energy+mmd-laplace": [
         (f"energy+{scales}", lr)
-        for scales in ("laplace:0.3", "laplace:0.1", "laplace:0.1+laplace:0.3")
+        for scales in ("mmd-laplace:0.3", "mmd-laplace:0.1", "mmd-laplace:0.1+mmd-laplace:0.3")
         for lr in RATES
     ],
     "likelihood+energy, exponent 1/4": [
@@ -68,7 +69,7 @@ def train(
     generator = torch.Generator().manual_seed(10_000 + seed)
     adam = torch.optim.Adam(policy.parameters(), lr, fused=True)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    V = drift.parse(field)
+    V = fields.parse(field)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
         s = states(SETUP["batch"], generator)
@@ -171,7 +172,7 @@ def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> 
         if made_by not in results["made_by"]:
             results["made_by"].append(made_by)
         results[part].append({**key, **make(toy, key, setup)})
-        write_whole(out, json.dumps(results, indent=1) + "\n")
+        write_results(out, results)
         print(part, {k: v for k, v in results[part][-1].items() if k != "points"}, flush=True)
         return results[part][-1]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from _provenance import provenance
+from _results import write_results
 
 ENV = "cube-quadruple-play-singletask-task1-v0"
 STEM = "cube-quadruple-play-v0"
@@ -68,7 +69,7 @@ def measure(case: Case, folder: Path) -> dict:
     import torch
 
     from wgflow_rl import data, envs
-    from wgflow_rl.agents import methods
+    from wgflow_rl.agents import presets
     from wgflow_rl.data.replay import Replay
     from wgflow_rl.training.updates import update
 
@@ -81,8 +82,8 @@ def measure(case: Case, folder: Path) -> dict:
     headers = time.perf_counter() - start
     every = 1000 * case.rows // 1_000_000
     replay = Replay(train, capacity=train.resident, swap_every=every)
-    cfg, _ = methods.preset("laptop", "bc", ENV)
-    agent = methods.build(
+    cfg, _ = presets.preset("laptop", "bc", ENV)
+    agent = presets.build(
         cfg, obs_dim=55, action_dim=5, seed=0, obs_mean=torch.zeros(55), obs_std=torch.ones(55)
     )
     generator = torch.Generator().manual_seed(0)
@@ -174,7 +175,7 @@ def main() -> None:
             **provenance(),
             "rows": list(rows.values()),
         }
-        out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        write_results(out.with_suffix(".json"), record)
         out.with_suffix(".md").write_text(table(list(rows.values())))
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from _provenance import provenance
+from _results import write_results
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
@@ -272,7 +273,7 @@ def main() -> None:
         if any(row["seed"] == seed for row in results["rows"]):
             continue
         results["rows"] += list(rows(data, seed, args.scale))
-        write_whole(args.out, json.dumps(results, indent=1) + "\n")
+        write_results(args.out, results)
         write_whole(args.out.with_suffix(".md"), table(results))
     print(table(results))
 

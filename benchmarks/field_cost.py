@@ -7,7 +7,6 @@ thread, fastest call of three rounds over all sizes, for what disturbs a machine
 and a constant, a constant and a slope in D; least squares of relative errors.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from _provenance import provenance
+from _results import write_results
 from update_cost import fit
 
 import wgflow as wg
@@ -100,7 +100,7 @@ def main() -> None:
     axes[0].legend(frameon=False, fontsize=8)
     found = {"lines": lines, "rows": rows, "provenance": provenance()}
     figure.savefig(RESULTS / "field_cost.png", dpi=100)
-    (RESULTS / "field_cost.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_results(RESULTS / "field_cost.json", found)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from _provenance import provenance
+from _results import write_results
 from torch import Tensor, nn
 
 import wgflow as wg
@@ -144,7 +145,7 @@ def run(out: Path, steps: int, search_steps: int) -> dict:
         if made_by not in results["made_by"]:
             results["made_by"].append(made_by)
         results["rows"].append(made)
-        write_whole(out, json.dumps(results, indent=1) + "\n")
+        write_results(out, results)
         write_whole(out.with_suffix(".md"), table(results))
         print(made, flush=True)
         return made

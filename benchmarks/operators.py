@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import envs
 from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator
@@ -60,7 +61,7 @@ def main() -> None:
             if any((row["suite"], row["operator"]) == (suite, operator.name) for row in rows):
                 continue
             rows.append(measure(suite, operator, ask.episodes))
-            out.write_text(json.dumps({**provenance(), "rows": rows}, indent=1) + "\n")
+            write_results(out, {**provenance(), "rows": rows})
             out.with_suffix(".md").write_text(table(rows))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import envs, train
 from wgflow_rl.data import robomimic
@@ -31,7 +32,6 @@ from wgflow_rl.data.episodes import LAYOUT
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.settings import Settings, as_json, from_command_line
 from wgflow_rl.training.table import Table, read_rows
-from wgflow_rl.utils.files import write_whole
 
 RUN = (
     "--offline-steps 20 --online-steps 20 --online-start 3 --data-rows 2000 --threads 1 --hidden 32 32 --batch 16 "
@@ -279,10 +279,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = {"kills": kills, "fuzz": fuzz}[ask.part](ask.count, ask.seed, Path(folder))
     record = json.loads(ask.out.read_text()) if ask.out.exists() else {}
-    write_whole(
-        ask.out,
-        json.dumps(record | {ask.part: {"result": result, **provenance()}}, indent=1) + "\n",
-    )
+    write_results(ask.out, record | {ask.part: {"result": result, **provenance()}})
 
 
 if __name__ == "__main__":

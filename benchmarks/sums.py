@@ -231,6 +231,7 @@ def main() -> None:
         work(a)
         return
     from _provenance import provenance
+    from _results import write_results
 
     a.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
@@ -255,7 +256,7 @@ def main() -> None:
                 rows.append(json.loads(line))
                 print(line, end="", flush=True)
                 whole = {"provenance": provenance(), "rows": rows}
-                a.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n")
+                write_results(a.out.with_suffix(".json"), whole)
                 a.out.with_suffix(".md").write_text(
                     "# Backends of the kernel sums\n\n" + table(rows)
                 )

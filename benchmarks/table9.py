@@ -14,7 +14,6 @@ machine slows all of them. The printed row of the paper was measured on an RTX 3
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,10 +21,11 @@ from pathlib import Path
 
 import torch
 from _provenance import provenance
+from _results import write_results
 from _update import OBS, agent_of, random_batch
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments import tables
 from wgflow_rl.training.updates import update
 
@@ -47,7 +47,7 @@ class Method:
     """One method at the paper's size, its batch and noise, and what was timed."""
 
     def __init__(self, name: str, device: str):
-        self.cfg, _ = methods.preset("paper", name, ENV)
+        self.cfg, _ = presets.preset("paper", name, ENV)
         generator = torch.Generator().manual_seed(0)
         self.agent, self.actor = agent_of(self.cfg, device), agent_of(self.cfg)
         batch = random_batch(self.cfg, generator)
@@ -142,7 +142,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = measure(args.device, args.rounds)
     about = {"device": args.device, "threads": args.threads, "rounds": args.rounds, "env": ENV}
-    RESULTS.write_text(json.dumps(provenance() | about | {"rows": rows}, indent=1) + "\n")
+    write_results(RESULTS, provenance() | about | {"rows": rows})
     RESULTS.with_suffix(".md").write_text(report(rows))
     print(report(rows))
 

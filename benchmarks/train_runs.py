@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from _provenance import provenance
+from _results import write_results
 
 from wgflow_rl import sweep
 from wgflow_rl.experiments import plan
@@ -45,15 +46,15 @@ FIELDS = {
     "dfp-ml-energy": ("dfp-ml-energy",),
     "dfp-energy": ("dfp-energy",),
     "dfp-ml": ("dfp-ml",),
-    "dfp-released": ("dfp-released",),
-    "dfp, eq3-relative:0.3": both("eq3-relative:0.3"),
+    "dfp-published": ("dfp-published",),
+    "dfp, drifting-relative:0.3": both("drifting-relative:0.3"),
     "dfp, energy:0.5": both("energy:0.5"),
     "dfp, energy:0.25": both("energy:0.25"),
     "dfp, likelihood+energy:0.25": both("likelihood:0.2+energy:0.25"),
 }
-MILDER = "released:0.02,0.05,0.2"  # the released field's best on the arm
+MILDER = "published:0.02,0.05,0.2"  # the published field's best on the arm
 ARM_FIELDS = FIELDS | {
-    "dfp-released": ("dfp-released", "--field", MILDER, "--improve-field", MILDER)
+    "dfp-published": ("dfp-published", "--field", MILDER, "--improve-field", MILDER)
 }
 OTHERS = ("dfp-ml-energy-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
 
@@ -193,7 +194,7 @@ def main() -> None:
         },
         "runs": runs,
     }
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    write_results(out.with_suffix(".json"), record)
     out.with_suffix(".md").write_text(table(runs))
     if len(runs) == 1:
         rows = next(iter(runs.values()))

@@ -24,9 +24,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from _provenance import provenance
+from _results import write_results
 from train_runs import ARM, LIFT, MAZE
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import loop
@@ -87,7 +88,7 @@ class Sections:
 def one(flags: list[str]) -> dict:
     """Train once in this process."""
     settings, sections = from_command_line(flags), Sections()
-    agent = methods.AGENTS[type(settings.agent)]
+    agent = presets.AGENTS[type(settings.agent)]
     for owner, method, name in (
         (loop.Trainer, "train", "the rest"),
         (loop, "checked_update", "learning"),
@@ -182,7 +183,7 @@ def main() -> None:
             for way in asked.ways or WAYS:
                 rows.append(measure(name, way, whole=asked.whole))
                 record = {"provenance": provenance(), "cores": os.cpu_count(), "rows": rows}
-                RESULT.write_text(json.dumps(record, indent=1) + "\n")
+                write_results(RESULT, record)
     RESULT.with_suffix(".md").write_text(table(rows))
     print(table(rows))
 

@@ -7,7 +7,6 @@ Lines: the arithmetic (`_update.flops_of_update`) at one speed, that of all poin
 constant for what no size changes: straight in depth, N, G and batch, square in width.
 """
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +17,11 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from _provenance import provenance
+from _results import write_results
 from _update import agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.training.updates import update
 
 mpl.use("Agg")
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 ENV = "cube-double-play-singletask-task2-v0"
-BASE = replace(methods.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
+BASE = replace(presets.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
 SWEEPS = {
     "width": {n: replace(BASE, hidden=(n,) * 4) for n in (64, 128, 256, 384, 512)},
     "depth": {n: replace(BASE, hidden=(256,) * n) for n in (1, 2, 4, 6, 8)},
@@ -87,7 +87,7 @@ def main() -> None:
         "rows": rows,
         "provenance": provenance(),
     }
-    (RESULTS / "update_cost.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    write_results(RESULTS / "update_cost.json", found)
     draw(rows, constant, slope)
     for row in rows:
         off = row["seconds"] / (constant + slope * row["flops"]) - 1

@@ -26,19 +26,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 from _provenance import provenance
+from _results import write_results
 from _update import OBS, agent_of, flops_of_update, random_batch
 
 from wgflow_rl import profile
-from wgflow_rl.agents import methods, networks
+from wgflow_rl.agents import networks, presets
 from wgflow_rl.training.updates import update
 
 RESULTS = Path(__file__).parent / "results" / "update_step.json"
 ENV = "cube-double-play-singletask-task2-v0"
-PAPER = methods.paper("dfp-ml-energy", ENV)
+PAPER = presets.paper("dfp-ml-energy", ENV)
 CASES = {  # settings, and how many updates are timed at once
     "pi": (dataclasses.replace(PAPER, target_samples=1), 1),
     "best16": (dataclasses.replace(PAPER, target_samples=16), 1),
-    "laptop": (methods.preset("laptop", "dfp-ml-energy", ENV)[0], 20),
+    "laptop": (presets.preset("laptop", "dfp-ml-energy", ENV)[0], 20),
 }
 TORCH = {
     "torch, whole passes": 1 << 62,
@@ -142,14 +143,6 @@ def parts_at_paper_size(cfg, agent, batch, noise) -> dict[str, float]:
     }
 
 
-def bf16_speed() -> float:
-    """FLOP/s of bfloat16 matrix products."""
-    x, w = (torch.randn(n, 512, dtype=torch.bfloat16) for n in (1024, 512))
-    return (
-        2 * 1024 * 512**2 / profile.seconds(lambda: torch.nn.functional.linear(x, w), at_least=0.3)
-    )
-
-
 def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
     cfg, batch, noise = start_of(case)
     _, at_once = CASES[case]
@@ -174,7 +167,6 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
         "bytes": work.bytes,
         "machine_flops": max(speeds),
         "machine_bandwidth": profile.machine().bandwidth,
-        "bf16_flops": bf16_speed(),
         "seconds": times,
         "largest_loss_difference": far,
         "parts": parts_at_paper_size(cfg, agent, batch, noise),
@@ -206,7 +198,7 @@ def table(rows: dict[str, dict]) -> str:
         lines += [
             "",
             f"{case}: {len(row['seconds'][OURS])} repetitions on {row['provenance']['processor']}; "
-            f"matrix products {row['machine_flops'] / 1e9:.1f} GFLOP/s, in bfloat16 {row['bf16_flops'] / 1e9:.1f}; "
+            f"matrix products {row['machine_flops'] / 1e9:.1f} GFLOP/s; "
             f"memory {row['machine_bandwidth'] / 1e9:.1f} GB/s, operands {row['bytes'] / 1e9:.2f} GB; "
             f"JAX {row['jax']}. Milliseconds of parts: {parts}.",
         ]
@@ -235,7 +227,7 @@ def main() -> None:
     rows[given.case] = measure(
         given.case, repetitions=given.repetitions, jax_python=given.jax_python
     )
-    given.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_results(given.out, rows)
     text = table(rows)
     given.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)

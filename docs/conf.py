@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_site"))
 
 import gallery
+import reference
 
 project = "wgflow"
 author = copyright = "wgflow authors"
@@ -15,6 +16,8 @@ release = importlib.metadata.version("wgflow")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # MathJax and its fonts stand beside the pages: no network is asked
@@ -25,7 +28,10 @@ extensions = [
     "reference",
 ]
 exclude_patterns = ["_build", "_site"]
-suppress_warnings = ["config.cache"]  # the gallery's settings hold functions
+suppress_warnings = [
+    "config.cache",  # settings of the gallery and of autosummary are functions
+    "autosummary.import_cycle",  # summaries give full names, since many are offered by `wgflow` itself
+]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]  # $...$ as the repository's pages show it
 myst_heading_anchors = 4
@@ -41,11 +47,16 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#7fb8f0", "color-brand-content": "#7fb8f0"},
 }
 
+default_role = "py:obj"  # `name` in a docstring: a link where it is documented, code otherwise
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 python_maximum_signature_line_length = 100
+napoleon_numpy_docstring = False
+templates_path = ["_site/templates"]
+autosummary_ignore_module_all = False  # the page of a package has the names that it exports
+autosummary_context = {"offered": reference.offered, "submodules": reference.submodules}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

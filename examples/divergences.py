@@ -1,13 +1,13 @@
 r"""
-A zoo of divergences
-====================
+Seven f-divergences
+===================
 
-The Wasserstein gradient flow of any f-divergence :math:`D_f(q\,\Vert\,p) = \int p\, f(q/p)` is the plain drift times a
-weight that depends on the density ratio :math:`r = q/p` alone:
+The Wasserstein gradient flow of any f-divergence :math:`D_f(q\,\Vert\,p) = \int p\, f(q/p)` is the plain field times a
+weight that depends only on the density ratio :math:`r = q/p`:
 
 .. math:: v = -\nabla f'(r) = \underbrace{r f''(r)}_{\text{weight}}\,(\nabla\log p - \nabla\log q).
 
-The two sums of the drift already know r, so a divergence costs nothing more. It decides *who moves first*.
+The two kernel sums of the field also give r, so the weight costs nothing more. It decides *which particles move first*.
 """
 
 import torch
@@ -16,7 +16,7 @@ import wgflow as wg
 from wgflow import plots
 from wgflow.testing import toy
 
-ZOO = {
+DIVERGENCES = {
     "reverse KL": wg.ReverseKL(), "Jensen-Shannon": wg.JensenShannon(), "skew KL": wg.SkewKL(),
     "forward KL": wg.ForwardKL(), "chi-square": wg.ChiSquare(), "Hellinger": wg.Hellinger(),
     "alpha = 3/2": wg.Alpha(1.5),
@@ -24,12 +24,12 @@ ZOO = {
 
 # %%
 # The weight is r f''(r)
-# ------------------
+# ----------------------
 # Differentiate each f twice by autograd, and compare.
 
 r = torch.logspace(-2, 2, 200, dtype=torch.float64).requires_grad_()
 errors = []
-for divergence in ZOO.values():
+for divergence in DIVERGENCES.values():
     (first,) = torch.autograd.grad(divergence.f(r.log()).sum(), r, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), r)
     weight = divergence.weight(r.detach().log())
@@ -38,8 +38,8 @@ for divergence in ZOO.values():
 # %%
 # One target, one start, seven flows
 # ----------------------------------
-# Particles start off centre; three modes hold .6, .3 and .1 of the data. Each flow runs at rms speed 1 for the same
-# time, so every cloud has travelled as far; what differs is which particles did the travelling.
+# Particles start off centre; three modes hold 0.6, 0.3 and 0.1 of the data. Each flow has rms speed 1 and the same
+# duration, so every cloud has moved equally far; what differs is which particles have moved.
 
 generator = torch.Generator().manual_seed(0)
 target = toy.unbalanced_mixture(std=0.15)
@@ -53,16 +53,16 @@ def flow_at_unit_speed(divergence):
     return wg.flow(lambda x: field(x, data), start, solver=wg.Euler(0.0125), steps=40)
 
 
-paths = {name: flow_at_unit_speed(divergence) for name, divergence in ZOO.items()}
+paths = {name: flow_at_unit_speed(divergence) for name, divergence in DIVERGENCES.items()}
 
 # %%
-# Who moved first
-# ---------------
-# Dark particles have gone far, pale ones wait; the corner shows the weight over log r. Reverse KL moves all alike. The
-# gates of forward KL and Hellinger grow where particles are thin and send out the front; those of chi-square and
-# alpha = 3/2 empty the crowd; the bounded gates of Jensen-Shannon and skew KL forget particles where no data is.
+# Which particles moved first
+# ---------------------------
+# Dark particles have moved far, pale ones little; the inset shows the weight against log r. Reverse KL weights all
+# particles equally. Forward KL and Hellinger weight sparse regions, so the front leaves first; chi-square and
+# alpha = 3/2 weight the densest ones; Jensen-Shannon and skew KL have bounded weights, small where there is no data.
 
-figure, axes = plots.panels("start", *ZOO, columns=4, box=(-1.3, 1.5, -1.4, 1.4))
+figure, axes = plots.panels("start", *DIVERGENCES, columns=4, box=(-1.3, 1.5, -1.4, 1.4))
 for ax in axes:
     plots.samples(ax, data, colour=plots.COLOURS[2], size=5)
 plots.samples(axes[0], start, size=7)
@@ -74,11 +74,11 @@ for ax, (name, path) in zip(axes[1:], paths.items(), strict=True):
         (0.72, 0.02, 0.26, 0.26), xticks=[], yticks=[], xlim=(-4, 4), ylim=(-0.1, 3)
     )
     log_r = torch.linspace(-4, 4, 100)
-    corner.plot(log_r, ZOO[name].weight(log_r), color=plots.COLOURS[1], linewidth=1.2)
+    corner.plot(log_r, DIVERGENCES[name].weight(log_r), color=plots.COLOURS[1], linewidth=1.2)
     corner.axvline(0, color="0.8", linewidth=0.6, zorder=0)
 figure.savefig("divergences.png", dpi=130)
 
 fresh = target.sample(500, generator=generator)
 for name, path in paths.items():
-    print(f"{name:15} energy distance {wg.energy_distance(path.end, fresh):.3f} on the way to 0")
+    print(f"{name:15} energy distance {wg.energy_distance(path.end, fresh):.3f} so far")
 print(f"largest relative error of weight = r f''(r): {max(errors):.1e} (below 1e-10: rounding)")

@@ -6,7 +6,7 @@ Noise drifts onto eight Gaussians. At a point :math:`x` the drifting field is th
 
 .. math:: V(x) = \frac{\sum_j k(x, y_j)\, y_j}{\sum_j k(x, y_j)} - \frac{\sum_i k(x, x_i)\, x_i}{\sum_i k(x, x_i)},
 
-towards the data :math:`y_j` and away from the particles :math:`x_i`: it is zero once both are spread alike.
+towards the data :math:`y_j` and away from the particles :math:`x_i`. It is zero when the two distributions agree.
 """
 
 import torch
@@ -18,8 +18,8 @@ from wgflow.testing import toy
 # %%
 # Data, noise, and a field
 # ------------------------
-# With a Gaussian kernel :math:`V / h^2` is the difference of two scores. Two bandwidths together see both the
-# shape of a mode and, from afar, which mode is still short of particles.
+# With a Gaussian kernel :math:`V / h^2` is a difference of two scores. The narrow bandwidth resolves the shape of a
+# mode; the wide one moves particles to modes that still have too few.
 
 generator = torch.Generator().manual_seed(0)
 target = toy.eight_gaussians(radius=1.0, std=0.1)
@@ -33,15 +33,15 @@ def velocity(x):
 
 
 # %%
-# Follow it
+# Integrate
 # ---------
 # ``flow`` integrates dx/dt = velocity(x) and keeps snapshots.
 
 path = wg.flow(velocity, noise, solver=wg.Euler(0.005), steps=150, snapshots=51)
 
 # %%
-# Where they went
-# ---------------
+# Plot
+# ----
 
 STEPS, BOX = (0, 1, 4, 50), (-1.5, 1.5, -1.5, 1.5)
 figure, axes = plots.panels(*(f"t = {path.times[i]:.2f}" for i in STEPS), box=BOX)
@@ -57,15 +57,14 @@ figure.savefig("first_drift.png", dpi=130)
 plots.animate(path, "first_drift.gif", data=data, size=3)
 
 # %%
-# Is it the target?
-# -----------------
-# Against fresh data, which the particles never saw; a perfect sampler scores around zero, on either side.
+# Compare with fresh data
+# -----------------------
+# The energy distance is unbiased, so a perfect sampler scatters around zero.
 
 fresh = target.sample(300, generator=generator)
 before, after = (wg.energy_distance(x, fresh).item() for x in (noise, path.end))
 floor = wg.energy_distance(target.sample(300, generator=generator), fresh).item()
 shares = ", ".join(f"{share:.3f}" for share in wg.mode_proportions(path.end, target.means))
 print(f"share of particles at each mode: {shares} (truth 0.125)")
-print(
-    f"energy distance to fresh data: before {before:.4f}, after {after:.4f} (below 0.02; perfect {floor:.4f})"
-)
+print(f"energy distance to fresh data: {before:.4f} at the start; fresh against fresh {floor:.4f}")
+print(f"energy distance to fresh data at the end: {after:.4f} (below 0.02)")

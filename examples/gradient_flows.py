@@ -6,8 +6,8 @@ Particles descend a functional F of their cloud in Wasserstein space when each o
 
 .. math:: \dot x_i = -N\,\nabla_{x_i} F(x_1, \dots, x_N), \qquad \dot F = -\tfrac1N \textstyle\sum_i |\dot x_i|^2.
 
-Four ways from one cloud to the same data: reverse KL by the drift of Eq. 3, its blob discretisation (an exact
-gradient, which Eq. 3 is not), the maximum mean discrepancy, and the Sinkhorn divergence of optimal transport.
+Four flows from one cloud to the same data: reverse KL by the drifting field (Eq. 3), reverse KL by the blob method (an
+exact gradient, which Eq. 3 is not), the maximum mean discrepancy, and the Sinkhorn divergence of optimal transport.
 """
 
 import torch
@@ -17,10 +17,10 @@ from wgflow import plots
 from wgflow.testing import toy
 
 # %%
-# Data, start, functionals
-# ------------------------
-# Every functional has a ``value`` and a ``velocity``. Eq. 3 has only a velocity: it is the gradient of no functional of
-# the particles. (``Sinkhorn`` needs geomloss: ``pip install wgflow[ot]``.)
+# Data, start and functionals
+# ---------------------------
+# Every functional has a ``value`` and a ``velocity``. Eq. 3 has a velocity only: it is not the gradient of a function
+# of the particles. ``Sinkhorn`` needs geomloss (``pip install wgflow[ot]``).
 
 generator = torch.Generator().manual_seed(0)
 target = toy.TwoMoons(noise=0.06)
@@ -28,25 +28,18 @@ data = target.sample(300, generator=generator)
 start = 0.2 * torch.randn(300, 2, generator=generator) + torch.tensor([-1.2, -1.1])
 h = 0.2
 kernel, scales = wg.Gaussian(h), [wg.Gaussian(s) for s in (0.2, 0.6, 2.0)]
-blob, mmd, sinkhorn = (
-    wg.BlobKL(wg.KDE(data, kernel), kernel),
-    wg.MMD(data, scales),
-    wg.Sinkhorn(data, blur=0.05),
-)
-
-
-def drift(x):
-    return wg.drifting_field(x, data, x, kernel=kernel) / h**2
-
+blob, mmd = wg.BlobKL(wg.KDE(data, kernel), kernel), wg.MMD(data, scales)
+sinkhorn = wg.Sinkhorn(data, blur=0.05)
+drift = wg.DriftingField(kernel) / h**2
 
 # %%
 # Flow
 # ----
-# Time has no common unit across functionals, so each gets the step that suits it: how paths bend can be compared, how
-# long they take cannot.
+# The functionals have different units, and so have their times: each gets a step size of its own. Compare the shapes of
+# the paths, not their durations.
 
 FLOWS = {
-    "reverse KL (Eq. 3)": (drift, 0.01, 200),
+    "reverse KL (Eq. 3)": (lambda x: drift(x, data), 0.01, 200),
     "reverse KL (blob)": (blob, 0.01, 200),
     "MMD, three scales": (mmd, 0.2, 300),
     "Sinkhorn divergence": (sinkhorn, 0.2, 25),
@@ -57,10 +50,10 @@ paths = {
 }
 
 # %%
-# Their paths
-# -----------
-# The KL flows crawl along the data, which they feel within a bandwidth, and still have too many particles on the moon
-# they met first; MMD leaves a few behind; Sinkhorn moves each particle straight to its place.
+# Paths
+# -----
+# Under KL a particle only sees data within a few bandwidths, so the particles move along the data, and the first moon
+# they reach keeps too many of them. MMD leaves a few particles behind. Sinkhorn moves each one straight to its place.
 
 figure, axes = plots.panels(*FLOWS, box=(-1.9, 1.9, -1.6, 1.4), size=2.8)
 fresh = target.sample(300, generator=generator)
@@ -74,19 +67,16 @@ for ax, (name, path) in zip(axes, paths.items(), strict=True):
 figure.savefig("gradient_flows.png", dpi=130)
 
 # %%
-# Do they descend?
-# ----------------
-# The exact gradients must lower their own value at every snapshot.
+# Descent
+# -------
+# An exact gradient flow lowers its functional from snapshot to snapshot.
 
 for name, functional in zip(list(FLOWS)[1:], (blob, mmd, sinkhorn), strict=True):
-    values = torch.stack(
-        [functional.value(x) for x in paths[name].points[:: len(paths[name]) // 25]]
-    )
-    print(
-        f"{name}: {values[0]:.4f} -> {values[-1]:.4f}, largest rise {values.diff().max().clamp_min(0):.1e}"
-    )
+    points = paths[name].points[:: len(paths[name]) // 25]
+    values = torch.stack([functional.value(x) for x in points])
+    rise = values.diff().max().clamp_min(0)
+    print(f"{name}: {values[0]:.4f} -> {values[-1]:.4f}, largest rise {rise:.1e}")
 floor = wg.w2(target.sample(300, generator=generator), fresh).item()
 print("W2 to fresh data:", ", ".join(f"{name} {d:.3f}" for name, d in distances.items()))
-print(
-    f"largest W2 {max(distances.values()):.3f} (below 0.8; start {wg.w2(start, fresh):.3f}, perfect {floor:.3f})"
-)
+largest, initial = max(distances.values()), wg.w2(start, fresh)
+print(f"largest W2 {largest:.3f} (below 0.8; start {initial:.3f}, fresh samples {floor:.3f})")

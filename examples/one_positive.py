@@ -2,12 +2,12 @@ r"""
 Cloning behaviour from one action per state
 ===========================================
 
-A data set of behaviour shows each state s with a *single* action y. Then the pull of Eq. 3 forgets its kernel,
+Recorded behaviour has each state s with a *single* action y. Then the kernel cancels in the attraction of Eq. 3,
 
 .. math:: V^+(x) = \frac{k(x, y)\,(y - x)}{k(x, y)} = y - x, \qquad \mathbb E_y V^+(x) = \mathbb E[y \mid s] - x,
 
-whatever the bandwidth: it regresses onto the mean action, which may be one that nobody takes. A field *linear in the
-positives* is unbiased under such minibatches, and clones the distribution.
+whatever the bandwidth: the policy regresses onto the mean action, which may be one that nobody takes. A field that is
+*linear in the positives* is unbiased under such minibatches and clones the distribution.
 """
 
 import torch
@@ -18,20 +18,20 @@ from wgflow import plots
 # %%
 # Behaviour with two branches
 # ---------------------------
-# At a fork 70 % turn one way, 30 % the other. The mean action is between the branches.
+# At a fork 70 % of the actions go one way and 30 % the other. The mean action is between the branches.
 
 
 def behaviour(s, n, generator):
     """n actions at each state: [B, 1] -> [B, n, 1]."""
     side = torch.where(torch.rand(len(s), n, generator=generator) < 0.7, 1.0, -1.0)
-    branch = side * (0.5 + 0.25 * torch.sin(3 * s)) + 0.06 * torch.randn(
-        len(s), n, generator=generator
-    )
-    return branch[..., None]
+    noise = torch.randn(len(s), n, generator=generator)
+    return (side * (0.5 + 0.25 * torch.sin(3 * s)) + 0.06 * noise)[..., None]
 
 
 # %%
-# Four fields, one training loop: eight generated actions per state, one positive. Nothing but the field differs.
+# Four fields, one training loop
+# ------------------------------
+# Eight generated actions and one positive per state; nothing but the field differs.
 
 FIELDS = {
     "Eq. 3": wg.DriftingField(wg.Gaussian(0.2)),
@@ -66,7 +66,9 @@ def train(field, steps=1000, batch=128, group=8):
 policies = {name: train(field) for name, field in FIELDS.items()}
 
 # %%
-# What each of them learned. Dots between the branches are the bridge that a continuous network has to cross.
+# Result
+# ------
+# Dots between the branches form the bridge that a continuous network cannot avoid.
 
 generator = torch.Generator().manual_seed(1)
 s = 2 * torch.rand(1500, 1, generator=generator) - 1
@@ -85,9 +87,8 @@ figure.savefig("one_positive.png", dpi=130)
 
 actions = behaviour(states, 256, generator), behaviour(states, 256, generator)
 floor = wg.energy_distance(*actions).mean().item()
+found = {name: f"{score:.4f}" for name, score in scores.items()}
+print("energy distance to the truth:", ", ".join(f"{k} {v}" for k, v in found.items()))
 print(
-    "energy distance to the true conditional:", ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
-)
-print(
-    f"Eq. 3 {scores['Eq. 3']:.4f} (above 0.1), energy {scores['energy']:.4f} (below 0.015; perfect {floor:.4f})"
+    f"Eq. 3 {found['Eq. 3']} (above 0.1), energy {found['energy']} (below 0.015; floor {floor:.4f})"
 )

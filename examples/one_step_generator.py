@@ -2,12 +2,12 @@ r"""
 A one-step generator
 ====================
 
-Drifting does not have to move particles: it can train a network f so that noise becomes data in *one* evaluation. Each
-step asks where the generated points should drift and regresses them there,
+A field can also train a network f that turns noise into data in *one* evaluation. Each step evaluates the field at the
+generated points and regresses them onto where it would move them,
 
 .. math:: L(\theta) = \mathbb E\,\bigl|x - \mathrm{sg}(x + V(x))\bigr|^2, \qquad x = f_\theta(z),\ z \sim N(0, I)
 
-The gradient of L is -2 V, so the network follows the field; the flow happens during training instead of at sampling.
+The gradient of L in x is -2 V, so the network follows the field: the flow runs during training, not at sampling.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from wgflow.testing import toy
 # %%
 # A network, a target, a field
 # ----------------------------
-# The noise has as many dimensions as the data, so that a picture can show what the network does to the plane.
+# The noise is two-dimensional like the data, so that a picture can show how the network deforms the plane.
 
 target = toy.SwissRoll(noise=0.03)
 torch.manual_seed(0)  # of the network's weights
@@ -35,7 +35,7 @@ field = wg.DriftingField(wg.Gaussian(0.1), skip_self=True)
 # %%
 # Train
 # -----
-# Fresh noise and fresh data each step. ``drifting_loss`` reads the field at the generated points and regresses.
+# Each step draws fresh noise and fresh data.
 
 generator = torch.Generator().manual_seed(0)
 adam = torch.optim.Adam(net.parameters(), 2e-3)
@@ -49,9 +49,9 @@ for _ in range(1500):
     decay.step()
 
 # %%
-# Noise, and where one evaluation takes it
-# ----------------------------------------
-# A point keeps its colour: the angle of its noise.
+# Noise and generated points
+# --------------------------
+# The colour of a point is the angle of its noise.
 
 z = torch.randn(2000, 2, generator=generator)
 with torch.no_grad():

@@ -2,10 +2,10 @@
 A trained policy without this library
 =====================================
 
-With onnxruntime and numpy alone, from a file that ``python -m wgflow_rl.export runs/<run>`` wrote:
+Runs a policy with onnxruntime and numpy alone, from a file written by ``python -m wgflow_rl.export runs/<run>``:
 ``python examples/run_policy_onnx.py policy.onnx``.
 
-Prints the chunk of actions for one observation. The file says what it needs: what is random is an input.
+Prints the chunk of actions for one observation. The metadata of the file list its inputs; noise is one of them.
 """
 
 import json
@@ -29,6 +29,6 @@ def act(obs):
     return policy.run(None, {name: np.float32(value) for name, value in given.items()})[0]
 
 
-obs = np.zeros((1, *obs_shape))  # here comes what the sensors say
+obs = np.zeros((1, *obs_shape))  # replace by the observation of your environment
 print(f"{about['method']} for {about['env']}, step {about['step']}; one chunk [steps, action]:")
 print(np.round(act(obs)[0], 3))

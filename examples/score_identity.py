@@ -1,6 +1,6 @@
 r"""
-Drift is a difference of scores
-===============================
+The drifting field is a difference of scores
+============================================
 
 With a Gaussian kernel of bandwidth h, the drifting field *is* a score difference, exactly and on any finite samples:
 
@@ -29,7 +29,7 @@ p, q = wg.KDE(data, wg.Gaussian(h)), wg.KDE(noise, wg.Gaussian(h))
 # %%
 # Both sides of the identity
 # --------------------------
-# The left side forms no density; the right side is autograd's, which knows nothing of mean shifts.
+# The left side is two mean shifts; the right side differentiates the log densities by autograd.
 
 x = (4 * torch.rand(500, 2, generator=generator, dtype=torch.float64) - 2).requires_grad_()
 log_ratio = p.log_density(x) - q.log_density(x)
@@ -40,8 +40,8 @@ error = (V - h**2 * gradient).abs().max().item()
 # %%
 # The same with the Laplace kernel
 # --------------------------------
-# There the field climbs another density, the kernel's *shadow* (``kernels_and_shadows.py``); no factor in place of h²
-# makes up for that.
+# There the field climbs the density of another kernel, the *shadow* (``kernels_and_shadows.py``): no factor in place of
+# h² gives equality.
 
 laplace = wg.Laplace(h)
 V_laplace = wg.drifting_field(x.detach(), data, noise, kernel=laplace)
@@ -65,7 +65,7 @@ figure.colorbar(hills, ax=ax, ticks=(-3, 0, 3), shrink=0.7, label="log p$_h$ / q
 field = lambda at: wg.drifting_field(at.double(), data, noise, kernel=wg.Gaussian(h))
 plots.streamlines(ax, field, box=box, colour="0.15", density=1.1)
 plots.samples(ax, data, colour="k", size=2)
-ax.set(aspect="equal", xticks=[], yticks=[], title="The drift, and the log ratio it climbs")
+ax.set(aspect="equal", xticks=[], yticks=[], title="The field and the log ratio it climbs")
 
 for V_k, scores, label, colour in (
     (V_laplace, factor * gap, "Laplace, best factor", plots.COLOURS[1]),
@@ -73,10 +73,10 @@ for V_k, scores, label, colour in (
 ):
     right.scatter(scores.flatten(), V_k.flatten(), s=5, color=colour, linewidths=0, label=label)
 right.set(
-    aspect="equal", xlabel="factor × score difference", ylabel="drift", title="Point by point"
+    aspect="equal", xlabel="factor × score difference", ylabel="field", title="Point by point"
 )
 right.legend(loc="upper left")
 figure.savefig("score_identity.png", dpi=130)
 
-print(f"Laplace kernel: {wrong:.2f} off with the best factor")
+print(f"Laplace kernel: error {wrong:.2f} with the best factor")
 print(f"Gaussian kernel: largest |V - h² ∇ log p/q| = {error:.1e} (below 1e-12: rounding)")

@@ -1,14 +1,14 @@
 r"""
-In someone else's training loop
-===============================
+Use in an existing training loop
+================================
 
-``DriftingLoss`` is a module like any other: a trainer that knows nothing of drifting calls ``training_step`` and
-differentiates what it returns. Here one network learns three shapes by class label, with
+``DriftingLoss`` is an ordinary module: a trainer that knows nothing of drifting calls ``training_step`` and
+differentiates the loss it returns. Here one network learns three shapes by class label, with
 
 .. math:: L = \mathrm{mean}_i \bigl|x_i - \mathrm{sg}(x_i + V(x_i))\bigr|^2,\qquad x_i = f_\theta(z_i, c).
 
-L is the squared displacement still asked for. Its floor is minibatch noise, not zero, so the report carries one number
-more: the *spread*, E|x - x'| / E|x - y|, near 1 for a matched cloud and near 0 for a collapsed one.
+Minibatch noise keeps L above zero even for a perfect generator, so the report has a second number: the *spread*
+E|x - x'| / E|x - y|, near 1 for a matched cloud and near 0 for a collapsed one.
 """
 
 import torch
@@ -19,7 +19,7 @@ from wgflow import plots
 from wgflow.testing import toy
 
 # %%
-# The trainer is not ours: it stands for Lightning's, Accelerate's or your own.
+# The trainer stands for Lightning's, Accelerate's or your own.
 
 
 def fit(module, loader, epochs):
@@ -35,8 +35,8 @@ def fit(module, loader, epochs):
 
 
 # %%
-# The module has a generator, a queue and a loss. A loader mixes labels; the field wants many positives of each, and
-# ``SampleQueue`` keeps the latest of every class.
+# The module holds a generator, a queue and a loss. Batches mix the labels, while the field needs many positives of
+# each: ``SampleQueue`` keeps the latest samples of every class.
 
 field = sum(wg.DriftingField(wg.Gaussian(h), skip_self=True) / h for h in (0.4, 0.12))
 
@@ -45,10 +45,8 @@ class Generator(torch.nn.Module):
     def __init__(self, classes=3, group=128):
         super().__init__()
         self.classes, self.group = torch.arange(classes), group
-        lin, silu = torch.nn.Linear, torch.nn.SiLU()
-        self.net = torch.nn.Sequential(
-            lin(4 + classes, 128), silu, lin(128, 128), silu, lin(128, 2)
-        )
+        lin, silu, width = torch.nn.Linear, torch.nn.SiLU(), 4 + classes
+        self.net = torch.nn.Sequential(lin(width, 128), silu, lin(128, 128), silu, lin(128, 2))
         self.queue = wg.SampleQueue(2, size=1000, classes=classes)
         self.drifting = wg.DriftingLoss(field)
         self.noise = torch.Generator().manual_seed(0)
@@ -68,7 +66,7 @@ class Generator(torch.nn.Module):
 
 
 # %%
-# Fit, and look.
+# Fit and plot.
 generator = torch.Generator().manual_seed(0)
 shapes = [toy.Rings(radii=(0.9,), noise=0.05), toy.TwoMoons(), toy.Pinwheel()]
 points = torch.cat([shape.sample(2000, generator=generator) for shape in shapes])
@@ -85,11 +83,9 @@ for ax, drawn, true, distance in zip(axes, x, fresh, distances, strict=False):
     plots.samples(plots.samples(ax, true, colour=plots.COLOURS[2], size=3), drawn, size=4)
     ax.set_xlabel(f"energy distance {distance:.3f}")
 axes[3].plot([row["spread"] for row in log], color=plots.COLOURS[0], linewidth=0.8)
-axes[3].set(
-    aspect="auto", xlim=(0, len(log)), ylim=(0, 1.3), yticks=(0, 1), xlabel=f"step, 0 to {len(log)}"
-)
+limits = {"xlim": (0, len(log)), "ylim": (0, 1.3), "yticks": (0, 1)}
+axes[3].set(aspect="auto", **limits, xlabel=f"step, 0 to {len(log)}")
 figure.savefig("training_loop.png", dpi=130)
-print(
-    f"spread {log[0]['spread']:.2f} at the first step, {log[-1]['spread']:.2f} at the last (near 1)"
-)
+first, last = log[0]["spread"], log[-1]["spread"]
+print(f"spread {first:.2f} at the first step, {last:.2f} at the last (near 1)")
 print(f"largest energy distance to fresh data {distances.max():.4f} (below 0.02)")

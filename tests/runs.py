@@ -10,7 +10,7 @@ import torch
 
 from tests.walk import WalkHome
 from wgflow_rl import data, envs, train
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data.replay import FIELDS
 from wgflow_rl.training import checkpoint, loop, runlog
 from wgflow_rl.training.runlog import RunLog
@@ -67,7 +67,7 @@ def untrained(folder: Path, *flags: str) -> Path:
     """Write a run in the maze (observations of two numbers, actions of two) with one checkpoint, at step 12."""
     settings = from_command_line(["--hidden", "16", "16", "--seed", "3", *flags])
     statistics = {"obs_mean": torch.ones(2), "obs_std": 2 * torch.ones(2)}
-    agent = methods.build(settings.agent, obs_dim=2, action_dim=2, **statistics)
+    agent = presets.build(settings.agent, obs_dim=2, action_dim=2, **statistics)
     with RunLog(folder, tensorboard=False) as log:
         log.config(as_json(settings))
     tensors = {f"agent.{name}": t for name, t in snapshot(agent).items()}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.networks import TwinCritic
 from wgflow_rl.data.batch import Batch
 
@@ -19,10 +19,10 @@ TARGETS = {  # target network: (its online network, setting of its rate)
 
 def build(method, **numbers):
     """A method at the smallest size. Its target networks differ from the online ones, as they do after a while."""
-    cfg = replace(methods.ROWS[method], hidden=(16, 16), batch=B)
+    cfg = replace(presets.ROWS[method], hidden=(16, 16), batch=B)
     small = {"candidates": 6, "top_k": 2, "target_samples": 3, "act_samples": 5, "flow_steps": 3}
     cfg = replace(cfg, **{name: v for name, v in small.items() if hasattr(cfg, name)}, **numbers)
-    agent = methods.build(cfg, obs_dim=S, action_dim=A, seed=1)
+    agent = presets.build(cfg, obs_dim=S, action_dim=A, seed=1)
     g = torch.Generator().manual_seed(2)
     for name in TARGETS:
         for p in getattr(agent, name, nn.Module()).parameters():

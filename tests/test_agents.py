@@ -15,7 +15,7 @@ from tests.small_agents import (
     make_batch,
     noise_for,
 )
-from wgflow_rl.agents import losses, methods, sampling
+from wgflow_rl.agents import losses, presets, sampling
 from wgflow_rl.agents.networks import MeanVelocityPolicy
 from wgflow_rl.training import updates
 from wgflow_rl.training.snapshot import restore, snapshot
@@ -51,8 +51,8 @@ def times_three(function):
     return scaled
 
 
-every_method = pytest.mark.parametrize("method", methods.METHODS)
-with_critic = pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"bc"}))
+every_method = pytest.mark.parametrize("method", presets.METHODS)
+with_critic = pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"bc"}))
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient
 
 
 # rebrac and srpo are left out: their regularisers pull a saturated action back too, but against Q, which may win.
-@pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"rebrac", "srpo"}))
+@pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"rebrac", "srpo"}))
 def test_saturated_coordinates_are_pulled_back(method):
     """A policy that leaves the box everywhere is moved towards it in every coordinate, clipped or not."""
     numbers = {"fbrac": {"alpha": 30.0}, "cac": {"eta": 0.0}, "fql": {"alpha": 30.0}}.get(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.small_agents import Twins
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
@@ -50,10 +50,10 @@ def behaviour(*shape, generator):
 @functools.cache
 def trained(method, **numbers):
     """The agent after STEPS updates on the bandit, all of them online."""
-    cfg = methods.ROWS[method]
+    cfg = presets.ROWS[method]
     known = {field.name for field in fields(cfg)}
     cfg = replace(cfg, **({name: v for name, v in ALIKE.items() if name in known} | numbers))
-    agent, g = methods.build(cfg, obs_dim=1, action_dim=2), torch.Generator().manual_seed(0)
+    agent, g = presets.build(cfg, obs_dim=1, action_dim=2), torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         a = behaviour(BATCH, 1, generator=g)
         batch = Batch(
@@ -121,7 +121,7 @@ def mean_of_soft_target(alpha):
 REACHABLE = [
     *((name, {}, best_of_16) for name in ("bfn", "mvp", "idql", "ifql")),
     *((name, {"lam": 2.0}, best_of_16) for name in ("dfp-ml-energy", "mvp-topk")),
-    *((name, {"lam": 0.0}, best_of_16) for name in ("dfp-released", "dfp-ml", "dfp-energy")),
+    *((name, {"lam": 0.0}, best_of_16) for name in ("dfp-published", "dfp-ml", "dfp-energy")),
     ("dfp-ml-energy-no-topk", {}, best_of_16),
     ("bc", {}, the_mean),
     ("iql", {}, lambda: mean_of_soft_target(10)),
@@ -144,7 +144,7 @@ def test_a_method_reaches_what_its_own_restriction_allows(method, numbers, optim
 
 CLONES = [
     *((name, {}) for name in ("bfn", "mvp", "idql", "ifql", "dfp-ml-energy-no-topk")),
-    *((name, {"lam": 0.0}) for name in ("dfp-released", "dfp-ml", "dfp-energy")),
+    *((name, {"lam": 0.0}) for name in ("dfp-published", "dfp-ml", "dfp-energy")),
     ("fql", {"alpha": 100.0}),
     ("fbrac", {"alpha": 30.0, "flow_steps": 5}),
     ("fawac", {"alpha": 0.0}),
@@ -227,7 +227,7 @@ def chain():
     )
 
 
-@pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"bc"}))
+@pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"bc"}))
 def test_the_known_values_of_a_chain_solve_every_critic_equation(method):
     """R_h + g^h Q(s_{t+h}) = Q(s_t) over every chunk whose target is known: inside, to the end, beyond it, at a cut.
 
@@ -237,7 +237,7 @@ def test_the_known_values_of_a_chain_solve_every_critic_equation(method):
         numbers = {"hidden": (8,), "chunk": chunk} | (
             {"critic_penalty": 0.0} if method == "rebrac" else {}
         )
-        agent = methods.build(replace(methods.ROWS[method], **numbers), obs_dim=1, action_dim=1)
+        agent = presets.build(replace(presets.ROWS[method], **numbers), obs_dim=1, action_dim=1)
         pessimistic = hasattr(agent, "value") or method in ("cac", "rebrac")
         agent.target_critic = known_critics(*((0, 2) if pessimistic else (-1, 1)))
         agent.critic, agent.value = known_critics(0, 0), KnownValue()

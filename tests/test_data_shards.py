@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from wgflow_rl import data, envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data import Episodes, Shards, ogbench
 from wgflow_rl.data.episodes import row_bytes
 from wgflow_rl.data.replay import Replay
@@ -153,7 +153,7 @@ def test_a_checksum_is_of_every_byte_of_every_file(folder):
 
 @pytest.fixture
 def settings(folder, tmp_path):
-    agent, schedule = methods.preset("laptop", "dfp", MAZE)
+    agent, schedule = presets.preset("laptop", "dfp", MAZE)
     small = {
         "offline_steps": 30,
         "online_steps": 8,

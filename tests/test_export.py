@@ -12,7 +12,7 @@ import torch
 
 from tests.runs import untrained
 from wgflow_rl import export
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.training.settings import DEFAULT_ENV, from_command_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,8 +20,8 @@ OBS, ACTION = 5, 3
 
 
 def small(method, **changes):
-    agent = methods.laptop(
-        method, methods.ROWS[method], methods.MAZE
+    agent = presets.laptop(
+        method, presets.ROWS[method], presets.MAZE
     )  # with a temperature: a uniform draw too
     return dataclasses.replace(agent, hidden=(16, 16), **changes)
 
@@ -31,7 +31,7 @@ def trained(method, **changes):
     generator = torch.Generator().manual_seed(1)
     mean, std = torch.randn(OBS, generator=generator), 1 + torch.rand(OBS, generator=generator)
     cfg = small(method, **changes)
-    return methods.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=2, obs_mean=mean, obs_std=std)
+    return presets.build(cfg, obs_dim=OBS, action_dim=ACTION, seed=2, obs_mean=mean, obs_std=std)
 
 
 def states(count):
@@ -50,7 +50,7 @@ def run(tmp_path):
     return untrained(tmp_path / "run")
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", presets.METHODS)
 def test_a_file_of_any_method_acts_as_its_agent(method, tmp_path):
     agent = trained(method)
     file = export.write(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.dfp import DFPConfig
 
 PUBLISHED = files("wgflow_rl.experiments") / "published"
@@ -35,7 +35,7 @@ def table(number):
 
 
 def bandwidths(cell):
-    return "+".join(f"eq3:{float(h):g}" for h in cell.strip("{}").split(","))
+    return "+".join(f"drifting:{float(h):g}" for h in cell.strip("{}").split(","))
 
 
 def agent(name):
@@ -98,7 +98,7 @@ def rows_of(row):
 def test_the_paper_preset_is_table_5(row):
     for method in rows_of(row):
         for env in ENVIRONMENTS[row["applies_to"]]:
-            cfg, schedule = methods.preset("paper", method, env)
+            cfg, schedule = presets.preset("paper", method, env)
             if row["parameter"] == GRADIENT_STEPS:  # no update while the first online steps collect
                 ours = schedule.offline_steps + schedule.online_steps - schedule.online_start
                 assert float(row["value"]) - ours == 5_000
@@ -125,8 +125,8 @@ class Activations(TorchFunctionMode):
 def test_the_networks_and_the_optimiser_are_those_of_table_5():
     said = {row["parameter"]: row["value"] for row in table(5)}
     assert set(said) == set(SETTINGS) | NETWORKS | {GRADIENT_STEPS}
-    cfg, _ = methods.preset("paper", "dfp", CUBES[0])
-    dfp = methods.build(cfg, obs_dim=3, action_dim=2)
+    cfg, _ = presets.preset("paper", "dfp", CUBES[0])
+    dfp = presets.build(cfg, obs_dim=3, action_dim=2)
     assert type(dfp.optimiser).__name__ == said["Optimizer"]
     for net, name in ((dfp.policy, "Policy"), (dfp.critic, "Value")):
         with Activations() as used:
@@ -145,10 +145,10 @@ ROWS_8 = {"lambda": "lam", "N": "candidates", "K": "top_k"}
 
 
 @pytest.mark.parametrize("row", table(8), ids=lambda row: f"{row['task']}, {row['symbol']}")
-@pytest.mark.parametrize("method", ["dfp", "dfp-released", "dfp-ml-energy"])
+@pytest.mark.parametrize("method", ["dfp", "dfp-published", "dfp-ml-energy"])
 def test_the_offline_preset_is_table_8(method, row):
     kind, task = row["task"].rsplit("-", 1)
-    cfg, schedule = methods.preset("paper-offline", method, f"{kind}-play-singletask-{task}-v0")
+    cfg, schedule = presets.preset("paper-offline", method, f"{kind}-play-singletask-{task}-v0")
     if row["symbol"] != "h":
         assert getattr(cfg, ROWS_8[row["symbol"]]) == float(row["value"])
     elif method == "dfp":
@@ -163,14 +163,14 @@ def test_the_offline_preset_is_table_8(method, row):
 
 @pytest.mark.parametrize("env", CUBES + ROBOMIMIC)
 def test_the_four_rows_of_table_2_have_the_same_td_target(env):
-    rows = [methods.preset("paper", m, env)[0] for m in ("mvp", "mvp-topk", "dfp", "dfp-no-topk")]
+    rows = [presets.preset("paper", m, env)[0] for m in ("mvp", "mvp-topk", "dfp", "dfp-no-topk")]
     assert {cfg.target_samples for cfg in rows} == {1}  # a' ~ pi (Eq. 1)
     assert rows[1].top_k == rows[2].top_k  # "the same top-K multi-positive set" (A.2)
 
 
 def test_without_the_top_k_term_it_is_off_in_both_phases():
-    for preset in methods.PRESETS:
+    for preset in presets.PRESETS:
         for method in ("dfp-no-topk", "dfp-ml-energy-no-topk"):
-            cfg, _ = methods.preset(preset, method, "cube-double-play-singletask-task2-v0")
+            cfg, _ = presets.preset(preset, method, "cube-double-play-singletask-task2-v0")
             assert isinstance(cfg, DFPConfig)
             assert cfg.lam == cfg.lam_offline == 0

@@ -8,7 +8,7 @@ import torch
 
 from tests.small_agents import make_batch, noise_for
 from wgflow_rl import profile
-from wgflow_rl.agents import methods, networks
+from wgflow_rl.agents import networks, presets
 from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.training.settings import Machine, from_command_line
 from wgflow_rl.training.updates import update
@@ -98,8 +98,8 @@ def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
 @pytest.mark.parametrize("method", ["dfp", "mvp", "srpo"])
 def test_blocks_change_no_value(method, monkeypatch):
     """States that do not divide into blocks, networks with and without LayerNorm, one vector a state and several."""
-    cfg = dataclasses.replace(methods.ROWS[method], hidden=(16, 16))
-    agent = methods.build(cfg, obs_dim=3, action_dim=2)
+    cfg = dataclasses.replace(presets.ROWS[method], hidden=(16, 16))
+    agent = presets.build(cfg, obs_dim=3, action_dim=2)
     obs = torch.randn(13, 3)
     acts = []
     for block in (1 << 30, 40):

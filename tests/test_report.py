@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from wgflow_rl import report
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments import comparison, plan, results, verify
 from wgflow_rl.experiments.results import RunGroup, summary
 from wgflow_rl.experiments.tables import (
@@ -181,7 +181,7 @@ def test_every_published_row_says_where_it_stands(number):
 
 def test_the_rows_are_methods_of_this_package():
     rows = [row for paper in TABLES.values() for row in paper.rows + paper.variants]
-    assert {row.method for row in rows} <= set(methods.METHODS)
+    assert {row.method for row in rows} <= set(presets.METHODS)
     assert {figure.table for figure in FIGURES} <= TABLES.keys()
     assert not TABLES.keys() & LISTS.keys()
 
@@ -313,7 +313,7 @@ def table_4_cell(root):
 
 def test_table_7_takes_runs_with_the_numbers_of_table_8_whatever_their_preset(tmp_path):
     (row,) = [row for row in TABLES[7].rows if row.method == "dfp"]
-    agent, _ = methods.preset("paper-offline", "dfp", SCENE)
+    agent, _ = presets.preset("paper-offline", "dfp", SCENE)
     as_table_8 = ["--online-steps", "0", "--online-start", "0"]
     for name in ("chunk", "lam", "lam_offline", "candidates", "top_k", "act_samples"):
         as_table_8 += [f"--{name.replace('_', '-')}", str(getattr(agent, name))]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wgflow_rl import data, envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data import controllers, demonstrations, generated, robomimic
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
@@ -403,5 +403,5 @@ def test_operators_are_unlike_each_other(made):
 
 
 def test_the_laptop_preset_of_lift_is_its_own():
-    agent, schedule = methods.preset("laptop", "dfp", LIFT)
-    assert agent.top_k == 2 and schedule == methods.LIFT_SCHEDULE
+    agent, schedule = presets.preset("laptop", "dfp", LIFT)
+    assert agent.top_k == 2 and schedule == presets.LIFT_SCHEDULE

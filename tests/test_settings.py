@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.training.settings import (
     DEFAULT_ENV,
     Machine,
@@ -36,19 +36,19 @@ def test_no_flag_is_the_default_run():
         "laptop",
         "dfp-ml-energy",
     )
-    assert (settings.agent, settings.schedule) == methods.preset(
+    assert (settings.agent, settings.schedule) == presets.preset(
         "laptop", "dfp-ml-energy", DEFAULT_ENV
     )
     assert str(settings.folder) == f"runs/dfp-ml-energy-{DEFAULT_ENV}-s0"
 
 
-@pytest.mark.parametrize("preset", methods.PRESETS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 @pytest.mark.parametrize("env", [DEFAULT_ENV, ARM])
 def test_preset_and_environment_choose_every_number_that_is_left_alone(preset, env):
     settings = from_command_line(
         ["--env", env, f"--preset={preset}", "--lr", "0.5", "--eval-every", "9"]
     )
-    agent, schedule = methods.preset(preset, "dfp-ml-energy", env)
+    agent, schedule = presets.preset(preset, "dfp-ml-energy", env)
     assert settings.agent == dataclasses.replace(agent, lr=0.5)
     assert settings.schedule == dataclasses.replace(schedule, eval_every=9)
 
@@ -58,7 +58,7 @@ def test_preset_and_environment_choose_every_number_that_is_left_alone(preset, e
     [
         [],
         ["--preset", "paper", "--seed", "3", "--run-dir", "there", "--threads", "1"],
-        ["--env", ARM, "--hidden", "8", "9", "--field", "released:0.02,0.05", "--data", "here"],
+        ["--env", ARM, "--hidden", "8", "9", "--field", "published:0.02,0.05", "--data", "here"],
     ],
     ids=["default", "paper", "arm"],
 )
@@ -165,10 +165,10 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
         ("--preset desktop", "preset is 'desktop'; known presets: laptop, paper"),
         (
             "--field kernel",
-            "'kernel' is not one of eq3, eq3-relative, released, likelihood, energy",
+            "'kernel' is not one of drifting, drifting-relative, published, likelihood, energy",
         ),
         ("--field likelihood:-1", "wanted a positive"),
-        ("--improve-field energy:2", "wanted a number between 0 and 2"),
+        ("--improve-field energy:2", "wanted a number with 0 < beta < 2"),
         ("--lr 0", "--lr is 0.0; wanted a positive"),
         ("--lr -0.1", "--lr is -0.1"),
         ("--lr nan", "--lr is nan"),
@@ -237,7 +237,7 @@ def test_expected_errors_are_one_line(error, code, text, capsys):
 
 def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(capsys):
     with pytest.raises(SystemExit, match="2"), one_line_errors():
-        methods.preset("desktop", "dfp", DEFAULT_ENV)
+        presets.preset("desktop", "dfp", DEFAULT_ENV)
     assert (
         capsys.readouterr().err
         == "error: preset is 'desktop'; known presets: laptop, paper, paper-offline\n"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.runs import flags, outcome, refused, saved, tiny_world
 from tests.walk import WalkHome
 from wgflow_rl import evaluate, train
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import checkpoint, loop, state
@@ -63,14 +63,14 @@ def test_the_same_settings_give_the_same_run(whole, tmp_path):
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", presets.METHODS)
 def test_every_method_trains_resumes_exactly_and_is_evaluated(
     method, tmp_path, monkeypatch, capsys
 ):
     short = {
         "method": method,
         "offline_steps": 12,
-        "online_steps": 12 if method in methods.ONLINE else 0,
+        "online_steps": 12 if method in presets.ONLINE else 0,
     }
     short |= {"online_start": min(2, short["online_steps"]), "eval_every": 30, "eval_episodes": 1}
     start(tmp_path / "whole", **short)
@@ -366,11 +366,11 @@ def test_a_collapsed_policy_is_warned_about_once_it_has_settled(tmp_path, monkey
         "diagnose",
         lambda self: diagnose(self) | {"spread_ratio": torch.tensor(0.1)},
     )
-    start(tmp_path / "run", offline_steps=20, online_steps=0, field="eq3")
+    start(tmp_path / "run", offline_steps=20, online_steps=0, field="drifting")
     out = capsys.readouterr().out
     assert out.count("the policy has collapsed") == 1
     assert out.startswith("step 10: the policy has collapsed, spread / E|x-y| = 0.10 ")
-    assert "--field eq3" in out
+    assert "--field drifting" in out
 
 
 def test_a_policy_that_covers_its_data_is_not_warned_about(tmp_path, monkeypatch, capsys):

@@ -54,7 +54,11 @@ def leave_one_out(
         y: [M, D].
         kernel: h -> Kernel, of finite mass.
         rounds: refinements of the grid.
-    Returns: h. Raises: ValueError on one point, or a kernel without a density.
+
+    Returns:
+        The length scale h.
+    Raises:
+        ValueError: On one point, or a kernel without a density.
     """
     require_unsharded("leave_one_out")
     _check_one_cloud(y)
@@ -94,8 +98,12 @@ def per_dimension(
         y: [..., M, D].
         rule: one cloud [M, D] -> a length.
         kernel: a tensor of length scales -> Kernel, such as the class `Gaussian`.
-    Returns: the kernel with length scales [..., 1, D], in the dtype of y, without gradient.
-    Raises: ValueError on one point, or a dimension along which all samples coincide.
+
+    Returns:
+        The kernel with length scales [..., 1, D], in the dtype of y, without gradient.
+
+    Raises:
+        ValueError: On one point, or a dimension along which all samples coincide.
     """
     check_clouds(y, y, None, True, ("y", "y"))
     sigma = y.detach().double().std(-2, keepdim=True)
@@ -114,7 +122,9 @@ class Annealed:
     """Geometric schedule of a length scale: h(t) = start (end / start)^(t / over), then `end`.
 
     Wide kernels find distant mass, narrow ones detail. For `flow(..., schedule=Annealed(1.0, 0.1, over=5.0))`.
-    Raises: ValueError unless all three are positive.
+
+    Raises:
+        ValueError: If one of the three is not positive.
     """
 
     start: float  # a length

@@ -41,7 +41,8 @@ def kernel_ratio(kernel: Kernel, diam: float) -> float:
 
     Infinite where the ratio overflows or k vanishes: at h = .05 and diam 10, κ = exp(20000).
 
-    Raises: ValueError for an anisotropic kernel, whose least value is no function of the distance.
+    Raises:
+        ValueError: For an anisotropic kernel, whose least value is no function of the distance.
     """
     if kernel.standardize()[1] is not None:
         raise ValueError(
@@ -91,7 +92,8 @@ def localised_variation(
         b: [..., M] weights of the other.
         kernel: any kernel; its bandwidth is a length.
 
-    Returns: [..., N], in [0, 1].
+    Returns:
+        [..., N], in [0, 1].
     """
     check_clouds(x, points, None, False, ("x", "points"))
     log_k = kernel.log_pairs(x, points)
@@ -111,7 +113,8 @@ def localised_bound(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: 
         b: [M] weights of the other.
         kernel: any kernel; its bandwidth is a length.
 
-    Returns: a scalar, length².
+    Returns:
+        A scalar, length².
     """
     diam = diameter(torch.cat([x, points]))
     return 2 * diam**2 * localised_variation(x, points, a, b, kernel=kernel).mean(-1)

@@ -39,7 +39,9 @@ class KDE(nn.Module):
         kernel: its length scale is in the units of the samples; see `wgflow.bandwidths` for rules.
         weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter.
     Gradients flow to the points, samples, weights and a tensor length scale.
-    Raises: ValueError on bad samples or weights.
+
+    Raises:
+        ValueError: On bad samples or weights.
     """
 
     samples: Tensor
@@ -76,7 +78,8 @@ class KDE(nn.Module):
     def log_density(self, x: Tensor) -> Tensor:
         r"""log p_h(x) = log_mass - log Σ w + log_norm(D): [..., N, D] -> [..., N].
 
-        Raises: ValueError if the kernel has infinite mass in this dimension.
+        Raises:
+            ValueError: If the kernel has infinite mass in this dimension.
         """
         kernel, w = self.kernel, self._log_weights
         norm = kernel.log_norm(x.shape[-1])
@@ -145,7 +148,8 @@ class KDE(nn.Module):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` independent draws from p_h, without a graph: [..., n, D].
 
-        Raises: ValueError if the kernel cannot be sampled.
+        Raises:
+            ValueError: If the kernel cannot be sampled.
         """
         y = self.samples.detach()
         batch, (m, dim) = y.shape[:-2], y.shape[-2:]

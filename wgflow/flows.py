@@ -193,7 +193,7 @@ def flow(
         snapshots: the largest number of positions stored, evenly thinned, the first and last among them.
 
     Returns:
-        A `Trajectory`, without gradients: a simulation, not a loss.
+        A `Trajectory`, without gradients, since it is a simulation and not a loss.
 
     Raises:
         ValueError: on x0, steps, solver or snapshots, or a velocity whose shape is not that of x.

@@ -65,7 +65,7 @@ def drifting_loss(
         field: a field such as `EnergyField()`, or a function (x, pos) -> [..., N, D].
 
     Returns:
-        A scalar: dimensionless for a `PublishedField`, else length². Its gradient reaches x only.
+        A scalar, dimensionless for a `PublishedField`, else length². Its gradient reaches x only.
 
     Raises:
         ValueError: as the field does.

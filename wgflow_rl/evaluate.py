@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint
@@ -96,7 +96,7 @@ def load_agent(
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
     env = envs.make(settings.env)
     assert env.observation_space.shape and env.action_space.shape
-    agent = methods.build(
+    agent = presets.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
     )
     restore(agent, under(tensors, "agent"))

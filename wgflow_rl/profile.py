@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.replay import Replay
@@ -147,7 +147,7 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
         len(space.sample()) for space in (env.observation_space, env.action_space)
     )
     env.close()
-    agent = methods.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=settings.seed)
+    agent = presets.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=settings.seed)
     replay = Replay(random_data(obs_dim, action_dim), capacity=ROWS)
     generator = torch.Generator().manual_seed(settings.seed)
 

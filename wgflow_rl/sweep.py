@@ -1,5 +1,7 @@
 """Run many trainings on Ray: `python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3`.
 
+Examples::
+
     python -m wgflow_rl.sweep --table 1 --dry-run          # list the runs
     python -m wgflow_rl.sweep --table 1 --dry-run --time   # and estimate their hours
     python -m wgflow_rl.sweep --table 1 --settings         # print the settings of every cell as CSV
@@ -249,7 +251,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
 def run(args: Args, extra: Sequence[str] = ()) -> bool:
     """Run all runs that are not finished; return True if every run is done.
 
-    Raises: as `check`, `plan`, `execute`.
+    Raises what `check`, `plan` and `execute` raise.
     """
     planned = args.check().plan(extra)
     for reason in planned.skipped:

@@ -1,120 +1,53 @@
-"""The API reference: one page a package, every public name, by module in the order of tests/test_layers.py."""
+"""Small additions to autodoc and autosummary for the API reference; pages follow templates/module.rst."""
 
 from __future__ import annotations
 
-import ast
-import inspect
+import pkgutil
+import re
+import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import docstrings
+from sphinx.ext import autosummary
 
-DOCS = Path(__file__).resolve().parent.parent
-PAGE = """# {title}
+import wgflow
 
-{about}
-
-{parts}"""
-PART = """## {title}
-
-```{{eval-rst}}
-{directives}
-```
-"""
+PAGES = Path(__file__).resolve().parent.parent / "generated" / "api"
 
 
-def layers() -> tuple[list[str], list[str]]:
-    """The modules of both packages, top to bottom, as the test that guards them has them."""
-    tree = ast.parse((DOCS.parent / "tests" / "test_layers.py").read_text(encoding="utf-8"))
-    values = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in ("LIBRARY", "LEARNING")
-    }
-    return values["LIBRARY"], values["LEARNING"]
+def offered(module: str, name: str) -> bool:
+    """Return True if `import wgflow` offers this member of the module, so that its page can show `wgflow.name`."""
+    return name in wgflow.__all__ and getattr(import_module(module), name) is getattr(wgflow, name)
 
 
-def library() -> str:
-    """`wgflow`: what is in `wgflow.__all__`, by module; then its public modules."""
-    import wgflow
-
-    rooms, _ = layers()
-    parts = []
-    for room in rooms:
-        if room in wgflow.__all__:
-            directives = f".. automodule:: wgflow.{room}\n   :members:"
-        else:
-            names = [name for name in wgflow.__all__ if _room(getattr(wgflow, name)) == room]
-            if not names:
-                continue
-            directives = f".. automodule:: wgflow.{room}\n   :no-members:\n   :no-index:\n\n"
-            directives += "\n\n".join(_directive(wgflow, name) for name in names)
-        parts.append(PART.format(title=room, directives=directives))
-    about = "`import wgflow as wg`. Points are positional, all else is keyword-only; batches lead: `[..., N, D]`."
-    return PAGE.format(title="wgflow", about=about, parts="\n".join(parts))
+def submodules(module: str) -> list[str]:
+    """Return the public modules of a package of wgflow_rl. Packages of wgflow export all their public names."""
+    path = getattr(import_module(module), "__path__", ()) if module.startswith("wgflow_rl") else ()
+    return [f"{module}.{m.name}" for m in pkgutil.iter_modules(path) if not m.name.startswith("_")]
 
 
-def _room(thing: Any) -> str:
-    return getattr(thing, "__module__", "").removeprefix("wgflow.").partition(".")[0]
+def remove_old_pages(app: Any, config: Any) -> None:
+    """Remove the pages of earlier builds: autosummary never deletes those of modules that are gone."""
+    shutil.rmtree(PAGES, ignore_errors=True)
 
 
-def _directive(package: Any, name: str) -> str:
-    thing = getattr(package, name)
-    if inspect.isclass(thing):
-        return f".. autoclass:: {package.__name__}.{name}\n   :members:"
-    kind = "autofunction" if callable(thing) else "autodata"
-    return f".. {kind}:: {package.__name__}.{name}"
+def escape_bars(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keep |x - y| in a docstring a norm: reStructuredText would read a substitution."""
+    lines[:] = [re.sub(r"(?<![\w`])\|(?=\S)", r"\\|", line) for line in lines]
 
 
-def learning() -> str:
-    """`wgflow_rl`: its modules, what each defines."""
-    _, rooms = layers()
-    root = DOCS.parent / "wgflow_rl"
-    parts = []
-    for room in rooms:
-        files = (
-            sorted((root / room).glob("[!_]*.py"))
-            if (root / room).is_dir()
-            else [root / f"{room}.py"]
-        )
-        names = [
-            ".".join(path.relative_to(DOCS.parent).with_suffix("").parts)
-            for path in files
-            if path.exists()
-        ]
-        if (root / room).is_dir():
-            names.insert(0, f"wgflow_rl.{room}")
-        if names:
-            directives = "\n\n".join(f".. automodule:: {name}\n   :members:" for name in names)
-            parts.append(PART.format(title=room, directives=directives))
-    about = (
-        "Each module imports those above it only. Commands are `python -m wgflow_rl.NAME --help`."
-    )
-    return PAGE.format(title="wgflow_rl", about=about, parts="\n".join(parts))
-
-
-def generate(app: Any) -> None:
-    folder = DOCS / "generated" / "api"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("wgflow", library()), ("wgflow_rl", learning())):
-        path = folder / f"{name}.md"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
-
-
-def process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = docstrings.as_rst(lines)
-
-
-def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
-    """A NamedTuple's fields are in its signature; "Alias for field number 0" says nothing."""
+def skip_field(
+    app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any
+) -> bool | None:
+    """Skip the fields of a NamedTuple, which its signature has: "Alias for field number 0" says nothing."""
     return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field") else None
 
 
 def setup(app: Any) -> dict[str, Any]:
-    app.connect("builder-inited", generate)
-    app.connect("autodoc-process-docstring", process)
-    app.connect("autodoc-skip-member", skip)
+    # A summary is the first sentence, which does not end at "DFP Eq. 3".
+    autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.", "Sec.")
+    app.connect("config-inited", remove_old_pages)
+    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-skip-member", skip_field)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,8 @@
 r"""Kernel sums over torch.distributed: clouds larger than one device, sharded over the processes of a group.
 
 Every process holds a shard of x and a shard of y, of any size. The shards of y pass round a ring; after world_size
-steps each process has (log_mass, shift) of its own x against *all* y. A second round returns the gradients of y.
+steps each process has (log_mass, shift) of its own x against *all* y.
+A second round returns the gradients of y. Usage::
 
     dist.init_process_group("gloo")                     # or "nccl": the same code
     with wgflow.distributed.sharded():                  # every field and KDE inside sums over all processes
@@ -40,8 +41,8 @@ def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") ->
     *sum* of the losses of all processes. skip_self pairs x[i] with y[i] of the same process.
 
     Summed over all processes: `kernel_average`, `kernel_shift`, `mean_shift`, `drifting_field`,
-    `likelihood_field`, `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `.score`,
-    `.hessian`. Refused, since they hold all pairs or involve means over x: metrics,
+    `likelihood_field`, `energy_field`, `mmd_field`, `blob_field`, `KDE.log_density`, `KDE.score`,
+    `KDE.hessian`. Refused, since they hold all pairs or involve means over x: metrics,
     `published_field`, `stein_field`, normalized and relative fields, `leave_one_out`,
     responsibilities. A mean over x alone, such as a loss, is over the points of this process; do
     not take values of functionals of shards.
@@ -49,10 +50,13 @@ def sharded(group: dist.ProcessGroup | None = None, *, backend: str = "auto") ->
     Args:
         group: None for all processes.
         backend: of the local sums, as in `kernel_average`.
-    Raises: RuntimeError when no process group is initialised. The sums inside raise ValueError on every rank where
-        one rank's clouds are wrong or two ranks disagree, and `LostProcess` within the group's timeout when a process
-        dies or hangs, or when a field refuses its arguments before its first sum on one rank alone (NCCL
-        ends the process instead, unless TORCH_NCCL_BLOCKING_WAIT=1).
+
+    Raises:
+        RuntimeError: When no process group is initialised. The sums inside raise ValueError on
+            every rank where one rank's clouds are wrong or two ranks disagree, and `LostProcess`
+            within the group's timeout when a process dies or hangs, or when a field refuses its
+            arguments before its first sum on one rank alone (NCCL ends the process instead, unless
+            TORCH_NCCL_BLOCKING_WAIT=1).
     """
     with sharding.use(Ring(group, backend)):
         yield
@@ -71,7 +75,7 @@ def kernel_average(
 
     log_weights [..., M] weigh this process's y; None on one rank is None on all. Returns, for this process's points:
     log_mass [..., N], barycentre [..., N, D]. Gradients: to x, y and log_weights, first derivatives only.
-    Raises: as `sharded`.
+    Raises what `sharded` raises.
     """
     with sharded(group):
         return reductions.kernel_average(

@@ -25,7 +25,9 @@ class LostProcess(RuntimeError):
 class Processes:
     """A process group as a ring: this rank and its neighbours.
 
-    Raises: RuntimeError when no process group is initialised; ValueError when this process is not in `group`.
+    Raises:
+        RuntimeError: When no process group is initialised.
+        ValueError: When this process is not in `group`.
     """
 
     def __init__(self, group: dist.ProcessGroup | None):
@@ -66,7 +68,10 @@ class Processes:
         """Exchange headers, which must agree but for "own"; an error on one rank is raised on all.
 
         One all_gather of HEADER_BYTES per rank. Returns: the headers of all ranks.
-        Raises: `error` if given, ValueError on the other ranks or if headers disagree.
+
+        Raises:
+            Exception: `error`, if it is given.
+            ValueError: On the other ranks or if headers disagree.
         """
         self._check_device(device)
         said = {**header, "error": None if error is None else str(error)[:300]}

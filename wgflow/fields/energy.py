@@ -61,7 +61,8 @@ def energy_field(
         neg_weights: [..., M], likewise.
 
     Returns:
-        [..., N, D], in length^(β-1): for β = 1 dimensionless, |V_i| <= 2. Differentiable in every tensor.
+        [..., N, D], in length^(β-1); dimensionless and |V_i| <= 2 for β = 1. Differentiable in every
+        tensor.
 
     Raises:
         ValueError: as `kernel_average`; on beta out of range, a single point without `neg`, neg_weights without neg.

@@ -131,7 +131,7 @@ def mmd_field(
         neg_weights: [..., M], likewise.
 
     Returns:
-        [..., N, D], in units of k per length: multiply by a squared bandwidth for a displacement. Differentiable in
+        [..., N, D], in units of k per length; times a squared bandwidth, a displacement. Differentiable in
         every tensor.
 
     Raises:
@@ -166,7 +166,7 @@ def blob_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel) 
         kernel: Gaussian for the score difference of Eq. 8; any kernel of finite mass is valid.
 
     Returns:
-        [..., N, D], in 1/length (times h²: a displacement). Differentiable if `score` is.
+        [..., N, D], in 1/length; times h², a displacement. Differentiable if `score` is.
 
     Raises:
         ValueError: as `kernel_average`.

@@ -21,7 +21,9 @@ class Compact(LengthScaleKernel):
     Args:
         length_scale: h, the radius of the support; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
         power: a whole number from 0 to 19.
-    Raises: ValueError if `length_scale` is not positive and finite, or `power` is another number.
+
+    Raises:
+        ValueError: If `length_scale` is not positive and finite, or `power` is another number.
     """
 
     power: int = 1

@@ -20,7 +20,9 @@ class Gaussian(LengthScaleKernel):
 
     Args:
         length_scale: h, the standard deviation, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
-    Raises: ValueError if `length_scale` is not positive and finite.
+
+    Raises:
+        ValueError: If `length_scale` is not positive and finite.
     """
 
     def _log(self, sq: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class Kernel(ABC):
     def shadow_scale(self) -> float | Tensor:
         """c in: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums; length².
 
-        Raises: ValueError if there is no shadow.
+        Raises:
+            ValueError: If there is no shadow.
         """
         raise ValueError(
             f"{self!r} has no shadow, so its mean shift ascends no density of this form; a Gaussian's does."
@@ -299,9 +300,10 @@ def positive(name: str, value: float) -> float:
 
 
 def rescale(scale: Tensor, *clouds: Tensor) -> tuple[Tensor, ...]:
-    """(scale, *clouds / scale) in float64: the quotient of float32 numbers would round away digits that sums keep.
+    """`(scale, *clouds / scale)` in float64: the quotient of float32 numbers would round away digits that sums keep.
 
-    Raises: ValueError if `scale` is of another dimension or device than the clouds [..., n, D].
+    Raises:
+        ValueError: If `scale` is of another dimension or device than the clouds [..., n, D].
     """
     for points in clouds:
         check_dimension(scale, points)

@@ -27,7 +27,9 @@ class Matern(LengthScaleKernel):
     Args:
         length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
         nu: smoothness, 1.5, 2.5, 3.5, ...; nu = 1/2 is `Laplace`.
-    Raises: ValueError if `length_scale` is not positive and finite, or `nu` is another number.
+
+    Raises:
+        ValueError: If `length_scale` is not positive and finite, or `nu` is another number.
     """
 
     nu: float = 1.5
@@ -112,7 +114,9 @@ class Laplace(LengthScaleKernel):
 
     Args:
         length_scale: h, the decay length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
-    Raises: ValueError if `length_scale` is not positive and finite.
+
+    Raises:
+        ValueError: If `length_scale` is not positive and finite.
     """
 
     def _log(self, sq: Tensor) -> Tensor:

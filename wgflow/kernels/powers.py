@@ -23,7 +23,9 @@ class RationalQuadratic(LengthScaleKernel):
     Args:
         length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
         alpha: exponent, positive.
-    Raises: ValueError if `length_scale` or `alpha` is not positive and finite.
+
+    Raises:
+        ValueError: If `length_scale` or `alpha` is not positive and finite.
     """
 
     alpha: float = 1.0
@@ -79,7 +81,9 @@ def student_t(length_scale: float | Tensor, *, nu: float, dim: int) -> RationalQ
         length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
         nu: degrees of freedom, positive.
         dim: the dimension D in which it is the Student-t density.
-    Raises: ValueError if `length_scale` or `nu` is not positive and finite.
+
+    Raises:
+        ValueError: If `length_scale` or `nu` is not positive and finite.
     """
     nu = positive("nu", nu)
     scale = as_length_scale(length_scale)

@@ -201,8 +201,12 @@ def explain_backend(
 ) -> Choice:
     """Explain which backend `kernel_average` would select for the same arguments, without summing. Print the result.
 
-    Returns: a value with `backend`, `dtype`, `error` (relative, of a weight; None: exact to rounding) and `reason`.
-    Raises: ValueError as `kernel_average`.
+    Returns:
+        A value with `backend`, `dtype`, `error` (relative, of a weight; None is exact to rounding)
+        and `reason`.
+
+    Raises:
+        ValueError: See `kernel_average`.
     """
     shards = sharding.shards_of(backend)
     check_clouds(x, y, log_weights, skip_self)

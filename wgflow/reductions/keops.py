@@ -85,7 +85,9 @@ def reduction(formula: str, parameters: int, dim: int, skip_self: bool):
 def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor]:
     """(log_mass, shift) in float64, summed by KeOps in `dtype`; one call per batch element.
 
-    Raises: RuntimeError without pykeops or a compiler; ValueError for kernels without a formula.
+    Raises:
+        RuntimeError: Without pykeops or a compiler.
+        ValueError: For kernels without a formula.
     """
     formula, parameters, log_scale = formula_of(kernel)
     lead, x, y, log_weights = flatten(x, y, log_weights, skip_self)

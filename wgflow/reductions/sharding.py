@@ -73,7 +73,10 @@ def log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool = False) ->
         y: [..., M, D].
         log_weights: [..., M], or None for w = 1.
         skip_self: each point leaves itself out.
-    Returns: a float without weights, else [..., 1], or [..., N] with `skip_self`. Differentiable in the weights.
+
+    Returns:
+        A float without weights, else [..., 1], or [..., N] with `skip_self`. Differentiable in the
+        weights.
     """
     shards = current()
     if log_weights is None:

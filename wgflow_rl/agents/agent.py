@@ -75,13 +75,13 @@ class Agent(nn.Module):
     def setup(self, generator: torch.Generator) -> None:
         """Declare networks (weights drawn from `generator`), target networks, `noise` and `latent`.
 
-        `noise` maps the name of each draw of an update to (distribution, *shape per state), for example
+        `noise` maps the name of each draw of an update to `(distribution, *shape per state)`, for example
         {"target": (normal, 16, C), "time": (uniform, 1, 1)}. `latent` is the shape of the noise behind one chunk.
         """
         raise NotImplementedError
 
     def sample(self, obs: Tensor, noise: Any) -> Tensor:
-        """Chunks of the policy, [B, n, C], not clipped. noise [B, n, *latent], None without `latent`."""
+        """Chunks of the policy, [B, n, C], not clipped. noise `[B, n, *latent]`, None without `latent`."""
         raise NotImplementedError
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
@@ -126,7 +126,7 @@ class Agent(nn.Module):
         )
 
     def loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
-        """The scalar that an update descends, and scalars to log; those called *_loss must stay finite."""
+        """The scalar that an update descends, and scalars to log; those called `*_loss` must stay finite."""
         batch = batch._replace(
             obs=self.normalise(batch.obs), next_obs=self.normalise(batch.next_obs)
         )
@@ -168,7 +168,7 @@ class Agent(nn.Module):
         return chunks.reshape(obs.shape[0], self.cfg.chunk, -1)
 
     def draw_latent(self, obs: Tensor, n: int, generator: torch.Generator) -> Tensor | None:
-        """Draw the noise behind n chunks per state, [B, n, *latent]."""
+        """Draw the noise behind n chunks per state, `[B, n, *latent]`."""
         if self.latent is None:
             return None
         return normal(obs.shape[0], n, *self.latent, generator=generator, device=self.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl.agents import diagnostics, drift
+from wgflow_rl.agents import diagnostics, fields
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, above, at_least, fraction
 from wgflow_rl.agents.networks import Policy, TwinCritic
@@ -19,47 +19,47 @@ from wgflow_rl.data.batch import Batch
 
 @dataclass(frozen=True)
 class DFPConfig(AgentConfig):
-    """Settings of DFP. Defaults are the paper's on OGBench (Table 5); tasks, variants and presets: `methods.py`.
+    """Settings of DFP. Defaults are the paper's on OGBench (Table 5); tasks, variants and presets: `presets.py`.
 
     The paper does not give the dimension of the latent (f: R^k x S -> A, Eq. 9). Ours is that of the chunk.
     """
 
+    field: str = "drifting:0.05"  # V of the behaviour-cloning term (Eq. 3; h in Table 5)
+    improve_field: str = "drifting:0.05"  # V of the top-K term, K positives per state (Eq. 16)
     generated: int = 8  # N_gen, samples per state that drift (Table 5)
-    candidates: int = 16  # N, samples of the old policy per state (Eq. 15, Table 5)
-    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (Sec. 5.1, Table 5)
     lam: float = 0.5  # lambda, weight of the top-K term online (Sec. 5.1, Table 5); 0 removes it
     # The same in the offline phase: 0 in offline-to-online training, where the offline columns of DFP with and without
     # the term are equal (Table 6); lambda in pure offline RL (B.2).
     lam_offline: float = 0.0
-    target_samples: int = 1  # a' is the best of these; 1: a' ~ pi (Eq. 1). The released code: 16
-    act_samples: int = 16  # N', the best of these is executed: 16; Robomimic 4 (Table 5)
-    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
-    field: str = "eq3:0.05"  # drift of the behaviour-cloning term (Eq. 3; h in Table 5)
-    improve_field: str = "eq3:0.05"  # drift of the top-K term, K positives per state (Eq. 16)
     positives: str = "topk"  # topk: the K best (Eq. 15); boltzmann: all N by exp(Q / temperature)
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
-    old_rate: float = 1e-4  # tau_EMA, rate of the old policy that draws the candidates (Table 5)
+    candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
+    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
+    old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
+    # a' is the best of these by the critic; 1: a' ~ pi (DFP Eq. 1, for every method by A.2). The published code: 16.
+    target_samples: int = 1
+    act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
+    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
 
     def check(self) -> None:
         super().check()
-        drift.parse(self.field)
-        drift.parse(self.improve_field)
+        fields.parse(self.field)
+        fields.parse(self.improve_field)
         at_least(2, generated=self.generated)
+        at_least(0, lam=self.lam, lam_offline=self.lam_offline)
+        above(0, temperature=self.temperature)
+        if self.positives not in ("topk", "boltzmann"):
+            raise ValueError(f"--positives is {self.positives!r}; wanted topk or boltzmann")
         at_least(
             1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
         )
         at_least(self.top_k, candidates=self.candidates)
-        at_least(
-            0, lam=self.lam, lam_offline=self.lam_offline, act_temperature=self.act_temperature
-        )
-        above(0, temperature=self.temperature)
+        at_least(0, act_temperature=self.act_temperature)
         fraction(old_rate=self.old_rate)
-        if self.positives not in ("topk", "boltzmann"):
-            raise ValueError(f"--positives is {self.positives!r}; wanted topk or boltzmann")
 
 
 class DFP(Agent):
-    """Pushforward policy a = f(z, s), trained on the drift of its own samples; the critic is `Agent.critic_loss`."""
+    """Pushforward policy a = f(z, s), trained on the field at its own samples; the critic is `Agent.critic_loss`."""
 
     cfg: DFPConfig
 
@@ -69,8 +69,8 @@ class DFP(Agent):
         self.critic = TwinCritic(*self.sizes, generator=generator)
         self.old_policy = self.target_network(self.policy, rate=cfg.old_rate)
         self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
-        self.field = drift.parse(cfg.field)
-        self.improve_field = drift.parse(cfg.improve_field)
+        self.field = fields.parse(cfg.field)
+        self.improve_field = fields.parse(cfg.improve_field)
         self.noise = {
             "generated": (normal, cfg.generated, C),
             "candidates": (normal, cfg.candidates, C),  # noise of the old policy
@@ -81,22 +81,23 @@ class DFP(Agent):
         return self.policy(obs, noise)
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
-        """L = L_BC + lam L_topK: the same samples regress on their drift to the data and to the top-K (Eq. 16).
+        """L = L_BC + lam L_topK: samples a_hat regress on a_hat + V, for V to the data and to the top-K (Eq. 16).
 
-        Samples are not clipped, so that the drift of the data pulls saturated coordinates back.
+        Samples are not clipped, so that the field of the data pulls saturated coordinates back.
         """
         a_hat, mask = self.policy(batch.obs, noise.generated), batch.mask  # [B, G, C], [B, 1, C]
         with torch.no_grad():
-            drift_to_data = self.field(a_hat * mask, batch.chunk * mask)
-        loss = wg.regress_onto(a_hat * mask, drift_to_data)
+            V = self.field(a_hat * mask, batch.chunk * mask)
+        loss = wg.regress_onto(a_hat * mask, V)
         log = {"bc_loss": loss.detach(), "clipped": (a_hat.detach().abs() > 1).float().mean()}
         lam = self.cfg.lam if online else self.cfg.lam_offline
         if lam > 0:
             with torch.no_grad():
                 pool = self.old_policy(batch.obs, noise.candidates)  # [B, N, C]
-                best, weights = self.positives(pool, self.q(batch.obs, pool.clamp(-1, 1)))
-                drift_to_best = self.improve_field(a_hat, best, weights)
-            improve = wg.regress_onto(a_hat, drift_to_best)
+                q = self.q(batch.obs, pool.clamp(-1, 1))
+                best, weights = self.positives(pool, q)
+                V = self.improve_field(a_hat, best, pos_weights=weights)
+            improve = wg.regress_onto(a_hat, V)
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
         return loss, log
@@ -116,11 +117,11 @@ class DFP(Agent):
 
     @torch.no_grad()
     def diagnose(self, batch: Batch, generator: torch.Generator) -> Log:
-        """Add the rms of the unscaled field and the values of the candidates."""
+        """Add the rms of the unnormalised field and the values of the candidates."""
         log, obs = super().diagnose(batch, generator), self.normalise(batch.obs)
         a_hat = self.policy(obs, self.draw_latent(obs, self.cfg.generated, generator))
         whole = batch.valid[:, -1] > 0
-        raw = self.field.raw(a_hat[whole], batch.chunk[whole])
+        raw = fields.unnormalized(self.field)(a_hat[whole], batch.chunk[whole])
         pool = self.old_policy(obs, self.draw_latent(obs, self.cfg.candidates, generator))
         log |= diagnostics.candidates(self.q(obs, pool.clamp(-1, 1)), self.cfg.top_k)
         return log | {"raw_field": raw.square().mean().sqrt()}

@@ -20,7 +20,7 @@ from wgflow_rl.data.batch import Batch
 class FQLConfig(AgentConfig):
     """Settings of QC-FQL (Li et al. 2025) on cube-triple; FQL (Park et al. 2025) has chunk 1."""
 
-    alpha: float = 100.0  # weight of the distillation, set per task: `methods.py`
+    alpha: float = 100.0  # weight of the distillation, set per task: `presets.py`
     flow_steps: int = 10  # Euler steps of the teacher (Park et al. 2025)
 
     def check(self) -> None:

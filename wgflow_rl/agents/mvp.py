@@ -20,35 +20,29 @@ from wgflow_rl.data.batch import Batch
 class MVPConfig(AgentConfig):
     """Settings of MVP (Zhan et al. 2026) as DFP's Table 2 compares it; MVP with top-K has lam 0.5.
 
-    Where neither paper gives a number it is that of DFP's released code, or our choice.
+    Where neither paper gives a number it is that of DFP's published code, or our choice.
     """
 
-    ivc: float = 1.0  # instantaneous velocity constraint (released code); 0 on cube-triple
-    time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted (released code)
+    ivc: float = 1.0  # instantaneous velocity constraint (published code); 0 on cube-triple
+    time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted (published code)
     time_std: float = 1.0
-    candidates: int = 16  # N, samples of the old policy per state, as DFP (A.2)
-    top_k: int = 4  # K, positives among them, as DFP (A.2): 4 on OGBench, 2 on Robomimic
-    lam: float = 0.0  # weight of the top-K term online; 0 is MVP itself
-    old_rate: float = 1e-4  # EMA rate of the old policy that draws the candidates, as DFP
-    # a' is the best of these by the critic. 1: a' ~ pi (Eq. 1, which A.2 says all methods share), so that the rows of
-    # Table 2 have the same critic. The released code takes the best of 16.
+    lam: float = 0.0  # lambda, weight of the top-K term online; 0 is MVP itself
+    candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
+    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
+    old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
+    # a' is the best of these by the critic; 1: a' ~ pi (DFP Eq. 1, for every method by A.2). The published code: 16.
     target_samples: int = 1
-    act_samples: int = 16  # the executed chunk is the best of these (released code)
+    act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
     act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
 
     def check(self) -> None:
         super().check()
-        at_least(
-            0,
-            ivc=self.ivc,
-            lam=self.lam,
-            time_std=self.time_std,
-            act_temperature=self.act_temperature,
-        )
+        at_least(0, lam=self.lam, ivc=self.ivc, time_std=self.time_std)
         at_least(
             1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
         )
         at_least(self.top_k, candidates=self.candidates)
+        at_least(0, act_temperature=self.act_temperature)
         fraction(old_rate=self.old_rate)
 
 
@@ -83,8 +77,9 @@ class MVP(Agent):
         lam = self.cfg.lam if online else 0.0
         if lam > 0:
             with torch.no_grad():
-                pool = self.old_policy(batch.obs, noise.candidates).clamp(-1, 1)  # [B, N, C]
-                best = top_k(pool, self.q(batch.obs, pool), self.cfg.top_k)  # Eq. 15
+                pool = self.old_policy(batch.obs, noise.candidates)  # [B, N, C]
+                q = self.q(batch.obs, pool.clamp(-1, 1))
+                best = top_k(pool.clamp(-1, 1), q, self.cfg.top_k)  # DFP Eq. 15
             improve = self.mean_flow(batch.obs, best, noise.positives, noise.positive_times).mean()
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
@@ -112,7 +107,8 @@ class MVP(Agent):
     def diagnose(self, batch: Batch, generator: torch.Generator) -> Log:
         """Add the values of the candidates, if there is a top-K term."""
         log, obs = super().diagnose(batch, generator), self.normalise(batch.obs)
-        if self.cfg.lam > 0:
-            pool = self.old_policy(obs, self.draw_latent(obs, self.cfg.candidates, generator))
-            log |= diagnostics.candidates(self.q(obs, pool.clamp(-1, 1)), self.cfg.top_k)
+        if self.cfg.lam == 0:
+            return log
+        pool = self.old_policy(obs, self.draw_latent(obs, self.cfg.candidates, generator))
+        log |= diagnostics.candidates(self.q(obs, pool.clamp(-1, 1)), self.cfg.top_k)
         return log

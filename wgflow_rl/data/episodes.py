@@ -34,7 +34,8 @@ class Episodes:
     beyond it); `terminals` is True on the last row of a trajectory (no chunk crosses it). Play data
     continue after a goal is reached, so a mask may be 0 in the middle of a trajectory.
 
-    Raises: ValueError naming the array, the row and what was wanted.
+    Raises:
+        ValueError: The message names the array, the row and what was wanted.
     """
 
     observations: np.ndarray  # [T, S] float32

@@ -82,7 +82,8 @@ def fetch(
 def checksums(url: str) -> dict[str, str]:
     """Read SHA256SUMS of a server's folder as {file name: digest}; {} if there is none.
 
-    Raises: ConnectionError if the server cannot be reached.
+    Raises:
+        ConnectionError: If the server cannot be reached.
     """
     try:
         with urllib.request.urlopen(f"{url}/SHA256SUMS", timeout=TIMEOUT) as response:

@@ -197,7 +197,8 @@ class Replay:
     def online_rows(self, since: int = 0) -> dict[str, Tensor]:
         """Copy the held online rows `since` to `added` - 1 to the CPU, oldest first.
 
-        Raises: ValueError if `since` is not in 0, ..., `added`.
+        Raises:
+            ValueError: If `since` is not in 0, ..., `added`.
         """
         if not 0 <= since <= self.added:
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments.results import RunGroup, summary
 from wgflow_rl.experiments.tables import (
     LISTS,
@@ -41,7 +41,7 @@ HIDDEN = (
 
 @functools.cache
 def _agent(preset: str, method: str, env: str) -> dict[str, Any]:
-    return json.loads(json.dumps(dataclasses.asdict(methods.preset(preset, method, env)[0])))
+    return json.loads(json.dumps(dataclasses.asdict(presets.preset(preset, method, env)[0])))
 
 
 def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
@@ -50,7 +50,7 @@ def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
     Runs of the laptop preset are compared with the row at laptop size, all others with the table's
     preset. Runs with an online phase do not match an offline table, and vice versa.
     """
-    if group.peer or group.method != row.method or row.method not in methods.METHODS:
+    if group.peer or group.method != row.method or row.method not in presets.METHODS:
         return False
     if group.env not in table.envs:
         return False

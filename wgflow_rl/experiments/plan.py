@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.tables import LISTS, TABLES, ResultTable, Row
 from wgflow_rl.training.settings import Settings, as_json, from_command_line, of_results
@@ -99,7 +99,9 @@ def from_table(
         preset: preset of train; None: that of the table.
         variants: include DFP with fields that are not in the paper.
         extra: flags of train, added to every run.
-    Raises: ValueError as `table`, and as `train` for `extra`.
+
+    Raises:
+        ValueError: See `table`, and `train` for `extra`.
     """
     chosen = table(number)
     rows = chosen.rows + chosen.variants * variants

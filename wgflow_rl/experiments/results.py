@@ -163,7 +163,7 @@ def _make_group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGro
     folder, settings, _ = runs[0]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
-        defaults = methods.preset(preset, settings["method"], settings["env"])
+        defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # a method or preset of another version
         plain = [agent, schedule]

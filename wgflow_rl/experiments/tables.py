@@ -27,7 +27,7 @@ METHODS = {
     "DFP w/o top-K": "dfp-no-topk",
 }  # others: the label in lower case
 VARIANTS = {  # rows that are not in the paper: DFP with another field, settings otherwise equal
-    "dfp-released": "DFP (released code's field)",
+    "dfp-published": "DFP (published code's field)",
     "dfp-ml-energy": "DFP, likelihood + energy field (ours)",
 }
 GROUPS = {
@@ -110,7 +110,8 @@ class ResultTable:
 def records(number: int, folder: Path = FOLDER) -> list[dict[str, str]]:
     """The rows of a table's CSV file, `tableN.csv` or `tableN_NAME.csv`, as text.
 
-    Raises: FileNotFoundError if the folder has no file of this table.
+    Raises:
+        FileNotFoundError: If the folder has no file of this table.
     """
     found = sorted([*folder.glob(f"table{number}.csv"), *folder.glob(f"table{number}_*.csv")])
     if not found:

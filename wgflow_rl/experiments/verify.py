@@ -24,8 +24,12 @@ Cell = tuple[str, ...]
 def differences(report: str, folder: Path) -> tuple[int, list[str]]:
     """Parse a report's Markdown and compare it with `tableN.csv` or `tableN_NAME.csv` in a folder.
 
-    Returns: the number of cells in the folder, and one line for every cell that differs or that only one side has.
-    Raises: FileNotFoundError if the folder lacks a table.
+    Returns:
+        The number of cells in the folder, and one line for every cell that differs or that only one
+        side has.
+
+    Raises:
+        FileNotFoundError: If the folder lacks a table.
     """
     count, lines = 0, []
     for number in NUMBERS:

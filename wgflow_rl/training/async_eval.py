@@ -21,7 +21,7 @@ from typing import Any, Self
 import torch
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
@@ -40,7 +40,7 @@ class CheckpointEvaluator:
         self.envs = [envs.make(settings.env) for _ in range(count)]
         obs, action = self.envs[0].observation_space.shape, self.envs[0].action_space.shape
         assert obs and action
-        self.agent = methods.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
+        self.agent = presets.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
 
     def __call__(self, step: int) -> Evaluation:
         """Raises: FileNotFoundError and ValueError as `checkpoint.load`; EnvironmentFailed."""

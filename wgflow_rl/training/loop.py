@@ -38,8 +38,11 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
 
     A run that is killed at any moment and resumed ends with the rows and weights of one that was not.
 
-    Raises: SystemExit(130) after Ctrl-C or SIGTERM, with a checkpoint written; TrainingDiverged; EnvironmentFailed;
-        EvaluationFailed; and what cannot be read or written.
+    Raises:
+        SystemExit: With status 130 after Ctrl-C or SIGTERM, with a checkpoint written.
+        TrainingDiverged: If a loss or a gradient is not finite.
+        EnvironmentFailed: If an environment raises or its process ends.
+        EvaluationFailed: If an evaluation in another process fails.
     """
     check_folder(settings.folder, resume=resume)  # before data are generated
     with contextlib.ExitStack() as stack:

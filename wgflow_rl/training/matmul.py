@@ -32,7 +32,8 @@ PRECISION = {"default": "highest", "onednn": "medium"}  # torch's name of each r
 def using(route: Route) -> Iterator[None]:
     """Take `route` ("default" or "onednn") inside the block, and restore torch's setting after it.
 
-    Raises: ValueError if the route does not compute in float32 on this processor.
+    Raises:
+        ValueError: If the route does not compute in float32 on this processor.
     """
     if route == "onednn":
         pairs = factors((64, 64))

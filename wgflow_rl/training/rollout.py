@@ -70,7 +70,8 @@ class Collector:
     Args:
         seed: of the start states.
         guard: names failures of the environments.
-    Raises: EnvironmentFailed, from the first resets.
+    Raises:
+        EnvironmentFailed: From the first resets.
     """
 
     def __init__(self, envs: Sequence[gymnasium.Env], *, seed: int, guard: Guard):
@@ -151,7 +152,9 @@ def evaluate(
         seed, first_episode: start states are those of episodes first_episode, first_episode + 1, ... of this seed.
         guard: names failures of the environments.
         frame: called after each round of steps with {index of an environment: the episode it has just stepped}.
-    Raises: EnvironmentFailed.
+
+    Raises:
+        EnvironmentFailed: If an environment raises or its process ends.
     """
     generator = torch.Generator().manual_seed(reset_seed(seed, EVAL_SEEDS, first_episode))
     result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))

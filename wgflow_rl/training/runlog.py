@@ -1,5 +1,7 @@
 """Run folders: settings, metrics as CSV and TensorBoard events, and a lock against a second writer.
 
+Files::
+
     config.json   settings, versions, commit, command line         train.csv   one row per log interval
     tensorboard/  the same rows as scalars                         eval.csv    one row per evaluation
     curve.png     success and episode length against steps        .lock       held while a process writes here

@@ -16,9 +16,9 @@ import torch
 import tyro
 
 from wgflow_rl import envs
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.agents.config import AgentConfig, above, at_least
-from wgflow_rl.agents.methods import Schedule
+from wgflow_rl.agents.presets import Schedule
 from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
 
@@ -88,9 +88,9 @@ class Settings:
     method: Annotated[
         str,
         tyro.conf.arg(
-            help=f"A row of the paper's tables or a variant of DFP: {', '.join(methods.METHODS)}."
+            help=f"A row of the paper's tables or a variant of DFP: {', '.join(presets.METHODS)}."
         ),
-    ] = methods.DEFAULT
+    ] = presets.DEFAULT
     env: str = DEFAULT_ENV
     preset: str = "laptop"
     """laptop (minutes on 2 cores), paper (its settings) or paper-offline (its offline table)."""
@@ -156,17 +156,19 @@ class Settings:
     def read(folder: Path) -> Settings:
         """Read a run's settings.
 
-        Raises: FileNotFoundError; ValueError if config.json is damaged or of another version.
+        Raises:
+            FileNotFoundError: If the folder holds no run.
+            ValueError: If config.json is damaged or of another version.
         """
         path = folder / "config.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            if stored["method"] not in methods.METHODS:
+            if stored["method"] not in presets.METHODS:
                 raise KeyError(f"unknown method {stored['method']!r}")
             parts = {
-                "agent": type(methods.ROWS[stored["method"]]),
+                "agent": type(presets.ROWS[stored["method"]]),
                 "schedule": Schedule,
                 "machine": Machine,
             }
@@ -192,11 +194,11 @@ def from_command_line(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
-    first.add_argument("--method", default=methods.DEFAULT)
+    first.add_argument("--method", default=presets.DEFAULT)
     first.add_argument("--env", default=DEFAULT_ENV)
     chosen, _ = first.parse_known_args(args)
     envs.check_name(chosen.env)
-    agent, schedule = methods.preset(chosen.preset, chosen.method, chosen.env)
+    agent, schedule = presets.preset(chosen.preset, chosen.method, chosen.env)
     default = Settings(agent, schedule, method=chosen.method, env=chosen.env, preset=chosen.preset)
     return tyro.cli(
         Settings, args=list(args), default=default, prog=prog, description=about

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from wgflow_rl import data
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
@@ -75,7 +75,7 @@ class TrainingState:
         )
         self.held_out = Replay(validation, capacity=len(validation), device=device)
         obs = torch.as_tensor(train.head().observations)
-        self.agent = methods.build(
+        self.agent = presets.build(
             cfg,
             obs_dim=train.widths[0],
             action_dim=train.widths[1],

@@ -33,7 +33,8 @@ def checked_update(
 ) -> dict[str, Tensor]:
     """`update`, with everything that goes in and comes out checked; `at` is the moment, as "step 7 (offline)".
 
-    Raises: TrainingDiverged naming the first tensor of the batch, loss or gradient that is not finite.
+    Raises:
+        TrainingDiverged: The message names the first tensor of the batch, loss or gradient that is not finite.
     """
     check_finite({f"batch.{name}": t for name, t in batch._asdict().items()}, at=at)
     try:

@@ -1,4 +1,4 @@
-"""The methods of the paper's tables and our variants as data: their settings per task, each with its source.
+"""Settings of the paper's methods and of our variants, per task and preset, each with its source.
 
 Sources: *DFP* is Koo et al. 2026, *FQL* Park et al. 2025, *Q-chunking* Li et al. 2025, *MVP* Zhan et al. 2026. DFP's
 appendix A.3 says of its baselines only that they follow their own papers; a number that we could not trace to one is
@@ -61,9 +61,9 @@ ONLINE: dict[str, AgentConfig] = {  # offline, then online
     "mvp-topk": MVPConfig(lam=0.5),  # not given for MVP (DFP A.2): our choice, DFP's lambda
     "dfp": DFPConfig(),
     "dfp-no-topk": DFPConfig(lam=0.0),
-    # DFP as its released code computes it: field and temperature R = 0.1 for every task, best-of-16 target.
-    "dfp-released": DFPConfig(
-        field="released:0.1", improve_field="released:0.1", target_samples=16
+    # DFP as its published code computes it: field and temperature R = 0.1 for every task, best-of-16 target.
+    "dfp-published": DFPConfig(
+        field="published:0.1", improve_field="published:0.1", target_samples=16
     ),
     # Ours: DFP with another field in both terms.
     "dfp-ml-energy": DFPConfig(field=OURS, improve_field=OURS),
@@ -103,13 +103,13 @@ AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
 
 ROBOMIMIC = ("lift", "can", "square")
 DFPS = tuple(name for name, cfg in ONLINE.items() if isinstance(cfg, DFPConfig))
-PUBLISHED = ("dfp", "dfp-no-topk")  # with the paper's field, whose bandwidths are set per task
+DRIFTING = ("dfp", "dfp-no-topk")  # with the paper's field, whose bandwidths are set per task
 FQLS = ("fql", "qc-fql")
 
 
-def eq3(*h: float) -> dict[str, str]:
-    """Eq. 3 in both terms; several bandwidths combine as the mean of their fields (our choice: `drift.Mixture`)."""
-    field = "+".join(f"eq3:{length:g}" for length in h)
+def drifting(*h: float) -> dict[str, str]:
+    """Eq. 3 in both terms; several bandwidths combine as the mean of their fields (our choice)."""
+    field = "+".join(f"drifting:{length:g}" for length in h)
     return {"field": field, "improve_field": field}
 
 
@@ -118,8 +118,8 @@ Rows = tuple[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any], str], ...]
 TASKS: Rows = (
     ((*DFPS, "mvp-topk"), ROBOMIMIC, {"top_k": 2}, "DFP Sec. 5.1, Table 5"),
     (DFPS, ROBOMIMIC, {"act_samples": 4}, "DFP Table 5"),
-    (PUBLISHED, ROBOMIMIC, eq3(0.005, 0.05), "DFP Table 5"),
-    (("mvp", "mvp-topk"), ("cube-triple",), {"ivc": 0.0}, "DFP's released commands"),
+    (DRIFTING, ROBOMIMIC, drifting(0.005, 0.05), "DFP Table 5"),
+    (("mvp", "mvp-topk"), ("cube-triple",), {"ivc": 0.0}, "DFP's published commands"),
     (FQLS, ("cube-triple",), {"alpha": 100.0}, "Q-chunking's commands"),
     (FQLS, ("cube-double", "cube-single", "scene"), {"alpha": 300.0}, "FQL's commands"),
     (FQLS, ("puzzle",), {"alpha": 1000.0}, "FQL's commands"),
@@ -137,8 +137,8 @@ OFFLINE_TASKS: Rows = (
     (DFPS, ("cube-double",), {"lam": 0.55, "candidates": 16, "top_k": 8}, "DFP Table 8"),
     (DFPS, ("scene", "puzzle-3x3"), {"lam": 0.5, "candidates": 16, "top_k": 8}, "DFP Table 8"),
     (DFPS, ("puzzle-4x4",), {"lam": 0.5, "candidates": 32, "top_k": 16}, "DFP Table 8"),
-    (PUBLISHED, ("cube-single", "cube-double"), eq3(0.05), "DFP Table 8"),
-    (PUBLISHED, ("scene", "puzzle-3x3", "puzzle-4x4"), eq3(0.01, 0.05), "DFP Table 8"),
+    (DRIFTING, ("cube-single", "cube-double"), drifting(0.05), "DFP Table 8"),
+    (DRIFTING, ("scene", "puzzle-3x3", "puzzle-4x4"), drifting(0.01, 0.05), "DFP Table 8"),
 )
 
 
@@ -225,7 +225,9 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
 
     `laptop`: small networks and short phases; `paper`: offline, then online, as published; `paper-offline`: pure
     offline RL (DFP B.2). Methods of the offline table have no online phase in any preset.
-    Raises: ValueError naming the known methods or presets.
+
+    Raises:
+        ValueError: The message names the known methods or presets.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; known methods: {', '.join(METHODS)}")

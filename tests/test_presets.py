@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.training.settings import DEFAULT_ENV, Settings, as_json, from_command_line
 
 CUBE = "cube-{}-play-singletask-task2-v0"
@@ -13,12 +13,12 @@ SCENE, PUZZLE = "scene-play-singletask-task2-v0", "puzzle-4x4-play-singletask-ta
 
 
 def paper(method, env="cube-double-play-singletask-task2-v0"):
-    return methods.preset("paper", method, env)[0]
+    return presets.preset("paper", method, env)[0]
 
 
 def test_the_protocol_is_the_one_of_table_5():
-    for method in methods.METHODS:
-        cfg, schedule = methods.preset("paper", method, CUBE.format("double"))
+    for method in presets.METHODS:
+        cfg, schedule = presets.preset("paper", method, CUBE.format("double"))
         assert (cfg.gamma, cfg.lr, cfg.lr_end, cfg.target_rate, cfg.batch) == (
             0.99,
             3e-4,
@@ -29,9 +29,9 @@ def test_the_protocol_is_the_one_of_table_5():
         assert cfg.hidden == (512, 512, 512, 512)
         assert not cfg.standardise
         assert schedule.offline_steps == schedule.eval_every * 10 == 1_000_000
-        assert schedule.online_steps == (1_000_000 if method in methods.ONLINE else 0)
+        assert schedule.online_steps == (1_000_000 if method in presets.ONLINE else 0)
         assert (schedule.online_share, schedule.eval_episodes) == (0.0, 100)
-    assert methods.PAPER.online_start == 5_000
+    assert presets.PAPER.online_start == 5_000
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_the_protocol_is_the_one_of_table_5():
             },
         ),
         ("dfp-no-topk", {"lam": 0.0}),
-        ("dfp", {"field": "eq3:0.05", "improve_field": "eq3:0.05", "target_samples": 1}),
+        ("dfp", {"field": "drifting:0.05", "improve_field": "drifting:0.05", "target_samples": 1}),
         (
-            "dfp-released",
-            {"field": "released:0.1", "improve_field": "released:0.1", "target_samples": 16},
+            "dfp-published",
+            {"field": "published:0.1", "improve_field": "published:0.1", "target_samples": 16},
         ),
         ("dfp-ml-energy", {"field": "likelihood+energy", "improve_field": "likelihood+energy"}),
         ("dfp-ml-energy-no-topk", {"field": "likelihood+energy", "lam": 0.0}),
@@ -97,66 +97,66 @@ def test_a_row_has_the_numbers_of_its_paper(method, numbers):
             ("dfp", env, "top_k", 2)
             for env in ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim")
         ),
-        ("dfp", "lift-mh-low_dim", "field", "eq3:0.005+eq3:0.05"),
+        ("dfp", "lift-mh-low_dim", "field", "drifting:0.005+drifting:0.05"),
         ("dfp-ml-energy", "lift-mh-low_dim", "field", "likelihood+energy"),
-        ("dfp-released", "can-mh-low_dim", "act_samples", 4),
+        ("dfp-published", "can-mh-low_dim", "act_samples", 4),
     ],
 )
 def test_a_task_has_the_number_its_paper_sets_for_it(method, env, name, value):
-    assert getattr(methods.paper(method, env), name) == value
+    assert getattr(presets.paper(method, env), name) == value
 
 
 def test_every_number_of_a_task_has_a_source():
-    for names, beginnings, numbers, source in methods.TASKS + methods.OFFLINE_TASKS:
-        assert set(names) <= set(methods.METHODS)
+    for names, beginnings, numbers, source in presets.TASKS + presets.OFFLINE_TASKS:
+        assert set(names) <= set(presets.METHODS)
         assert beginnings
         assert source
-        assert all(hasattr(methods.ROWS[name], number) for name in names for number in numbers)
+        assert all(hasattr(presets.ROWS[name], number) for name in names for number in numbers)
 
 
 def test_the_offline_table_takes_single_actions_and_no_online_phase():
-    for method in methods.METHODS:
-        cfg, schedule = methods.preset("paper-offline", method, CUBE.format("double"))
+    for method in presets.METHODS:
+        cfg, schedule = presets.preset("paper-offline", method, CUBE.format("double"))
         assert (cfg.chunk, schedule.offline_steps, schedule.online_steps) == (1, 1_000_000, 0)
 
 
 @pytest.mark.parametrize("env", [DEFAULT_ENV, CUBE.format("single")])
 def test_laptop_rows_differ_in_the_method_alone(env):
-    like, schedule = methods.preset("laptop", "dfp", env)
-    for method in methods.METHODS:
-        cfg, own = methods.preset("laptop", method, env)
-        for name in methods.ALIKE:
+    like, schedule = presets.preset("laptop", "dfp", env)
+    for method in presets.METHODS:
+        cfg, own = presets.preset("laptop", method, env)
+        for name in presets.ALIKE:
             if hasattr(cfg, name) and not (method == "bfn" and name.endswith("_samples")):
                 assert getattr(cfg, name) == getattr(like, name), (method, name)
-        assert cfg.chunk == methods.ROWS[method].chunk
-        online = schedule.online_steps if method in methods.ONLINE else 0
+        assert cfg.chunk == presets.ROWS[method].chunk
+        online = schedule.online_steps if method in presets.ONLINE else 0
         assert own == dataclasses.replace(
             schedule, online_steps=online, online_start=min(online, own.online_start)
         )
 
 
 def test_variants_of_dfp_differ_in_field_and_top_k_weight_alone():
-    """`dfp-released` also has its own TD target, except where the laptop preset gives one to all."""
-    for preset in methods.PRESETS:
+    """`dfp-published` also has its own TD target, except where the laptop preset gives one to all."""
+    for preset in presets.PRESETS:
         for env in (DEFAULT_ENV, CUBE.format("double"), "lift-mh-low_dim"):
-            dfp, _ = methods.preset(preset, "dfp", env)
-            for method in methods.DFPS:
-                cfg, _ = methods.preset(preset, method, env)
+            dfp, _ = presets.preset(preset, "dfp", env)
+            for method in presets.DFPS:
+                cfg, _ = presets.preset(preset, method, env)
                 alike = ("field", "improve_field", "lam", "lam_offline") + (
-                    ("target_samples",) if method == "dfp-released" else ()
+                    ("target_samples",) if method == "dfp-published" else ()
                 )
                 same = dataclasses.replace(cfg, **{name: getattr(dfp, name) for name in alike})
                 assert same == dfp, (preset, env, method)
-                assert (cfg.field == dfp.field) == (method in methods.PUBLISHED)
+                assert (cfg.field == dfp.field) == (method in presets.DRIFTING)
                 assert (cfg.lam == 0) == method.endswith("-no-topk")
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
-@pytest.mark.parametrize("preset", methods.PRESETS)
+@pytest.mark.parametrize("method", presets.METHODS)
+@pytest.mark.parametrize("preset", presets.PRESETS)
 def test_settings_hold_any_method(preset, method, tmp_path, capsys):
     """Flags are those of the method; config.json gives back what was asked for; what a number cannot be is refused."""
     settings = from_command_line(["--method", method, "--preset", preset, "--batch", "7"])
-    assert type(settings.agent) is type(methods.ROWS[method])
+    assert type(settings.agent) is type(presets.ROWS[method])
     assert settings.agent.batch == 7
     (tmp_path / "config.json").write_text(json.dumps({"settings": as_json(settings)}))
     assert Settings.read(tmp_path) == settings
