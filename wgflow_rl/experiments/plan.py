@@ -106,14 +106,14 @@ def from_table(
     chosen = table(number)
     rows = chosen.rows + chosen.variants * variants
     known = set(envs.names())
-    absent = {f"method {row.method}": row.method not in methods.METHODS for row in rows}
+    absent = {f"method {row.method}": row.method not in presets.METHODS for row in rows}
     absent |= {f"environment {env}": env not in known for env in chosen.envs}
     return Plan(
         tuple(
             kind(row, env, preset=preset or chosen.preset, extra=extra)
             for row in rows
             for env in chosen.envs
-            if row.method in methods.METHODS and env in known
+            if row.method in presets.METHODS and env in known
         ),
         tuple(f"{name}: not in this version" for name, gone in absent.items() if gone),
     )
@@ -149,7 +149,7 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
         return Kind(row, env, from_command_line(flags), flags)
     # Without extra flags, avoid the command-line parser, which takes half a second per cell of a
     # table.
-    agent, schedule = methods.preset(preset, row.method, envs.check_name(env))
+    agent, schedule = presets.preset(preset, row.method, envs.check_name(env))
     agent = dataclasses.replace(agent, **row.settings)
     settings = Settings(agent, schedule, method=row.method, env=env, preset=preset)
     return Kind(row, env, settings.check(), flags)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wgflow_rl.agents import methods
+from wgflow_rl.agents import presets
 from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
 from wgflow_rl.experiments.tables import Phase
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
