@@ -34,7 +34,11 @@ class Args:
     """PNG to write (default: actions.png in the run's folder)."""
 
     def check(self) -> Args:
-        """Return the arguments. Raises: ValueError naming the first invalid flag."""
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         if self.state < 0:
             raise ValueError(f"--state is {self.state}; wanted at least 0")
         if self.samples < 3:
@@ -64,8 +68,9 @@ def values(agent: Any, state: Tensor, of: np.ndarray) -> np.ndarray | None:
 def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First two principal axes of points [n, C].
 
-    Returns: mean [C], axes [2, C], fractions of the variance [2]. For C = 1 the second axis is
-        zero.
+    Returns:
+        Mean [C], axes [2, C], fractions of the variance [2]. For C = 1 the second axis is
+            zero.
     """
     mean = x.mean(0)
     _, size, axes = np.linalg.svd(x - mean, full_matrices=False)

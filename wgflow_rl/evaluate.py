@@ -44,13 +44,15 @@ class Args:
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
     """MP4 of the first episodes. Without a display, set MUJOCO_GL=egl (or osmesa).
-
-    Rendering without a GPU takes minutes; --episodes 1 --video-episodes 1 is fastest.
-    """
+    Rendering without a GPU takes minutes; --episodes 1 --video-episodes 1 is fastest."""
     video_episodes: int = 4
 
     def check(self) -> Args:
-        """Return the arguments. Raises: ValueError naming the first invalid flag."""
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         for name in ("episodes", "video_episodes", "act_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -73,9 +75,14 @@ def load_agent(
         run: folder of the run.
         best: load the checkpoint with the highest success rate during training.
         act_samples: N of best-of-N acting; None: as trained.
-    Returns: the agent, the settings of the run, the step of the checkpoint.
-    Raises: FileNotFoundError or ValueError if the folder has no run or no intact checkpoint, or if
-        `act_samples` is given for a method without best-of-N acting.
+
+    Returns:
+        The agent, the settings of the run, the step of the checkpoint.
+
+    Raises:
+        FileNotFoundError: If the folder has no run or no checkpoint.
+        ValueError: If no checkpoint is intact, or if `act_samples` is given for a method without
+            best-of-N acting.
     """
     settings = Settings.read(run)
     saved = checkpoint.load(run / "checkpoints", rows=False)

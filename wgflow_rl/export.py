@@ -53,7 +53,11 @@ class Args:
     """Execute the best of this many chunks (default: as trained); 1 omits the critic."""
 
     def check(self) -> Args:
-        """Return the arguments. Raises: ValueError naming the first invalid flag."""
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
@@ -237,7 +241,10 @@ def compare(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
 def export(args: Args) -> dict[str, Any]:
     """Write the file, verify it against the agent, and return the printed report.
 
-    Raises: RuntimeError if the actions differ, with nothing written; as `load_agent`.
+    Also raises what `load_agent` raises.
+
+    Raises:
+        RuntimeError: If the actions differ, with nothing written.
     """
     agent, settings, step = load_agent(
         args.run, best=args.checkpoint == "best", act_samples=args.act_samples

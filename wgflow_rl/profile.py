@@ -164,7 +164,11 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
 
 
 def report(settings: Settings) -> str:
-    """Text of the report. Raises: ValueError for a device other than the CPU."""
+    """Text of the report.
+
+    Raises:
+        ValueError: For a device other than the CPU.
+    """
     machine = settings.machine
     if machine.device != "cpu":
         raise ValueError(

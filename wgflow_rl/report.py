@@ -1,5 +1,7 @@
 """The paper's tables and figures with your runs: `python -m wgflow_rl.report [RUNS ...]`.
 
+Examples::
+
     python -m wgflow_rl.report runs/sweep --out report   # tables and figures with runs
     python -m wgflow_rl.report --tables 1 6              # without runs: the published numbers
     python -m wgflow_rl.report --check DIR               # compare published numbers with DIR/tableN*.csv
@@ -88,7 +90,8 @@ class Args:
     def numbers(self, groups: Sequence[RunGroup]) -> tuple[int, ...]:
         """Numbers of the tables to print.
 
-        Raises: ValueError for a number that is not in the paper.
+        Raises:
+            ValueError: For a number that is not in the paper.
         """
         if unknown := set(self.tables) - set(NUMBERS):
             raise ValueError(f"--tables has {min(unknown)}; the paper has Tables 1 to 10")
@@ -223,7 +226,13 @@ def _draw_conditions(
 
 
 def write(args: Args) -> Path:
-    """Write the report and return its path. Raises: as `results.read`; OSError."""
+    """Write the report and return its path.
+
+    Also raises what `results.read` raises.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
     groups = results.read(args.runs, peer_offline=args.peer_offline_steps)
     numbers = args.numbers(groups)
     records: list[dict[str, Any]] = []

@@ -74,7 +74,11 @@ class Args:
     """Print the settings of every method in every environment as CSV, and stop."""
 
     def check(self) -> Args:
-        """Return the arguments. Raises: ValueError naming the first invalid flag."""
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         if (self.table is None) == (not self.methods and not self.envs):
             raise ValueError("wanted either --table N, or --methods and --envs")
         if self.table is None and not (self.methods and self.envs):
@@ -128,8 +132,9 @@ def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
 def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
     """Run the jobs on Ray and return their outcomes.
 
-    Raises: RuntimeError when Ray cannot start; KeyboardInterrupt after every run has written its
-        checkpoint.
+    Raises:
+        RuntimeError: When Ray cannot start.
+        KeyboardInterrupt: After every run has written its checkpoint.
     """
     outcomes: dict[Job, Outcome] = {}
     total = sum(each.steps for each in jobs)

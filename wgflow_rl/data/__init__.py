@@ -49,7 +49,10 @@ def load(
         progress: show a progress bar.
         memory_gb: memory for a folder of shards, in 10^9 bytes; shards that do not fit take turns.
             A data set in a single file is read whole.
-    Raises: ValueError, FileNotFoundError: see the source's `load`.
+
+    Raises:
+        ValueError: See the source's `load`.
+        FileNotFoundError: See the source's `load`.
     """
     source = SOURCES[envs.parse(env).source]
     if folder is None:

@@ -116,9 +116,7 @@ class Download:
     """Folder to download to."""
     mirror: str | None = None
     """URL of a server with the official one's layout, used instead.
-
-    Its SHA256SUMS, if any, is checked.
-    """
+    Its SHA256SUMS, if any, is checked."""
     shards: int = 0
     """Number of shards of the 100M data set, each of 1M rows; 0: the ordinary data set."""
 

@@ -11,7 +11,7 @@ class Batch(NamedTuple):
     """A batch of h-step chunks; B states, chunk length h, action size A."""
 
     obs: Tensor  # [B, S] s_t
-    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; the last action is repeated after the trajectory's end
+    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; after the trajectory's end, its last action
     valid: Tensor  # [B, h] 1 where the action belongs to the trajectory of s_t
     returns: (
         Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and including the step that ends the task

@@ -45,8 +45,10 @@ def fetch(
         verify: called with the downloaded file; raises ValueError if it is damaged. Default:
             compare every array of an npz file with its checksum.
         progress: show a progress bar.
-    Raises: ConnectionError saying what came and what was wanted; `PermanentError` if retrying
-        cannot help.
+
+    Raises:
+        ConnectionError: The message says what came and what was wanted.
+        PermanentError: If a retry cannot help.
     """
     part = path.with_name(f"{path.name}.part")
     failures = 0

@@ -59,9 +59,11 @@ def generate(
         seed: seed of the data set, at least 0.
         workers: worker processes; None: one per core.
         progress: show a progress bar.
-    Raises: ValueError for rows < 1, seed < 0, an unknown environment or a damaged part;
-        RuntimeError if a worker is killed or an extra is not installed. Finished parts are kept for
-        the next call.
+
+    Raises:
+        ValueError: For rows < 1, seed < 0, an unknown environment or a damaged part.
+        RuntimeError: If a worker is killed or an extra is not installed. Finished parts are kept
+            for the next call.
     """
     name = envs.parse(env)
     maker = MAKERS[name.source]

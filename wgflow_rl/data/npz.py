@@ -54,7 +54,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Read the arrays of a file, or those in `names`.
 
-    Raises: FileNotFoundError; Damaged naming file and fault.
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        Damaged: The message names file and fault.
     """
     with _archive(path) as members:
         return {
@@ -65,13 +67,19 @@ def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarra
 
 
 def headers(path: Path) -> dict[str, Member]:
-    """Read the headers of all arrays, some kilobytes, without their contents. Raises: as `read`."""
+    """Read the headers of all arrays, some kilobytes, without their contents.
+
+    Raises what `read` raises.
+    """
     with _archive(path) as members:
         return {name: _header(archive, entry) for name, (archive, entry) in members.items()}
 
 
 def verify(path: Path) -> None:
-    """Compare every array of a file with its checksum, in constant memory. Raises: as `read`."""
+    """Compare every array of a file with its checksum, in constant memory.
+
+    Raises what `read` raises.
+    """
     with _archive(path) as members:
         for archive, entry in members.values():
             _header(archive, entry)
@@ -107,7 +115,8 @@ def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.Zi
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
     """Read an array's header.
 
-    Raises: ValueError for objects, or if its size is not that of the entry.
+    Raises:
+        ValueError: For objects, or if its size is not that of the entry.
     """
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)

@@ -29,7 +29,8 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
 
     Shards occupy at most `memory` bytes. This reads the headers and trajectory ends of each, and
     the validation data of the first.
-    Raises: as `files` and `read`.
+
+    Raises what `files` and `read` raise.
     """
     pairs = files(folder, env)
     inner = envs.make(env)
@@ -48,7 +49,10 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
-    """Verify and read every file of a folder, or a single file. Raises: as `files` and `read`."""
+    """Verify and read every file of a folder, or a single file.
+
+    Raises what `files` and `read` raise.
+    """
     inner = envs.make(env)
     for file in [path] if path.is_file() else itertools.chain(*files(path, env)):
         npz.verify(file)
@@ -66,9 +70,12 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
         path: npz file.
         env: environment name, including the task.
         inner: environment made by `envs.make(env)`, reused instead of making another.
-    Raises: FileNotFoundError; ValueError naming the file if it is truncated, contains Python
-        objects, lacks an array, has NaN, or belongs to another environment. Rows in messages count
-        from 0, as in the file.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: The message names the file if it is truncated, contains Python objects, lacks an
+            array, has NaN, or belongs to another environment. Rows in messages count from 0, as in
+            the file.
     """
     return _read(path, env, _fix_task(envs.make(env) if inner is None else inner))
 
@@ -138,7 +145,8 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
 def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
     """Read the headers of a file.
 
-    Raises: ValueError naming the first array that does not fit `env`.
+    Raises:
+        ValueError: The message names the first array that does not fit `env`.
     """
     members = npz.headers(path)
     wanted = {
@@ -180,7 +188,7 @@ def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
 
 
 def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
-    """Raises: ValueError if a position is inside a wall: data of mazes differ in nothing else."""
+    """Raise ValueError if a position is inside a wall: mazes differ in nothing else."""
     if "maze" not in env:
         return
     maze = inner.unwrapped
@@ -199,7 +207,11 @@ def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
 
 
 def _ends(path: Path) -> np.ndarray:
-    """Ends of trajectories, [rows] bool. Raises: ValueError if they are inconsistent."""
+    """Ends of trajectories, [rows] bool.
+
+    Raises:
+        ValueError: If they are inconsistent.
+    """
     values = npz.read(path, ("terminals",))["terminals"]
     ends = values == 1
     if not (ends | (values == 0)).all():
@@ -229,8 +241,9 @@ def _shard(path: Path, env: str, inner: Any) -> Shard:
 def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
     """Pairs of training and validation files of an environment: one pair, or shards by number.
 
-    Raises: FileNotFoundError naming missing and present files; ValueError if the folder mixes both
-        kinds.
+    Raises:
+        FileNotFoundError: The message names missing and present files.
+        ValueError: If the folder mixes both kinds.
     """
     stem = envs.parse(env).dataset
     found = sorted(p.name for p in folder.glob("*.npz")) if folder.is_dir() else []
@@ -252,7 +265,10 @@ def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
 
 
 def pair(folder: Path, env: str) -> tuple[Path, Path]:
-    """The first of `files`. Raises: as it does."""
+    """The first of `files`.
+
+    Raises what `files` raises.
+    """
     return files(folder, env)[0]
 
 
@@ -266,7 +282,9 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
             instead of it.
         shards: number of shards of the 100M data set, MIRROR/...-100m-v0/X-000.npz and so on, of a
             million transitions each; 0: the ordinary data set.
-    Raises: ConnectionError naming alternatives if a file cannot be downloaded.
+
+    Raises:
+        ConnectionError: The message names alternatives if a file cannot be downloaded.
     """
     from ogbench.utils import DATASET_URL
 

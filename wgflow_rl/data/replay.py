@@ -37,7 +37,9 @@ class Replay:
         seed: seed of the order of shards.
         swap_every: offline updates between replacements of a shard.
         lanes: number of environments with interleaved online rows.
-    Raises: ValueError if capacity is smaller than the resident offline data.
+
+    Raises:
+        ValueError: If capacity is smaller than the resident offline data.
     """
 
     def __init__(
@@ -111,8 +113,9 @@ class Replay:
     def add(self, **row) -> None:
         """Append one transition: obs, actions, rewards, masks, terminals, next_obs.
 
-        Raises: ValueError if the ring is full and its offline rows are shards, which cannot be
-            overwritten.
+        Raises:
+            ValueError: If the ring is full and its offline rows are shards, which cannot be
+                overwritten.
         """
         if self.rotation is not None and self.offline + self.added == self.capacity:
             raise ValueError(
@@ -147,7 +150,9 @@ class Replay:
                 whole ring.
             step: number of offline updates so far, which with the seed determines the resident
                 shards.
-        Raises: ValueError naming a shard that cannot be read.
+
+        Raises:
+            ValueError: The message names a shard that cannot be read.
         """
         if self.rotation is not None:
             self._make_resident(step)
@@ -212,8 +217,10 @@ class Replay:
         """Restore a segment of `online_rows` whose first row has number `first`.
 
         Call it once per segment, in order. Segments that the ring no longer held may be left out.
-        Raises: ValueError if a row before `first` that the ring would still hold is missing, or a
-            shape differs.
+
+        Raises:
+            ValueError: If a row before `first` that the ring would still hold is missing, or a
+                shape differs.
         """
         count = len(rows["rewards"])
         if first > self.added and count < self.capacity:

@@ -54,7 +54,10 @@ def path_of(env: str) -> Path:
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
-    """Load the (training, validation) demonstrations of a folder. Raises: as `find` and `read`."""
+    """Load the (training, validation) demonstrations of a folder.
+
+    Raises what `find` and `read` raise.
+    """
     train, validation = contents(folder, env)
     return train, validation
 
@@ -62,7 +65,7 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
 def contents(path: Path, env: str) -> Iterator[Episodes]:
     """Read the training, then the validation demonstrations of a folder or file.
 
-    Raises: as `find` and `read`.
+    Raises what `find` and `read` raise.
     """
     file = path if path.is_file() else find(path, env)
     for split in SPLITS:
@@ -72,7 +75,8 @@ def contents(path: Path, env: str) -> Iterator[Episodes]:
 def find(folder: Path, env: str) -> Path:
     """Find an environment's file in robomimic's subfolder or the folder itself.
 
-    Raises: FileNotFoundError.
+    Raises:
+        FileNotFoundError: If the file does not exist.
     """
     own = path_of(env).parent
     for place in (folder / own, folder):
@@ -99,8 +103,10 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         mirror: URL of a server with robomimic's layout, MIRROR/lift/mh/low_dim_v141.hdf5, used
             instead of it.
         shards: must be 0.
-    Raises: ValueError for shards; ConnectionError naming alternatives if the file cannot be
-        downloaded.
+
+    Raises:
+        ValueError: For shards.
+        ConnectionError: The message names alternatives if the file cannot be downloaded.
     """
     if shards:
         raise ValueError(
@@ -128,8 +134,10 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
 def read(path: Path, env: str, split: str = "train") -> Episodes:
     """Read the demonstrations of a split, "train" or "valid", ordered by number.
 
-    Raises: FileNotFoundError; ValueError naming file and demonstration if an array is missing,
-        truncated or of another shape, or if the environment or controller differs.
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: The message names file and demonstration if an array is missing, truncated or of
+            another shape, or if the environment or controller differs.
     """
     with _open(path) as file:
         _check_environment(path, file, env)
@@ -290,7 +298,8 @@ def _read_demonstration(path: Path, demo: Any) -> dict[str, np.ndarray]:
 def _check_environment(path: Path, file: Any, env: str) -> None:
     """Check that actions have the same effect here.
 
-    Raises: ValueError if task or controller differ.
+    Raises:
+        ValueError: If task or controller differ.
     """
     args: Mapping[str, Any] = json.loads(file["data"].attrs["env_args"])
     ours = envs.robomimic.env_args(envs.parse(env).suite)

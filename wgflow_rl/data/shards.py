@@ -33,7 +33,9 @@ class Shards:
         read: reads and validates the transitions of a file. Called in another thread: no side
             effects.
         memory: bytes for the resident rows and for the file being read.
-    Raises: ValueError if not even one file fits into `memory`.
+
+    Raises:
+        ValueError: If not even one file fits into `memory`.
     """
 
     def __init__(
@@ -68,7 +70,8 @@ class Shards:
     def read(self, number: int) -> Episodes:
         """Read the transitions of a file.
 
-        Raises: ValueError naming it if it is damaged or was changed.
+        Raises:
+            ValueError: If the file is damaged or was changed; the message names it.
         """
         file = self.files[number]
         episodes = self._read(file.path)
@@ -128,7 +131,8 @@ class Rotation:
     def take(self, turn: int) -> Episodes:
         """Return the transitions of a turn.
 
-        Raises: ValueError naming a file that cannot be read.
+        Raises:
+            ValueError: The message names a file that cannot be read.
         """
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == turn:

@@ -45,7 +45,8 @@ class Statistics:
 def collect(parts: Iterable[Episodes]) -> Statistics:
     """Accumulate statistics over the files of a data set, of which one is in memory at a time.
 
-    Raises: ValueError if there is no file.
+    Raises:
+        ValueError: If there is no file.
     """
     columns: dict[str, list] = {name: [] for name in Statistics.__dataclass_fields__}
     for part in parts:

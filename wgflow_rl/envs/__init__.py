@@ -34,7 +34,11 @@ def names() -> list[str]:
 
 
 def parse(env: str) -> Name:
-    """Parse an environment name. Raises: ValueError with the nearest names."""
+    """Parse an environment name.
+
+    Raises:
+        ValueError: The message lists the nearest names.
+    """
     for source in SOURCES.values():
         if (name := source.parse(env)) is not None:
             return name
@@ -47,7 +51,11 @@ def parse(env: str) -> Name:
 
 
 def check_name(env: str) -> str:
-    """Return `env` if it is a known name. Raises: ValueError with the nearest names."""
+    """Return `env` if it is a known name.
+
+    Raises:
+        ValueError: The message lists the nearest names.
+    """
     parse(env)
     return env
 
@@ -55,7 +63,8 @@ def check_name(env: str) -> str:
 def require(env: str) -> None:
     """Check that the packages of `env` are installed.
 
-    Raises: RuntimeError naming the missing extra.
+    Raises:
+        RuntimeError: The message names the missing extra.
     """
     if parse(env).source == "robomimic":
         robomimic.import_robosuite()
@@ -69,6 +78,9 @@ def make(env: str, **options: Any) -> SingleTask:
             task.
         options: keyword arguments of the suite's constructor (`width=480, height=480` for sharper
             videos).
-    Raises: ValueError with the nearest names; RuntimeError as `require`.
+
+    Raises:
+        ValueError: The message lists the nearest names.
+        RuntimeError: See `require`.
     """
     return SOURCES[parse(env).source].make(env, **options)

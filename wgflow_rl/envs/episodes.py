@@ -37,7 +37,9 @@ class SingleTask(gymnasium.Wrapper):
     Args:
         env: environment to wrap.
         name: environment name.
-    Raises: ValueError in `step` if an action is not finite.
+
+    Raises:
+        ValueError: In `step` if an action is not finite.
     """
 
     def __init__(self, env: gymnasium.Env, name: str) -> None:

@@ -205,7 +205,7 @@ class Robosuite(gymnasium.Env):
     def render(self) -> np.ndarray:
         """Render a [height, width, 3] uint8 image.
 
-        Raises: errors of the GL platform, without a display or MUJOCO_GL.
+        Without a display or MUJOCO_GL, GL raises its own errors.
         """
         picture = self.simulator.sim.render(
             width=self.width, height=self.height, camera_name="agentview"
@@ -235,7 +235,11 @@ def make(env: str, **options: Any) -> SingleTask:
 
 
 def import_robosuite() -> Any:
-    """Import robosuite with its log limited to errors. Raises: RuntimeError naming the extra."""
+    """Import robosuite with its log limited to errors.
+
+    Raises:
+        RuntimeError: The message names the extra.
+    """
     logging.getLogger("robosuite_logs").addFilter(_is_error)
     try:
         import robosuite

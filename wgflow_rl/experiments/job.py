@@ -1,5 +1,7 @@
 """A training run as a job: locked folder, retries from the last checkpoint, recorded outcome.
 
+Files::
+
     .sweep.lock    file lock of the process at work, released by the kernel when it ends
     sweep.json     outcome {"state": "done" | "failed" | "diverged", "error": ..., "attempts": ...}
     train.log      output of the training

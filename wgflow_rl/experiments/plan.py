@@ -75,7 +75,11 @@ def digest(settings: Settings) -> str:
 
 
 def table(number: int) -> ResultTable:
-    """Return a table of success rates. Raises: ValueError for other numbers."""
+    """Return a table of success rates.
+
+    Raises:
+        ValueError: For other numbers.
+    """
     if number in LISTS:
         raise ValueError(
             f"--table is {number}, which has no success rates ({LISTS[number]}); tables of runs: "
@@ -124,7 +128,8 @@ def from_methods(
 ) -> Plan:
     """Runs of every method in every environment.
 
-    Raises: ValueError for unknown names, and as `train`.
+    Raises:
+        ValueError: For unknown names and invalid flags.
     """
     environments = tuple(environments)
     rows = [Row(name, name) for name in names]
@@ -136,7 +141,8 @@ def from_methods(
 def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
     """Resolve the settings of a row in an environment.
 
-    Raises: ValueError for flags that the sweep sets.
+    Raises:
+        ValueError: For flags that the sweep sets.
     """
     for flag in extra:
         if flag.partition("=")[0].replace("_", "-") in RESERVED:

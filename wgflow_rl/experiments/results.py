@@ -126,7 +126,9 @@ def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[Run
     Args:
         places: folders, or single logs NAME/ENV.csv; missing ones are ignored.
         peer_offline: last step of the offline phase of the logs; None: unknown.
-    Raises: ValueError naming file and row of an invalid log.
+
+    Raises:
+        ValueError: The message names file and row of an invalid log.
     """
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
     groups: list[RunGroup] = []

@@ -70,7 +70,8 @@ def from_earlier_run(root: Path, kind: Kind) -> Pace | None:
 def measure(kind: Kind, *, threads: int = 1) -> Pace:
     """Time a short run in a temporary folder.
 
-    Raises: RuntimeError with the output of a failed training.
+    Raises:
+        RuntimeError: If the training fails; the message has its output.
     """
     online = STEPS if kind.settings.schedule.online_steps else 0
     short = {

@@ -1,5 +1,7 @@
 """Checkpoints as safetensors files: atomic, hashed, without pickle.
 
+Files::
+
     step-000000012000.safetensors                 tensors, with all other state as JSON in the header
     rows-000000004000-000000012000.safetensors    online rows that were new at a checkpoint
 
@@ -60,7 +62,7 @@ def save_rows(
 ) -> Part:
     """Write the rows first, ..., last - 1 to a file, to be listed by the next `save`.
 
-    Raises: as `save`.
+    Raises what `save` raises.
     """
     folder = Path(folder)
     make_folder(folder)
@@ -94,9 +96,14 @@ def save(
         parts: results of `save_rows` for all rows that this checkpoint needs, oldest first.
         keep: number of last checkpoints to keep.
         best: step of a checkpoint to keep in addition.
-    Returns: the path of the file.
-    Raises: ValueError for a negative step or keep < 1; TypeError for a state that is not JSON-able;
-        OSError if the disk is full. In each case the earlier checkpoints are untouched.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: For a negative step or keep < 1.
+        TypeError: For a state that is not JSON-able.
+        OSError: If the disk is full. In each case the earlier checkpoints are untouched.
     """
     if step < 0 or keep < 1:
         raise ValueError(
@@ -181,8 +188,10 @@ def load(
     file or one of its parts is damaged, a RuntimeWarning is issued and the previous checkpoint is
     read instead.
 
-    Raises: FileNotFoundError if there is no checkpoint; DamagedCheckpoint (a ValueError) if none is
-        intact; ValueError if another version of this package wrote it.
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        DamagedCheckpoint: If none is intact.
+        ValueError: If another version of this package wrote it.
     """
     found = _found(Path(folder))
     if step is not None:
@@ -219,8 +228,10 @@ def _with_rows(path: Path) -> Checkpoint:
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read one file and check its hash.
 
-    Raises: DamagedCheckpoint if the file is not a safetensors file (such as a pickle), lacks our
-        header, or does not match its hash; ValueError if another version of this package wrote it.
+    Raises:
+        DamagedCheckpoint: If the file is not a safetensors file (such as a pickle), lacks our
+            header, or does not match its hash.
+        ValueError: If another version of this package wrote it.
     """
     try:
         with safe_open(path, framework="pt") as file:

@@ -64,7 +64,8 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
 
     Unlike k/n ± z sigma it stays in [0, 1] and has a positive width for 0 and n successes of n.
 
-    Raises: ValueError unless 0 <= successes <= episodes and episodes > 0.
+    Raises:
+        ValueError: Unless 0 <= successes <= episodes and episodes > 0.
     """
     if not 0 <= successes <= episodes or episodes == 0:
         raise ValueError(
@@ -84,8 +85,11 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
 
     `RunLog` checks this too; a check before data are generated reports errors without that wait.
 
-    Raises: FileExistsError if a new run would overwrite another; FileNotFoundError if there is no
-        run to resume; PermissionError or NotADirectoryError if the folder is not writable.
+    Raises:
+        FileExistsError: If a new run would overwrite another.
+        FileNotFoundError: If there is no run to resume.
+        PermissionError: If the folder is not writable.
+        NotADirectoryError: If the path is not a folder.
     """
     path = Path(folder).absolute()
     nearest = next(place for place in (path, *path.parents) if place.exists())
@@ -126,8 +130,11 @@ class RunLog:
             are dropped (-1 drops all rows), and the clock continues from the last remaining row.
         evaluate_again: also drop the evaluation of `resume_step`.
         tensorboard: write the rows as TensorBoard events too (imported only then).
-    Raises: FileExistsError if a new run would write into the folder of another; FileNotFoundError
-        if there is no run to resume; RuntimeError if another process is writing there.
+
+    Raises:
+        FileExistsError: If a new run would write into the folder of another.
+        FileNotFoundError: If there is no run to resume.
+        RuntimeError: If another process is writing there.
     """
 
     def __init__(
@@ -171,7 +178,8 @@ class RunLog:
 
         A resumed run keeps its original settings and adds an entry to "resumed".
 
-        Raises: TypeError for settings that are not JSON-able.
+        Raises:
+            TypeError: For settings that are not JSON-able.
         """
         path = self.folder / "config.json"
         here = provenance()
@@ -210,8 +218,11 @@ class RunLog:
     ) -> dict[str, Any]:
         """Add a row to eval.csv: success with Wilson 95 % interval, mean return, mean steps.
 
-        Returns: the row.
-        Raises: ValueError as `wilson`.
+        Returns:
+            The row.
+
+        Raises:
+            ValueError: See `wilson`.
         """
         low, high = wilson(successes, episodes)
         row: dict[str, Any] = {

@@ -42,7 +42,7 @@ class Machine:
     """Evaluate in another process on the CPU, concurrently with training, with equal results."""
 
     def check(self) -> None:
-        """Raises: ValueError naming the first invalid setting."""
+        """Raise ValueError naming the first invalid setting."""
         above(0, env_timeout=self.env_timeout)
         if self.threads is not None:
             at_least(1, threads=self.threads)
@@ -127,7 +127,11 @@ class Settings:
         return Path(self.run_dir or f"runs/{self.method}-{self.env}-s{self.seed}")
 
     def check(self) -> Settings:
-        """Return the settings. Raises: ValueError naming the first invalid setting."""
+        """Return the settings.
+
+        Raises:
+            ValueError: The message names the first invalid setting.
+        """
         envs.check_name(self.env)
         self.agent.check()
         self.machine.check()
@@ -208,7 +212,9 @@ def from_command_line(
 def _from_json(kind: type, stored: Mapping[str, Any]) -> Any:
     """Build a frozen dataclass from JSON, with lists as tuples.
 
-    Raises: KeyError for unknown names; TypeError for wrong types.
+    Raises:
+        KeyError: For unknown names.
+        TypeError: For wrong types.
     """
     known = get_type_hints(kind)
     if unknown := stored.keys() - known.keys():

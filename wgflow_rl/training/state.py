@@ -133,7 +133,8 @@ class TrainingState:
     def save(self, folder: Path) -> None:
         """Write a checkpoint.
 
-        Raises: TrainingDiverged if a weight is not finite, with nothing written.
+        Raises:
+            TrainingDiverged: If a weight is not finite, with nothing written.
         """
         weights = snapshot(self.agent)
         check_finite(weights, at=str(self))
@@ -167,8 +168,10 @@ class TrainingState:
     def load(self, folder: Path) -> None:
         """Restore the newest intact checkpoint.
 
-        Raises: as `checkpoint.load`; ValueError if data, settings or device differ from those of
-            the run.
+        Also raises what `checkpoint.load` raises.
+
+        Raises:
+            ValueError: If data, settings or device differ from those of the run.
         """
         saved = checkpoint.load(folder)
         tensors, state, run = saved.tensors, saved.state, folder.parent
@@ -199,7 +202,11 @@ class TrainingState:
         self._parts, self._rows_written = saved.parts, self.replay.added
 
     def dump_batch(self, folder: Path) -> Path:
-        """Write the last batch. Raises: OSError if the disk is full."""
+        """Write the last batch.
+
+        Raises:
+            OSError: If the disk is full.
+        """
         assert self.batch is not None
         path = folder / f"batch-of-step-{self.step:012d}.safetensors"
         tensors = {k: t.cpu().contiguous() for k, t in self.batch._asdict().items()}
@@ -214,7 +221,7 @@ class TrainingState:
 
 
 def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
-    """Raises: ValueError if the sizes of data and environment differ."""
+    """Raise ValueError if the sizes of data and environment differ."""
     spaces = {"observations": env.observation_space, "actions": env.action_space}
     for (what, space), width in zip(spaces.items(), widths, strict=True):
         if space.shape != (width,):

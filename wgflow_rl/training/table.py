@@ -23,7 +23,9 @@ class Table:
         path: path of the file.
         columns: first columns, including "step" and "wall_s".
         resume_step: last step to keep; None starts a new file.
-    Raises: ValueError on resume if the file starts with other columns.
+
+    Raises:
+        ValueError: On resume if the file starts with other columns.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None):
