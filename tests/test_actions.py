@@ -29,7 +29,7 @@ def test_a_method_without_values_has_a_picture_too(tmp_path):
 def test_chunks_are_what_the_agent_does_and_values_are_its_critics(tmp_path):
     agent, _, _ = load_agent(untrained(tmp_path / "run"))
     state = torch.tensor([0.3, -2.0])
-    drawn = actions.chunks(agent, state, 7)
+    drawn = actions.sample_chunks(agent, state, 7)
     expected = agent.act(state.expand(7, -1), torch.Generator().manual_seed(0)).flatten(1)
     np.testing.assert_array_equal(drawn, expected.numpy())
     q = agent.critic.mean(agent.normalise(state.expand(7, -1)), expected[:, None])[:, 0]
