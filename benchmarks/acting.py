@@ -44,7 +44,7 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
                 cfg = dataclasses.replace(presets.ROWS[method], hidden=hidden, act_samples=samples)  # type: ignore[call-arg]
                 agent = presets.build(cfg, obs_dim=OBS, action_dim=ACTION)
                 obs = torch.randn(2, OBS, generator=torch.Generator().manual_seed(0))
-                actions, drawn = export.original(agent, obs)
+                actions, drawn = export.reference(agent, obs)
                 about = {
                     "inputs": [{"name": name} for name in export.input_names(drawn)],
                     "output": {"name": "actions"},
@@ -71,7 +71,7 @@ def variants(folder: Path) -> Iterator[tuple[dict, Callable[[], object]]]:
 def compiled(
     agent: Agent, one: list[torch.Tensor], expected: torch.Tensor
 ) -> Callable[..., object]:
-    run = torch.compile(export.Deployed(agent).eval(), dynamic=False)
+    run = torch.compile(export.PolicyModule(agent).eval(), dynamic=False)
     torch.testing.assert_close(run(*one), expected, atol=export.TOLERANCE, rtol=0)
     return run
 

@@ -15,14 +15,14 @@ from _results import write_results
 
 from wgflow_rl import envs
 from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator
-from wgflow_rl.data.demonstrations import play
+from wgflow_rl.data.demonstrations import attempt
 from wgflow_rl.training.runlog import wilson
 
 
 def measure(suite: str, operator: Operator, episodes: int) -> dict:
     """Attempts from the start states of seeds 0, 1, ...: which succeeded, after how many steps."""
     simulator = envs.robomimic.Robosuite(envs.robomimic.env_args(suite))
-    attempts = [play(simulator, suite, operator, seed=seed) for seed in range(episodes)]
+    attempts = [attempt(simulator, suite, operator, seed=seed) for seed in range(episodes)]
     steps = [len(demo["rewards"]) for demo in attempts if demo["rewards"][-1] > 0]
     return {
         "suite": suite,

@@ -1,30 +1,25 @@
-"""What the published tables say when read task by task: `python benchmarks/paper_numbers.py`.
+"""Task-by-task analysis of the published tables: `python benchmarks/paper_numbers.py`.
 
-Reads the transcribed tables of Koo et al. 2026 (wgflow_rl/experiments/published) and prints Markdown,
-which docs/paper_numbers.md shows. Nothing is run: every figure follows from printed numbers. Standard
-errors take the five seeds of a cell and the tasks as independent.
+Reads the transcribed tables of Koo et al. 2026 (wgflow_rl/experiments/published) and prints
+Markdown, which docs/paper_numbers.md includes. Every figure follows from printed numbers. Standard
+errors assume that the five seeds of a cell and the tasks are independent.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import math
-from importlib import resources
+
+from wgflow_rl.experiments.tables import records
 
 SEEDS = 5
 Cell = tuple[float, float]  # mean and standard error, percent
 
 
-def rows(table: int) -> list[dict[str, str]]:
-    folder = resources.files("wgflow_rl.experiments") / "published"
-    return list(csv.DictReader((folder / f"table{table}.csv").read_text("utf-8").splitlines()))
-
-
 def successes(phase: str) -> dict[str, dict[str, Cell]]:
     """Success of each method on each task at the end of a phase, from Table 6 (one decimal)."""
     cells: dict[str, dict[str, Cell]] = {}
-    for row in rows(6):
+    for row in records(6):
         if row["phase"] == phase and row["env"]:
             mean, std = float(row["mean"]), float(row["std"])
             cells.setdefault(row["method"], {})[row["task"]] = mean, std / math.sqrt(SEEDS)
@@ -83,24 +78,24 @@ GROUPS = {"Robo.": ("lift", "square", "can")} | {
 
 
 def number_of_positives() -> str:
-    """Table 4 beside the same group means without the term."""
+    """Table 4 and the same group means without the term."""
     online = successes("online")["DFP w/o top-K"]
     groups = [*GROUPS, "Avg."]
     none = [sum(online[task][0] for task in GROUPS[g]) / 3 for g in GROUPS]
     body = [["no top-K", *(f"{mean:.1f}" for mean in [*none, sum(none) / 4])]]
-    for k in dict.fromkeys(row["K"] for row in rows(4)):
-        means = {r["environment_group"]: float(r["mean"]) for r in rows(4) if r["K"] == k}
+    for k in dict.fromkeys(row["K"] for row in records(4)):
+        means = {r["environment_group"]: float(r["mean"]) for r in records(4) if r["K"] == k}
         body.append([f"K = {k}", *(f"{means[group]:.1f}" for group in groups)])
     return table(["", *groups], body)
 
 
 def weight_of_the_term() -> str:
-    """Table 3 beside the same tasks without the term."""
+    """Table 3 and the same tasks without the term."""
     online = successes("online")["DFP w/o top-K"]
-    tasks = list(dict.fromkeys(row["task"] for row in rows(3)))
+    tasks = list(dict.fromkeys(row["task"] for row in records(3)))
     body = [["0 (DFP w/o top-K)", *(f"{online[task][0]:.1f}" for task in tasks)]]
-    for lam in dict.fromkeys(row["lambda"] for row in rows(3)):
-        means = {row["task"]: row["mean"] for row in rows(3) if row["lambda"] == lam}
+    for lam in dict.fromkeys(row["lambda"] for row in records(3)):
+        means = {row["task"]: row["mean"] for row in records(3) if row["lambda"] == lam}
         body.append([lam, *(means[task] for task in tasks)])
     return table(["λ", *tasks], body)
 
@@ -140,7 +135,7 @@ def sums_of_squares(step: int) -> list[int]:
 
 
 def possible(mean: float, std: float, *, episodes: int, ddof: int) -> bool:
-    """Whether five success rates of so many episodes can have this printed mean and std."""
+    """Return True if five success rates, of `episodes` episodes, can give mean and std."""
     total = round(SEEDS * mean)
     squares = sums_of_squares(100 // episodes)[total]
     low, high = (
@@ -150,7 +145,7 @@ def possible(mean: float, std: float, *, episodes: int, ddof: int) -> bool:
 
 
 def episodes_per_evaluation() -> str:
-    printed = {(float(row["mean"]), float(row["std"])) for row in rows(6) if row["env"]}
+    printed = {(float(row["mean"]), float(row["std"])) for row in records(6) if row["env"]}
     body = []
     for episodes in (50, 100):
         for ddof, name in ((1, "n - 1"), (0, "n")):
@@ -162,11 +157,11 @@ def episodes_per_evaluation() -> str:
 def cost() -> str:
     body = [
         [row["method"], row["online_cost_ms_per_step"], row["evaluation_cost_ms_per_step"]]
-        for row in rows(9)
+        for row in records(9)
     ]
     times = {row[0]: (float(row[1]), float(row[2])) for row in body}
     online, acting = (times["QC-BFN"][i] / times["DFP"][i] for i in (0, 1))
-    hours = {row["experiment"]: float(row["gpu_hours_rtx3090"]) for row in rows(10)}
+    hours = {row["experiment"]: float(row["gpu_hours_rtx3090"]) for row in records(10)}
     main = hours["Main offline-to-online (Table 1)"]
     runs = 6 * 12 * SEEDS
     return "\n".join(

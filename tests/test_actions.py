@@ -1,4 +1,4 @@
-"""The picture of a policy's actions shows what the agent does, on the axes where its proposals differ most."""
+"""The figure of a policy's actions shows what the agent does, on the axes where its proposals differ most."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from wgflow_rl.evaluate import load_agent
 def test_a_picture_of_proposals_and_of_what_is_executed(tmp_path):
     pytest.importorskip("matplotlib")
     run = untrained(tmp_path / "run")
-    path = actions.picture(actions.Ask(run, state=1, samples=20).check())
+    path = actions.run(actions.Args(run, state=1, samples=20).check())
     assert path == run / "actions.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert not list(run.glob(".*.tmp"))
@@ -23,13 +23,13 @@ def test_a_method_without_values_has_a_picture_too(tmp_path):
     run = untrained(tmp_path / "run", "--method", "bc")
     agent, _, _ = load_agent(run)
     assert actions.values(agent, torch.zeros(2), np.zeros((3, 2), np.float32)) is None
-    assert actions.picture(actions.Ask(run, samples=5, out=tmp_path / "a.png").check()).exists()
+    assert actions.run(actions.Args(run, samples=5, out=tmp_path / "a.png").check()).exists()
 
 
 def test_chunks_are_what_the_agent_does_and_values_are_its_critics(tmp_path):
     agent, _, _ = load_agent(untrained(tmp_path / "run"))
     state = torch.tensor([0.3, -2.0])
-    drawn = actions.chunks(agent, state, 7)
+    drawn = actions.sample_chunks(agent, state, 7)
     expected = agent.act(state.expand(7, -1), torch.Generator().manual_seed(0)).flatten(1)
     np.testing.assert_array_equal(drawn, expected.numpy())
     q = agent.critic.mean(agent.normalise(state.expand(7, -1)), expected[:, None])[:, 0]
@@ -40,7 +40,7 @@ def test_the_axes_are_orthonormal_and_hold_all_of_a_plane():
     generator = np.random.default_rng(0)
     plane = generator.normal(size=(2, 5))
     x = generator.normal(size=(50, 2)) @ plane + 3
-    mean, axes, share = actions.principal(x)
+    mean, axes, share = actions.principal_axes(x)
     np.testing.assert_allclose(axes @ axes.T, np.eye(2), atol=1e-12)
     np.testing.assert_allclose((x - mean) @ axes.T @ axes + mean, x)
     np.testing.assert_allclose(share.sum(), 1)
@@ -48,21 +48,21 @@ def test_the_axes_are_orthonormal_and_hold_all_of_a_plane():
 
 
 def test_one_coordinate_and_equal_chunks_have_axes_too():
-    _, axes, share = actions.principal(np.arange(6.0)[:, None])
+    _, axes, share = actions.principal_axes(np.arange(6.0)[:, None])
     assert np.abs(axes).tolist() == [[1.0], [0.0]]
     assert share.tolist() == [1.0, 0.0]
-    assert actions.principal(np.ones((6, 4)))[2].tolist() == [0.0, 0.0]
+    assert actions.principal_axes(np.ones((6, 4)))[2].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(
-    ("asked", "why"),
+    ("flags", "why"),
     [
         (["--state", "-1"], "at least 0"),
         (["--samples", "2"], "at least 3"),
         (["--out", "a.gif"], "ends in .png"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(asked, why, capsys):
+def test_flags_that_cannot_be_used_are_refused(flags, why, capsys):
     with pytest.raises(SystemExit):
-        actions.main(["nowhere", *asked])
+        actions.main(["nowhere", *flags])
     assert why in capsys.readouterr().err

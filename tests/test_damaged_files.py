@@ -207,7 +207,7 @@ def test_two_arrays_of_one_name_are_refused(folder, maze, name):
     path.write_bytes(ORIGINALS[False])
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, archive.read("qpos.npy"))
-    with pytest.raises(ValueError, match=f"'{name}' is no array, or is there twice"):
+    with pytest.raises(ValueError, match=f"'{name}' is not an array, or occurs twice"):
         ogbench.read(path, MAZE, maze)
 
 
@@ -219,5 +219,5 @@ def test_an_array_that_claims_to_be_shorter_is_refused(folder, maze):
     path.write_bytes(shorter)
     with np.load(path, allow_pickle=False) as file:
         assert len(file["observations"]) == 1000
-    with pytest.raises(ValueError, match=r"320128 bytes; not those of float64 \(1000, 20\)"):
+    with pytest.raises(ValueError, match=r"320128 bytes, which is not the size of float64 \(1000, 20\)"):
         ogbench.read(path, MAZE, maze)

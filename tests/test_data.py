@@ -186,7 +186,7 @@ def spoil(row, value):
         ),
         ({"qpos": spoil(4, (-80.0, 0.0))}, "row 4 is inside a wall"),
         ({"terminals": spoil(19, False)}, "the last row, 19, does not end a trajectory"),
-        ({"terminals": np.ones_like}, "not one transition"),
+        ({"terminals": np.ones_like}, "no transitions"),
         ({"observations": lambda x: x[:, :1]}, r"observations is \(20, 1\), wanted \(20, 2\)"),
         ({"actions": lambda x: np.tile(x, 3)}, "data of another environment"),
         ({"actions": lambda x: x[:-1]}, "different lengths"),
@@ -314,7 +314,7 @@ def test_load_generates_once_then_reads(tmp_path, short, monkeypatch):
     train, validation = data.load(MAZE, rows=100, workers=1, progress=False)
     assert (len(train), len(validation)) == (120, 60)  # rounded up to whole trajectories
     assert train.env == MAZE and train.source.startswith(str(tmp_path))
-    monkeypatch.setattr(generated, "_fill", None)
+    monkeypatch.setattr(generated, "_generate_parts", None)
     again, _ = data.load(MAZE, rows=100, workers=1)
     np.testing.assert_array_equal(train.observations, again.observations)
     folder = tmp_path / "pointmaze-medium-navigate-v0-rows120-seed0-v1"

@@ -190,7 +190,7 @@ def test_download_of_shards_asks_for_the_large_set(file, tmp_path, capsys):
             {"actions": np.full((20, 2), np.nan, np.float32)},
             "actions is not finite in row 0 (20 such rows)",
         ),
-        ({"terminals": np.zeros((20, 1), bool)}, "terminals is (20, 1); wanted one axis"),
+        ({"terminals": np.zeros((20, 1), bool)}, "terminals is (20, 1); wanted one entry per row"),
         ({"version": np.array(3)}, "different lengths"),
     ],
 )

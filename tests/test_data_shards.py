@@ -86,7 +86,7 @@ def test_labels_in_a_thread_leave_numpys_generator_alone(folder):
             lambda f: f.with_name(f"{f.stem}-val.npz").write_bytes(b"PK"),
             "{stem}-val.npz cannot be read",
         ),
-        (lambda f: shutil.copy(f, f.with_name(f"{STEM}.npz")), "keep them in two folders"),
+        (lambda f: shutil.copy(f, f.with_name(f"{STEM}.npz")), "keep them in separate folders"),
         (
             lambda f: change(f, observations=lambda x: x[:, :1]),
             "{stem}.npz: observations is (40, 1), wanted",

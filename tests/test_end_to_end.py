@@ -217,7 +217,7 @@ def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(
         envs, "make", lambda name, make=envs.make, **options: make(name)
     )  # no GL library needed
-    monkeypatch.setattr(evaluate, "_picture", lambda env: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(evaluate, "_render", lambda env: np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr(evaluate, "_write_video", lambda path, frames: films.append(frames))
     filmed = evaluate.run_episodes(agent, settings, 11, shown=3, video=tmp_path / "film.mp4")
     assert all(np.array_equal(a, b) for a, b in zip(plain, filmed, strict=True))

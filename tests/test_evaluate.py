@@ -22,8 +22,8 @@ def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys
     quiet = evaluate.run_episodes(agent, settings, 3)
     assert capsys.readouterr().err == ""  # no terminal, no bar
     monkeypatch.setattr(evaluate, "tqdm", Bar)
-    told = evaluate.run_episodes(agent, settings, 3)
-    assert (told.lengths == quiet.lengths).all()
+    shown = evaluate.run_episodes(agent, settings, 3)
+    assert (shown.lengths == quiet.lengths).all()
     assert counts == sorted(counts)
     assert counts[-1] == 3
     assert "3/3" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def states(count):
 
 def description(agent, method):
     obs = states(2)
-    actions, drawn = export.original(agent, obs)
+    actions, drawn = export.reference(agent, obs)
     settings = from_command_line(["--method", method])
     return export.describe(settings, 7, obs, actions, drawn)
 
@@ -57,14 +57,14 @@ def test_a_file_of_any_method_acts_as_its_agent(method, tmp_path):
         agent, "torchscript", states(2), description(agent, method), tmp_path / "policy.pt"
     )
     for count in (1, 6):  # a batch of one, and another size than the one that was followed
-        actions, drawn = export.original(agent, states(count), seed=count)
+        actions, drawn = export.reference(agent, states(count), seed=count)
         torch.testing.assert_close(file(states(count), *(draw for _, draw in drawn)), actions)
 
 
 def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    said = export.export(export.Ask(run).check())
+    said = export.export(export.Args(run).check())
     assert said["largest_difference"] <= export.TOLERANCE
     assert said["inputs"] == {
         "obs": ["batch", 2],
@@ -89,7 +89,7 @@ def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
 
 def test_a_file_says_what_it_is(run, tmp_path):
     said = export.export(
-        export.Ask(
+        export.Args(
             run, "torchscript", out=tmp_path / "new" / "p.pt", act_samples=4, checkpoint="best"
         ).check()
     )
@@ -121,7 +121,7 @@ def test_one_proposal_needs_no_critic_and_no_choice(tmp_path):
         path = tmp_path / f"{count}.pt"
         export.write(agent, "torchscript", states(2), description(agent, "dfp"), path)
         sizes[count] = path.stat().st_size
-        assert [kind for kind, _ in export.original(agent, states(2))[1]] == ["normal", "uniform"][
+        assert [kind for kind, _ in export.reference(agent, states(2))[1]] == ["normal", "uniform"][
             :count
         ]
     critic = sum(p.numel() for p in agent.critic.parameters())
@@ -136,7 +136,7 @@ def test_a_file_that_acts_differently_is_not_written(run, monkeypatch, capsys):
     monkeypatch.setitem(export.WRITERS, "onnx", wrong)
     with pytest.raises(SystemExit):
         export.main([str(run), "--out", str(run / "mine.onnx")])
-    assert "acts differently" in capsys.readouterr().err
+    assert "differ from those of the run" in capsys.readouterr().err
     assert {path.name for path in run.iterdir()} == {
         *("config.json", "train.csv", "eval.csv", "checkpoints", ".lock"),
     }
@@ -154,8 +154,8 @@ def test_a_tie_is_a_choice_that_rounding_changes():
         return 1 - Chooses().act(obs, torch.Generator())
 
     tie, clear = torch.tensor([[1.0, 1.0 + 1e-7]]), torch.tensor([[1.0, 1.01]])
-    assert export.disagreement(Chooses(), other, tie) == (0.0, 1)
-    assert export.disagreement(Chooses(), other, torch.cat([tie, clear])) == (1.0, 1)
+    assert export.compare(Chooses(), other, tie) == (0.0, 1)
+    assert export.compare(Chooses(), other, torch.cat([tie, clear])) == (1.0, 1)
 
 
 def test_draws_that_cannot_become_inputs_are_named():
@@ -164,7 +164,7 @@ def test_draws_that_cannot_become_inputs_are_named():
             return obs[torch.randperm(len(obs), generator=generator)]
 
     with pytest.raises(ValueError, match="draws with torch.randperm"):
-        export.original(Shuffles(), states(2))  # type: ignore[arg-type]
+        export.reference(Shuffles(), states(2))  # type: ignore[arg-type]
 
 
 def test_draws_are_named_by_their_kind():

@@ -100,14 +100,14 @@ def test_a_generation_that_stopped_goes_on_where_it_stood(tmp_path, short, monke
         return count
 
     monkeypatch.setattr(oracles, "prepare", counting)
-    monkeypatch.setattr(generated, "_made", {})
+    monkeypatch.setattr(generated, "_prepared", {})
     with pytest.raises(KeyboardInterrupt):
         generated.generate(MAZE, root=tmp_path / "a", rows=240, workers=1, progress=False)
     folder = generated.generate(MAZE, root=tmp_path / "a", rows=240, workers=1, progress=False)
     assert len(made) == 6  # four for training and one for validation, of which one was tried twice
     assert sorted(path.suffix for path in folder.iterdir()) == [".npz", ".npz"]
     monkeypatch.setattr(oracles, "prepare", prepare)
-    monkeypatch.setattr(generated, "_made", {})
+    monkeypatch.setattr(generated, "_prepared", {})
     whole = generated.generate(MAZE, root=tmp_path / "b", rows=240, workers=1, progress=False)
     assert_same(contents(folder), contents(whole))
 
@@ -136,7 +136,7 @@ def test_a_damaged_part_is_made_anew(tmp_path, short, monkeypatch):
     part = next(tmp_path.glob("*/parts/0-000001.npz"))
     part.write_bytes(part.read_bytes()[:100])
     monkeypatch.setattr(generated, "LENGTH", 60)
-    with pytest.raises(ValueError, match="removed now: start again"):
+    with pytest.raises(ValueError, match="has been deleted: repeat the command"):
         generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
     folder = generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
     assert len(ogbench.read(ogbench.pair(folder, MAZE)[0], MAZE)) == 120

@@ -34,7 +34,7 @@ MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 def write_run(root, method, env, seed, success, *extra, preset="paper", upto=None):
     """A run whose evaluations were `success`, spread evenly over its schedule; stopped after `upto` of them."""
-    (kind,) = plan.of_names([method], [env], preset=preset, extra=extra).kinds
+    (kind,) = plan.from_methods([method], [env], preset=preset, extra=extra).kinds
     made, schedule = kind.job(root, seed), kind.settings.schedule
     steps = np.linspace(0, made.steps, len(success) + 1)[1:].astype(int)
     phase = ["offline" if step <= schedule.offline_steps else "online" for step in steps]
@@ -227,8 +227,8 @@ def test_the_numbers_of_a_phase_are_those_of_its_last_evaluation():
 
 
 def test_rounding_errors_are_printed_as_zero():
-    assert str(comparison.tidy(-1.4e-17)) == "0.0"
-    assert comparison.tidy(33.333333333) == 33.3333
+    assert str(comparison.rounded(-1.4e-17)) == "0.0"
+    assert comparison.rounded(33.333333333) == 33.3333
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_table_7_takes_runs_with_the_numbers_of_table_8_whatever_their_preset(tm
     write_run(tmp_path, "dfp", SCENE, 1, [0.6], *as_table_8)
     write_run(tmp_path, "dfp", SCENE, 2, [0.1, 0.2, 0.3, 0.4])  # chunks, with an online phase
     write_run(tmp_path, "dfp", SCENE, 3, [0.7], "--top-k", "4", preset="paper-offline")
-    found = [g for g in results.read([tmp_path]) if comparison.fits(TABLES[7], row, g)]
+    found = [g for g in results.read([tmp_path]) if comparison.matches(TABLES[7], row, g)]
     assert sorted(g.at_end("offline").index.item() for g in found) == [0, 1]
 
 
@@ -347,7 +347,7 @@ def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
 def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
     often = ("--log-every", "7", "--checkpoint-every", "9")
-    (kind,) = plan.of_names(["dfp"], [MAZE], preset="laptop", extra=often).kinds
+    (kind,) = plan.from_methods(["dfp"], [MAZE], preset="laptop", extra=often).kinds
     assert kind.job(tmp_path, 0).folder.exists()
     write_run(tmp_path, "dfp", MAZE, 1, [0.5], *often, preset="laptop")
     (found,) = results.read([tmp_path])
@@ -356,7 +356,7 @@ def test_how_often_a_run_is_logged_makes_it_no_other_run(tmp_path):
 
 def test_settings_of_shards_make_no_other_run_where_there_are_none(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
-    (kind,) = plan.of_names(["dfp"], [MAZE], preset="laptop", extra=("--memory-gb", "8")).kinds
+    (kind,) = plan.from_methods(["dfp"], [MAZE], preset="laptop", extra=("--memory-gb", "8")).kinds
     assert kind.job(tmp_path, 0).folder.exists()
     older = write_run(tmp_path, "dfp", MAZE, 1, [0.5], preset="laptop") / "config.json"
     stored = json.loads(older.read_text())  # of a version without shards

@@ -155,7 +155,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch, tmp_path):
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_demonstration_is_what_its_environment_plays(suite, made):
     env = made[suite]
-    demo = demonstrations.play(env.unwrapped, suite, CLEAN, seed=5)
+    demo = demonstrations.attempt(env.unwrapped, suite, CLEAN, seed=5)
     observation = env.reset(seed=5)[0]
     for t, action in enumerate(demo["actions"].astype(np.float32)):
         np.testing.assert_array_equal(
@@ -185,7 +185,7 @@ def test_generated_demonstrations_are_read_by_name(tmp_path, monkeypatch):
     train, validation = data.load(LIFT, rows=20, workers=1, progress=False)
     assert len(train) >= 20 and train.successes == train.trajectories
     assert validation.source.endswith("(valid)")
-    monkeypatch.setattr(generated, "_fill", None)
+    monkeypatch.setattr(generated, "_generate_parts", None)
     again, _ = data.load(LIFT, rows=20, workers=1)
     np.testing.assert_array_equal(train.actions, again.actions)
 
@@ -273,7 +273,10 @@ def replace(name, change):
             lambda stored: stored["data/demo_0/obs"].__delitem__("object"),
             "demo_0 has no obs/object",
         ),
-        (replace("data/demo_0/actions", lambda a: a[:-1]), r"demo_0: actions has \d+ rows of \d+"),
+        (
+            replace("data/demo_0/actions", lambda a: a[:-1]),
+            r"demo_0: actions has \d+ rows, wanted \d+",
+        ),
         (replace("data/demo_0/actions", lambda a: 2 * a), "actions leave"),
         (replace("data/demo_0/obs/object", lambda a: np.nan * a), "observations is not finite"),
         (
@@ -282,7 +285,7 @@ def replace(name, change):
         ),
         (
             lambda stored: stored["data"].attrs.__delitem__("env_args"),
-            "no data of robomimic's, or is damaged",
+            "not a robomimic data set, or is damaged",
         ),
         (
             lambda stored: stored["data"].attrs.__setitem__(
@@ -345,8 +348,8 @@ def replace_array(opened, name, array):
     [
         (lambda f: replace_array(f, "data/demo_0/obs/object", f["data/demo_0/obs/object"][:, :9]), "wide|the same"),
         (lambda f: replace_array(f, "data/demo_0/actions", f["data/demo_0/actions"][:].astype("S")), "wanted numbers"),
-        (lambda f: f.create_group("data/other"), "data holds 'other'"),
-        (lambda f: f.__delitem__("mask/valid"), "no mask/valid beside mask/train"),
+        (lambda f: f.create_group("data/other"), "data has 'other'"),
+        (lambda f: f.__delitem__("mask/valid"), "has mask/train but no mask/valid"),
         (lambda f: replace_array(f, "mask/valid", f["mask/train"][:]), "for training and for validation"),
         (lambda f: replace_array(f, "mask/valid", np.array([b"demo_99"])), "names demo_99"),
     ],
@@ -377,7 +380,7 @@ def test_a_download_is_read_before_it_gets_its_name(file, tmp_path):
     assert robomimic.download(LIFT, here, mirror="file:///nowhere") == here
 
     (server / robomimic.OFFICIAL).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ConnectionError, match=r"did not come whole.*data generate lift-mh-low_dim"):
+    with pytest.raises(ConnectionError, match=r"is damaged.*data generate lift-mh-low_dim"):
         robomimic.download(LIFT, tmp_path / "there", mirror=mirror)
     assert not list((tmp_path / "there").rglob("*.hdf5*"))
     with pytest.raises(ConnectionError, match="by hand"):
@@ -391,7 +394,7 @@ def test_a_download_is_read_before_it_gets_its_name(file, tmp_path):
 
 def test_operators_are_unlike_each_other(made):
     lengths = [
-        len(demonstrations.play(made["recorder"], "lift", operator, seed=1)["rewards"])
+        len(demonstrations.attempt(made["recorder"], "lift", operator, seed=1)["rewards"])
         for operator in controllers.OPERATORS
     ]
     assert len(set(lengths)) == len(lengths)

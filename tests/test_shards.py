@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.plain_rows import ROW, WIDTHS, part, shards
 from wgflow_rl.data.replay import FIELDS, Replay
-from wgflow_rl.data.shards import Shards, Turns
+from wgflow_rl.data.shards import Rotation, Shards
 
 file_sets = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=7)
 
@@ -38,7 +38,7 @@ def test_rows_in_memory_are_counted_in_bytes():
 
 @given(sharded(), st.integers(0, 20), st.integers(0, 3))
 def test_the_ring_holds_the_newest_rows_of_all_turns(data, swaps, seed):
-    turns = Turns(data, seed=seed)
+    turns = Rotation(data, seed=seed)
     replay = Replay(data, capacity=data.resident, seed=seed, swap_every=1)
     if data.resident == data.rows:
         assert turns.resident(swaps) == range(len(data.files))
@@ -70,7 +70,7 @@ def test_resident_rows_depend_on_the_step_alone(data, steps):
 @given(st.integers(2, 9), st.data(), st.integers(0, 3))
 def test_files_of_one_size_are_resident_equally_long(files, data, seed):
     resident = data.draw(st.integers(1, files - 1))
-    turns = Turns(
+    turns = Rotation(
         shards([[4]] * files, resident=4 * resident + data.draw(st.integers(0, 3))), seed=seed
     )
     held = [turns.resident(k) for k in range(3 * files)]
@@ -134,7 +134,7 @@ def test_what_fits_into_memory_is_read_once_and_never_swapped(monkeypatch):
 
 def test_the_order_belongs_to_the_seed():
     data = shards([[4]] * 8, resident=8)
-    order = lambda seed: [Turns(data, seed=seed).take(t).observations[0, 0] for t in range(16)]
+    order = lambda seed: [Rotation(data, seed=seed).take(t).observations[0, 0] for t in range(16)]
     assert order(0) == order(0)
     assert order(0) != order(1)
     assert order(0)[:8] != order(0)[8:]
@@ -155,7 +155,7 @@ def test_each_file_is_read_once_a_turn_and_none_ahead_of_the_online_phase(monkey
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
     sample(replay, 30)
     replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
-    replay.turns._thread.submit(int).result()  # what was being read is read
+    replay.rotation._thread.submit(int).result()  # what was being read is read
     ended = len(reads)
     for _ in range(3):
         sample(replay, 30)
@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_read_is_named_at_its_turn():
 
     bad = Shards(good.files, widths=WIDTHS, read=read, memory=1000 + 4 * ROW)
     replay = Replay(bad, capacity=4, swap_every=1)
-    turn = next(t for t in range(3) if Turns(good, seed=0).take(t).observations[0, 0] == 4)
+    turn = next(t for t in range(3) if Rotation(good, seed=0).take(t).observations[0, 0] == 4)
     for step in range(turn):
         sample(replay, step)
     with pytest.raises(ValueError, match="1.npz cannot be read"):

@@ -189,7 +189,7 @@ def wait_for(happened, seconds=120.0):
 
 
 def kinds(*extra, methods=("dfp",), environments=(DEFAULT_ENV,)):
-    return plan.of_names(methods, environments, preset="laptop", extra=extra).kinds
+    return plan.from_methods(methods, environments, preset="laptop", extra=extra).kinds
 
 
 def test_a_folder_is_a_function_of_the_settings_alone(tmp_path):
@@ -212,20 +212,20 @@ def test_a_run_is_what_its_folder_says(flags, tmp_path):
 
 @pytest.mark.parametrize("number", TABLES)
 def test_a_table_expands_to_its_rows_and_columns(number):
-    planned = plan.of_table(number)
+    planned = plan.from_table(number)
     table = TABLES[number]
     cells = [(kind.row.label, kind.env) for kind in planned.kinds]
     assert cells == [(row.label, env) for row in table.rows for env in table.envs]
-    assert planned.left_out == ()
+    assert planned.skipped == ()
     for kind in planned.kinds:
         assert kind.settings.preset == table.preset
-    more = plan.of_table(number, variants=True).kinds
+    more = plan.from_table(number, variants=True).kinds
     assert {kind.row.method for kind in more} == {row.method for row in table.rows} | set(VARIANTS)
 
 
 @pytest.mark.parametrize("number", TABLES)
 def test_the_settings_of_a_kind_are_those_its_flags_give_train(number):
-    planned = plan.of_table(number, variants=True).kinds
+    planned = plan.from_table(number, variants=True).kinds
     for kind in (planned[0], planned[-1]):
         assert from_command_line(kind.flags) == kind.settings
 
@@ -261,12 +261,15 @@ def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
         ("--seeds 2", "wanted either --table N, or --methods and --envs"),
         ("--table 1 --methods dfp --envs x", "wanted either --table N, or --methods and --envs"),
         ("--methods dfp", "--methods and --envs go together"),
-        ("--table 5", "--table is 5, which asks for no runs (Hyper-parameters); tables of runs: 1"),
-        ("--table 8", "--table is 8, which asks for no runs (Task-specific hyper-parameters"),
-        ("--table 9", "--table is 9, which asks for no runs (Cost in milliseconds"),
-        ("--table 10", "--table is 10, which asks for no runs (GPU-hours"),
+        (
+            "--table 5",
+            "--table is 5, which has no success rates (Hyper-parameters); tables of runs: 1",
+        ),
+        ("--table 8", "--table is 8, which has no success rates (Task-specific hyper-parameters"),
+        ("--table 9", "--table is 9, which has no success rates (Cost in milliseconds"),
+        ("--table 10", "--table is 10, which has no success rates (GPU-hours"),
         ("--table 11", "--table is 11; the paper has Tables 1 to 10"),
-        ("--table 1 --time", "--time estimates without running; wanted --dry-run beside it"),
+        ("--table 1 --time", "--time estimates without running; wanted --dry-run with it"),
         (f"--methods dfp --envs {DEFAULT_ENV} --variants", "--variants adds rows to a table"),
         (f"--methods dfp --envs {DEFAULT_ENV} --seed 3", "--seed is set by the sweep"),
         (f"--methods dfp --envs {DEFAULT_ENV} --run_dir here", "--run_dir is set by the sweep"),
@@ -325,11 +328,11 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
         "--eval-episodes",
         "9",
     )
-    assert stopwatch.earlier(tmp_path, kind) is None
+    assert stopwatch.from_earlier_run(tmp_path, kind) is None
     write_run(tmp_path / "other", kinds("--lam", "0.25")[0].settings)
-    assert stopwatch.earlier(tmp_path, kind) is None
+    assert stopwatch.from_earlier_run(tmp_path, kind) is None
     write_run(tmp_path / "same", kind.settings)
-    pace = stopwatch.earlier(tmp_path, kind)
+    pace = stopwatch.from_earlier_run(tmp_path, kind)
     assert pace is not None
     assert (pace.offline_step, pace.online_step, pace.evaluation) == (2, 4, 8)
     assert pace.hours(kind.settings) == pytest.approx((900 * 2 + 600 * 4 + 3 * 2 * 8) / 3600)
@@ -340,7 +343,7 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
 
 def test_a_dry_run_lists_the_runs_and_times_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(stopwatch, "measure", None)
-    monkeypatch.setattr(stopwatch, "earlier", None)
+    monkeypatch.setattr(stopwatch, "from_earlier_run", None)
     sweep.main(f"--table 7 --runs {tmp_path} --dry-run".split())
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"{8 * 55} runs. --time estimates their hours."

@@ -1,4 +1,4 @@
-"""A picture of what a policy would do in one state: `python -m wgflow_rl.actions RUN --state 3 --out actions.png`."""
+"""Draw the action chunks of a policy in one state: `python -m wgflow_rl.actions RUN --state 3`."""
 
 from __future__ import annotations
 
@@ -12,29 +12,33 @@ import tyro
 from torch import Tensor
 
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.evaluate import load_agent, visited
+from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.colours import INK, RULE
 from wgflow_rl.utils.files import publish
 
-EXECUTED = 40  # draws of what is executed
+EXECUTED = 40  # number of executed chunks drawn
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Draw the chunks that the policy of a run's last checkpoint proposes in one state, and those it executes."""
+class Args:
+    """Draw the chunks that a run's policy proposes in one state, and those it executes."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     state: int = 0
-    """Which state of the policy's own first episodes: the number of chunks executed before it."""
+    """State of the policy's first episodes, by the number of chunks executed before it."""
     samples: int = 400
-    """Chunks proposed."""
+    """Number of proposed chunks."""
     out: Path | None = None
-    """The PNG to write. Without it: actions.png in the run's folder."""
+    """PNG to write (default: actions.png in the run's folder)."""
 
-    def check(self) -> Ask:
-        """Raises: ValueError naming the first flag that cannot be used."""
+    def check(self) -> Args:
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         if self.state < 0:
             raise ValueError(f"--state is {self.state}; wanted at least 0")
         if self.samples < 3:
@@ -44,14 +48,14 @@ class Ask:
         return self
 
 
-def chunks(agent: Agent, state: Tensor, count: int) -> np.ndarray:
-    """`count` chunks for the state [S], as `act` gives them: [count, C], C = h A."""
+def sample_chunks(agent: Agent, state: Tensor, count: int) -> np.ndarray:
+    """Sample `count` chunks of `act` in the state [S]: [count, C], C = h A."""
     drawn = agent.act(state.expand(count, -1), torch.Generator().manual_seed(0))
     return drawn.flatten(1).cpu().numpy()
 
 
 def values(agent: Any, state: Tensor, of: np.ndarray) -> np.ndarray | None:
-    """Q of the chunks [n, C] in the state [S], [n]; None for an agent without a critic."""
+    """Q-values [n] of chunks [n, C] in the state [S]; None for an agent without a critic."""
     if not hasattr(agent, "critic"):
         return None
     with torch.no_grad():
@@ -61,9 +65,12 @@ def values(agent: Any, state: Tensor, of: np.ndarray) -> np.ndarray | None:
         )
 
 
-def principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean [C], the two axes of largest variance [2, C], their shares of it [2]) of x [n, C]; a second axis of a
-    single coordinate is zero.
+def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First two principal axes of points [n, C].
+
+    Returns:
+        Mean [C], axes [2, C], fractions of the variance [2]. For C = 1 the second axis is
+            zero.
     """
     mean = x.mean(0)
     _, size, axes = np.linalg.svd(x - mean, full_matrices=False)
@@ -77,13 +84,12 @@ def principal(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def draw(
     proposed: np.ndarray, executed: np.ndarray, value: np.ndarray | None, path: Path, title: str
 ) -> Path:
-    """Write the PNG: chunks on the two axes along which the proposals differ most, coloured by value [n] if known."""
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,  # no pyplot: no global state, no window
-    )
+    """Draw chunks on the first two principal axes of the proposals, coloured by value [n]."""
+    # No pyplot: it has global state and may open windows.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    mean, axes_of, share = principal(proposed)
+    mean, axes_of, share = principal_axes(proposed)
     at = (proposed - mean) @ axes_of.T
     done = (executed - mean) @ axes_of.T
     figure = Figure(figsize=(6.4, 4.6), dpi=130, layout="constrained")
@@ -123,24 +129,27 @@ def draw(
     return path
 
 
-def picture(ask: Ask) -> Path:
-    """Draw the state asked for; the path of the picture."""
-    agent, settings, step = load_agent(ask.run)
-    state = visited(agent, settings, ask.state + 1)[-1]
-    # With one proposal nothing is chosen: what the policy itself would do.
+def run(args: Args) -> Path:
+    """Draw the figure and return its path."""
+    agent, settings, step = load_agent(args.run)
+    state = visited_states(agent, settings, args.state + 1)[-1]
+    # act_samples=1 disables best-of-N: the proposals of the policy itself.
     plain = (
-        load_agent(ask.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
+        load_agent(args.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
     )
-    proposed, executed = chunks(plain, state, ask.samples), chunks(agent, state, EXECUTED)
-    title = f"{settings.method}, {settings.env}\nstep {step}, state {ask.state}"
-    path = ask.out or ask.run / "actions.png"
+    proposed, executed = (
+        sample_chunks(plain, state, args.samples),
+        sample_chunks(agent, state, EXECUTED),
+    )
+    title = f"{settings.method}, {settings.env}\nstep {step}, state {args.state}"
+    path = args.out or args.run / "actions.png"
     return draw(proposed, executed, values(agent, state, proposed), path, title)
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.actions")
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.actions")
     with one_line_errors():
-        print(picture(ask.check()))
+        print(run(args.check()))
 
 
 if __name__ == "__main__":

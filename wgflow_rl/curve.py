@@ -1,4 +1,4 @@
-"""Draw the learning curve of one run or several seeds: success and episode length, offline phase shaded.
+"""Draw the learning curve of one run or of several seeds: success and episode length.
 
 python -m wgflow_rl.curve runs/maze-0 runs/maze-1 runs/maze-2 --out maze.png --title "pointmaze, 3 seeds"
 """

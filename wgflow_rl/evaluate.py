@@ -1,4 +1,4 @@
-"""Success of a trained run on fresh episodes: `python -m wgflow_rl.evaluate RUN --episodes 50 [--video out.mp4]`."""
+"""Evaluate a trained run on fresh episodes: `python -m wgflow_rl.evaluate RUN --episodes 50`."""
 
 from __future__ import annotations
 
@@ -28,27 +28,31 @@ from wgflow_rl.training.snapshot import restore, under
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.utils.cli import UserError, one_line_errors
 
-FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training has seen
+FIRST_EPISODE = 1_000_000_000  # episode numbers not used by evaluations during training
 
 
 @dataclass(frozen=True)
-class Ask:
+class Args:
     """Evaluate a checkpoint of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     episodes: int = 50
     checkpoint: Literal["last", "best"] = "last"
-    """best: that of the evaluation of most success during training, the later of equal ones."""
+    """best: checkpoint with the highest success rate during training, the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
-    """Write the first episodes as an MP4. Without a screen: MUJOCO_GL=egl (or osmesa) and a GL library. Drawn without a
-    GPU this takes minutes; --episodes 1 --video-episodes 1 is the quickest look."""
+    """MP4 of the first episodes. Without a display, set MUJOCO_GL=egl (or osmesa).
+    Rendering without a GPU takes minutes; --episodes 1 --video-episodes 1 is fastest."""
     video_episodes: int = 4
 
-    def check(self) -> Ask:
-        """Raises: ValueError naming the first flag that cannot be used."""
+    def check(self) -> Args:
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         for name in ("episodes", "video_episodes", "act_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -65,12 +69,20 @@ class Ask:
 def load_agent(
     run: Path, *, best: bool = False, act_samples: int | None = None
 ) -> tuple[Agent, Settings, int]:
-    """The agent of a run's newest intact checkpoint, or of its best one; its settings and its step.
+    """Load the agent of a run's newest intact checkpoint, or of its best one.
+
+    Args:
+        run: folder of the run.
+        best: load the checkpoint with the highest success rate during training.
+        act_samples: N of best-of-N acting; None: as trained.
+
+    Returns:
+        The agent, the settings of the run, the step of the checkpoint.
 
     Raises:
-        FileNotFoundError: When the folder holds no run.
-        ValueError: When the folder holds no run or no intact checkpoint, or when `act_samples` is
-            given for a method that executes one chunk without choosing.
+        FileNotFoundError: If the folder has no run or no checkpoint.
+        ValueError: If no checkpoint is intact, or if `act_samples` is given for a method without
+            best-of-N acting.
     """
     settings = Settings.read(run)
     saved = checkpoint.load(run / "checkpoints", rows=False)
@@ -78,7 +90,7 @@ def load_agent(
         at = best_step(run, saved)
         if at is None:
             raise ValueError(
-                f"{run} has no evaluation yet, so no best checkpoint; leave --checkpoint best out"
+                f"{run} has no evaluation yet, so no best checkpoint; omit --checkpoint best"
             )
         saved = checkpoint.load(run / "checkpoints", step=at, rows=False)
     step, tensors = saved.step, saved.tensors
@@ -86,7 +98,7 @@ def load_agent(
     if act_samples is not None:
         if not hasattr(cfg, "act_samples"):
             raise ValueError(
-                f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; leave the flag out"
+                f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; omit the flag"
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
     env = envs.make(settings.env)
@@ -99,19 +111,19 @@ def load_agent(
 
 
 def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
-    """The step of the best evaluation, None without one; the checkpoint's own may have ended after it was written."""
+    """Step of the best evaluation, even if recorded after the checkpoint; None without one."""
     at, success = saved.state.get("best", (0, -1.0))
     if saved.state.get("evaluating") is not None:
         _, rows = read_rows(run / "eval.csv")
         for row in rows:
-            # As a row has it, or equal ones would not be equal.
+            # Rounded as in the CSV file, so that equal rates compare equal.
             if int(row["step"]) == saved.step and float(row["success"]) >= float(f"{success:.8g}"):
                 return saved.step
     return at if success >= 0 else None
 
 
-def visited(agent: Agent, settings: Settings, count: int) -> Tensor:
-    """The first `count` states [count, S] in which the agent is asked in episodes of its own."""
+def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
+    """First `count` states [count, S] in which the agent acts, in its own episodes."""
     seen: list[Tensor] = []
 
     def act(obs: Tensor, generator: torch.Generator) -> Tensor:
@@ -134,41 +146,40 @@ def run_episodes(
     shown: int = 0,
     video: Path | None = None,
 ) -> Evaluation:
-    """Play `episodes` fresh episodes; the first `shown` side by side into `video`, which changes none of them.
+    """Play `episodes` fresh episodes; render the first `shown` side by side to `video`.
 
-    The pool is the same with a video and without, so the policy acts on the same states with the same noise.
+    The pool of environments is independent of the video, and so are the results.
     """
     count = min(EVAL_ENVS, episodes)
     shown = min(shown, count) if video else 0
     frames: list[np.ndarray] = []
-    pictures: dict[int, np.ndarray] = {}
+    last_frames: dict[int, np.ndarray] = {}
 
-    def film(played: dict[int, int]) -> None:
-        """A frame while any of the first episodes goes on; one that has ended shows its last state."""
-        now = {i: _picture(pool[i]) for i, episode in played.items() if i == episode and i < shown}
-        pictures.update(now)
+    def add_frame(played: dict[int, int]) -> None:
+        """Add a frame while a rendered episode is running; finished ones show their last state."""
+        now = {i: _render(pool[i]) for i, episode in played.items() if i == episode and i < shown}
+        last_frames.update(now)
         if now:
-            frames.append(np.concatenate([pictures[i] for i in range(shown)], axis=1))
+            frames.append(np.concatenate([last_frames[i] for i in range(shown)], axis=1))
 
     steps = 0
 
-    def watch(played: dict[int, int]) -> None:
+    def on_step(played: dict[int, int]) -> None:
         nonlocal steps
         steps += len(played)
         bar.n = max(bar.n, max(played.values()) + 1 - len(played))
         bar.set_postfix(steps=steps)
         if shown:
-            film(played)
+            add_frame(played)
 
-    drawing = {"render_mode": "rgb_array", "width": 320, "height": 320}
-    # The bar is for a terminal alone; drawing is most of the time of a film that no GPU draws.
+    rendering = {"render_mode": "rgb_array", "width": 320, "height": 320}
     with (
         tqdm(
             total=episodes, unit="episode", disable=None, desc="filming" if shown else "playing"
         ) as bar,
         contextlib.ExitStack() as stack,
     ):
-        made = (envs.make(settings.env, **(drawing if i < shown else {})) for i in range(count))
+        made = (envs.make(settings.env, **(rendering if i < shown else {})) for i in range(count))
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         result = evaluate(
             agent.act,
@@ -177,7 +188,7 @@ def run_episodes(
             seed=settings.seed,
             first_episode=FIRST_EPISODE,
             guard=Guard(settings.env),
-            frame=watch,
+            frame=on_step,
         )
         bar.n = episodes
         bar.refresh()
@@ -186,12 +197,12 @@ def run_episodes(
     return result
 
 
-def _picture(env: gymnasium.Env) -> np.ndarray:
+def _render(env: gymnasium.Env) -> np.ndarray:
     try:
         return np.asarray(env.render())
-    except Exception as error:  # each GL platform fails with a type of its own
+    except Exception as error:  # each GL platform raises its own types
         raise UserError(
-            f"nothing can be drawn here ({type(error).__name__}: {error}). Without a screen, set MUJOCO_GL=egl or "
+            f"rendering failed ({type(error).__name__}: {error}). Without a display, set MUJOCO_GL=egl or "
             "MUJOCO_GL=osmesa before the command; it needs that library (Debian: libegl1 or libosmesa6)."
         ) from error
 
@@ -206,35 +217,35 @@ def _write_video(path: Path, frames: list[np.ndarray]) -> None:
             writer.append_data(frame)
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.evaluate")
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.evaluate")
     with one_line_errors():
-        print(json.dumps(report(ask.check()), indent=2))
+        print(json.dumps(report(args.check()), indent=2))
 
 
-def report(ask: Ask) -> dict[str, Any]:
-    """Play the episodes asked for; what is printed about them."""
+def report(args: Args) -> dict[str, Any]:
+    """Play the episodes and return the printed report."""
     agent, settings, step = load_agent(
-        ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples
+        args.run, best=args.checkpoint == "best", act_samples=args.act_samples
     )
     result = run_episodes(
         agent,
         settings,
-        ask.episodes,
-        shown=ask.video_episodes,
-        video=ask.video,
+        args.episodes,
+        shown=args.video_episodes,
+        video=args.video,
     )
     successes = int(result.success.sum())
-    low, high = wilson(successes, ask.episodes)
+    low, high = wilson(successes, args.episodes)
     return {
-        "run": str(ask.run),
+        "run": str(args.run),
         "step": step,
-        "episodes": ask.episodes,
-        "success": successes / ask.episodes,
+        "episodes": args.episodes,
+        "success": successes / args.episodes,
         "interval_95": [round(low, 3), round(high, 3)],
         "return": float(result.returns.mean()),
         "length": float(result.lengths.mean()),
-        **({"video": str(ask.video)} if ask.video else {}),
+        **({"video": str(args.video)} if args.video else {}),
     }
 
 

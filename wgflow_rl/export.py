@@ -1,7 +1,8 @@
-"""A trained policy as one file that runs without this package: `python -m wgflow_rl.export RUN --format onnx`.
+"""Export a trained policy to ONNX or TorchScript: `python -m wgflow_rl.export RUN --format onnx`.
 
-The file is `agent.act` itself: observations in the environment's units go in, the chunk to execute comes out, with
-normalisation, critic and best-of-N inside. What the agent would draw is an input, so the file is a function.
+The file computes `agent.act`: its input is an observation in the environment's units, its output
+the chunk to execute; normalisation, critic and best-of-N are included. Random draws are inputs, so
+the file is a deterministic function.
 """
 
 from __future__ import annotations
@@ -22,37 +23,41 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.evaluate import load_agent, visited
+from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.training.runlog import PACKAGES
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.files import publish
 
-FORMAT = 1  # of the description that is stored with the file
-STATES = 64  # states of the policy's own episodes on which a file is compared with its original
-TOLERANCE = 1e-4  # of an action in [-1, 1]; float32 sums in another order differ by about 1e-6
-KINDS = {"randn": "normal", "rand": "uniform"}  # how a draw is made, and what its input is called
+FORMAT = 1  # version of the metadata stored in the file
+STATES = 64  # states of the policy's episodes on which the file is compared with the agent
+TOLERANCE = 1e-4  # absolute, of actions in [-1, 1]; rounding of float32 is about 1e-6
+KINDS = {"randn": "normal", "rand": "uniform"}  # torch function -> name of the input
 SUFFIX = {"onnx": ".onnx", "torchscript": ".pt"}
 
 Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Write the policy of a run's checkpoint as one file, compared with the original before it gets its name."""
+class Args:
+    """Write the policy of a run's checkpoint to one file, verified against the agent."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     format: Literal["onnx", "torchscript"] = "onnx"
     out: Path | None = None
-    """The file to write. Without it: policy.onnx or policy.pt in the run's folder."""
+    """File to write (default: policy.onnx or policy.pt in the run's folder)."""
     checkpoint: Literal["last", "best"] = "last"
-    """best: that of the evaluation of most success during training, the later of equal ones."""
+    """best: checkpoint with the highest success rate during training, the latest of equal ones."""
     act_samples: int | None = None
-    """Execute the best of this many chunks (default: as trained); 1 leaves the critic out of the file."""
+    """Execute the best of this many chunks (default: as trained); 1 omits the critic."""
 
-    def check(self) -> Ask:
-        """Raises: ValueError naming the first flag that cannot be used."""
+    def check(self) -> Args:
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
@@ -62,8 +67,8 @@ class Ask:
         return self
 
 
-class Draws(TorchFunctionMode):
-    """What torch draws inside the block: written down, or taken from `given` in the same order."""
+class RandomDraws(TorchFunctionMode):
+    """Record torch's random tensors inside the block, or replace them by `given`, in order."""
 
     def __init__(self, given: Sequence[Tensor] | None = None):
         super().__init__()
@@ -76,7 +81,7 @@ class Draws(TorchFunctionMode):
         if kind is None:
             if kwargs.get("generator") is not None:
                 raise ValueError(
-                    f"this agent draws with torch.{func.__name__}, which cannot become an input of a file; draw with "
+                    f"this agent draws with torch.{func.__name__}, which cannot be exported; draw with "
                     "wgflow_rl.agents.sampling.normal or uniform in `act`"
                 )
             return func(*args, **kwargs)
@@ -87,29 +92,29 @@ class Draws(TorchFunctionMode):
         return draw
 
 
-class Deployed(nn.Module):
-    """`agent.act` as a module whose noise is an argument: `forward(obs [B, S], *draws)` -> actions [B, h, A]."""
+class PolicyModule(nn.Module):
+    """`agent.act` with noise as arguments: (obs [B, S], *draws) -> actions [B, h, A]."""
 
     def __init__(self, agent: Agent):
         super().__init__()
         self.agent = agent
 
     def forward(self, obs: Tensor, *draws: Tensor) -> Tensor:
-        with Draws(draws):
+        with RandomDraws(draws):
             return self.agent.act(obs, torch.Generator())
 
 
-def original(
+def reference(
     agent: Agent, obs: Tensor, *, seed: int = 0
 ) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """What the agent executes in these states [B, S], and what it drew for it: (kind, [B, ...]) each."""
-    with Draws() as drawn:
+    """Actions of the agent in states [B, S], and its random draws, (kind, [B, ...]) each."""
+    with RandomDraws() as drawn:
         actions = agent.act(obs, torch.Generator().manual_seed(seed))
     return actions, drawn.made
 
 
 def input_names(drawn: Sequence[tuple[str, Tensor]]) -> list[str]:
-    """obs, then each draw by its kind, numbered from the second of a kind on: normal, uniform, normal_2, ..."""
+    """Names of the inputs: obs, then the draws by kind: normal, uniform, normal_2, ..."""
     kinds = [kind for kind, _ in drawn]
     counts = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
     return ["obs", *(k if n == 1 else f"{k}_{n}" for k, n in zip(kinds, counts, strict=True))]
@@ -118,7 +123,7 @@ def input_names(drawn: Sequence[tuple[str, Tensor]]) -> list[str]:
 def describe(
     settings: Settings, step: int, obs: Tensor, actions: Tensor, drawn: Sequence[tuple[str, Tensor]]
 ) -> dict[str, Any]:
-    """What someone needs to run the file, and to know where it is from. JSON-able."""
+    """Metadata of the file, JSON-able: inputs, outputs and origin."""
     tensors = [obs, *(draw for _, draw in drawn)]
     shapes = [["batch", *tensor.shape[1:]] for tensor in tensors]
     kinds = ["observation, in the environment's units", *(kind for kind, _ in drawn)]
@@ -153,13 +158,13 @@ def _version(package: str) -> str | None:
 def write_onnx(
     policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path
 ) -> Run:
-    """Write an ONNX file, any batch size; the description is its metadata "wgflow". Returns the file, run."""
+    """Write an ONNX file for any batch size, with metadata "wgflow"; return it loaded."""
     try:
         import onnxruntime
-        import onnxscript  # noqa: F401 (the exporter needs it, and says so less clearly)
+        import onnxscript  # noqa: F401 (needed by the exporter, whose own message is less clear)
     except ImportError as error:
         raise UserError(
-            f"--format onnx needs {error.name}: pip install 'wgflow[export]'. --format torchscript needs nothing."
+            f"--format onnx needs {error.name}: pip install 'wgflow[export]'. --format torchscript works without."
         ) from error
     names = [part["name"] for part in about["inputs"]]
     sizes = [{0: torch.export.Dim.DYNAMIC} for _ in inputs]
@@ -183,11 +188,9 @@ def write_onnx(
 def write_torchscript(
     policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path
 ) -> Run:
-    """Write a TorchScript archive, any batch size, the description inside as wgflow.json. Returns the file, run."""
+    """Write a TorchScript archive for any batch size, with wgflow.json; return it loaded."""
     traced = torch.jit.trace(policy, tuple(inputs), check_trace=False)
-    frozen = torch.jit.freeze(
-        traced
-    )  # drops what acting does not use: target networks, the old policy
+    frozen = torch.jit.freeze(traced)  # drops unused modules such as target networks
     torch.jit.save(frozen, path, _extra_files={"wgflow.json": json.dumps(about)})
     return torch.jit.load(path)
 
@@ -196,30 +199,31 @@ WRITERS = {"onnx": write_onnx, "torchscript": write_torchscript}
 
 
 def write(agent: Agent, form: str, obs: Tensor, about: dict[str, Any], path: Path) -> Run:
-    """Write the agent in the format `form`, followed on two states of obs [B >= 2, S]; returns the file, run."""
-    _, drawn = original(agent, obs[:2])
+    """Export the agent, traced on two states of obs [B >= 2, S]; return the loaded file."""
+    _, drawn = reference(agent, obs[:2])
     inputs = [obs[:2], *(draw for _, draw in drawn)]
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's exporters, about their own future
-            return WRITERS[form](Deployed(agent).eval(), inputs, about, path)
+            warnings.simplefilter("ignore")  # deprecation warnings of torch's exporters
+            return WRITERS[form](PolicyModule(agent).eval(), inputs, about, path)
     finally:
         logger.setLevel(level)
 
 
-# ---- comparison with the original ------------------------------------------------------------------------------------
+# ---- comparison with the agent ------------------------------------------------------------------------------------
 
 
-def disagreement(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
-    """(largest |difference| of an action, ties) between a file and its original, with the same draws.
+def compare(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
+    """Largest |difference| between actions of a file and its agent, and the number of ties.
 
-    A best-of-N whose two best chunks are worth the same to float32 may pick either. Such a tie is a state where the
-    original itself picks the file's chunk once its observation is changed by rounding; it is counted, not compared.
+    Best-of-N may select either of two chunks whose values are equal in float32. Such a tie is a
+    state in which the agent selects the file's chunk after a perturbation of the observation by
+    rounding; ties are counted, not compared.
     """
-    actions, drawn = original(agent, obs)
+    actions, drawn = reference(agent, obs)
     draws = [draw for _, draw in drawn]
     got = run(obs, *draws)
     error = (got - actions).abs().flatten(1).amax(1)
@@ -227,39 +231,39 @@ def disagreement(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
     nudge = torch.Generator().manual_seed(0)
     for _ in range(16 if apart.any() else 0):
         near = obs * (1 + 1e-6 * torch.randn(obs.shape, generator=nudge))
-        with Draws(draws):
+        with RandomDraws(draws):
             other = agent.act(near, torch.Generator())
         error = torch.minimum(error, (got - other).abs().flatten(1).amax(1))
     ties = apart & (error <= TOLERANCE)
     return float(error[~ties].max() if not ties.all() else 0.0), int(ties.sum())
 
 
-def export(ask: Ask) -> dict[str, Any]:
-    """Write the file, compare it with the original, and only then give it its name; what is printed about it.
+def export(args: Args) -> dict[str, Any]:
+    """Write the file, verify it against the agent, and return the printed report.
+
+    Also raises what `load_agent` raises.
 
     Raises:
-        RuntimeError: When the file does not act as its original; nothing is written then.
+        RuntimeError: If the actions differ, with nothing written.
     """
     agent, settings, step = load_agent(
-        ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples
+        args.run, best=args.checkpoint == "best", act_samples=args.act_samples
     )
-    path = ask.out or ask.run / f"policy{SUFFIX[ask.format]}"
-    obs = visited(agent, settings, STATES)
-    actions, drawn = original(agent, obs)
+    path = args.out or args.run / f"policy{SUFFIX[args.format]}"
+    obs = visited_states(agent, settings, STATES)
+    actions, drawn = reference(agent, obs)
     about = describe(settings, step, obs, actions, drawn)
-    about["agent"] |= {} if ask.act_samples is None else {"act_samples": ask.act_samples}
+    about["agent"] |= {} if args.act_samples is None else {"act_samples": args.act_samples}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        run = write(agent, ask.format, obs, about, temporary)
-        error, ties = disagreement(agent, run, obs)
-        alone, _ = disagreement(
-            agent, run, obs[:1]
-        )  # a batch of one takes other paths through the runtimes
+        run = write(agent, args.format, obs, about, temporary)
+        error, ties = compare(agent, run, obs)
+        alone, _ = compare(agent, run, obs[:1])  # runtimes have separate code for a batch of one
         error = max(error, alone)
         if not error <= TOLERANCE:
             raise UserError(
-                f"the {ask.format} file acts differently from the run: actions differ by up to {error:.2g} on "
+                f"the actions of the {args.format} file differ from those of the run by up to {error:.2g} on "
                 f"{STATES} states (allowed: {TOLERANCE:g}). Nothing was written; please report it with config.json"
             )
         publish(temporary, path)
@@ -276,10 +280,10 @@ def export(ask: Ask) -> dict[str, Any]:
     }
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.export")
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.export")
     with one_line_errors():
-        print(json.dumps(export(ask.check()), indent=2))
+        print(json.dumps(export(args.check()), indent=2))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Profile an update against the roofline of this machine: `python -m wgflow_rl.profile [flags of wgflow_rl.train]`.
+"""Profile an update against the roofline of this machine: `python -m wgflow_rl.profile [flags]`.
 
-The lower bounds are the time of the update's matrix products at the highest speed this machine reaches, and the time of
-their operands at the speed at which it copies memory. Data are random numbers, since the cost of an update does not
-depend on its data; no file is read or written.
+The flags are those of wgflow_rl.train. The lower bounds are the time of the update's matrix
+products at the peak speed of this machine, and the time to move their operands at its memory
+bandwidth. The data are random, since the cost of an update does not depend on them; no file is read
+or written.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ KINDS = {
         "aten::lerp_",
     ),
     "random numbers": ("aten::normal_", "aten::uniform_", "aten::random_"),
-}  # prefixes of operation names, the first match counts; the rest is "other operations"
-ROWS = 10_000  # of random data
+}  # kind -> prefixes of operation names; the first match counts, the rest is "other operations"
+ROWS = 10_000  # size of the random data set
 
 
 class Machine(NamedTuple):
@@ -76,7 +77,7 @@ class Traffic(TorchDispatchMode):
 
 
 def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
-    """Processor seconds per thread of the fastest of several calls, after one that is not timed."""
+    """CPU seconds per thread of the fastest of several calls, after a warm-up call."""
     call()
     best, end = math.inf, time.process_time() + at_least
     while time.process_time() < end:
@@ -87,7 +88,7 @@ def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
 
 
 def measure_machine() -> Machine:
-    """Measure products of the sizes that networks have, and a copy of 128 MB."""
+    """Measure matrix products of typical network sizes, and a copy of 128 MB."""
     fastest = 0.0
     for rows, width in ((256, 512), (1024, 512), (2048, 1024)):
         x, w = torch.randn(rows, width), torch.randn(width, width)
@@ -107,7 +108,10 @@ def work(call: Callable[[], object]) -> Work:
 
 
 def by_kind(call: Callable[[], object], *, calls: int) -> dict[str, tuple[float, float]]:
-    """Seconds and number of operations of one call by kind; torch's profiler overstates small operations."""
+    """Seconds and number of operations per call and kind.
+
+    The profiler overstates small operations.
+    """
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile:
         for _ in range(calls):
             call()
@@ -137,7 +141,7 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 
 
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
-    """An agent, and the parts of a training step by name."""
+    """An agent, and the parts of a training step as functions by name."""
     env, cfg = envs.make(settings.env), settings.agent
     obs_dim, action_dim = (
         len(space.sample()) for space in (env.observation_space, env.action_space)
@@ -160,11 +164,15 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
 
 
 def report(settings: Settings) -> str:
-    """The text that the command prints. Raises: ValueError on a device other than the CPU."""
+    """Text of the report.
+
+    Raises:
+        ValueError: For a device other than the CPU.
+    """
     machine = settings.machine
     if machine.device != "cpu":
         raise ValueError(
-            f"--device is {machine.device!r}; the profile reads processor clocks, so wanted cpu"
+            f"--device is {machine.device!r}; the profile measures CPU time, so wanted cpu"
         )
     torch.set_num_threads(machine.threads or 1)
     route = matmul.resolve(machine.route, settings.agent.hidden)

@@ -1,12 +1,13 @@
-"""The paper's tables and figures beside your runs: `python -m wgflow_rl.report [RUNS ...] [--out DIR]`.
+"""The paper's tables and figures with your runs: `python -m wgflow_rl.report [RUNS ...]`.
 
 Examples::
 
-    python -m wgflow_rl.report runs/sweep --out report   # tables and figures for which there are runs
-    python -m wgflow_rl.report --tables 1 6              # the published numbers, where there are none
-    python -m wgflow_rl.report --check DIR               # published numbers against DIR/tableN*.csv
+    python -m wgflow_rl.report runs/sweep --out report   # tables and figures with runs
+    python -m wgflow_rl.report --tables 1 6              # without runs: the published numbers
+    python -m wgflow_rl.report --check DIR               # compare published numbers with DIR/tableN*.csv
 
-Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases (docs/reproduce.md).
+Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases
+(docs/reproduce.md).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from wgflow_rl.experiments.comparison import (
     missing,
     run_records,
     table_lines,
-    with_runs,
+    tables_with_runs,
 )
 from wgflow_rl.experiments.figures import draw
 from wgflow_rl.experiments.results import RunGroup
@@ -47,58 +48,62 @@ from wgflow_rl.experiments.verify import differences
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.files import make_folder, write_whole
 
-COSTS = 9  # the table beside which the clocks of our runs are printed
+COSTS = 9  # number of the table that is followed by the timings of our runs
 COLUMNS = (
     *("table", "phase", "row", "column", "env", "by", "protocol"),
     *("seeds", "mean", "std", "low", "high", "values"),
 )
 ABOUT = f"""\
-Success in percent at the last evaluation of a phase. Rows marked *paper* are the numbers of {PAPER}, spelled as
-printed. Rows marked *ours* are `mean ± standard deviation (number of seeds)`, the standard deviation with n - 1; the
-letter stands for the conditions listed below the table, all of which a comparison has to allow for. A dash is a cell
-without a run that finished the phase; averages over tasks need a run of each. `tables.csv` adds 95 % bootstrap
-intervals and the value of each seed.
+Success in percent at the last evaluation of a phase. Rows marked *paper* are the numbers of {PAPER}, as printed. Rows
+marked *ours* are `mean ± standard deviation (number of seeds)`, with n - 1 in the standard deviation; the letter refers
+to the conditions below the table, which a comparison must take into account. A dash is a cell without a run that has
+finished the phase; averages over tasks need a run of each. `tables.csv` adds 95 % bootstrap intervals and the value of
+each seed.
 
 *DFP* is the published method (`dfp`): the field of Eq. 3 with the absolute bandwidths of Tables 5 and 8. Other fields
-are never printed in its row but under *Not in the paper*: {{variants}}.
+are printed under *Not in the paper*, never in its row: {{variants}}.
 
-The paper does not state its number of evaluation episodes; its numbers are those of 100 per seed. The paper's Cube
-datasets are OGBench's; "generated data" below are our own.
+The paper does not state its number of evaluation episodes; its numbers fit 100 per seed. The paper's Cube data are
+OGBench's; "generated data" below are our own.
 """.format(variants=", ".join(f"`{method}` is *{label}*" for method, label in VARIANTS.items()))
 
 
 @dataclass(frozen=True)
 class Args:
-    """Print the paper's tables and figures with your runs beside them."""
+    """Compare your runs with the paper's tables and figures."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Folders of runs, and of other code bases' logs NAME/ENV.csv (columns step,seed,success)."""
+    """Folders of runs, and of logs NAME/ENV.csv of other code bases (columns step,seed,success)."""
     out: Path = Path("report")
     """Folder to write to."""
     tables: tuple[int, ...] = ()
-    """Tables to print. Without it: those for which there are runs, or all if there are no runs."""
+    """Tables to print (default: those with runs, or all if there are no runs)."""
     all: bool = False
-    """Print all tables, those without runs too."""
+    """Print all tables, including those without runs."""
     figures: bool = True
     """Draw the figures."""
     peer_offline_steps: int | None = None
-    """Step that ends the offline phase of the logs, which do not say it."""
+    """Last step of the offline phase of the logs of other code bases."""
     check: Path | None = None
-    """Compare the published numbers, as printed, with the tables in this folder, and write nothing."""
+    """Only compare the published numbers with the tables in this folder."""
 
     def numbers(self, groups: Sequence[RunGroup]) -> tuple[int, ...]:
-        """The tables to print. Raises: ValueError for a number that the paper has not."""
+        """Numbers of the tables to print.
+
+        Raises:
+            ValueError: For a number that is not in the paper.
+        """
         if unknown := set(self.tables) - set(NUMBERS):
             raise ValueError(f"--tables has {min(unknown)}; the paper has Tables 1 to 10")
         if self.tables:
             return tuple(sorted(set(self.tables)))
-        return NUMBERS if self.all or not groups else tuple(sorted(with_runs(groups)))
+        return NUMBERS if self.all or not groups else tuple(sorted(tables_with_runs(groups)))
 
 
 def render(
     numbers: Sequence[int], groups: Sequence[RunGroup], records: list[dict[str, Any]]
 ) -> list[str]:
-    """The tables of these numbers as Markdown; numbers of success also become records."""
+    """Format tables as Markdown; append success rates to `records`."""
     lines = []
     for number in numbers:
         if number in LISTS:
@@ -111,10 +116,10 @@ def render(
 
 
 def costs(groups: Sequence[RunGroup]) -> list[str]:
-    """Milliseconds by the clocks of the runs: medians of one seed, on whatever machine it ran."""
+    """Table of median times in milliseconds, from the logs of one run per group."""
     rows = []
     for group in groups:
-        if group.peer or (pace := stopwatch.clocked(group.folder, "")) is None:
+        if group.peer or (pace := stopwatch.from_logs(group.folder, "")) is None:
             continue
         online = f"{1000 * pace.online_step:.1f}" if group.total != group.offline else MISSING
         rows.append(
@@ -127,15 +132,14 @@ def costs(groups: Sequence[RunGroup]) -> list[str]:
         return []
     header = ["method", "environment", "conditions", "ms per update offline", "ms per online step"]
     return [
-        "**Not in the paper**: medians by the clock of one of our runs, beside whatever else its machine did "
-        "(config.json of a run names it).",
+        "**Not in the paper**: median times of one of our runs, on a possibly shared machine (named in config.json).",
         "",
         *markdown([*header, "s per evaluation of 8 episodes"], rows),
     ]
 
 
 def all_runs(groups: Sequence[RunGroup]) -> list[str]:
-    """Everything that was found, whether a table has it or not."""
+    """Table of all runs and logs found."""
     rows = [
         [group.env, group.name, group.protocol]
         + [cell(group, phase, interval=True) for phase in ("offline", "online")]
@@ -148,9 +152,9 @@ def all_runs(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> list[str]:
-    """Draw the paper's figures of these tables and one of every other environment; the lines that show them."""
+    """Draw the figures of these tables and of all other runs; return lines of Markdown."""
     lines = ["## Figures", "", NOT_DRAWN, ""]
-    shown: set[int] = set()
+    drawn: set[int] = set()
     for figure in FIGURES:
         table = TABLES[figure.table]
         found = {row.label: matching(table, row, groups) for row in table.rows + table.variants}
@@ -160,22 +164,22 @@ def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> li
             if g.peer
         }
         if figure.table in numbers:
-            lines += _figure(figure, found, [row.label for row in table.rows], out, shown)
-    for env in sorted({group.env for group in groups if id(group) not in shown}):
-        mine = [group for group in groups if group.env == env and id(group) not in shown]
+            lines += _draw_figure(figure, found, [row.label for row in table.rows], out, drawn)
+    for env in sorted({group.env for group in groups if id(group) not in drawn}):
+        mine = [group for group in groups if group.env == env and id(group) not in drawn]
         found = {
             group.name: [other for other in mine if other.name == group.name] for group in mine
         }
-        lines += _pictures({env: env}, found, f"curves-{env}", "Offline, then online", out)
+        lines += _draw_conditions({env: env}, found, f"curves-{env}", "Offline, then online", out)
     return lines
 
 
-def _figure(
+def _draw_figure(
     figure: Figure,
     found: dict[str, list[RunGroup]],
     published: Sequence[str],
     out: Path,
-    shown: set[int],
+    drawn: set[int],
 ) -> list[str]:
     inside = {
         label: [group for group in groups if group.env in figure.panels]
@@ -184,15 +188,15 @@ def _figure(
     inside = {label: groups for label, groups in inside.items() if groups}
     if not inside:
         return [f"Figure {figure.number}, {figure.title}: {MISSING}, no runs.", ""]
-    shown |= {id(group) for groups in inside.values() for group in groups}
+    drawn |= {id(group) for groups in inside.values() for group in groups}
     title = f"As Figure {figure.number}: {figure.title}"
     dashed = [label for label in inside if label not in published]
-    return _pictures(
+    return _draw_conditions(
         figure.panels, inside, f"figure-{figure.number}", title, out, dashed, figure.online_only
     )
 
 
-def _pictures(
+def _draw_conditions(
     titles: dict[str, str],
     found: dict[str, list[RunGroup]],
     stem: str,
@@ -201,7 +205,7 @@ def _pictures(
     dashed: Sequence[str] = (),
     online_only: bool = False,
 ) -> list[str]:
-    """One picture for each set of conditions, which do not belong into one panel; logs are in each."""
+    """Draw one figure per set of conditions, each with the logs of other code bases."""
     mine = [group for groups in found.values() for group in groups]
     protocols = sorted({group.protocol for group in mine if not group.peer}) or [""]
     lines = []
@@ -222,7 +226,13 @@ def _pictures(
 
 
 def write(args: Args) -> Path:
-    """Read the runs, write everything, return the path of report.md. Raises: as `results.read`; OSError."""
+    """Write the report and return its path.
+
+    Also raises what `results.read` raises.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
     groups = results.read(args.runs, peer_offline=args.peer_offline_steps)
     numbers = args.numbers(groups)
     records: list[dict[str, Any]] = []
@@ -251,7 +261,7 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 
 def check(folder: Path) -> bool:
-    """Print every published cell that differs from the tables in a folder; True if none does."""
+    """Print published cells that differ from the tables in a folder; return True if none do."""
     text = "\n".join(["", *render(NUMBERS, [], [])])
     count, lines = differences(text, folder)
     print("\n".join([*lines, f"{count} cells in {folder}, {len(lines)} differences"]))

@@ -1,4 +1,4 @@
-"""Many runs, each once, on Ray: `python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3 [--dry-run]`.
+"""Run many trainings on Ray: `python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3`.
 
 Examples::
 
@@ -7,8 +7,9 @@ Examples::
     python -m wgflow_rl.sweep --table 1 --settings         # print the settings of every cell as CSV
     python -m wgflow_rl.sweep --methods dfp --envs ENV --seeds 3 --offline-steps 2000
 
-Unknown flags go to `python -m wgflow_rl.train`. The same command, given again, goes on: finished runs are skipped,
-stopped ones resumed, failed ones tried again. Ctrl-C leaves a checkpoint in every run.
+Unknown flags are passed to `python -m wgflow_rl.train`. Repeat the command to continue: finished
+runs are skipped, stopped ones resumed and failed ones retried. On Ctrl-C every run writes a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -33,35 +34,38 @@ from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
 
-REFRESH = 1.0  # seconds between looks at the runs
+REFRESH = 1.0  # seconds between updates of the progress bar
 
 
 @dataclass(frozen=True)
 class Args:
-    """Run a table of the paper, or methods x environments x seeds. Other flags are passed on to train."""
+    """Run a table of the paper, or methods x environments x seeds.
+
+    Other flags are passed to train.
+    """
 
     table: int | None = None
     """A table of the paper: 1, 2, 3, 4, 6 or 7."""
     variants: bool = False
-    """Beside the table's rows, DFP with the published code's field and with ours (not in the paper)."""
+    """Add DFP with the published code's field and with ours (not in the paper)."""
     methods: tuple[str, ...] = ()
     envs: tuple[str, ...] = ()
     seeds: int | None = None
-    """Number of seeds: 0, 1, ..., N - 1. Without it: the paper's for a table (5, of Table 7 8), 5 otherwise."""
+    """Number N of seeds 0, ..., N - 1 (default: the table's, 8 for Table 7 and 5 otherwise)."""
     preset: str | None = None
-    """Preset of train. Without it: the paper's for a table, laptop otherwise."""
+    """Preset of train (default: the paper's for a table, laptop otherwise)."""
     runs: Path = Path("runs/sweep")
-    """Parent of the run folders; on a cluster, a folder that all machines share."""
+    """Parent of the run folders; on a cluster, a folder shared by all machines."""
     address: str | None = None
-    """Address of a Ray cluster (host:port, or auto). Without it: this machine."""
+    """Address of a Ray cluster, host:port or auto (default: this machine)."""
     cpus: int | None = None
     """Cores of this machine to use (default: all)."""
     cpus_per_run: int = 1
-    """Cores, and threads of torch, for each run."""
+    """Cores, and torch threads, per run."""
     gpus_per_run: float = 0.0
-    """Accelerators for each run (a share of one is possible); beside it, --device cuda."""
+    """Accelerators per run, possibly a fraction; add --device cuda."""
     retries: int = 2
-    """Number of times that a run may fail without progress in between."""
+    """Number of consecutive failures without progress that a run may have."""
     dry_run: bool = False
     """List the runs and stop."""
     time: bool = False
@@ -70,15 +74,19 @@ class Args:
     """Print the settings of every method in every environment as CSV, and stop."""
 
     def check(self) -> Args:
-        """Raises: ValueError naming the first flag that cannot be used."""
+        """Return the arguments.
+
+        Raises:
+            ValueError: The message names the first invalid flag.
+        """
         if (self.table is None) == (not self.methods and not self.envs):
             raise ValueError("wanted either --table N, or --methods and --envs")
         if self.table is None and not (self.methods and self.envs):
             raise ValueError("--methods and --envs go together; give at least one of each")
         if self.variants and self.table is None:
-            raise ValueError("--variants adds rows to a table; wanted --table N beside it")
+            raise ValueError("--variants adds rows to a table; wanted --table N with it")
         if self.time and not self.dry_run:
-            raise ValueError("--time estimates without running; wanted --dry-run beside it")
+            raise ValueError("--time estimates without running; wanted --dry-run with it")
         for name, value, least in (
             ("seeds", self.seeds, 1),
             ("cpus", self.cpus, 1),
@@ -91,7 +99,7 @@ class Args:
         cores = self.cpus or os.cpu_count() or 1
         if self.address is None and self.cpus_per_run > cores:
             raise ValueError(
-                f"--cpus-per-run is {self.cpus_per_run}; wanted at most the {cores} cores to use"
+                f"--cpus-per-run is {self.cpus_per_run}; wanted at most {cores}, the number of cores"
             )
         return self
 
@@ -103,14 +111,16 @@ class Args:
 
     def plan(self, extra: Sequence[str]) -> plan.Plan:
         if self.table is not None:
-            return plan.of_table(
+            return plan.from_table(
                 self.table, preset=self.preset, variants=self.variants, extra=extra
             )
-        return plan.of_names(self.methods, self.envs, preset=self.preset or "laptop", extra=extra)
+        return plan.from_methods(
+            self.methods, self.envs, preset=self.preset or "laptop", extra=extra
+        )
 
 
 def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
-    """Each configuration once, first seeds first: every cell of a table has one run before any has two."""
+    """Jobs of all kinds and seeds without duplicates, ordered by seed."""
     found: dict[Path, tuple[Job, plan.Kind]] = {}
     for seed in range(args.seed_count):
         for kind in kinds:
@@ -120,7 +130,7 @@ def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
 
 
 def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
-    """Run the jobs on Ray and return how each ended.
+    """Run the jobs on Ray and return their outcomes.
 
     Raises:
         RuntimeError: When Ray cannot start.
@@ -129,7 +139,8 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
     outcomes: dict[Job, Outcome] = {}
     total = sum(each.steps for each in jobs)
     with _ray(args) as ray, tqdm(total=total, unit="step", mininterval=5, smoothing=0) as bar:
-        # Ray starts a task again whose worker has died; the folder's lock then waits for a training left behind.
+        # Ray restarts a task whose worker has died; the folder's lock then waits for a training
+        # left behind.
         resources = {
             "num_cpus": args.cpus_per_run,
             "num_gpus": args.gpus_per_run,
@@ -148,9 +159,7 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
                 bar.set_postfix_str(f"{len(outcomes)} of {len(jobs)} runs ended", refresh=False)
                 bar.update(0)
         except KeyboardInterrupt:
-            bar.write(
-                "stopping: every run writes a checkpoint first; the same command goes on from there"
-            )
+            bar.write("stopping: every run writes a checkpoint; repeat the command to continue")
             for ref in pending:
                 ray.cancel(ref)
             ray.wait(list(pending), num_returns=len(pending), timeout=job.GRACE)
@@ -160,11 +169,11 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
 
 @contextlib.contextmanager
 def _ray(args: Args) -> Iterator[Any]:
-    """Ray, started here or joined by its address, with SIGTERM treated as Ctrl-C."""
+    """Start Ray or join a cluster, with SIGTERM treated as Ctrl-C."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_worker_niceness", "0"
-    )  # not 15: beside other work a run would stand still
+    )  # at the default, 15, other processes starve runs
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # --gpus-per-run 0 hides no device
@@ -176,7 +185,7 @@ def _ray(args: Args) -> Iterator[Any]:
             quiet("local", num_cpus=args.cpus, include_dashboard=False)
         else:
             quiet(args.address)
-    except Exception as error:  # Ray raises types of its own, and those of gRPC
+    except Exception as error:  # types of Ray and of gRPC
         raise UserError(
             f"Ray could not start ({type(error).__name__}: {error}). It comes with pip install 'wgflow[sweep]'; on "
             "this machine it needs a writable temporary folder and loopback ports, with --address a running cluster."
@@ -196,9 +205,7 @@ def _interrupt(number: int, frame: object) -> None:
 def _outcome(ray: Any, ref: Any) -> Outcome:
     try:
         return ray.get(ref)
-    except (
-        ray.exceptions.RayError
-    ) as error:  # the worker or its machine is gone, more often than --retries
+    except ray.exceptions.RayError as error:  # worker or machine lost more often than --retries
         return Outcome("failed", str(error).strip().partition("\n")[0])
 
 
@@ -208,13 +215,13 @@ def _line(each: Job, outcome: Outcome) -> str:
 
 
 def listing(jobs: dict[Job, plan.Kind]) -> str:
-    """The runs with the state of each; nothing is timed, loaded or trained."""
+    """List the runs with their states."""
     lines = [f"{job.state(each.folder).state:8} {each.folder.name}" for each in jobs]
     return "\n".join([*lines, f"{len(jobs)} runs. --time estimates their hours."])
 
 
 def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
-    """The runs with the hours that the rest of each takes, timed once per agent and suite."""
+    """List the runs with the hours that remain, timed once per agent and suite."""
     paces: dict[tuple[str, ...], stopwatch.Pace] = {}
     lines, hours = [], 0.0
     for each, kind in jobs.items():
@@ -226,7 +233,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
         )
         if key not in paces:
             print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)
-            paces[key] = stopwatch.earlier(args.runs, kind) or stopwatch.measure(
+            paces[key] = stopwatch.from_earlier_run(args.runs, kind) or stopwatch.measure(
                 kind, threads=args.cpus_per_run
             )
         left = 1 - min(job.last_step(each.folder) / max(each.steps, 1), 1)
@@ -241,23 +248,23 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
         "Step times: "
         + "; ".join(f"{source} ({count})" for source, count in sources.items())
         + ".",
-        "One run at a time: runs that share cores take longer. Making data is not included.",
+        "Estimates are for one run at a time; runs that share cores take longer. Generating data is not included.",
     ]
     return "\n".join(lines)
 
 
 def run(args: Args, extra: Sequence[str] = ()) -> bool:
-    """Expand, skip finished runs, run the rest; return True if every run is done.
+    """Run all runs that are not finished; return True if every run is done.
 
     Raises what `check`, `plan` and `execute` raise.
     """
     planned = args.check().plan(extra)
-    for reason in planned.left_out:
-        print(f"left out: {reason}", file=sys.stderr)
+    for reason in planned.skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
     if not planned.kinds:
-        raise ValueError("nothing to run: no method or environment of the table is in this version")
+        raise ValueError("nothing to run: this version has no method or environment of the table")
     if args.settings:
-        print(pd.DataFrame(plan.resolved(planned.kinds)).to_csv(index=False), end="")
+        print(pd.DataFrame(plan.settings_table(planned.kinds)).to_csv(index=False), end="")
         return True
     jobs = jobs_of(args, planned.kinds)
     if args.dry_run:

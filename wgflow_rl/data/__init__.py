@@ -1,4 +1,4 @@
-"""Sources of offline data, all ending in `Episodes`: official files, whole or in shards, or data generated here."""
+"""Offline data sets as `Episodes` or `Shards`: official files, or generated data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from wgflow_rl.data.shards import Shards
 
 __all__ = ["SOURCES", "Episodes", "Shards", "cache_root", "load"]
 
-# As `envs.SOURCES`: each file alone knows how the files in a folder are named and read. It has load(folder, env,
-# memory=), contents(path, env), which reads every file that is there, and download(env, folder).
+# One module per source, with the names of `envs.SOURCES`. Each provides load(folder, env, memory=),
+# contents(path, env), which reads every file, and download(env, folder); nothing else depends on
+# names or formats of files.
 SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
 
 
 def cache_root() -> Path:
-    """Where generated data is kept: $WGFLOW_DATA, or ~/.cache/wgflow."""
+    """Folder of generated data: $WGFLOW_DATA, or ~/.cache/wgflow."""
     return Path(os.environ.get("WGFLOW_DATA") or "~/.cache/wgflow").expanduser()
 
 
@@ -33,19 +34,21 @@ def load(
     progress: bool = True,
     memory_gb: float = 4.0,
 ) -> tuple[Episodes | Shards, Episodes]:
-    """(training, validation) data of an environment, labelled for its task.
+    """Load the (training, validation) data of an environment, labelled for its task.
 
     Args:
-        env: a name of `envs.names()`.
-        folder: holds the source's files (official or generated): the next three arguments are then not used. None:
-            generate once into the cache, then read it.
-        rows: transitions to generate (rounded up to whole trajectories); None: as many as the official set. A tenth as
-            many are added for validation.
-        seed: of the generated data; the result is the same bit for bit whatever the number of workers.
-        workers: processes that generate; None: one a core. They are spawned: a script that calls this needs its
-            `if __name__ == "__main__"`.
-        memory_gb: 10^9 bytes that a folder of shards may take; what does not fit is read when its turn comes. A file in
-            one piece is read whole.
+        env: one of `envs.names()`.
+        folder: folder with the source's files, official or generated. None: generate the data into
+            the cache unless they are there. With a folder, `rows`, `seed`, `workers` and `progress`
+            are unused.
+        rows: training transitions to generate, rounded up to whole parts. None: as many as the
+            official set. A tenth as many are added for validation.
+        seed: seed of the generated data, which are bit-identical for any number of workers.
+        workers: worker processes of the generation; None: one per core. They are spawned, so a
+            script needs its `if __name__ == "__main__"` guard.
+        progress: show a progress bar.
+        memory_gb: memory for a folder of shards, in 10^9 bytes; shards that do not fit take turns.
+            A data set in a single file is read whole.
 
     Raises:
         ValueError: See the source's `load`.

@@ -1,4 +1,4 @@
-"""`python -m wgflow_rl.data list|download|generate|check|info`: find, make, fetch, check or look at data."""
+"""Command line for data sets: `python -m wgflow_rl.data list|download|generate|check|info`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from wgflow_rl import data, envs
-from wgflow_rl.data import facts, generated, ogbench
+from wgflow_rl.data import generated, ogbench, statistics
 from wgflow_rl.utils.cli import one_line_errors
 
 Env = Annotated[
@@ -21,10 +21,10 @@ DOWNLOADS = Path("~/.ogbench/data")
 
 @dataclass(frozen=True)
 class List:
-    """Print every data set with its environments, and the files of it that are on this machine."""
+    """List the data sets with their environments and the files found on this machine."""
 
     folder: Path = DOWNLOADS
-    """Looked through beside $WGFLOW_DATA (or ~/.cache/wgflow), where generated data is kept."""
+    """Folder to search in addition to that of generated data, $WGFLOW_DATA or ~/.cache/wgflow."""
 
     def run(self) -> None:
         environments: dict[str, list[str]] = {}
@@ -38,7 +38,7 @@ class List:
 
 
 def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
-    """Folders that hold files of an environment's data, downloads first, then what was generated here."""
+    """Folders with files of an environment's data set: downloads first, then generated data."""
     name, found = envs.parse(env), {}
     roots = [root for root in (downloads.expanduser(), data.cache_root()) if root.is_dir()]
     for folder in (path for root in roots for path in sorted((root, *root.iterdir()))):
@@ -52,29 +52,34 @@ def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
 
 def _check_shards(shards: int) -> None:
     if shards < 0:
-        raise ValueError(f"--shards is {shards}; wanted 0 for one data set, or how many shards")
+        raise ValueError(
+            f"--shards is {shards}; wanted 0 for a single data set, or the number of shards"
+        )
 
 
 @dataclass(frozen=True)
 class Generate:
-    """Make data with scripted oracles, unless they are there. A generation that was stopped goes on."""
+    """Generate data with scripted policies, unless present.
+
+    An interrupted generation is continued.
+    """
 
     env: Env
     rows: int | None = None
-    """Training transitions, of each shard if there are any (default: as many as the official set)."""
+    """Training transitions, per shard if sharded (default: as many as the official set)."""
     shards: int = 0
-    """0: one data set. Otherwise a folder of so many, each made with its own seed, from --seed on."""
+    """Number of shards, made with seeds --seed, --seed + 1, ...; 0: a single data set."""
     seed: int = 0
     folder: Path | None = None
-    """The data's own folder is made in this one (default: $WGFLOW_DATA, or ~/.cache/wgflow)."""
+    """Parent of the data set's folder (default: $WGFLOW_DATA, or ~/.cache/wgflow)."""
     workers: int | None = None
-    """Processes (default: one a core)."""
+    """Worker processes (default: one per core)."""
 
     def run(self) -> None:
         _check_shards(self.shards)
         if self.shards and envs.parse(self.env).source != "ogbench":
             raise ValueError(
-                f"--shards is {self.shards}, but only data of OGBench's environments come in shards"
+                f"--shards is {self.shards}, but only data of OGBench's environments can be sharded; leave it out"
             )
         root = data.cache_root() if self.folder is None else self.folder.expanduser()
         folder = self._make(root, self.seed)
@@ -89,7 +94,7 @@ class Generate:
         )
 
     def _collect(self, first: Path, root: Path) -> Path:
-        """Link the files of every seed into one folder, as shards."""
+        """Hard-link the files of every seed into one folder, as shards."""
         folder = root / f"{first.name}-shards{self.shards}"
         folder.mkdir(exist_ok=True)
         stem = envs.parse(self.env).dataset
@@ -104,15 +109,16 @@ class Generate:
 
 @dataclass(frozen=True)
 class Download:
-    """Fetch the official files, unless they are there. A download that was stopped goes on where it stood."""
+    """Download the official files, unless present. An interrupted download is continued."""
 
     env: Env
     folder: Path = DOWNLOADS
-    """Where they are put."""
+    """Folder to download to."""
     mirror: str | None = None
-    """A server to ask instead of the official one, with its layout. Its SHA256SUMS is used if it has one."""
+    """URL of a server with the official one's layout, used instead.
+    Its SHA256SUMS, if any, is checked."""
     shards: int = 0
-    """So many of the 100 shards, a million transitions each, of the 100M data set (default: the ordinary one)."""
+    """Number of shards of the 100M data set, each of 1M rows; 0: the ordinary data set."""
 
     def run(self) -> None:
         _check_shards(self.shards)
@@ -125,11 +131,11 @@ class Download:
 
 @dataclass(frozen=True)
 class Check:
-    """Read every file as training would; the first thing wrong with one is the error, with exit code 2."""
+    """Read and validate every file as training does; exit with code 2 at the first error."""
 
     env: Env
     folder: Path
-    """Holds the environment's files; or one of them."""
+    """Folder with the environment's files, or one of the files."""
 
     def run(self) -> None:
         source = data.SOURCES[envs.parse(self.env).source]
@@ -139,21 +145,21 @@ class Check:
 
 @dataclass(frozen=True)
 class Info:
-    """Count and draw the training data: sizes, returns, successes, ranges of the actions.
+    """Print and draw statistics of the training data: sizes, returns, successes, actions.
 
-    Data in one piece are counted for each task they serve, shards for the one that is asked for.
+    A data set in a single file is labelled for each of its tasks, shards for the given one.
     """
 
     env: Env
     folder: Path | None = None
-    """Holds the environment's files (default: the newest such folder that `list` shows)."""
+    """Folder with the environment's files (default: the newest one that `list` shows)."""
     picture: Path | None = None
-    """Where it is drawn (default: a PNG beside the files)."""
+    """PNG to write (default: next to the files)."""
 
     def run(self) -> None:
         folder, dataset = self._folder(), envs.parse(self.env).dataset
         train, _ = data.load(self.env, folder=folder)
-        own = facts.gather(train.parts())
+        own = statistics.collect(train.parts())
         tasks = [e for e in envs.names() if envs.parse(e).dataset == dataset and "-task" in e]
         if isinstance(train, data.Shards) or not tasks:
             tasks = [self.env]  # reading all shards for every task would take hours
@@ -161,10 +167,10 @@ class Info:
             if env == self.env or isinstance(train, data.Shards):
                 found = own
             else:
-                found = facts.gather([ogbench.relabelled(train, env)])
+                found = statistics.collect([ogbench.relabel(train, env)])
             print("\n  ".join([f"{env}:", *found.lines()]))
         picture = self.picture or folder / f"{dataset}.png"
-        facts.draw(own, picture, self.env)
+        statistics.draw(own, picture, self.env)
         print(picture)
 
     def _folder(self) -> Path:
@@ -173,7 +179,7 @@ class Info:
         found = _found(self.env, DOWNLOADS)
         if not found:
             raise ValueError(
-                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; wanted --folder DIR, or make some: "
+                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or generate some: "
                 f"python -m wgflow_rl.data generate {self.env}"
             )
         return max(found, key=lambda folder: max(path.stat().st_mtime for path in found[folder]))
@@ -183,10 +189,10 @@ COMMANDS: Any = List | Download | Generate | Check | Info
 
 
 def main(args: list[str] | None = None) -> None:
-    """Parse the command line and do what it asks."""
-    ask = tyro.cli(COMMANDS, args=args, prog="python -m wgflow_rl.data")
+    """Run the command given on the command line."""
+    command = tyro.cli(COMMANDS, args=args, prog="python -m wgflow_rl.data")
     with one_line_errors():
-        ask.run()
+        command.run()
 
 
 if __name__ == "__main__":

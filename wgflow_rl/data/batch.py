@@ -1,4 +1,4 @@
-"""The batch of chunks an agent learns from: the interface between data and algorithms."""
+"""A batch of action chunks: the interface between replay and agents."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ class Batch(NamedTuple):
     """A batch of h-step chunks; B states, chunk length h, action size A."""
 
     obs: Tensor  # [B, S] s_t
-    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; after the end of its trajectory, the last action repeated
-    valid: Tensor  # [B, h] 1 while the trajectory goes on
-    returns: Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and with the step that ends the task
+    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; after the trajectory's end, its last action
+    valid: Tensor  # [B, h] 1 where the action belongs to the trajectory of s_t
+    returns: (
+        Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and including the step that ends the task
+    )
     discount: Tensor  # [B] gamma^h, 0 where the task ended inside the chunk
     next_obs: Tensor  # [B, S] s_{t+h}
-    next_actions: Tensor  # [B, h, A] a_{t+h} ... a_{t+2h-1}, the data's own answer to s_{t+h}
-    next_valid: Tensor  # [B, h] 1 where that action is of the same trajectory
-    complete: Tensor  # [B] 1 where R_h and the bootstrap are known: the chunk is whole, or the task ended inside it
+    next_actions: Tensor  # [B, h, A] a_{t+h} ... a_{t+2h-1}, the data's actions from s_{t+h} on
+    next_valid: Tensor  # [B, h] 1 where that action belongs to the same trajectory
+    complete: Tensor  # [B] 1 where the h-step target is known: whole chunk, or task ended inside it
 
     @property
     def chunk(self) -> Tensor:
-        """The data's chunk as one vector, [B, 1, C] with C = h A."""
+        """`actions` as one vector per chunk, [B, 1, C] with C = h A."""
         return self.actions.flatten(1)[:, None]
 
     @property
@@ -32,10 +34,10 @@ class Batch(NamedTuple):
 
     @property
     def next_chunk(self) -> Tensor:
-        """`next_actions` as one vector, [B, 1, C]."""
+        """`next_actions` as one vector per chunk, [B, 1, C]."""
         return self.next_actions.flatten(1)[:, None]
 
     @property
     def next_mask(self) -> Tensor:
-        """`next_valid` per coordinate, [B, 1, C]."""
+        """`next_valid` per coordinate of the chunk, [B, 1, C]."""
         return self.next_valid.repeat_interleave(self.actions.shape[-1], dim=1)[:, None]

@@ -1,8 +1,9 @@
-"""Scripted demonstrations of Lift, Can and Square: a plan for each task, and operators who carry it out well or badly.
+"""Scripted policies for Lift, Can and Square: one plan per task, several operators.
 
-A plan is a generator: it is sent scenes and yields where the gripper should be. An operator turns that into an action.
-Operators differ as people do, in speed, steadiness and resolve, so that their demonstrations together are as mixed as
-robomimic's multi-human data. Lengths are metres, angles radians, both in robosuite's world.
+A plan is a generator that receives scenes and yields target poses of the gripper; an operator turns
+targets into actions. Operators differ in speed, noise and pauses, so that their demonstrations
+together are multimodal like robomimic's multi-human data. Lengths are in metres and angles in
+radians, both in robosuite's world frame.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-STEP, TURN = 0.05, 0.5  # what a whole unit of an action asks for
-GAIN = 3.0  # a distance asked for as it is would not be reached: the arm gives way to weight and friction
+STEP, TURN = 0.05, 0.5  # translation (m) and rotation (rad) of an action of 1
+GAIN = 3.0  # proportional gain; at 1 the arm stops short, because of weight and friction
 OPEN, CLOSED = -1.0, 1.0
-DOWN = Rotation.from_euler("x", np.pi)  # the gripper points at the table, its fingers lie along y
-HIGH = 0.1  # above an object, before it is grasped
-GRIP = 6  # steps in which the fingers close
+DOWN = Rotation.from_euler("x", np.pi)  # the gripper points at the table, its fingers along y
+HIGH = 0.1  # height above an object from which a grasp starts
+GRIP = 6  # steps for opening or closing the fingers
 
 
 class Scene(NamedTuple):
-    """What a plan looks at: positions [3] and rotations of the gripper and of the task's object."""
+    """Positions [3] and rotations of the gripper and of the task's object."""
 
     hand: np.ndarray
-    hand_turn: Rotation
-    thing: np.ndarray
-    thing_turn: Rotation
+    hand_rotation: Rotation
+    object_position: np.ndarray
+    object_rotation: Rotation
 
     @staticmethod
-    def of(observation: np.ndarray, suite: str) -> Scene:
-        """The scene of an observation [S] of `envs.robomimic`."""
+    def from_observation(observation: np.ndarray, suite: str) -> Scene:
+        """Read the scene from an observation [S] of `envs.robomimic`."""
         pose = (
             observation[9:16] if suite == "lift" else observation[16:23]
         )  # after the pose relative to the gripper
@@ -45,9 +46,9 @@ class Scene(NamedTuple):
 
 
 class Aim(NamedTuple):
-    """Where the gripper should be, how far turned about the vertical, and its fingers."""
+    """Target of the gripper: position [3], rotation about the vertical, OPEN or CLOSED."""
 
-    place: np.ndarray
+    position: np.ndarray
     turn: float
     fingers: float
 
@@ -57,24 +58,23 @@ Part = Generator[Aim, Scene, Scene]
 
 
 def lift(scene: Scene) -> Plan:
-    """Grasp the cube from above and raise it; again if it slipped."""
+    """Grasp the cube from above and raise it; repeat if it slipped."""
     while True:
-        turn = _least(_yaw(scene.thing_turn), np.pi / 2)  # along two of its sides
-        scene = yield from _grasp(scene, lambda now: now.thing, turn)
+        turn = _wrap(_yaw(scene.object_rotation), np.pi / 2)  # fingers parallel to two of its sides
+        scene = yield from _grasp(scene, lambda now: now.object_position, turn)
         scene = yield from _go(scene, scene.hand + np.array([0, 0, 0.12]), turn, CLOSED)
 
 
 def can(scene: Scene) -> Plan:
-    """Grasp the can from above, carry it over the wall, let it go in its bin; again if it slipped."""
-    bin_ = np.array([0.15, 0.34])  # in the far quarter of the second table, on the arm's side
+    """Grasp the can from above and release it in its bin; repeat if it slipped."""
+    bin_ = np.array([0.15, 0.34])  # the can's quarter of the second table
     while True:
-        axis = scene.thing_turn.apply([0, 0, 1])
+        axis = scene.object_rotation.apply([0, 0, 1])
         stands = abs(axis[2]) > 0.7
-        turn = (
-            0.0 if stands else _least(float(np.arctan2(axis[1], axis[0])), np.pi)
-        )  # the fingers across it
+        # Close the fingers across a can that lies on its side.
+        turn = 0.0 if stands else _wrap(float(np.arctan2(axis[1], axis[0])), np.pi)
         grip = np.array([0, 0, 0.02 if stands else 0.0])
-        scene = yield from _grasp(scene, lambda now, grip=grip: now.thing + grip, turn)
+        scene = yield from _grasp(scene, lambda now, grip=grip: now.object_position + grip, turn)
         scene = yield from _go(scene, np.array([*scene.hand[:2], 1.0]), turn, CLOSED)
         if not _held(scene):
             continue
@@ -85,23 +85,23 @@ def can(scene: Scene) -> Plan:
 
 
 def square(scene: Scene) -> Plan:
-    """Grasp the nut by its handle, bring its hole over the square peg, let it down; again if it slipped."""
+    """Grasp the nut by its handle and lower its hole over the peg; repeat if it slipped."""
     peg = np.array([0.23, 0.1])
     while True:
-        turn = _least(_yaw(scene.thing_turn), np.pi)  # the fingers close across the handle
+        turn = _wrap(_yaw(scene.object_rotation), np.pi)  # fingers across the handle
         scene = yield from _grasp(
-            scene, lambda now: now.thing + now.thing_turn.apply([0.054, 0, 0]), turn
+            scene, lambda now: now.object_position + now.object_rotation.apply([0.054, 0, 0]), turn
         )
         scene = yield from _go(scene, np.array([*scene.hand[:2], 1.0]), turn, CLOSED)
-        # The nut's sides along the peg's, its handle not away from the arm, which ends there.
+        # Align the nut's sides with the peg's, with the handle on the side that the arm can reach.
         turns = [
-            _least(side - _yaw(scene.thing_turn), 2 * np.pi)
+            _wrap(side - _yaw(scene.object_rotation), 2 * np.pi)
             for side in (np.pi / 2, np.pi, -np.pi / 2)
         ]
         turn += min((by for by in turns if abs(turn + by) < 2), key=abs)
-        while _held(scene) and scene.thing[2] > 0.93:
-            off = peg - scene.thing[:2]
-            there = np.linalg.norm(off) < 0.006 and _turned(scene, turn) < 0.2
+        while _held(scene) and scene.object_position[2] > 0.93:
+            off = peg - scene.object_position[:2]
+            there = np.linalg.norm(off) < 0.006 and _angle_error(scene, turn) < 0.2
             height = scene.hand[2] - 0.02 if there else 1.0
             scene = yield Aim(np.array([*(scene.hand[:2] + off), height]), turn, CLOSED)
         for _ in range(GRIP):
@@ -113,10 +113,10 @@ PLANS: dict[str, Callable[[Scene], Plan]] = {"lift": lift, "can": can, "square":
 
 
 def _grasp(scene: Scene, at: Callable[[Scene], np.ndarray], turn: float) -> Part:
-    """Open above the place `at`, go down to it, close."""
+    """Open the fingers above the position `at`, descend to it and close them."""
     while (
         np.linalg.norm(gap := at(scene) + np.array([0, 0, HIGH]) - scene.hand) > 0.02
-        or _turned(scene, turn) > 0.1
+        or _angle_error(scene, turn) > 0.1
     ):
         scene = yield Aim(scene.hand + gap, turn, OPEN)
     while np.linalg.norm(gap := at(scene) - scene.hand) > 0.012:
@@ -126,44 +126,49 @@ def _grasp(scene: Scene, at: Callable[[Scene], np.ndarray], turn: float) -> Part
     return scene
 
 
-def _go(scene: Scene, place: np.ndarray, turn: float, fingers: float) -> Part:
-    """Move until `place` is near."""
-    while np.linalg.norm(place - scene.hand) > 0.03:
-        scene = yield Aim(place, turn, fingers)
+def _go(scene: Scene, position: np.ndarray, turn: float, fingers: float) -> Part:
+    """Move until the gripper is within 3 cm of `position`."""
+    while np.linalg.norm(position - scene.hand) > 0.03:
+        scene = yield Aim(position, turn, fingers)
     return scene
 
 
 def _held(scene: Scene) -> bool:
-    return float(np.linalg.norm(scene.thing - scene.hand)) < 0.09
+    """Return True if the object is close enough to the gripper to be in its grasp."""
+    return float(np.linalg.norm(scene.object_position - scene.hand)) < 0.09
 
 
 def _yaw(turn: Rotation) -> float:
-    """Angle about the vertical."""
+    """Rotation about the vertical axis."""
     return float(turn.as_euler("zyx")[0])
 
 
-def _least(angle: float, period: float) -> float:
-    """The angle nearest to 0 that differs from `angle` by whole periods."""
+def _wrap(angle: float, period: float) -> float:
+    """Reduce an angle modulo `period` to [-period / 2, period / 2)."""
     return (angle + period / 2) % period - period / 2
 
 
-def _turned(scene: Scene, turn: float) -> float:
-    return float((Rotation.from_euler("z", turn) * DOWN * scene.hand_turn.inv()).magnitude())
+def _angle_error(scene: Scene, turn: float) -> float:
+    """Angle between the gripper's orientation and the target."""
+    return float((Rotation.from_euler("z", turn) * DOWN * scene.hand_rotation.inv()).magnitude())
 
 
 @dataclass(frozen=True)
 class Operator:
-    """How a plan is carried out."""
+    """Proportional controller with autocorrelated noise and pauses, which carries out a plan."""
 
     name: str
-    speed: float  # largest part of a whole action that is used to get somewhere
-    noise: float  # standard deviation added to each of the six motions
-    smoothness: float  # correlation of that noise from one step to the next
-    pause: float  # probability of stopping to think, a step
-    thought: int = 10  # longest pause, in steps
+    speed: float  # largest component of a motion, as a fraction of the action range
+    noise: float  # standard deviation of the noise on each of the six motion components
+    smoothness: float  # lag-1 autocorrelation of that noise
+    pause: float  # probability per step that a pause starts
+    longest_pause: int = 10  # longest pause, in steps
 
     def actions(self, plan: Plan, rng: np.random.Generator) -> Generator[np.ndarray, Scene, None]:
-        """Actions [7] float32 in [-1, 1] for the scenes sent; send None first."""
+        """Coroutine: receives scenes, yields actions [7] float32 in [-1, 1].
+
+        Prime it with `next`.
+        """
         scene = yield  # type: ignore[misc]
         aim = next(plan)
         shake, waiting = np.zeros(6), 0
@@ -174,16 +179,20 @@ class Operator:
                 waiting -= 1
                 motion = 0.2 * shake
             else:
-                waiting = int(rng.integers(1, self.thought)) if rng.random() < self.pause else 0
-                motion = self.towards(aim, scene) + shake
+                waiting = (
+                    int(rng.integers(1, self.longest_pause)) if rng.random() < self.pause else 0
+                )
+                motion = self.motion_towards(aim, scene) + shake
             scene = yield np.append(motion, aim.fingers).clip(-1, 1).astype(np.float32)
             if not waiting:
                 aim = plan.send(scene)
 
-    def towards(self, aim: Aim, scene: Scene) -> np.ndarray:
-        """The motion [6] that brings the gripper nearer to its aim."""
-        turn = Rotation.from_euler("z", aim.turn) * DOWN * scene.hand_turn.inv()
-        motion = GAIN * np.concatenate([(aim.place - scene.hand) / STEP, turn.as_rotvec() / TURN])
+    def motion_towards(self, aim: Aim, scene: Scene) -> np.ndarray:
+        """Motion [6] proportional to the pose error of the gripper, clipped to `speed`."""
+        turn = Rotation.from_euler("z", aim.turn) * DOWN * scene.hand_rotation.inv()
+        motion = GAIN * np.concatenate(
+            [(aim.position - scene.hand) / STEP, turn.as_rotvec() / TURN]
+        )
         return motion.clip(-self.speed, self.speed)
 
 

@@ -1,4 +1,4 @@
-"""Demonstrations of Lift, Can and Square, recorded in robosuite: what `generated` makes for robomimic's tasks."""
+"""Scripted demonstrations of Lift, Can and Square, made for `generated`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator, Scene
 
 Row = dict[str, np.ndarray]
 
-VERSION = 1  # raised when a demonstration of the same seed changes: an old cache is then left alone
-# Transitions of robomimic's 300 multi-human demonstrations, rounded.
+VERSION = 1  # part of the cache's folder name: increase it when the demonstration of a seed changes
+# Transitions in robomimic's 300 multi-human demonstrations, rounded.
 OFFICIAL_ROWS = {"lift": 31_000, "can": 63_000, "square": 81_000}
 
 
 def official_rows(env: str) -> int:
-    """About as many transitions as robomimic's own file has."""
+    """Number of transitions in robomimic's own file, rounded."""
     return OFFICIAL_ROWS[envs.parse(env).suite]
 
 
 def files(folder: Path, env: str) -> list[Path]:
-    """What `write` makes."""
+    """Paths that `write` creates."""
     return [folder / robomimic.path_of(env)]
 
 
 def prepare(env: str) -> Callable[[int, int], Row]:
-    """A simulator made once: (seed, rows) -> successful demonstrations, one after another, of `rows` rows or more."""
+    """Build a simulator; return a function that records successful demonstrations.
+
+    The function maps (seed, rows) to the arrays of at least `rows` rows.
+    """
     suite = envs.parse(env).suite
     simulator = envs.robomimic.Robosuite(envs.robomimic.env_args(suite))
 
@@ -39,27 +42,30 @@ def prepare(env: str) -> Callable[[int, int], Row]:
         demos: list[tuple[str, Row]] = []
         while sum(len(demo["actions"]) for _, demo in demos) < rows:
             operator = OPERATORS[rng.integers(len(OPERATORS))]
-            demo = play(simulator, suite, operator, seed=int(rng.integers(2**31)))
-            if demo["rewards"][-1] > 0:  # as with people, who hand in what succeeded
+            demo = attempt(simulator, suite, operator, seed=int(rng.integers(2**31)))
+            if demo["rewards"][-1] > 0:  # keep successes only, as in robomimic's human data
                 demos.append((operator.name, demo))
         together = {key: np.concatenate([demo[key] for _, demo in demos]) for key in demos[0][1]}
         return together | {
             "lengths": np.array([len(demo["actions"]) for _, demo in demos]),
             "operators": np.array([name for name, _ in demos]),
-            "model_file": np.array(model_of(simulator)),
+            "model_file": np.array(model_xml(simulator)),
         }
 
     return part
 
 
-def play(simulator: envs.robomimic.Robosuite, suite: str, operator: Operator, *, seed: int) -> Row:
-    """One attempt, to success or the time limit, as the arrays of a demonstration in robomimic's layout.
+def attempt(
+    simulator: envs.robomimic.Robosuite, suite: str, operator: Operator, *, seed: int
+) -> Row:
+    """Run one attempt until success or the time limit; return its arrays in robomimic's layout.
 
-    Row t holds the state, the observation before and after the action, and the reward (0 or 1) of the state after it.
+    Row t holds the simulator state, the observations before and after the action, and the reward (0
+    or 1) of the state after it.
     """
     rng = np.random.default_rng((seed, 1))
     observation, _ = simulator.reset(seed=seed)
-    scene = Scene.of(observation, suite)
+    scene = Scene.from_observation(observation, suite)
     actions = operator.actions(PLANS[suite](scene), rng)
     next(actions)
     rows: list[Row] = []
@@ -69,23 +75,27 @@ def play(simulator: envs.robomimic.Robosuite, suite: str, operator: Operator, *,
         after, reward, done, _, _ = simulator.step(action)
         row: dict[str, Any] = {"actions": action.astype(np.float64), "states": state}
         row |= {"rewards": reward + 1.0, "dones": np.int64(done)}
-        row |= {f"obs/{key}": value for key, value in robomimic.parted(observation).items()}
-        row |= {f"next_obs/{key}": value for key, value in robomimic.parted(after).items()}
+        row |= {
+            f"obs/{key}": value for key, value in robomimic.split_observation(observation).items()
+        }
+        row |= {
+            f"next_obs/{key}": value for key, value in robomimic.split_observation(after).items()
+        }
         rows.append(row)
         if done:
             break
-        observation, scene = after, Scene.of(after, suite)
+        observation, scene = after, Scene.from_observation(after, suite)
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def model_of(simulator: envs.robomimic.Robosuite) -> str:
-    """The simulator's model as robomimic's files hold it, its meshes named from robosuite's folder on."""
+def model_xml(simulator: envs.robomimic.Robosuite) -> str:
+    """XML of the simulator's model, with mesh paths relative to robosuite's parent folder."""
     import robosuite
 
-    above = Path(robosuite.__file__).parent.parent
-    return simulator.simulator.model.get_xml().replace(f"{above}/", "")
+    root = Path(robosuite.__file__).parent.parent
+    return simulator.simulator.model.get_xml().replace(f"{root}/", "")
 
 
 def write(folder: Path, env: str, train: list[Row], validation: list[Row]) -> None:
-    """Write all parts as one file of robomimic's, which says which demonstrations are for training."""
+    """Write all parts to one file in robomimic's format, with masks for training and validation."""
     robomimic.write(folder / robomimic.path_of(env), env, train, validation)

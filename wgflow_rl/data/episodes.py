@@ -1,4 +1,4 @@
-"""Transitions laid end to end, checked once at the door: what every source of data becomes."""
+"""Validated arrays of transitions, the common form of all offline data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ LAYOUT = {
     "rewards": (1, np.float32),
     "masks": (1, np.float32),
     "terminals": (1, np.bool_),
-}  # axes and type of every array
+}  # number of axes and dtype of every array
 
 
 def row_bytes(widths: tuple[int, int]) -> int:
-    """Bytes of one transition with observations and actions of these sizes."""
+    """Bytes per transition, for (observation size, action size)."""
     observation, action = widths
     sizes = {"observations": observation, "next_observations": observation, "actions": action}
     return sum(sizes.get(name, 1) * np.dtype(dtype).itemsize for name, (_, dtype) in LAYOUT.items())
@@ -29,9 +29,10 @@ def row_bytes(widths: tuple[int, int]) -> int:
 class Episodes:
     """T transitions (s, a, r, s') of one environment, trajectory after trajectory.
 
-    Conventions, decided here for every source: `masks` is 0 on the transition that ends the task (no bootstrap beyond
-    it), `terminals` is True on the last row of a trajectory (no chunk crosses it). Play data goes on after a goal, so a
-    mask may be 0 in the middle of a trajectory.
+    Conventions, the same for every source: `masks` is 0 on the transition that ends the task (no
+        bootstrap
+    beyond it); `terminals` is True on the last row of a trajectory (no chunk crosses it). Play data
+    continue after a goal is reached, so a mask may be 0 in the middle of a trajectory.
 
     Raises:
         ValueError: The message names the array, the row and what was wanted.
@@ -44,7 +45,7 @@ class Episodes:
     masks: np.ndarray  # [T] float32, 0 or 1
     terminals: np.ndarray  # [T] bool
     env: str
-    source: str = "memory"  # where it was read, for messages
+    source: str = "memory"  # file it was read from, for messages
 
     def __post_init__(self) -> None:
         rows = len(self.observations)
@@ -60,12 +61,12 @@ class Episodes:
             finite = np.isfinite(array.reshape(rows, -1)).all(1)
             if not finite.all():
                 raise ValueError(
-                    f"{self.source}: {name} is not finite in transition {np.argmin(finite)}; remove its trajectory"
+                    f"{self.source}: {name} is not finite in transition {np.argmin(finite)}; remove that trajectory"
                 )
         if self.next_observations.shape != self.observations.shape:
             raise ValueError(
                 f"{self.source}: next_observations is {self.next_observations.shape} but observations is "
-                f"{self.observations.shape}; wanted the same"
+                f"{self.observations.shape}; wanted the same shape"
             )
         outside = np.abs(self.actions).max(1) > 1 + 1e-5
         if outside.any():
@@ -80,7 +81,7 @@ class Episodes:
             )
         if not self.terminals[-1]:
             raise ValueError(
-                f"{self.source}: terminals is False in the last row; a trajectory looks cut"
+                f"{self.source}: terminals is False in the last row; the last trajectory looks truncated"
             )
 
     def __len__(self) -> int:
@@ -88,24 +89,24 @@ class Episodes:
 
     @property
     def resident(self) -> int:
-        """Rows that are in memory at a time: all."""
+        """Number of rows held in memory: all of them (cf. `Shards`)."""
         return len(self)
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Sizes of an observation and of an action."""
+        """(observation size, action size)."""
         return self.observations.shape[1], self.actions.shape[1]
 
     def parts(self) -> Iterator[Episodes]:
-        """All transitions, as much at a time as one file holds."""
+        """Iterate over the files of the data set: one."""
         yield self
 
     def head(self) -> Episodes:
-        """The transitions to learn scales from: all."""
+        """Transitions from which observation statistics are computed: all of them."""
         return self
 
     def checksum(self, crc: int = 0) -> int:
-        """Of every array, continuing `crc`."""
+        """CRC-32 of all arrays, continuing `crc`."""
         for array in vars(self).values():
             if isinstance(array, np.ndarray):
                 crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
@@ -123,17 +124,17 @@ class Episodes:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Transitions of each trajectory, [trajectories] int."""
+        """Number of transitions of each trajectory, [trajectories] int."""
         return np.diff(np.flatnonzero(self.terminals), prepend=-1)
 
     @property
     def returns(self) -> np.ndarray:
-        """Undiscounted sum of rewards of each trajectory, [trajectories] float64."""
+        """Undiscounted return of each trajectory, [trajectories] float64."""
         starts = np.flatnonzero(self.terminals) + 1 - self.lengths
         return np.add.reduceat(self.rewards, starts, dtype=np.float64)
 
     def summary(self) -> str:
-        """One line for people: sizes, returns, successes."""
+        """One line of text: sizes, rewards, successes."""
         return (
             f"{self.env}: {len(self):,} transitions in {self.trajectories:,} trajectories, observations "
             f"{self.observations.shape[1]}, actions {self.actions.shape[1]}, reward {self.rewards.min():g} to "

@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and end with a file that is whole or with none."""
+"""Resumable, verified downloads that end with a complete file or none."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tqdm import tqdm
 from wgflow_rl.data import npz
 from wgflow_rl.utils.files import publish
 
-ATTEMPTS = 5  # in a row without one byte more
-PAUSE = 1.0  # seconds after the first of them, doubled after each
-PATIENCE = 60  # seconds a server may stay silent
+ATTEMPTS = 5  # consecutive failures without progress
+PAUSE = 1.0  # seconds after the first failure, doubled after each further one
+TIMEOUT = 60  # seconds without data from the server
 BLOCK = 1 << 20
 
 
-class Refused(ConnectionError):
-    """The server has no such file, or sent one that is damaged: asking again does not help."""
+class PermanentError(ConnectionError):
+    """A failure that a retry cannot fix: a missing or damaged file on the server."""
 
 
 def fetch(
@@ -34,14 +34,21 @@ def fetch(
     verify: Callable[[Path], object] = npz.verify,
     progress: bool = True,
 ) -> None:
-    """Download a file. What has come stays in PATH.part; the next call asks for the rest of it.
+    """Download a file. Partial data are kept in PATH.part, from which the next call resumes.
 
-    The size is compared with what the server announced, the whole with `sha256` where it is known, and the contents by
-    `verify`, which raises a ValueError if they are damaged (default: every array of an npz file with its checksum). The
-    file gets its name when all of them agree.
+    The file is renamed to `path` once its size matches the announced one and the checks below pass.
+
+    Args:
+        url: http, https or file URL.
+        path: file to create.
+        sha256: expected digest; None: not checked.
+        verify: called with the downloaded file; raises ValueError if it is damaged. Default:
+            compare every array of an npz file with its checksum.
+        progress: show a progress bar.
 
     Raises:
         ConnectionError: The message says what came and what was wanted.
+        PermanentError: If a retry cannot help.
     """
     part = path.with_name(f"{path.name}.part")
     failures = 0
@@ -51,14 +58,14 @@ def fetch(
             if _fetch_rest(url, part, progress=progress):
                 break
             error: Exception = ConnectionError("the connection was cut")
-        except Refused:
+        except PermanentError:
             raise
         except (OSError, http.client.HTTPException) as caught:
             error = caught
         failures = 1 if _size(part) > before else failures + 1
         if failures >= ATTEMPTS:
             kept = (
-                f" {_size(part):,} bytes are kept in {part}: call again to go on."
+                f" {_size(part):,} bytes are kept in {part}: repeat the command to resume."
                 if _size(part)
                 else ""
             )
@@ -66,25 +73,25 @@ def fetch(
         time.sleep(PAUSE * 2 ** (failures - 1))
     try:
         if sha256 is not None and _sha256(part) != sha256:
-            raise Refused(f"what came from {url} has another SHA-256 than {sha256}; it is deleted")
+            raise PermanentError(f"the SHA-256 of {url} is not {sha256}; the download is deleted")
         verify(part)
-    except (Refused, ValueError) as error:
+    except (PermanentError, ValueError) as error:
         part.unlink()
-        raise Refused(f"{url} did not come whole ({error})") from error
+        raise PermanentError(f"{url} is damaged ({error})") from error
     publish(part, path)
 
 
 def checksums(url: str) -> dict[str, str]:
-    """SHA-256 of the files of a server's folder by name, where it has a file SHA256SUMS (as sha256sum prints); or {}.
+    """Read SHA256SUMS of a server's folder as {file name: digest}; {} if there is none.
 
     Raises:
         ConnectionError: If the server cannot be reached.
     """
     try:
-        with urllib.request.urlopen(f"{url}/SHA256SUMS", timeout=PATIENCE) as response:
+        with urllib.request.urlopen(f"{url}/SHA256SUMS", timeout=TIMEOUT) as response:
             text = response.read().decode("utf-8", "replace")
     except urllib.error.URLError as error:
-        if _lacking(error):
+        if _is_missing(error):
             return {}
         raise ConnectionError(f"{url} cannot be reached ({error})") from error
     except (OSError, http.client.HTTPException) as error:
@@ -96,32 +103,32 @@ def checksums(url: str) -> dict[str, str]:
 
 
 def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
-    """Append to `part` what it lacks. Returns whether it now has the size that the server announced."""
+    """Append the missing bytes to `part`; return True if it then has the announced size."""
     have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=PATIENCE)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
-            if (
-                error.code == 416
-            ):  # there is nothing behind what we have: it is whole, or of another file
+            if error.code == 416:  # range not satisfiable: `part` is complete, or of another file
                 if _total(error.headers.get("Content-Range") or "") == have:
                     return True
                 part.unlink()
                 return False
             if error.code < 500:
-                raise Refused(f"{url}: the server answers {error.code} {error.reason}") from error
+                raise PermanentError(
+                    f"{url}: the server answers {error.code} {error.reason}"
+                ) from error
             raise
     except urllib.error.URLError as error:
-        if _lacking(error):
-            raise Refused(f"{url}: {error.reason}") from error
+        if _is_missing(error):
+            raise PermanentError(f"{url}: {error.reason}") from error
         raise
     with response:
         answer = response.headers.get("Content-Range") or ""
         if response.status == 206 and answer.startswith(f"bytes {have}-"):
             total = _total(answer)
-        else:  # the whole file, whatever was asked for
+        else:  # the server ignores ranges and sends the whole file
             have, total = 0, int(response.headers.get("Content-Length") or 0) or None
         with (
             part.open("ab" if have else "wb") as file,
@@ -140,8 +147,8 @@ def _fetch_rest(url: str, part: Path, *, progress: bool) -> bool:
     return total is None or _size(part) == total
 
 
-def _lacking(error: urllib.error.URLError) -> bool:
-    """Whether there is no such file, on a server or (file:///mnt/...) on a disk."""
+def _is_missing(error: urllib.error.URLError) -> bool:
+    """Return True if the file does not exist, on a server or (file:///mnt/...) on a disk."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return error.code in (403, 404, 410)
@@ -149,7 +156,7 @@ def _lacking(error: urllib.error.URLError) -> bool:
 
 
 def _total(content_range: str) -> int | None:
-    """The size of the whole file in "bytes 5-9/10" or "bytes */10"."""
+    """Total size in a Content-Range header, "bytes 5-9/10" or "bytes */10"."""
     match = re.search(r"/(\d+)$", content_range)
     return int(match[1]) if match else None
 

@@ -1,8 +1,10 @@
-"""Offline data made here by oracles and scripted operators, in the official files' own layout: those drop in.
+"""Parallel, resumable generation of offline data, in the layout of the official files.
 
-Data are made in parts of 1,000 transitions: a trajectory of OGBench's, some demonstrations of robomimic's. Each part is
-a function of (environment, seed, split, number) alone and is written when it is finished. So the files are the same
-bit for bit for any number of workers, and a generation that was stopped goes on where it stood.
+Data are made in parts of 1,000 transitions: one trajectory for OGBench, several demonstrations for
+    robomimic. A part is
+a function of (environment, seed, split, number) alone and is written when it is finished. The files
+are therefore bit-identical for any number of workers, and an interrupted generation continues with
+the missing parts.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from wgflow_rl import envs
 from wgflow_rl.data import demonstrations, npz, oracles
 from wgflow_rl.utils.cli import UserError
 
-LENGTH = 1000  # transitions in a part, at least
+LENGTH = 1000  # minimum transitions per part
 TRAIN, VALIDATION = 0, 1
 Row = dict[str, np.ndarray]
 
-# As `data.SOURCES`: each file has VERSION, official_rows(env), files(folder, env), prepare(env), which makes parts, and
-# write(folder, env, train, validation), which joins them.
+# One module per source, as in `data.SOURCES`. Each provides VERSION, official_rows(env),
+# files(folder, env), prepare(env), which returns a function that makes parts, and write(folder,
+# env, train, validation), which joins them.
 MAKERS: dict[str, ModuleType] = {"ogbench": oracles, "robomimic": demonstrations}
 
 
@@ -46,18 +49,21 @@ def generate(
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Make the data of `env` in a folder of their own under `root`, unless they are there; returns that folder.
+    """Generate the data set of `env` unless it exists; return its folder.
 
     Args:
-        rows: training transitions, rounded up to whole parts; None: as many as the official set. A tenth as many parts,
-            at least one, are added for validation.
-        workers: processes; None: one a core.
+        env: one of `envs.names()`.
+        root: parent of the data set's folder.
+        rows: training transitions, rounded up to whole parts. None: as many as the official set. A
+            tenth as many parts, at least one, are added for validation.
+        seed: seed of the data set, at least 0.
+        workers: worker processes; None: one per core.
+        progress: show a progress bar.
 
     Raises:
-        ValueError: For rows < 1, seed < 0, a name that `envs.names()` lacks, or a part file that
-            was damaged.
-        RuntimeError: If a process is ended from outside, or an extra is missing. Finished parts
-            stay, and the next call goes on.
+        ValueError: For rows < 1, seed < 0, an unknown environment or a damaged part.
+        RuntimeError: If a worker is killed or an extra is not installed. Finished parts are kept
+            for the next call.
     """
     name = envs.parse(env)
     maker = MAKERS[name.source]
@@ -70,22 +76,24 @@ def generate(
     count = -(-rows // LENGTH)
     folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{maker.VERSION}"
     root.mkdir(parents=True, exist_ok=True)
-    with _alone(root / f".{folder.name}.lock"):
+    with _exclusive_lock(root / f".{folder.name}.lock"):
         if not all(path.exists() for path in maker.files(folder, env)):
             splits = {TRAIN: count, VALIDATION: max(1, count // 10)}
-            _fill(env, seed, splits, folder, workers=workers or _cores(), progress=progress)
+            _generate_parts(
+                env, seed, splits, folder, workers=workers or _cores(), progress=progress
+            )
     return folder
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that dies with its process: of several runs wanting the same data, one makes it, others wait."""
+def _exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a file lock, released with its process: concurrent runs wait for the data."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _fill(
+def _generate_parts(
     env: str, seed: int, splits: dict[int, int], folder: Path, *, workers: int, progress: bool
 ) -> None:
     name = envs.parse(env)
@@ -120,9 +128,9 @@ def _cores() -> int:
 def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
     if len(jobs) <= 1 or workers <= 1:
         yield from map(_make_part, jobs)
-        _made.clear()
+        _prepared.clear()
         return
-    # Spawned, not forked: a fork would copy torch's threads and MuJoCo's state in mid-air.
+    # Spawn rather than fork, which would copy the state of running threads of torch and MuJoCo.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=context, initializer=_start_worker
@@ -134,35 +142,35 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
                 yield
         except BrokenProcessPool as error:
             raise UserError(
-                "a process that generated data was ended from outside, perhaps for memory. Finished parts are "
-                f"kept: start again, with fewer workers than {workers} if it happens again."
+                "a worker that generated data was killed, perhaps for lack of memory. Finished parts are "
+                f"kept: repeat the command, with fewer workers than {workers} if this happens again."
             ) from error
         finally:
-            # After Ctrl-C: the parts in progress are finished, no others are started.
+            # After Ctrl-C, finish the parts in progress and start no others.
             pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches every process; the first one decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent alone
     parent = multiprocessing.parent_process()
     assert parent is not None
-    # A parent that is killed cannot stop its workers: each waits for that end itself.
+    # A killed parent cannot stop its workers, so each watches for its end.
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-_made: dict[str, Callable[[int, int], Row]] = {}  # one environment a process
+_prepared: dict[str, Callable[[int, int], Row]] = {}  # cached per process, for one environment
 
 
 def _make_part(job: tuple[str, int, int, int, Path]) -> None:
     env, seed, split, number, path = job
-    if env not in _made:
-        _made.clear()
-        _made[env] = MAKERS[envs.parse(env).source].prepare(env)
-    own = int(np.random.SeedSequence((seed, split, number)).generate_state(1)[0])
-    with envs.numpy_seeded(own):  # oracles and environments draw from numpy's global generator
-        npz.write(path, _made[env](own, LENGTH))
+    if env not in _prepared:
+        _prepared.clear()
+        _prepared[env] = MAKERS[envs.parse(env).source].prepare(env)
+    part_seed = int(np.random.SeedSequence((seed, split, number)).generate_state(1)[0])
+    with envs.numpy_seeded(
+        part_seed
+    ):  # oracles and environments draw from numpy's global generator
+        npz.write(path, _prepared[env](part_seed, LENGTH))
 
 
 def _read(part: Path) -> Row:
@@ -171,5 +179,5 @@ def _read(part: Path) -> Row:
     except npz.Damaged as error:
         part.unlink()
         raise ValueError(
-            f"{error} It is removed now: start again to make that part anew."
+            f"{error} It has been deleted: repeat the command to generate that part again."
         ) from error

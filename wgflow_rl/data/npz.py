@@ -1,7 +1,8 @@
-"""Arrays in npz files: written whole or not at all, read without pickle, and never read wrongly in silence.
+"""npz files: atomic writing, and reading without pickle that detects every damaged byte.
 
-An npz file is a zip archive of npy files. numpy's own reader believes the shape in an npy header and stops where that
-shape does: then nobody compares the archive's checksum. Here every array ends where its entry does.
+An npz file is a zip archive of npy files, whose checksums zipfile compares only at the end of an
+entry. numpy's reader stops after the number of bytes that the npy header implies, so a damaged
+header can bypass the comparison. Here the size in the header must be that of the entry.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ _HEADERS = {
 
 
 class Damaged(ValueError):
-    """A file that is cut, altered, no npz file at all, or one that holds objects."""
+    """A file that is truncated, altered, not an npz file, or that contains Python objects."""
 
 
 class Member(NamedTuple):
-    """What a file says of one of its arrays."""
+    """Header of an array: shape, dtype and recorded checksum."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    crc: int  # of its bytes; compared with them whenever the array is read
+    crc: int  # CRC-32 of the npy entry, checked whenever the array is read
 
     @property
     def nbytes(self) -> int:
@@ -41,7 +42,7 @@ class Member(NamedTuple):
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays so that a reader sees the whole file or none; the same arrays always give the same bytes."""
+    """Write arrays atomically; equal arrays give equal bytes."""
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
     try:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
@@ -51,7 +52,12 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a file, or those of them in `names`. Raises: FileNotFoundError; Damaged naming file and fault."""
+    """Read the arrays of a file, or those in `names`.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        Damaged: The message names file and fault.
+    """
     with _archive(path) as members:
         return {
             name: _array(archive, entry)
@@ -61,13 +67,19 @@ def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarra
 
 
 def headers(path: Path) -> dict[str, Member]:
-    """What a file says of its arrays, without reading them: some kilobytes. Raises: as `read`."""
+    """Read the headers of all arrays, some kilobytes, without their contents.
+
+    Raises what `read` raises.
+    """
     with _archive(path) as members:
         return {name: _header(archive, entry) for name, (archive, entry) in members.items()}
 
 
 def verify(path: Path) -> None:
-    """Compare every array of a file with its checksum, in little memory. Raises: as `read`."""
+    """Compare every array of a file with its checksum, in constant memory.
+
+    Raises what `read` raises.
+    """
     with _archive(path) as members:
         for archive, entry in members.values():
             _header(archive, entry)
@@ -78,7 +90,7 @@ def verify(path: Path) -> None:
 
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]]]:
-    """The entries of a file by the names of their arrays; whatever is wrong inside the block becomes `Damaged`."""
+    """Open a file as {array name: (archive, entry)}; errors inside the block become `Damaged`."""
     with path.open("rb") as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
@@ -86,21 +98,26 @@ def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.Zi
                 for entry in archive.infolist():
                     name = entry.filename.removesuffix(".npy")
                     if name == entry.filename or name in members:
-                        raise ValueError(f"{entry.filename!r} is no array, or is there twice")
+                        raise ValueError(f"{entry.filename!r} is not an array, or occurs twice")
                     members[name] = (archive, entry)
                 yield members
         except MemoryError:
             raise
         except Exception as error:
-            # zipfile, zlib and numpy answer altered bytes with a dozen kinds of errors, NotImplementedError among them.
+            # zipfile, zlib and numpy raise a dozen types of errors on altered bytes,
+            # NotImplementedError among them.
             raise Damaged(
-                f"{path} cannot be read ({type(error).__name__}: {error}). It may be cut, or hold objects, which are "
-                "never loaded. Delete it, then download or generate it again."
+                f"{path} cannot be read ({type(error).__name__}: {error}). It may be truncated, or contain "
+                "Python objects, which are never loaded. Delete it, then download or generate it again."
             ) from error
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
-    """Raises: ValueError if the array is made of objects, or its size is not that of the entry."""
+    """Read an array's header.
+
+    Raises:
+        ValueError: For objects, or if its size is not that of the entry.
+    """
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:
@@ -110,10 +127,10 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
         shape, _, dtype = _HEADERS[version](stream)
         member = Member(shape, dtype, entry.CRC)
         if dtype.hasobject:
-            raise ValueError(f"{entry.filename} is made of Python objects")
+            raise ValueError(f"{entry.filename} contains Python objects")
         if stream.tell() + member.nbytes != entry.file_size:
             raise ValueError(
-                f"{entry.filename} has {entry.file_size} bytes; not those of {dtype} {shape}"
+                f"{entry.filename} has {entry.file_size} bytes, which is not the size of {dtype} {shape}"
             )
     return member
 
@@ -121,6 +138,6 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     _header(
         archive, entry
-    )  # so that the array ends where its entry does, and zipfile compares the checksum
+    )  # sizes agree: reading the array reaches the end, where the checksum is compared
     with archive.open(entry) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)

@@ -1,4 +1,7 @@
-"""OGBench's files, X.npz and X-val.npz, or shards X-000.npz, X-000-val.npz, ...: reading, labels, official download."""
+"""OGBench's data files: reading, labels and download.
+
+A data set X is X.npz and X-val.npz, or shards X-000.npz, X-000-val.npz, X-001.npz, ...
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,14 @@ from wgflow_rl.data import fetch, npz
 from wgflow_rl.data.episodes import Episodes, row_bytes
 from wgflow_rl.data.shards import Shard, Shards
 
-LABELS = ("qpos", "button_states")  # what rewards and masks are read from
+LABELS = ("qpos", "button_states")  # arrays that determine rewards and masks
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, Episodes]:
-    """(training, validation) data of a folder: X.npz read whole, or shards of which `memory` bytes are held at a time.
+    """Load the (training, validation) data of a folder: X.npz whole, or shards.
 
-    Of every shard the headers and the ends of trajectories are read now, and the validation data of the first.
+    Shards occupy at most `memory` bytes. This reads the headers and trajectory ends of each, and
+    the validation data of the first.
 
     Raises what `files` and `read` raise.
     """
@@ -36,16 +40,19 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
     shards = [_shard(train, env, inner) for train, _ in pairs]
     for _, partner in pairs:
         _check_headers(partner, env, inner)
-    settled = _settled(inner)
-    held_out = _read(validation, env, settled)
+    fixed = _fix_task(inner)
+    held_out = _read(validation, env, fixed)
     shards = Shards(
-        shards, widths=held_out.widths, read=lambda path: _read(path, env, settled), memory=memory
+        shards, widths=held_out.widths, read=lambda path: _read(path, env, fixed), memory=memory
     )
     return shards, held_out
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
-    """Every file of a folder, or one file, compared with its checksums and read. Raises: as `files` and `read`."""
+    """Verify and read every file of a folder, or a single file.
+
+    Raises what `files` and `read` raise.
+    """
     inner = envs.make(env)
     for file in [path] if path.is_file() else itertools.chain(*files(path, env)):
         npz.verify(file)
@@ -53,26 +60,30 @@ def contents(path: Path, env: str) -> Iterator[Episodes]:
 
 
 def read(path: Path, env: str, inner: Any = None) -> Episodes:
-    """Read one file and label it for the task of `env`.
+    """Read one file and compute the rewards and masks of the task of `env`.
 
-    The last row of each trajectory has no successor in the file, so it is dropped. Reward and mask of a row are those
-    OGBench's loader gives: read from the state *before* the action (`qpos`), exactly as the environment does online.
+    The last row of each trajectory has no successor in the file and is dropped. Rewards and masks
+    are those of OGBench's loader: functions of the state *before* the action (`qpos`), exactly as
+    online.
 
     Args:
-        inner: an environment made by `envs.make(env)`, to save making another.
+        path: npz file.
+        env: environment name, including the task.
+        inner: environment made by `envs.make(env)`, reused instead of making another.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: The message names the file when it is cut, holds objects (a pickle), lacks an array, has
-            NaN, or belongs to another environment. Rows in messages count from 0, as in the file.
+        FileNotFoundError: If the file does not exist.
+        ValueError: The message names the file if it is truncated, contains Python objects, lacks an
+            array, has NaN, or belongs to another environment. Rows in messages count from 0, as in
+            the file.
     """
-    return _read(path, env, _settled(envs.make(env) if inner is None else inner))
+    return _read(path, env, _fix_task(envs.make(env) if inner is None else inner))
 
 
-def _settled(inner: Any) -> Any:
-    """An environment with its task set, for good: labels then need no reset, which would draw from numpy's generator.
+def _fix_task(inner: Any) -> Any:
+    """Set the environment's task and disable further resets.
 
-    That generator is the process's, and shards are read in a thread.
+    A reset draws from numpy's global generator, which the thread that reads shards must not touch.
     """
     inner.reset(seed=0)
     inner.reset()
@@ -84,15 +95,15 @@ def _settled(inner: Any) -> Any:
     )
 
 
-def relabelled(episodes: Episodes, env: str) -> Episodes:
-    """The rows of a file as `read` gives them for another task: read again is only what labels are taken from."""
+def relabel(episodes: Episodes, env: str) -> Episodes:
+    """Replace rewards and masks by those of another task; read only what they depend on."""
     path = Path(episodes.source)
-    rewards, masks = _labels(path, env, _settled(envs.make(env)), ~_ends(path))
+    rewards, masks = _labels(path, env, _fix_task(envs.make(env)), ~_ends(path))
     return dataclasses.replace(episodes, rewards=rewards, masks=masks, env=env)
 
 
 def _labels(path: Path, env: str, inner: Any, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and masks of the rows `keep`, float32."""
+    """Rewards and masks of the rows `keep` [rows] bool, float32."""
     from ogbench.relabel_utils import relabel_dataset
 
     states = npz.read(path, LABELS)
@@ -101,7 +112,7 @@ def _labels(path: Path, env: str, inner: Any, keep: np.ndarray) -> tuple[np.ndar
     _check_walls(path, states["qpos"], env, inner)
     labels = {name: array[keep] for name, array in states.items()}
     del states
-    with np.errstate(over="ignore", invalid="ignore"):  # a state far out is at no goal
+    with np.errstate(over="ignore", invalid="ignore"):  # a state that overflows is at no goal
         relabel_dataset(env, inner, labels)
     return labels["rewards"].astype(np.float32, copy=False), labels["masks"].astype(
         np.float32, copy=False
@@ -112,13 +123,13 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
     _check_headers(path, env, inner)
     ends = _ends(path)
     keep = ~ends
-    # One array after the other: a shard should not need its own size several times over.
+    # Read arrays one at a time: the peak memory of a shard should not be a multiple of its size.
     rewards, masks = _labels(path, env, inner, keep)
     actions = npz.read(path, ("actions",))["actions"]
     _check_finite(path, "actions", actions)
     observations = npz.read(path, ("observations",))["observations"]
     _check_finite(path, "observations", observations)
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below, as infinite
+    with np.errstate(over="ignore"):  # overflow to infinity, which Episodes rejects
         return Episodes(
             observations=observations[keep].astype(np.float32, copy=False),
             actions=actions[keep].astype(np.float32, copy=False),
@@ -132,7 +143,11 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
 
 
 def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
-    """What a file says of its arrays. Raises: ValueError naming the first that training on `env` cannot use."""
+    """Read the headers of a file.
+
+    Raises:
+        ValueError: The message names the first array that does not fit `env`.
+    """
     members = npz.headers(path)
     wanted = {
         "observations": inner.observation_space.shape,
@@ -141,10 +156,8 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
         "terminals": (),
     }
     if envs.parse(env).suite.startswith(("scene", "puzzle")):
-        wanted["button_states"] = (
-            inner.unwrapped._num_buttons,
-        )  # their labels need more than qpos
-    another = f"this is data of another environment than {env}. Give --data the folder of the right files."
+        wanted["button_states"] = (inner.unwrapped._num_buttons,)  # not a function of qpos
+    another = f"this is data of another environment than {env}. Give --data the right folder."
     for name in wanted:
         if name not in members:
             raise ValueError(
@@ -157,7 +170,7 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
     for name, size in wanted.items():
         shape, kind = members[name].shape, members[name].dtype
         if name == "terminals" and shape != (rows,):
-            raise ValueError(f"{path}: terminals is {shape}; wanted one axis, an entry a row")
+            raise ValueError(f"{path}: terminals is {shape}; wanted one entry per row, {(rows,)}")
         if shape != (rows, *size):
             raise ValueError(f"{path}: {name} is {shape}, wanted {(rows, *size)}: {another}")
         if kind.kind not in ("biuf" if name in ("terminals", "button_states") else "f"):
@@ -175,7 +188,7 @@ def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
 
 
 def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
-    """Mazes differ in their walls alone: no shape tells them apart."""
+    """Raise ValueError if a position is inside a wall: mazes differ in nothing else."""
     if "maze" not in env:
         return
     maze = inner.unwrapped
@@ -189,24 +202,26 @@ def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
         row = np.argmin(free)
         raise ValueError(
             f"{path}: position {qpos[row]} of row {row} is inside a wall: this is data of another environment than "
-            f"{env}. Give --data the folder of the right files."
+            f"{env}. Give --data the right folder."
         )
 
 
 def _ends(path: Path) -> np.ndarray:
-    """Where trajectories end, [rows] bool. Raises: ValueError if that makes no sense."""
+    """Ends of trajectories, [rows] bool.
+
+    Raises:
+        ValueError: If they are inconsistent.
+    """
     values = npz.read(path, ("terminals",))["terminals"]
     ends = values == 1
     if not (ends | (values == 0)).all():
         raise ValueError(f"{path}: terminals holds {np.unique(values)[:5]}; wanted 0 and 1")
     if not ends[-1]:
         raise ValueError(
-            f"{path}: the last row, {len(ends) - 1}, does not end a trajectory; the file looks cut"
+            f"{path}: the last row, {len(ends) - 1}, does not end a trajectory; the file looks truncated"
         )
     if ends.all():
-        raise ValueError(
-            f"{path}: every row ends a trajectory, so there is not one transition in it"
-        )
+        raise ValueError(f"{path}: every row ends a trajectory, so there are no transitions")
     return ends
 
 
@@ -216,7 +231,7 @@ def _shard(path: Path, env: str, inner: Any) -> Shard:
     held = rows * row_bytes((members["observations"].shape[1], members["actions"].shape[1]))
     raw = sum(members[name].nbytes for name in ("observations", "actions", "qpos"))
     lines, width = members["observations"].shape
-    checks = lines * (width + 16)  # a byte for each number that is tested, and row numbers
+    checks = lines * (width + 16)  # temporaries: one byte per number tested, and row indices
     recorded = [(name, m.shape, str(m.dtype), m.crc) for name, m in sorted(members.items())]
     return Shard(
         path, rows, reading=held + raw + checks, checksum=zlib.crc32(repr(recorded).encode())
@@ -224,11 +239,11 @@ def _shard(path: Path, env: str, inner: Any) -> Shard:
 
 
 def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
-    """The files of an environment in a folder, (training, validation): X.npz, or shards by number.
+    """Pairs of training and validation files of an environment: one pair, or shards by number.
 
     Raises:
-        FileNotFoundError: The message names what is missing or what is there instead.
-        ValueError: If there are both kinds.
+        FileNotFoundError: The message names missing and present files.
+        ValueError: If the folder mixes both kinds.
     """
     stem = envs.parse(env).dataset
     found = sorted(p.name for p in folder.glob("*.npz")) if folder.is_dir() else []
@@ -236,34 +251,40 @@ def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
     parts = sorted({match[1] for match in known if match})
     if len(parts) > 1 and stem in parts:
         raise ValueError(
-            f"{folder} holds {stem}.npz and shards like {parts[1]}.npz; keep them in two folders"
+            f"{folder} holds {stem}.npz and shards like {parts[1]}.npz; keep them in separate folders"
         )
     pairs = [(folder / f"{part}.npz", folder / f"{part}-val.npz") for part in parts or [stem]]
     missing = [path.name for pair in pairs for path in pair if path.name not in found]
     if missing:
         raise FileNotFoundError(
             f"{folder} has no {' and no '.join(missing[:4])}; found {', '.join(found[:8]) or 'no .npz file'}. "
-            "Leave --data out to generate the data, or download the official files with "
+            "Omit --data to generate the data, or download the official files with "
             f"'python -m wgflow_rl.data download {env} --folder {folder}'."
         )
     return pairs
 
 
 def pair(folder: Path, env: str) -> tuple[Path, Path]:
-    """The first of `files`. Raises: as it does."""
+    """The first of `files`.
+
+    Raises what `files` raises.
+    """
     return files(folder, env)[0]
 
 
 def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
-    """Fetch the official files that are not in `folder` yet; returns the folder they are in.
+    """Download the official files that are missing; return the folder they are in.
 
     Args:
-        mirror: a server to ask instead of OGBench's, which keeps its layout: MIRROR/X.npz, MIRROR/X-val.npz.
-        shards: 0, or so many of the 100 shards of the large data set, MIRROR/...-100m-v0/X-000.npz and on, of which
-            each has a million transitions.
+        env: environment name.
+        folder: folder to download to; shards go to a subfolder.
+        mirror: URL of a server with OGBench's layout, MIRROR/X.npz and MIRROR/X-val.npz, used
+            instead of it.
+        shards: number of shards of the 100M data set, MIRROR/...-100m-v0/X-000.npz and so on, of a
+            million transitions each; 0: the ordinary data set.
 
     Raises:
-        ConnectionError: The message says what to do when a file cannot be had.
+        ConnectionError: The message names alternatives if a file cannot be downloaded.
     """
     from ogbench.utils import DATASET_URL
 

@@ -1,7 +1,8 @@
-"""Trajectories of OGBench's own oracles: the arm's plan oracle at play, the maze's subgoals followed with noise.
+"""Trajectories of OGBench's scripted oracles: play data of the arm, navigation data of the mazes.
 
-OGBench's package holds the oracles but not the driver; this is one, with the published settings of its play data.
-Oracles draw from numpy's global generator: `generated` seeds it around each trajectory.
+OGBench's package has the oracles but not the scripts that collect data; this module collects with
+the published settings. Oracles draw from numpy's global generator, which `generated` seeds per
+trajectory.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from wgflow_rl.data import npz
 
 Row = dict[str, np.ndarray]
 
-VERSION = 1  # raised when a trajectory of the same seed changes: an old cache is then left alone
+VERSION = 1  # part of the cache's folder name: increase it when the trajectory of a seed changes
 
-# Range from which a trajectory draws its probability of stacking cubes, as in OGBench's play data.
+# Range of the probability of stacking cubes, drawn per trajectory, as in OGBench's play data.
 STACKING = {
     "cube-single": (0.0, 0.0),
     "cube-double": (0.0, 0.25),
@@ -30,34 +31,35 @@ STACKING = {
 
 
 def official_rows(env: str) -> int:
-    """Transitions of the official training set."""
+    """Number of transitions in the official training set."""
     return {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}.get(
         envs.parse(env).suite, 1_000_000
     )
 
 
 def files(folder: Path, env: str) -> list[Path]:
-    """What `write` makes: X.npz and X-val.npz."""
+    """Paths that `write` creates: X.npz and X-val.npz."""
     stem = envs.parse(env).dataset
     return [folder / f"{stem}.npz", folder / f"{stem}-val.npz"]
 
 
 def write(folder: Path, env: str, train: list[Row], validation: list[Row]) -> None:
-    """Write each split's trajectories end to end."""
+    """Write the concatenated trajectories of each split."""
     for path, parts in zip(files(folder, env), (train, validation), strict=True):
         npz.write(path, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def prepare(env: str) -> Callable[[int, int], Row]:
-    """An environment and its oracle, made once: (seed, transitions) -> one trajectory's arrays in OGBench's layout.
+    """Build an environment and its oracle; return a function that records a trajectory.
 
-    A trajectory has one row more than transitions: the action of its last row leads nowhere.
+    The function maps (seed, transitions) to arrays in OGBench's layout, with one row more than
+    transitions: the last action has no successor.
     """
     return _maze(env) if envs.parse(env).kind == "navigate" else _play(env)
 
 
 class _Recorder:
-    """The rows of one trajectory, each the state and the action taken in it."""
+    """Accumulates the rows of one trajectory: states and the actions taken in them."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -72,7 +74,7 @@ class _Recorder:
 
 
 def _play(env: str) -> Callable[[int, int], Row]:
-    """Play data: the plan oracle with correlated noise moves one object after another, for ever new targets."""
+    """Play data: the plan oracle with correlated noise, one random target after another."""
     from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
     from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
     from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
@@ -83,7 +85,8 @@ def _play(env: str) -> Callable[[int, int], Row]:
     noise = {"noise": 0.1, "noise_smoothing": 0.5}
     oracles = {
         "cube": CubePlanOracle(env=inner, **noise),
-        # A puzzle has nothing to grasp: there the published data press buttons with a closed gripper.
+        # As in the published data: the gripper stays closed in puzzles, which have nothing to
+        # grasp.
         "button": ButtonPlanOracle(env=inner, gripper_always_closed="puzzle" in suite, **noise),
         "drawer": DrawerPlanOracle(env=inner, **noise),
         "window": WindowPlanOracle(env=inner, **noise),
@@ -98,12 +101,12 @@ def _play(env: str) -> Callable[[int, int], Row]:
         record = _Recorder()
         for _ in range(rows + 1):
             action = np.clip(oracle.select_action(ob, info), -1, 1)
-            following, _, _, _, next_info = inner.step(action)
+            next_ob, _, _, _, next_info = inner.step(action)
             state = {"qpos": next_info["prev_qpos"], "qvel": next_info["prev_qvel"]}
             if "prev_button_states" in next_info:
                 state["button_states"] = next_info["prev_button_states"]
             record.add(observations=ob, actions=action, **state)
-            ob, info = following, next_info
+            ob, info = next_ob, next_info
             if oracle.done:
                 ob, info = inner.set_new_target(**target)
                 oracle = oracles[info["privileged/target_task"]]
@@ -114,7 +117,7 @@ def _play(env: str) -> Callable[[int, int], Row]:
 
 
 def _maze(env: str) -> Callable[[int, int], Row]:
-    """Navigate data: towards the oracle's next cell, with action noise; a new random goal whenever one is reached."""
+    """Navigation data: the oracle's path with action noise, one random goal after another."""
     inner, _ = envs.ogbench.build(f"{envs.parse(env).suite}-v0", terminate_at_goal=False)
     maze: Any = inner.unwrapped
     cells = np.argwhere(maze.maze_map == 0)
@@ -122,7 +125,7 @@ def _maze(env: str) -> Callable[[int, int], Row]:
     def cell() -> tuple[int, int]:
         return tuple(cells[np.random.randint(len(cells))])
 
-    @functools.cache  # the oracle searches the whole maze at each call, and its answer depends on the cells alone
+    @functools.cache  # a search of the whole maze whose result depends on the cells alone
     def next_cell(start: tuple[int, int], end: tuple[int, int]) -> np.ndarray:
         return maze.get_oracle_subgoal(maze.ij_to_xy(start), maze.ij_to_xy(end))[0]
 
@@ -132,14 +135,15 @@ def _maze(env: str) -> Callable[[int, int], Row]:
         )
         record = _Recorder()
         for _ in range(rows + 1):
-            here, goal = maze.get_xy(), np.asarray(maze.cur_goal_xy)
-            # The oracle leads through the centres of cells; goals lie off theirs by up to a quarter of a cell on each
-            # axis. Every cell is crossed with the offset of the goal, so that the data fill the corridors: on centre
-            # lines alone, a critic has never seen the walls, and a policy that cuts a corner is caught there.
-            start, end = maze.xy_to_ij(here), maze.xy_to_ij(goal)
+            position, goal = maze.get_xy(), np.asarray(maze.cur_goal_xy)
+            # The oracle returns centres of cells; a goal is up to a quarter of a cell off its
+            # centre on each axis. Every cell is crossed with the goal's offset, so that the data
+            # cover the width of the corridors: with centre lines alone the critic never sees walls,
+            # and a policy that cuts a corner gets stuck there.
+            start, end = maze.xy_to_ij(position), maze.xy_to_ij(goal)
             offset = goal - np.asarray(maze.ij_to_xy(end))
-            aim = goal if start == end else next_cell(start, end) + offset
-            direction = aim - here
+            waypoint = goal if start == end else next_cell(start, end) + offset
+            direction = waypoint - position
             direction = direction / max(float(np.linalg.norm(direction)), 1e-6)
             action = np.clip(direction + 0.2 * np.random.randn(2), -1, 1)
             record.add(observations=ob, actions=action, qpos=maze.data.qpos, qvel=maze.data.qvel)

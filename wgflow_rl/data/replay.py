@@ -1,4 +1,4 @@
-"""One uniform ring of transitions, offline rows first, and the action chunks drawn from it."""
+"""Replay buffer of transitions, offline rows first, from which action chunks are sampled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.data.shards import Shards, Turns
+from wgflow_rl.data.shards import Rotation, Shards
 
 FIELDS = {
     "obs": "observations",
@@ -18,21 +18,25 @@ FIELDS = {
     "masks": "masks",
     "terminals": "terminals",
     "next_obs": "next_observations",
-}  # columns, and what they are called in `Episodes`
+}  # column -> attribute of `Episodes`
 
 
 class Replay:
-    """A ring of `capacity` rows. Chunks never cross the end of a trajectory nor the write head.
+    """A ring buffer of `capacity` transitions.
 
-    Online rows of several environments are written in turns: row number j is of lane j mod `lanes`, and a chunk stays
-    in its lane.
+    Chunks never cross the end of a trajectory or the write head. Online rows of `lanes`
+    environments are interleaved: row j belongs to environment j mod `lanes`,
+        and a
+    chunk takes rows of one environment only.
 
     Args:
-        data: offline data, the first rows. Of `Shards` that do not fit into memory, `data.resident` rows at a time, the
-            oldest file giving way to the next one every `swap_every` updates; online, those that are there stay.
-        capacity: rows held; the oldest row is overwritten first. At least the resident offline data.
-        seed: of the order in which files take turns.
-        lanes: environments whose online rows are written in turns.
+        data: offline data, the first rows. Of `Shards` that exceed memory, `data.resident` rows are
+            held; the oldest shard is replaced by the next every `swap_every` updates, offline only.
+        capacity: number of rows; the oldest is overwritten first. At least `data.resident`.
+        device: torch device of the rows.
+        seed: seed of the order of shards.
+        swap_every: offline updates between replacements of a shard.
+        lanes: number of environments with interleaved online rows.
 
     Raises:
         ValueError: If capacity is smaller than the resident offline data.
@@ -54,7 +58,7 @@ class Replay:
                 f"capacity is {capacity} but the offline data has {n} rows; give at least {n}"
             )
         self.capacity, self.lanes = capacity, lanes
-        self.added = 0  # online rows written since the start
+        self.added = 0  # number of online rows ever written
         obs, action = data.widths
         width = {"obs": (obs,), "next_obs": (obs,), "actions": (action,)}
         self.rows: dict[str, Tensor] = {
@@ -67,62 +71,62 @@ class Replay:
         }
         self.swap_every = swap_every
         if isinstance(data, Episodes):
-            self.turns = None
+            self.rotation = None
             self._write(data, 0)
         else:
-            self.turns = Turns(data, seed=seed)  # its rows come with the first sample
-        self._swaps, self._held = (
-            -1,
-            range(0),
-        )  # what was done last, and the turns that are then written
+            self.rotation = Rotation(data, seed=seed)  # rows are loaded by the first `sample`
+        self._swaps = -1  # number of swaps made
+        self._held = range(0)  # turns whose rows are in the ring
 
     def _write(self, episodes: Episodes, start: int) -> None:
-        """Put offline rows at `start`, the last offline row being followed by the first."""
+        """Write offline rows at `start`, wrapping around after the last offline row."""
         until = self.offline - start
         for name, rows in self.rows.items():
             data = torch.as_tensor(getattr(episodes, FIELDS[name]))
             rows[start : start + len(data)][:until] = data[:until]
             rows[: max(0, len(data) - until)] = data[until:]
-        # No chunk leaves the offline rows: where they begin again, the trajectory counts as cut off.
+        # No chunk crosses the wrap-around: it counts as the end of a trajectory.
         self.rows["terminals"][self.offline - 1] = True
 
-    def _bring(self, step: int) -> None:
-        """Have the rows resident that are so after `step` updates, whatever was there before."""
-        assert self.turns is not None
+    def _make_resident(self, step: int) -> None:
+        """Load the rows that are resident after `step` updates, whichever were before."""
+        assert self.rotation is not None
         swaps = step // self.swap_every
         if swaps == self._swaps:
             return
-        wanted = self.turns.resident(swaps)
+        wanted = self.rotation.resident(swaps)
         forward = wanted.start <= self._held.stop <= wanted.stop
         for turn in range(self._held.stop if forward else wanted.start, wanted.stop):
-            self._write(self.turns.take(turn), self.turns.row(turn))
+            self._write(self.rotation.take(turn), self.rotation.row(turn))
         self._swaps, self._held = swaps, wanted
         if not self.added:
-            self.turns.read_ahead(wanted.stop)
+            self.rotation.read_ahead(wanted.stop)
 
     def __len__(self) -> int:
         return min(self.offline + self.added, self.capacity)
 
     @property
     def head(self) -> int:
-        """The row that is written next."""
+        """Index of the row to be written next."""
         return (self.offline + self.added) % self.capacity
 
     def add(self, **row) -> None:
         """Append one transition: obs, actions, rewards, masks, terminals, next_obs.
 
         Raises:
-            ValueError: If the ring is full and its offline rows are those of files that take turns.
+            ValueError: If the ring is full and its offline rows are shards, which cannot be
+                overwritten.
         """
-        if self.turns is not None and self.offline + self.added == self.capacity:
+        if self.rotation is not None and self.offline + self.added == self.capacity:
             raise ValueError(
-                f"the ring of {self.capacity} rows is full; give room for every online row beside files that take turns"
+                f"the ring of {self.capacity} rows is full, and offline rows of shards cannot be overwritten; "
+                "give capacity for every online row"
             )
         for name in FIELDS:
             self.rows[name][self.head] = torch.as_tensor(row[name])
         self.added += 1
-        if self.turns is not None:
-            self.turns.stop()
+        if self.rotation is not None:
+            self.rotation.stop()
 
     def sample(
         self,
@@ -134,18 +138,24 @@ class Replay:
         online_share: float = 0.0,
         step: int = 0,
     ) -> Batch:
-        """`batch` chunks, their first rows drawn with replacement.
+        """Sample chunks, with first rows drawn uniformly with replacement.
 
         Args:
-            online_share: this fraction of the batch is drawn uniformly from the online rows alone, once there are any;
-                the rest, and with 0 everything, uniformly from the whole ring (the protocol of the paper).
-            step: offline updates so far: which files of `Shards` are resident depends on it and the seed alone.
+            batch: number of chunks B.
+            chunk: chunk length h.
+            gamma: discount factor per environment step.
+            generator: source of the indices.
+            online_share: fraction of the batch drawn from online rows only, once there are any; the
+                rest is drawn from the whole ring. 0, the protocol of the paper: everything from the
+                whole ring.
+            step: number of offline updates so far, which with the seed determines the resident
+                shards.
 
         Raises:
-            ValueError: The message names a file of `Shards` that cannot be used.
+            ValueError: The message names a shard that cannot be read.
         """
-        if self.turns is not None:
-            self._bring(step)
+        if self.rotation is not None:
+            self._make_resident(step)
         where = {"generator": generator, "device": generator.device}
         start = torch.randint(len(self), (batch,), **where)
         online = min(self.added, self.capacity)
@@ -156,26 +166,21 @@ class Replay:
         return self.chunks(start.to(self.rows["obs"].device), chunk=chunk, gamma=gamma)
 
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
-        """The chunks whose first rows are `start` [B]."""
-        rows, steps = (
-            self.rows,
-            torch.arange(2 * chunk, device=start.device),
-        )  # this chunk and the next
+        """Chunks that start at the rows `start` [B]."""
+        rows = self.rows
+        steps = torch.arange(2 * chunk, device=start.device)  # this chunk and the next
         stride = torch.where(
             self._age(start) < self.added, self.lanes, 1
-        )  # offline rows follow each other
+        )  # offline rows are contiguous
         index = (start[:, None] + stride[:, None] * steps) % self.capacity
-        newest = self._age(index) < min(self.lanes, self.added)  # of each lane
+        newest = self._age(index) < min(self.lanes, self.added)  # of each environment
         ends = rows["terminals"][index] | newest
         valid = torch.cat([ends.new_ones(len(start), 1), ~ends[:, :-1]], 1).cumprod(1)
-        index = index.gather(
-            1, torch.minimum(steps, valid.sum(1, keepdim=True) - 1)
-        )  # stay on the last valid row
+        last = valid.sum(1, keepdim=True) - 1
+        index = index.gather(1, torch.minimum(steps, last))  # repeat the last valid row
         (index, after), steps = index.split(chunk, 1), steps[:chunk]
         valid, next_valid = valid.to(rows["rewards"].dtype).split(chunk, 1)
-        alive = rows["masks"][index].cumprod(
-            1
-        )  # 1 while the task has not ended, this step included
+        alive = rows["masks"][index].cumprod(1)  # 0 from the step that ends the task on
         counted = valid * torch.cat([alive.new_ones(len(start), 1), alive[:, :-1]], 1)
         powers = gamma**steps
         return Batch(
@@ -191,31 +196,30 @@ class Replay:
         )
 
     def _age(self, index: Tensor) -> Tensor:
-        """How many rows were written after those at `index`; online rows are those of age < `added`."""
+        """Number of rows written after those at `index`; online rows have an age < `added`."""
         return (self.head - 1 - index) % self.capacity
 
     def online_rows(self, since: int = 0) -> dict[str, Tensor]:
-        """Copies of the online rows numbered `since`, ..., `added` - 1 that are still held, oldest first, on the CPU.
+        """Copy the held online rows `since` to `added` - 1 to the CPU, oldest first.
 
         Raises:
             ValueError: If `since` is not in 0, ..., `added`.
         """
         if not 0 <= since <= self.added:
             raise ValueError(
-                f"since is {since}; wanted 0 to {self.added}, the online rows written so far"
+                f"since is {since}; wanted 0 to {self.added}, the number of online rows written"
             )
         number = torch.arange(max(since, self.added - self.capacity), self.added)
         index = (self.offline + number) % self.capacity
         return {name: rows[index.to(rows.device)].cpu() for name, rows in self.rows.items()}
 
     def load_online(self, rows: Mapping[str, Tensor], first: int) -> None:
-        """Put online rows back where they stood, the first of them being number `first`; segment after segment.
+        """Restore a segment of `online_rows` whose first row has number `first`.
 
-        With the offline data, all segments of `online_rows` are the whole ring. Rows that the ring no longer held need
-        no segment.
+        Call it once per segment, in order. Segments that the ring no longer held may be left out.
 
         Raises:
-            ValueError: If rows before `first` are missing that the ring would still hold, or a
+            ValueError: If a row before `first` that the ring would still hold is missing, or a
                 shape differs.
         """
         count = len(rows["rewards"])

@@ -1,8 +1,10 @@
-"""Robomimic's HDF5 files, {lift,can,square}/mh/low_dim_v15.hdf5 or _v141: reading, checking, writing.
+"""Robomimic's HDF5 files: reading, validation, writing.
 
-data/demo_i holds the arrays of a demonstration, mask/NAME the demonstrations that belong to NAME. The conventions of
-Q-chunking and DFP are applied on reading: reward - 1, mask = 1 - done, observations and actions as they are. Reward and
-done of row t describe the state *after* its action, as online; a trajectory ends with its demonstration.
+A file is {lift,can,square}/mh/low_dim_v15.hdf5 or low_dim_v141.hdf5. Group data/demo_i has the
+arrays of a demonstration, mask/NAME the names of the demonstrations of a split. The conventions of
+Q-chunking and DFP are applied on reading: reward - 1, mask = 1 - done, observations and actions
+unchanged. Reward and done of row t describe the state *after* its action, as online; every
+demonstration is a trajectory.
 """
 
 from __future__ import annotations
@@ -24,18 +26,16 @@ from wgflow_rl.envs.robomimic import KEYS
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import publish
 
-FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # the first that is there is read
-SERVER, OFFICIAL = (
-    "http://downloads.cs.stanford.edu/downloads/rt_benchmark",
-    "low_dim_v141.hdf5",
-)  # of robomimic 0.3
+FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # in order of preference
+SERVER = "http://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomimic 0.3
+OFFICIAL = "low_dim_v141.hdf5"
 SPLITS = ("train", "valid")
-HELD_OUT = 10  # of a file without masks, every tenth demonstration is for validation
-PLACES = {
+HELD_OUT = 10  # in a file without masks, every tenth demonstration is for validation
+WIDTHS = {
     "robot0_eef_pos": 3,
     "robot0_eef_quat": 4,
     "robot0_gripper_qpos": 2,
-}  # widths; "object" has the rest
+}  # sizes of the parts of an observation; "object" has the rest
 CONTROL = (
     "type",
     "input_type",
@@ -49,25 +49,35 @@ CONTROL = (
 
 
 def path_of(env: str) -> Path:
-    """Where robomimic keeps an environment's file: lift/mh/low_dim_v15.hdf5."""
+    """Path of an environment's file in robomimic's layout: lift/mh/low_dim_v15.hdf5."""
     return Path(envs.parse(env).suite, "mh", FILES[0])
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
-    """(training, validation) demonstrations of a folder's file, read whole. Raises: as `find` and `read`."""
+    """Load the (training, validation) demonstrations of a folder.
+
+    Raises what `find` and `read` raise.
+    """
     train, validation = contents(folder, env)
     return train, validation
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
-    """The training, then the validation demonstrations of a folder's file, or of a file. Raises: as `find`, `read`."""
+    """Read the training, then the validation demonstrations of a folder or file.
+
+    Raises what `find` and `read` raise.
+    """
     file = path if path.is_file() else find(path, env)
     for split in SPLITS:
         yield read(file, env, split)
 
 
 def find(folder: Path, env: str) -> Path:
-    """The file of an environment: in robomimic's subfolders, or in the folder itself. Raises: FileNotFoundError."""
+    """Find an environment's file in robomimic's subfolder or the folder itself.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+    """
     own = path_of(env).parent
     for place in (folder / own, folder):
         for name in FILES:
@@ -79,23 +89,29 @@ def find(folder: Path, env: str) -> Path:
         else []
     )
     raise FileNotFoundError(
-        f"{folder} has no {own / FILES[0]}; found {', '.join(found) or 'no .hdf5 file'}. Leave --data out to generate "
+        f"{folder} has no {own / FILES[0]}; found {', '.join(found) or 'no .hdf5 file'}. Omit --data to generate "
         f"demonstrations, or put robomimic's own file there (names it may have: {', '.join(FILES)})."
     )
 
 
 def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
-    """Fetch robomimic 0.3's file unless one is in `folder`; returns the folder. There are no `shards` of it.
+    """Download robomimic 0.3's file unless `folder` has one; return the folder.
 
     Args:
-        mirror: a server to ask instead of robomimic's, with its layout: MIRROR/lift/mh/low_dim_v141.hdf5.
+        env: environment name.
+        folder: folder to download to.
+        mirror: URL of a server with robomimic's layout, MIRROR/lift/mh/low_dim_v141.hdf5, used
+            instead of it.
+        shards: must be 0.
 
     Raises:
         ValueError: For shards.
-        ConnectionError: The message says what to do when the file cannot be had.
+        ConnectionError: The message names alternatives if the file cannot be downloaded.
     """
     if shards:
-        raise ValueError(f"--shards is {shards}, but robomimic's data is one file; leave it out")
+        raise ValueError(
+            f"--shards is {shards}, but robomimic's data are a single file; leave it out"
+        )
     try:
         find(folder, env)
     except FileNotFoundError:
@@ -116,27 +132,30 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
 
 
 def read(path: Path, env: str, split: str = "train") -> Episodes:
-    """The demonstrations of a file that are for "train" or "valid", by number.
+    """Read the demonstrations of a split, "train" or "valid", ordered by number.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: The message names file and demonstration when something is missing, is cut, has another
-            shape, or was recorded in another environment or with another controller.
+        FileNotFoundError: If the file does not exist.
+        ValueError: The message names file and demonstration if an array is missing, truncated or of
+            another shape, or if the environment or controller differs.
     """
-    with _opened(path) as file:
+    with _open(path) as file:
         _check_environment(path, file, env)
-        parts = [_demo(path, file[f"data/{name}"]) for name in _names(path, file, split)]
+        parts = [
+            _read_demonstration(path, file[f"data/{name}"])
+            for name in _demonstrations(path, file, split)
+        ]
     for key in ("observations", "next_observations", "actions"):
         if len(widths := {part[key].shape[1] for part in parts}) > 1:
             raise ValueError(
-                f"{path}: {key} are {sorted(widths)} numbers wide, by demonstration; wanted one width"
+                f"{path}: the sizes of {key} in the demonstrations are {sorted(widths)}; wanted one size"
             )
     together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Episodes(**together, env=env, source=f"{path} ({split})")
 
 
 def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> None:
-    """Write parts made by `demonstrations` as one file, whole or not at all; the same parts give the same bytes."""
+    """Write parts of `demonstrations` to one file, atomically; equal parts give equal bytes."""
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,20 +188,20 @@ def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> No
         temporary.unlink(missing_ok=True)
 
 
-def parted(observation: np.ndarray) -> dict[str, np.ndarray]:
-    """An observation [S] as robomimic's arrays."""
-    ends = np.cumsum([PLACES[key] for key in KEYS[:-1]])
+def split_observation(observation: np.ndarray) -> dict[str, np.ndarray]:
+    """Split an observation [S] into robomimic's arrays."""
+    ends = np.cumsum([WIDTHS[key] for key in KEYS[:-1]])
     return dict(zip(KEYS, np.split(observation, ends), strict=True))
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     try:
         import h5py
     except ModuleNotFoundError as error:
-        raise UserError(f"{path} is read with h5py: {envs.robomimic.INSTALL}") from error
+        raise UserError(f"reading {path} needs h5py: {envs.robomimic.INSTALL}") from error
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -194,17 +213,17 @@ def _opened(path: Path) -> Iterator[Any]:
         AttributeError,
         json.JSONDecodeError,
     ) as error:
-        # What HDF5 answers to bytes that are cut or altered, and Python to a file that holds other things.
+        # Raised by h5py for truncated or altered bytes, and by the block for unexpected contents.
         raise ValueError(
-            f"{path} is no data of robomimic's, or is damaged ({type(error).__name__}: {error}). Delete it, then "
+            f"{path} is not a robomimic data set, or is damaged ({type(error).__name__}: {error}). Delete it, then "
             "download or generate it again."
         ) from error
 
 
-def _names(path: Path, file: Any, split: str) -> list[str]:
-    """The demonstrations of a split, by number."""
+def _demonstrations(path: Path, file: Any, split: str) -> list[str]:
+    """Names of the demonstrations of a split, ordered by number."""
     if strange := [name for name in file["data"] if not re.fullmatch(r"demo_\d+", name)]:
-        raise ValueError(f"{path}: data holds {strange[0]!r}; wanted demonstrations, demo_0 and on")
+        raise ValueError(f"{path}: data has {strange[0]!r}; wanted only demo_0, demo_1, ...")
     every = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
     masks = {
         name: {demo.decode() for demo in file[f"mask/{name}"][:]}
@@ -214,7 +233,7 @@ def _names(path: Path, file: Any, split: str) -> list[str]:
     if masks:
         if lacking := set(SPLITS) - masks.keys():
             raise ValueError(
-                f"{path} has no mask/{lacking.pop()} beside mask/{min(masks)}; wanted both, or neither"
+                f"{path} has mask/{min(masks)} but no mask/{lacking.pop()}; wanted both, or neither"
             )
         if missing := set.union(*masks.values()) - set(every):
             raise ValueError(f"{path}: a mask names {min(missing)}, which is not in data")
@@ -229,13 +248,13 @@ def _names(path: Path, file: Any, split: str) -> list[str]:
         ]
     if not names:
         raise ValueError(
-            f"{path}: no demonstration is for {split}; it has {len(every)} and masks {list(file.get('mask', ()))}"
+            f"{path}: no demonstration in split {split}; it has {len(every)} and masks {list(file.get('mask', ()))}"
         )
     return names
 
 
-def _demo(path: Path, demo: Any) -> dict[str, np.ndarray]:
-    """The arrays of one demonstration as those of `Episodes`."""
+def _read_demonstration(path: Path, demo: Any) -> dict[str, np.ndarray]:
+    """Read one demonstration as the arrays of `Episodes`."""
     where = f"{path}: {demo.name}"
     length = int(demo.attrs.get("num_samples", len(demo["actions"])))
     columns = [
@@ -248,28 +267,28 @@ def _demo(path: Path, demo: Any) -> dict[str, np.ndarray]:
     for name in columns:
         if name not in demo:
             raise ValueError(
-                f"{where} has no {name}. Wanted are low-dimensional data, with {', '.join(KEYS)} in obs and next_obs."
+                f"{where} has no {name}; wanted low-dimensional data with {', '.join(KEYS)} in obs and next_obs"
             )
         arrays[name] = demo[name][:]
         if len(arrays[name]) != length or length == 0:
             raise ValueError(
-                f"{where}: {name} has {len(arrays[name])} rows of {length}; the file looks cut"
+                f"{where}: {name} has {len(arrays[name])} rows, wanted {length}; the file looks truncated"
             )
-        width = PLACES.get(name.rpartition("/")[2])
-        columns_of = () if name in ("rewards", "dones") else (width or arrays[name].shape[-1],)
-        if arrays[name].shape[1:] != columns_of or arrays[name].dtype.kind not in "biuf":
+        width = WIDTHS.get(name.rpartition("/")[2])
+        row_shape = () if name in ("rewards", "dones") else (width or arrays[name].shape[-1],)
+        if arrays[name].shape[1:] != row_shape or arrays[name].dtype.kind not in "biuf":
             raise ValueError(
-                f"{where}: {name} is {arrays[name].dtype} {arrays[name].shape}; wanted numbers {(length, *columns_of)}"
+                f"{where}: {name} is {arrays[name].dtype} {arrays[name].shape}; wanted numbers {(length, *row_shape)}"
             )
     dones = arrays["dones"].astype(np.float32)
 
-    def joined(part: str) -> np.ndarray:
+    def concatenate(part: str) -> np.ndarray:
         return np.concatenate([arrays[f"{part}/{key}"] for key in KEYS], axis=1).astype(np.float32)
 
     return {
-        "observations": joined("obs"),
+        "observations": concatenate("obs"),
         "actions": arrays["actions"].astype(np.float32),
-        "next_observations": joined("next_obs"),
+        "next_observations": concatenate("next_obs"),
         "rewards": arrays["rewards"].astype(np.float32) - 1,
         "masks": 1 - dones,
         "terminals": np.arange(length) == length - 1,
@@ -277,7 +296,11 @@ def _demo(path: Path, demo: Any) -> dict[str, np.ndarray]:
 
 
 def _check_environment(path: Path, file: Any, env: str) -> None:
-    """Raises: ValueError unless the file's task and controller are ours: its actions then mean here what they did."""
+    """Check that actions have the same effect here.
+
+    Raises:
+        ValueError: If task or controller differ.
+    """
     args: Mapping[str, Any] = json.loads(file["data"].attrs["env_args"])
     ours = envs.robomimic.env_args(envs.parse(env).suite)
     if args["env_name"] != ours["env_name"]:
@@ -289,5 +312,5 @@ def _check_environment(path: Path, file: Any, env: str) -> None:
         if np.any(theirs[name] != controller[name]):
             raise ValueError(
                 f"{path} was recorded with a controller whose {name} is {theirs[name]}; here it is {controller[name]}, "
-                "and its actions would move the arm otherwise"
+                "so its actions would have a different effect"
             )

@@ -1,4 +1,4 @@
-"""Data in many files, of which only some are in memory at a time: what the files hold, and the order of their turns."""
+"""Data sets larger than memory: shards, and the deterministic order in which they are resident."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from wgflow_rl.data.episodes import Episodes, row_bytes
 
 @dataclass(frozen=True)
 class Shard:
-    """One file, known from its headers."""
+    """One file, described by its headers."""
 
     path: Path
     rows: int  # transitions
-    reading: int  # bytes needed at most while it is read, its transitions included
-    checksum: int  # over the checksums of its arrays, which reading compares with their bytes
+    reading: int  # peak bytes while it is read, including its transitions
+    checksum: int  # CRC-32 of the recorded checksums of its arrays
 
 
 class Shards:
-    """A data set in files of one environment, each read when its turn comes.
+    """A data set in several files of one environment, of which some are resident at a time.
 
     Args:
-        files: at least one.
-        widths: sizes of an observation and of an action.
-        read: gives the checked transitions of a file. It is called in another thread, so it must change nothing.
-        memory: bytes for the resident rows and the file that is being read.
+        files: shards, at least one.
+        widths: (observation size, action size).
+        read: reads and validates the transitions of a file. Called in another thread: no side
+            effects.
+        memory: bytes for the resident rows and for the file being read.
 
     Raises:
         ValueError: If not even one file fits into `memory`.
@@ -55,7 +56,7 @@ class Shards:
         elif fitting >= largest:
             self.resident = (
                 fitting // largest * largest
-            )  # files of one size are then resident equally long
+            )  # equal files are resident for equally long
         else:
             raise ValueError(
                 f"{memory / 1e9:.3g} GB is too little memory for the files in {files[0].path.parent}: to read and hold "
@@ -67,48 +68,56 @@ class Shards:
         return self.rows
 
     def read(self, number: int) -> Episodes:
-        """The transitions of a file. Raises: ValueError naming it, if it is damaged or has other rows than at first."""
+        """Read the transitions of a file.
+
+        Raises:
+            ValueError: If the file is damaged or was changed; the message names it.
+        """
         file = self.files[number]
         episodes = self._read(file.path)
         if len(episodes) != file.rows:
             raise ValueError(
-                f"{file.path} was changed while it was in use; put it back, or start a new run"
+                f"{file.path} was changed while it was in use; restore it, or start a new run"
             )
         return episodes
 
     def parts(self) -> Iterator[Episodes]:
-        """All transitions, file after file."""
+        """Iterate over the transitions of every file."""
         return map(self.read, range(len(self.files)))
 
     def head(self) -> Episodes:
-        """The transitions of the first file, to learn scales from."""
+        """Transitions from which observation statistics are computed: those of the first file."""
         return self.read(0)
 
     def checksum(self, crc: int = 0) -> int:
-        """Of every array of every file, continuing `crc`; from recorded checksums, so nothing is read for it."""
+        """CRC-32 over the recorded checksums of all files, continuing `crc`; no file is read."""
         return zlib.crc32(
             repr([(f.path.name, f.rows, f.checksum) for f in self.files]).encode(), crc
         )
 
 
-class Turns:
-    """Which files are resident after so many swaps: a function of (files, seed) alone, so a resumed run has the same.
+class Rotation:
+    """Order in which shards are resident, a function of (files, seed, number of swaps) alone.
 
-    Files take turns, every pass over them in a new random order. Each is written over the oldest rows of a ring of
-    `shards.resident` rows. Reading the next one ahead, in a thread, hides its time and changes nothing.
+    Turn t = 0, 1, ... belongs to one file; every pass over the files has a new random order. The
+    rows of a turn replace the oldest rows of a ring of `shards.resident` rows. The next file is
+    read ahead in a thread.
+
+    Args:
+        shards: the data set.
+        seed: seed of the order.
     """
 
     def __init__(self, shards: Shards, *, seed: int):
         self.shards, self.seed = shards, seed
         self._all_fit = shards.resident == shards.rows
-        self._first = next(
-            n for n in itertools.count(1) if self._before(n) >= shards.resident
-        )  # fill the ring
+        # Number of turns that fill the ring.
+        self._first = next(n for n in itertools.count(1) if self._before(n) >= shards.resident)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._ahead: tuple[int, Future[Episodes]] | None = None
 
     def resident(self, swaps: int) -> range:
-        """The turns whose rows are in the ring; where everything fits, nothing is ever swapped."""
+        """Turns whose rows are in the ring after `swaps` swaps; without effect if all files fit."""
         end = self._first + (0 if self._all_fit else swaps)
         first = end - 1
         while first > 0 and self._before(first) > self._before(end) - self.shards.resident:
@@ -116,24 +125,28 @@ class Turns:
         return range(first, end)
 
     def row(self, turn: int) -> int:
-        """Where in the ring the rows of a turn begin."""
+        """Index in the ring of the first row of a turn."""
         return self._before(turn) % self.shards.resident
 
     def take(self, turn: int) -> Episodes:
-        """The transitions of a turn. Raises: ValueError naming a file that cannot be used."""
+        """Return the transitions of a turn.
+
+        Raises:
+            ValueError: The message names a file that cannot be read.
+        """
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == turn:
             return ahead[1].result()
         return self.shards.read(self._number(turn))
 
     def read_ahead(self, turn: int) -> None:
-        """Begin to read the file of a turn, if it will ever come."""
+        """Start to read the file of a turn in the background, unless all files fit."""
         if self._all_fit:
             return
         self._ahead = turn, self._thread.submit(self.shards.read, self._number(turn))
 
     def stop(self) -> None:
-        """Forget what was read ahead."""
+        """Drop the file read ahead."""
         self._ahead = None
 
     def _order(self, passes: int) -> np.ndarray:
@@ -144,7 +157,7 @@ class Turns:
         return int(self._order(passes)[place])
 
     def _before(self, turn: int) -> int:
-        """Rows of all turns before this one."""
+        """Total number of rows of all turns before this one."""
         passes, place = divmod(turn, len(self.shards.files))
         return passes * self.shards.rows + sum(
             self.shards.files[i].rows for i in self._order(passes)[:place]

@@ -1,4 +1,4 @@
-"""Environments by name, one file a suite: names, float32 observations, and episodes that repeat exactly."""
+"""Environments by name: one module per suite, float32 observations, reproducible episodes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ __all__ = [
     "require",
 ]
 
-# Where environments and their data come from: name of the source -> its file here. `wgflow_rl.data` has one of the
-# same name. Each has names(), parse() and make().
+# One module per source of environments; `wgflow_rl.data` has one of the same name. Each provides
+# names(), parse() and make().
 SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
 
 Name = ogbench.Name | robomimic.Name
 
 
 def names() -> list[str]:
-    """Every environment name that `make` and `data.load` take."""
+    """All environment names."""
     return [name for source in SOURCES.values() for name in source.names()]
 
 
 def parse(env: str) -> Name:
-    """Split a name into source, suite and what its suite adds; raises ValueError with the nearest names."""
+    """Parse an environment name.
+
+    Raises:
+        ValueError: The message lists the nearest names.
+    """
     for source in SOURCES.values():
         if (name := source.parse(env)) is not None:
             return name
@@ -47,26 +51,36 @@ def parse(env: str) -> Name:
 
 
 def check_name(env: str) -> str:
-    """Return `env` unchanged if `make` would take it; raises ValueError with the nearest names otherwise."""
+    """Return `env` if it is a known name.
+
+    Raises:
+        ValueError: The message lists the nearest names.
+    """
     parse(env)
     return env
 
 
 def require(env: str) -> None:
-    """Raises: RuntimeError naming the extra if `env` is one of robomimic's and robosuite is not installed."""
+    """Check that the packages of `env` are installed.
+
+    Raises:
+        RuntimeError: The message names the missing extra.
+    """
     if parse(env).source == "robomimic":
-        robomimic.package()
+        robomimic.import_robosuite()
 
 
 def make(env: str, **options: Any) -> SingleTask:
-    """Make one of `names()`: observation float32 [S], action float32 [A] in [-1, 1], time limit included.
+    """Make an environment: observations float32 [S], actions float32 [A] in [-1, 1], a time limit.
 
     Args:
-        env: such as "cube-single-play-singletask-task2-v0"; without "-task2", the suite's default task.
-        options: passed on to the suite's constructor (`width=480, height=480` for sharper videos).
+        env: such as "cube-single-play-singletask-task2-v0"; without "-task2", the suite's default
+            task.
+        options: keyword arguments of the suite's constructor (`width=480, height=480` for sharper
+            videos).
 
     Raises:
-        ValueError: The message names the nearest names.
+        ValueError: The message lists the nearest names.
         RuntimeError: See `require`.
     """
     return SOURCES[parse(env).source].make(env, **options)

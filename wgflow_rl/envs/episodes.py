@@ -1,4 +1,4 @@
-"""Episodes that repeat exactly: what every environment here is wrapped in, whatever its suite."""
+"""Wrapper of all environments that makes episodes reproducible from their seed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gymnasium.spaces import Box
 
 @contextlib.contextmanager
 def numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator inside the block and put its former state back after it.
+    """Seed numpy's global generator inside the block; restore its state afterwards.
 
-    Simulators and oracles draw from `np.random`; this keeps their randomness owned by the caller's seed.
+    Simulators and oracles draw from `np.random`; the block makes their draws a function of `seed`.
     """
     before = np.random.get_state()
     np.random.seed(seed % 2**32)
@@ -26,13 +26,20 @@ def numpy_seeded(seed: int) -> Iterator[None]:
 
 
 class SingleTask(gymnasium.Wrapper):
-    """A task with float32 observations [S] and episodes that are a function of (seed, actions).
+    """A task with float32 observations [S] and episodes that are functions of (seed, actions).
 
-    `reset(seed=s)` followed by the same actions gives the same observations, bit for bit, in this process or
-    another, whatever was simulated before. `reset()` takes its seed from a generator that the last given seed
-    started; `info["seed"]` is the one in use, and `reset(seed=info["seed"])` replays the episode.
-    Actions are clipped to [-1, 1] (OGBench would execute larger ones); a NaN raises ValueError.
-    `info["success"]` is a bool, and describes the same state as reward and terminated: see the suite's file.
+    `reset(seed=s)` followed by equal actions gives bit-identical observations in any process,
+    independent of earlier episodes. `reset()` draws a seed from a generator seeded by the last
+    explicit seed; `info["seed"]` is the seed in use. Actions are clipped to [-1, 1] (OGBench would
+    execute larger ones). `info["success"]` is a bool and describes the same state as reward and
+    terminated: see the suite's module.
+
+    Args:
+        env: environment to wrap.
+        name: environment name.
+
+    Raises:
+        ValueError: In `step` if an action is not finite.
     """
 
     def __init__(self, env: gymnasium.Env, name: str) -> None:

@@ -1,13 +1,17 @@
 """OGBench single-task environments.
 
-Which reward convention, and why. OGBench >= 1.2 offers two: "pre" (reward, terminated and success describe the
-state *before* the action) and "post" (after it; the only one in 1.1). Its single-task environments register
-"pre", and its loader labels row t of a data set from s_t. We keep "pre" online as well: then r and the mask are
-the same function of s in the file and in the simulator, and one critic can learn from both. The price: an
-episode ends one action after the goal is reached. Published numbers from OGBench 1.1 used "post" online;
-success rates differ only for goals touched on the very last step of the time limit.
+Reward convention. OGBench >= 1.2 offers two: "pre" (reward, terminated and success describe the
+state *before* the action) and "post" (the state after it; the only convention in 1.1). Its
+single-task environments register "pre", and its loader labels row t of a data set from s_t. We keep
+"pre" online as
+well: reward and mask are then the same function of s in the data and in the simulator, and one
+    critic can
+learn from both. The cost: an episode ends one action after the goal is reached. Published numbers
+from OGBench 1.1 used "post" online; success rates differ only for goals reached on the last step of
+the time limit.
 
-Rewards: pointmaze 0 at the goal and -1 elsewhere; cube, scene and puzzle (objects at their goal) - (objects).
+Rewards: pointmaze 0 at the goal and -1 elsewhere; cube, scene and puzzle (objects at their goal) -
+    (objects).
 Success gives reward 0 and terminated=True.
 """
 
@@ -27,8 +31,8 @@ from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
 
-# Suite -> kind of official data set. pointmaze-teleport is left out: it draws from numpy's global generator inside
-# step(), so an episode of it cannot be repeated from its seed.
+# Suite -> kind of official data set. pointmaze-teleport is excluded: step() draws from numpy's
+# global generator, so its episodes are not functions of their seed.
 SUITES = {
     "pointmaze-medium": "navigate",
     "pointmaze-large": "navigate",
@@ -49,7 +53,10 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class Name:
-    """A parsed environment name; `task` 0 is the suite's default (pointmaze 1, cube and scene 2, puzzle 4)."""
+    """A parsed environment name.
+
+    The default task is 1 (pointmaze), 2 (cube, scene) or 4 (puzzle).
+    """
 
     source: ClassVar[str] = "ogbench"
     suite: str  # "cube-single"
@@ -58,17 +65,17 @@ class Name:
 
     @property
     def gym_id(self) -> str:
-        """Identifier in gymnasium's registry, without the kind of data: cube-single-singletask-task2-v0."""
+        """Identifier in gymnasium's registry: cube-single-singletask-task2-v0."""
         return f"{self.suite}-singletask{f'-task{self.task}' if self.task else ''}-v0"
 
     @property
     def dataset(self) -> str:
-        """Stem of OGBench's data files: the task is not part of it, all five share one file."""
+        """Stem of OGBench's data files, which all five tasks share: cube-single-play-v0."""
         return f"{self.suite}-{self.kind}-v0"
 
 
 def names() -> list[str]:
-    """Every name: suites x (default task, tasks 1 to 5)."""
+    """All names: suites x (default task, tasks 1 to 5)."""
     return [
         f"{suite}-{kind}-singletask{task}-v0"
         for suite, kind in SUITES.items()
@@ -77,7 +84,7 @@ def names() -> list[str]:
 
 
 def parse(env: str) -> Name | None:
-    """Split a name into suite, kind of data and task; None if it is not one of `names()`."""
+    """Parse a name; None if it is not one of `names()`."""
     match = _PATTERN.fullmatch(env)
     if match is None or SUITES.get(match["suite"]) != match["kind"]:
         return None
@@ -85,18 +92,18 @@ def parse(env: str) -> Name | None:
 
 
 def build(gym_id: str, **options: Any) -> tuple[Any, int]:
-    """Construct a registered environment bare of wrappers; returns it with its time limit in steps.
+    """Construct a registered environment without wrappers; return it with its time limit in steps.
 
-    gymnasium.make would add a checker that warns about float precision on every construction. The arm's
-    `action_space` is a property that makes a new Box (with one more such warning, and with fresh entropy, which
-    its reset samples from) at each access; here it becomes one seedable Box.
+    gymnasium.make would add a checker that warns about float precision on every construction. The
+    arm's `action_space` is a property that returns a new, unseeded Box at each access, from which
+    its reset samples; here it is replaced by one Box that can be seeded.
     """
     import ogbench  # noqa: F401  (registers its environments)
 
     spec = gymnasium.spec(gym_id)
     assert isinstance(spec.entry_point, str) and spec.max_episode_steps is not None
     with warnings.catch_warnings():
-        # Imported without a screen, dm_control tries a window first and says so, before it takes another way.
+        # Without a display, the import of dm_control warns before it selects another renderer.
         warnings.filterwarnings("ignore", message=".*DISPLAY", category=UserWarning)
         creator: Any = load_env_creator(spec.entry_point)
     if isinstance(creator, type):
@@ -104,14 +111,12 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
         creator = type(creator.__name__, (creator,), {"action_space": space})
     env = creator(**{**spec.kwargs, **options})
     if "maze" in gym_id:
-        os.unlink(
-            env.fullpath
-        )  # the maze's XML, which OGBench leaves behind in the temporary folder
+        os.unlink(env.fullpath)  # temporary XML file that OGBench does not delete
     return env, spec.max_episode_steps
 
 
 def make(env: str, **options: Any) -> SingleTask:
-    """One of `names()`; see `envs.make`. `options` are those of OGBench's constructor."""
+    """Make one of `names()`: see `envs.make`. `options` are those of OGBench's constructor."""
     name = parse(env)
     assert name is not None
     inner, limit = build(name.gym_id, **options)

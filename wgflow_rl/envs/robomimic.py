@@ -1,12 +1,14 @@
-"""Robomimic's Lift, Can and Square on robosuite 1.5: the tasks of its multi-human, low-dimensional data.
+"""Robomimic's Lift, Can and Square on robosuite 1.5, with low-dimensional observations.
 
-The conventions are those of Q-chunking and DFP. An observation is the four KEYS laid end to end, as simulated. Reward,
-terminated and success describe the state *after* the action, as the rewards in robomimic's files do (OGBench's describe
-the state before it): reward 0 and the end of the episode on success, -1 otherwise, at most 300 or 400 steps.
+The conventions are those of Q-chunking and DFP. An observation is the concatenation of the four
+KEYS. Reward, terminated and success describe the state *after* the action, as in robomimic's files
+(OGBench: the state before it): reward 0 and the end of the episode on success, -1 otherwise, with a
+time limit of 300 or 400 steps.
 
-A reset places objects and arm anew in the same model. robosuite would compile another one, whose cube differs by up to
-a tenth in size and which takes far longer; public code of the protocol resets in this way too. Two environments have
-the same model, so an episode is a function of (seed, actions).
+A reset places objects and arm in the same model. robosuite's default, a hard reset, compiles a new
+model, which takes far longer and varies the cube's size by up to a tenth; public implementations of
+the protocol use soft resets too. All environments have the same model, so an episode is a function
+of (seed, actions).
 """
 
 from __future__ import annotations
@@ -27,13 +29,13 @@ from wgflow_rl.utils.cli import UserError
 
 KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
 TASKS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}  # name in robosuite
-LIMITS = {"lift": 300, "can": 300, "square": 400}  # steps of an episode
+LIMITS = {"lift": 300, "can": 300, "square": 400}  # time limits in steps
 INSTALL = 'pip install -e ".[robomimic]" -c constraints.txt'
 _PATTERN = re.compile(r"(?P<suite>lift|can|square)-mh-low_dim")
-_OBJECT = "object-state"  # robosuite's name for what robomimic's files call "object"
+_OBJECT = "object-state"  # robosuite's name of "object"
 
-# The arm's controller of robomimic's files: six numbers in [-1, 1] send the gripper up to 5 cm and .5 rad an axis from
-# where it is; the seventh closes it (+1) or opens it.
+# The arm's controller in robomimic's files: six numbers in [-1, 1] move the gripper by up to 5 cm
+# and 0.5 rad per axis; the seventh closes (+1) or opens (-1) it.
 CONTROLLER = {
     "type": "OSC_POSE",
     "input_max": 1,
@@ -66,27 +68,27 @@ class Name:
 
     @property
     def dataset(self) -> str:
-        """Name of the task's data."""
+        """Name of the data set, equal to that of the environment."""
         return f"{self.suite}-mh-low_dim"
 
 
 def names() -> list[str]:
-    """Every name: lift-mh-low_dim, can-mh-low_dim, square-mh-low_dim."""
+    """All names: lift-mh-low_dim, can-mh-low_dim, square-mh-low_dim."""
     return [Name(suite).dataset for suite in TASKS]
 
 
 def parse(env: str) -> Name | None:
-    """The task of a name; None if it is not one of `names()`."""
+    """Parse a name; None if it is not one of `names()`."""
     match = _PATTERN.fullmatch(env)
     return Name(match["suite"]) if match else None
 
 
 def env_args(suite: str) -> dict[str, Any]:
-    """What a file of robomimic's says of its environment, for "lift", "can" or "square" as it is here."""
+    """The attribute `env_args` of a robomimic file that describes our "lift", "can" or "square"."""
     return {
         "env_name": TASKS[suite],
         "env_version": "1.5.2",
-        "type": 1,  # robomimic's number for robosuite
+        "type": 1,  # robomimic's code of robosuite
         "env_kwargs": {
             "robots": ["Panda"],
             "controller_configs": {"type": "BASIC", "body_parts": {"right": CONTROLLER}},
@@ -100,15 +102,15 @@ def env_args(suite: str) -> dict[str, Any]:
             "camera_depths": False,
             "camera_heights": 84,
             "camera_widths": 84,
-            "lite_physics": True,  # the same states bit for bit in all three tasks, in two thirds of the time
+            "lite_physics": True,  # bit-identical states in all three tasks, in two thirds of the time
         },
     }
 
 
 def arm_controller(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arm's controller in a file's `env_args`, from before robosuite 1.5 or since; what is not said is the default.
+    """The arm's controller in the `env_args` of any robosuite version, with defaults filled in.
 
-    1.5 overlooks `control_delta`, which is now called `input_type`.
+    Before 1.5, `input_type` was called `control_delta`, which 1.5 ignores.
     """
     found = args["env_kwargs"]["controller_configs"]
     found = found[0] if isinstance(found, list) else found
@@ -122,11 +124,11 @@ def arm_controller(args: Mapping[str, Any]) -> dict[str, Any]:
     return CONTROLLER | arm
 
 
-def modern(args: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's `env_args` as robosuite 1.5 understands them: its environment's arguments.
+def modern_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the `env_args` of any version to keyword arguments of robosuite 1.5.
 
-    Up to 1.4 a controller was the arm's alone; 1.5 wants one for each part of the body and ends with "OSC_POSE
-    controller is specified, but not imported or loaded" otherwise.
+    Up to 1.4 the controller was that of the arm; 1.5 needs one per body part and fails otherwise
+    with "OSC_POSE controller is specified, but not imported or loaded".
     """
     from robosuite.controllers.composite.composite_controller_factory import (
         refactor_composite_controller_config,
@@ -138,17 +140,19 @@ def modern(args: Mapping[str, Any]) -> dict[str, Any]:
     if "body_parts" not in kwargs["controller_configs"]:
         kwargs.setdefault(
             "lite_physics", False
-        )  # what robosuite asks for with data from before 1.5
+        )  # recommended by robosuite for data from before 1.5
     new = refactor_composite_controller_config(arm_controller(args), robot, ["right"])
     return kwargs | {"controller_configs": new}
 
 
 class Robosuite(gymnasium.Env):
-    """One of robosuite's tasks as a gymnasium environment, with the conventions of this file.
+    """A robosuite task as a gymnasium environment, with the conventions of this module.
 
     Args:
-        args: a file's `env_args`, of any version; `env_args("lift")` are ours.
-        render_mode: None, or "rgb_array": `render` is then the picture of the camera before the robot.
+        args: `env_args` of a robomimic file of any version, or of the function `env_args`.
+        render_mode: None, or "rgb_array" for images of the camera in front of the robot.
+        width: width of an image in pixels.
+        height: height of an image in pixels.
     """
 
     def __init__(
@@ -162,26 +166,29 @@ class Robosuite(gymnasium.Env):
         chosen = {
             "has_renderer": False,
             "has_offscreen_renderer": render_mode is not None,
-            "renderer": "mujoco",  # the other one opens a viewer at every reset
+            "renderer": "mujoco",  # the default opens a viewer at every reset
             "use_camera_obs": False,
             "use_object_obs": True,
             "ignore_done": True,
             "hard_reset": False,
-            "seed": 0,  # of the model: every environment has the same
+            "seed": 0,  # seed of the model, equal in all environments
         }
-        robosuite = package()
+        robosuite = import_robosuite()
         self.render_mode, self.width, self.height = render_mode, width, height
-        self.simulator: Any = robosuite.make(args["env_name"], **{**modern(args), **chosen})
+        self.simulator: Any = robosuite.make(
+            args["env_name"], **{**modern_arguments(args), **chosen}
+        )
         size = len(self._read())
         self.observation_space = Box(-np.inf, np.inf, shape=(size,), dtype=np.float64)
         self.action_space = Box(-1.0, 1.0, shape=(self.simulator.action_dim,), dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        if seed is not None:  # in place: the samplers of positions hold this very generator
+        if seed is not None:  # in place: the position samplers refer to this generator
             self.simulator.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
         self.simulator.reset()
-        # Poses relative to the gripper are made of the poses seen at the last update, of which a reset leaves none.
+        # Forced: relative poses are computed from the last update of the sensors, which a reset
+        # clears.
         return self._read(), {"success": False}
 
     def step(self, action: Any):
@@ -196,7 +203,10 @@ class Robosuite(gymnasium.Env):
         )
 
     def render(self) -> np.ndarray:
-        """[height, width, 3] uint8 picture. Raises: whatever the GL platform raises without a screen or MUJOCO_GL."""
+        """Render a [height, width, 3] uint8 image.
+
+        Without a display or MUJOCO_GL, GL raises its own errors.
+        """
         picture = self.simulator.sim.render(
             width=self.width, height=self.height, camera_name="agentview"
         )
@@ -214,16 +224,23 @@ def _join(observations: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def make(env: str, **options: Any) -> SingleTask:
-    """One of `names()`; see `envs.make`. `options`: render_mode, width, height of `Robosuite`."""
+    """Make one of `names()`: see `envs.make`.
+
+    `options`: render_mode, width, height of `Robosuite`.
+    """
     name = parse(env)
     assert name is not None
     inner = Robosuite(env_args(name.suite), **options)
     return SingleTask(TimeLimit(inner, max_episode_steps=LIMITS[name.suite]), env)
 
 
-def package() -> Any:
-    """robosuite, without the advice it logs. Raises: RuntimeError naming the extra."""
-    logging.getLogger("robosuite_logs").addFilter(_serious)
+def import_robosuite() -> Any:
+    """Import robosuite with its log limited to errors.
+
+    Raises:
+        RuntimeError: The message names the extra.
+    """
+    logging.getLogger("robosuite_logs").addFilter(_is_error)
     try:
         import robosuite
     except ModuleNotFoundError as error:
@@ -233,5 +250,5 @@ def package() -> Any:
     return robosuite
 
 
-def _serious(record: logging.LogRecord) -> bool:
+def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR

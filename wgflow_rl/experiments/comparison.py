@@ -1,4 +1,4 @@
-"""A table of the paper with our runs beside its numbers: as Markdown, and as records for a CSV file."""
+"""Tables of the paper with our results, as Markdown and as records of a CSV file."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from wgflow_rl.experiments.tables import (
 
 MISSING = "—"
 ARROW = " → "  # between the phases of a cell
-BY = "source"  # header of the column that tells the paper's rows from ours
+BY = "source"  # header of the column "paper" or "ours"
 HIDDEN = (
     "table",
     "section",
     "note",
     "doubt",
-)  # columns of a CSV file that are no cells of the paper
+)  # columns of a CSV file that are not in the paper's table
 
 
 # ---- which runs belong to a row ----------------------------------------------------------------------------------
@@ -44,11 +44,11 @@ def _agent(preset: str, method: str, env: str) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(presets.preset(preset, method, env)[0])))
 
 
-def fits(table: ResultTable, row: Row, group: RunGroup) -> bool:
-    """Return True if the runs trained the row's agent: every setting as the row resolves it in this environment.
+def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
+    """Return True if the runs trained the row's agent, with equal settings.
 
-    Runs of the laptop preset are compared with the row at laptop size; all others with the table's preset, whatever
-    theirs is called. Runs with an online phase do not fill an offline table, nor the reverse.
+    Runs of the laptop preset are compared with the row at laptop size, all others with the table's
+    preset. Runs with an online phase do not match an offline table, and vice versa.
     """
     if group.peer or group.method != row.method or row.method not in presets.METHODS:
         return False
@@ -60,7 +60,7 @@ def fits(table: ResultTable, row: Row, group: RunGroup) -> bool:
     wanted = _agent(preset, row.method, group.env) | dict(row.settings)
     if table.preset == "paper-offline":
         wanted = wanted | {"chunk": _agent(table.preset, row.method, group.env).get("chunk")}
-    # A run of an older version has fewer settings.
+    # Runs of older versions have fewer settings.
     return all(wanted[name] == value for name, value in group.agent.items() if name in wanted)
 
 
@@ -68,7 +68,7 @@ def fits(table: ResultTable, row: Row, group: RunGroup) -> bool:
 
 
 def cell(group: RunGroup | None, phase: Phase, *, interval: bool = False) -> str:
-    """97.2 ± 1.3 (5) in percent, the number of seeds in parentheses; a dash without a run that finished the phase."""
+    """Format success in percent as mean ± std (seeds); a dash if no run has finished the phase."""
     found = None if group is None else summary(100 * group.at_end(phase))
     if found is None:
         return MISSING
@@ -80,7 +80,7 @@ def cell(group: RunGroup | None, phase: Phase, *, interval: bool = False) -> str
 
 
 def average(groups: Iterable[RunGroup | None], phase: Phase) -> str:
-    """Mean over tasks of the means over seeds; a dash unless every task has a run that finished the phase."""
+    """Mean over tasks of means over seeds; a dash unless every task has a finished run."""
     values = [[] if group is None else group.at_end(phase) for group in groups]
     if not all(map(len, values)):
         return MISSING
@@ -95,7 +95,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def blocks(table: ResultTable) -> list[tuple[Column, ...]]:
-    """Columns printed side by side: all of them, or four with two numbers in each cell."""
+    """Split columns into printed blocks: all, or three at a time with two numbers per cell."""
     width = len(table.columns) if len(table.phases) == 1 else 3
     return [table.columns[i : i + width] for i in range(0, len(table.columns), width)]
 
@@ -103,7 +103,7 @@ def blocks(table: ResultTable) -> list[tuple[Column, ...]]:
 def table_lines(
     table: ResultTable, groups: Sequence[RunGroup], listed: list[dict[str, Any]]
 ) -> list[str]:
-    """One table as Markdown; every number also becomes a record, appended to `listed`."""
+    """Format a table as Markdown; append every number to `listed` as a record."""
     printed = f"Section {table.section}; {table.seeds} seeds. {table.note}".strip()
     lines = [f"## Table {table.number}. {table.title}", "", printed, ""]
     lines += [critics(table), ""] if table.number == 2 else []
@@ -136,13 +136,13 @@ def published(table: ResultTable, row: Row, column: Column) -> str:
 
 
 def matching(table: ResultTable, row: Row, groups: Sequence[RunGroup]) -> list[RunGroup]:
-    return [group for group in groups if fits(table, row, group)]
+    return [group for group in groups if matches(table, row, group)]
 
 
 def protocol_rows(
     table: ResultTable, columns: Sequence[Column], groups: Sequence[RunGroup], legend: Legend
 ) -> list[tuple[str, list[str]]]:
-    """(key of the conditions, cells) for each set of conditions under which some cell has a number."""
+    """(key of the conditions, cells) for each set of conditions with at least one result."""
     lines = []
     here = {env for column in columns for env in column.envs}
     for protocol in sorted({group.protocol for group in groups if group.env in here}):
@@ -167,7 +167,7 @@ def extra_rows(
     legend: Legend,
     listed: list[dict[str, Any]],
 ) -> list[str]:
-    """Rows that are not in the paper, in a table of their own: DFP with other fields, and other code bases."""
+    """Table of rows that are not in the paper: DFP with other fields, and other code bases."""
     found = {row.label: matching(table, row, groups) for row in table.variants}
     for group in groups:
         if group.peer and group.env in table.envs:
@@ -190,7 +190,7 @@ def extra_rows(
 
 
 class Legend:
-    """Letters for the conditions of runs, in the order in which they are asked for."""
+    """Letters that identify the conditions of runs, in order of first use."""
 
     def __init__(self) -> None:
         self.keys: dict[str, str] = {}
@@ -207,7 +207,7 @@ class Legend:
 
 
 def critics(table: ResultTable) -> str:
-    """A sentence on the critics of our runs: how many actions the target takes the best of, in each row."""
+    """Sentence on the critics of our runs: number of target actions per row."""
     samples = {
         row.label: _agent("paper", row.method, table.envs[0])["target_samples"]
         for row in table.rows
@@ -219,7 +219,7 @@ def critics(table: ResultTable) -> str:
 
 
 def list_lines(number: int) -> list[str]:
-    """A table without success rates, as printed in the paper."""
+    """Format a table without success rates as printed in the paper."""
     rows = records(number)
     header = [name for name in rows[0] if name not in HIDDEN]
     lines = [f"## Table {number}. {LISTS[number]}", "", f"Section {rows[0]['section']}.", ""]
@@ -228,7 +228,7 @@ def list_lines(number: int) -> list[str]:
 
 
 def doubts(rows: Sequence[dict[str, str]]) -> list[str]:
-    """What the paper leaves open, with the rows that it concerns unless it concerns all."""
+    """Notes on ambiguities of the paper, with the rows concerned unless all are."""
     found: dict[str, dict[str, None]] = {}
     names = [row[key_of(row, (*ROW_KEYS, "parameter", "experiment", "task"))] for row in rows]
     for name, row in zip(names, rows, strict=True):
@@ -245,7 +245,7 @@ def doubts(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def published_records(table: ResultTable, row: Row) -> list[dict[str, Any]]:
-    """The paper's numbers of a row, as lines of tables.csv."""
+    """The paper's numbers in a row as records of tables.csv."""
     return [
         {"table": table.number, "phase": phase, "row": row.label, "column": column.label}
         | {"env": column.envs[0] if len(column.envs) == 1 else "", "by": "paper"}
@@ -258,7 +258,7 @@ def published_records(table: ResultTable, row: Row) -> list[dict[str, Any]]:
 def run_records(
     table: ResultTable | None, label: str, groups: Sequence[RunGroup]
 ) -> list[dict[str, Any]]:
-    """Our numbers as lines of tables.csv, one per environment, phase and set of conditions."""
+    """Our results as records of tables.csv, one per environment, phase and set of conditions."""
     labels = {column.envs[0]: column.label for column in TWELVE}
     if table is not None:
         labels |= {c.envs[0]: c.label for c in table.columns if len(c.envs) == 1}
@@ -271,35 +271,37 @@ def run_records(
             line |= {"by": "peer" if group.peer else "ours", "protocol": group.protocol}
             if found is not None:
                 low, high = found.interval or (None, None)
-                line |= {"seeds": found.seeds, "mean": tidy(found.mean)}
-                line |= {"std": tidy(found.std), "low": tidy(low), "high": tidy(high)}
+                line |= {"seeds": found.seeds, "mean": rounded(found.mean)}
+                line |= {"std": rounded(found.std), "low": rounded(low), "high": rounded(high)}
                 values = 100 * group.at_end(phase)
-                line["values"] = " ".join(f"{tidy(value):g}" for value in values)
+                line["values"] = " ".join(f"{rounded(value):g}" for value in values)
             lines.append(line)
     return lines
 
 
-def tidy(value: float | None) -> float | None:
-    """Rounded to four decimals; 0.0 in place of rounding errors and -0.0."""
+def rounded(value: float | None) -> float | None:
+    """Round to four decimals; 0.0 instead of -0.0."""
     return None if value is None else round(value, 4) + 0.0
 
 
-def with_runs(groups: Sequence[RunGroup]) -> set[int]:
-    """Numbers of the result tables that some runs or logs belong to."""
+def tables_with_runs(groups: Sequence[RunGroup]) -> set[int]:
+    """Numbers of the result tables that match some run or log."""
     return {
         table.number
         for table in TABLES.values()
-        if any(fits(table, row, group) for row in table.rows + table.variants for group in groups)
+        if any(
+            matches(table, row, group) for row in table.rows + table.variants for group in groups
+        )
         or any(group.peer and group.env in table.envs for group in groups)
     }
 
 
 def missing(table: ResultTable, groups: Sequence[RunGroup]) -> str:
-    """How many cells have runs, and the command for the others."""
+    """Sentence on the number of cells with finished runs, and the command for the others."""
     cells = [(row, env) for row in table.rows for env in table.envs]
     filled = sum(
         any(
-            group.env == env and len(group.at_end(table.phases[-1])) and fits(table, row, group)
+            group.env == env and len(group.at_end(table.phases[-1])) and matches(table, row, group)
             for group in groups
         )
         for row, env in cells

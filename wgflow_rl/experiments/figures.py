@@ -1,4 +1,4 @@
-"""Learning curves of several methods: mean over seeds with a 95 % bootstrap band, one panel per environment."""
+"""Learning curves of methods: mean over seeds with a 95 % bootstrap band."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wgflow_rl.experiments.results import RunGroup, bootstrap
 from wgflow_rl.utils.colours import RULE, SHADE
 from wgflow_rl.utils.files import write_whole
 
-# Okabe and Ito's colours, told apart with every common colour blindness.
+# Okabe and Ito's colours, distinguishable with common forms of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")
 INK = "#333a44"
 
@@ -29,12 +29,14 @@ def draw(
     dashed: Sequence[str] = (),
     online_only: bool = False,
 ) -> Path:
-    """Write a PNG with the panels in rows of three; a panel without lines says that there are no runs.
+    """Write a PNG with the panels in rows of three; an empty panel is labelled "no runs".
 
     Args:
-        panels: {title: {label: runs}}.
-        dashed: labels of lines that are not in the paper.
-        online_only: leave the offline phase out and count steps from its end.
+        panels: {title of a panel: {label of a line: runs}}.
+        path: PNG to write.
+        title: title of the figure.
+        dashed: labels of dashed lines, those that are not in the paper.
+        online_only: omit the offline phase and count steps from its end.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state
     from matplotlib.figure import Figure

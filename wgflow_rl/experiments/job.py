@@ -1,12 +1,12 @@
-"""One training run in a folder of its own: locked, retried from its last checkpoint, and its state written down.
+"""A training run as a job: locked folder, retries from the last checkpoint, recorded outcome.
 
-Files of a run::
+Files::
 
-    .sweep.lock    held while a process works here, and let go of by the kernel however that process ends
-    sweep.json     how the last attempt ended: {"state": "done" | "failed" | "diverged", "error": ..., "attempts": ...}
-    train.log      what the training printed
+    .sweep.lock    file lock of the process at work, released by the kernel when it ends
+    sweep.json     outcome {"state": "done" | "failed" | "diverged", "error": ..., "attempts": ...}
+    train.log      output of the training
 
-Only the standard library is imported here: a worker process on another machine starts in no time.
+Only the standard library is imported, so that worker processes start fast.
 """
 
 from __future__ import annotations
@@ -29,43 +29,43 @@ from wgflow_rl.utils.threads import THREADS
 State = Literal["new", "started", "done", "failed", "diverged"]
 
 TRAIN = ("-m", "wgflow_rl.train")
-# How TrainingDiverged speaks. A resumed run repeats exactly, and would say it again.
+# Message of TrainingDiverged. Resumed runs repeat exactly, so a retry would diverge again.
 DIVERGED = "is not finite at step"
-GRACE = 300.0  # seconds that a stopped training gets for the step or the evaluation in progress, and its checkpoint
-POLL = 0.2
+GRACE = (
+    300.0  # seconds for a stopped training to finish its step or evaluation and write a checkpoint
+)
+POLL = 0.2  # seconds
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to run, and where."""
+    """A run: folder, flags and number of steps."""
 
     folder: Path
-    flags: tuple[str, ...]  # of `python -m wgflow_rl.train`, without --run-dir and --threads
+    flags: tuple[str, ...]  # flags of train, without --run-dir and --threads
     steps: int
     threads: int = 1
-    program: tuple[str, ...] = field(
-        default_factory=lambda: TRAIN
-    )  # arguments of the Python that runs it
+    program: tuple[str, ...] = field(default_factory=lambda: TRAIN)  # arguments of python
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended."""
+    """State of a job."""
 
     state: State
     error: str = ""
-    attempts: int = 0  # processes started, by this sweep
+    attempts: int = 0  # number of processes started by this sweep
 
 
 def state(folder: Path) -> Outcome:
-    """What a run folder says of itself."""
+    """Read the state of a run folder."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Outcome(**json.loads((folder / "sweep.json").read_text(encoding="utf-8")))
     return Outcome("started" if (folder / "config.json").exists() else "new")
 
 
 def last_step(folder: Path) -> int:
-    """The step of the last whole row of train.csv or eval.csv, 0 without one."""
+    """Step of the last complete row of train.csv or eval.csv; 0 if there is none."""
     steps = [0]
     for name in ("train.csv", "eval.csv"):
         with contextlib.suppress(OSError, ValueError), (folder / name).open("rb") as file:
@@ -76,15 +76,20 @@ def last_step(folder: Path) -> int:
 
 
 def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
-    """Bring a job to its end, unless it is there already, and say how it ended.
+    """Run a job to its end and return the outcome; a finished job is not run again.
 
-    A failed process is started again from the last checkpoint, `retries` times without progress in between. A diverged
-    one is not: its resumed run would repeat it. If another process is at work in the folder (one that a killed sweep
-    has left behind), this waits for it. Never raises for what happens to the run: a full disk is an outcome.
+    A failed process is restarted from the last checkpoint, unless it diverged, which a resumed run
+    would repeat. If another process works in the folder (left by a killed sweep), this waits for
+    it. Failures of the run, such as a full disk, are outcomes, not exceptions.
+
+    Args:
+        job: the run.
+        retries: number of consecutive failures without progress before giving up.
+        pause: seconds between attempts.
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(job.folder) as lock:
+        with _exclusive_lock(job.folder) as lock:
             before = state(job.folder)
             if before.state in ("done", "diverged"):
                 return before
@@ -98,21 +103,21 @@ def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
 def _attempts(job: Job, lock: TextIO, retries: int, pause: float) -> Outcome:
     left, attempts = retries, 0
     while True:
-        reached = _newest(job.folder)
+        reached = _newest_checkpoint(job.folder)
         attempts += 1
         code, error = _train(job, lock)
         if code == 0:
             return Outcome("done", attempts=attempts)
         if DIVERGED in error:
             return Outcome("diverged", error, attempts)
-        left = retries if _newest(job.folder) != reached else left - 1
+        left = retries if _newest_checkpoint(job.folder) != reached else left - 1
         if left < 0:
             return Outcome("failed", error, attempts)
         time.sleep(pause)
 
 
 def _train(job: Job, lock: TextIO) -> tuple[int, str]:
-    """One process: its exit code, and what it said last if that is not 0."""
+    """Run one process; return its exit code and, if that is not 0, its error message."""
     command = [sys.executable, *job.program]
     threads = str(job.threads)
     if (job.folder / "config.json").exists():
@@ -121,8 +126,9 @@ def _train(job: Job, lock: TextIO) -> tuple[int, str]:
         command += [*job.flags, "--run-dir", str(job.folder), "--threads", threads]
     with (job.folder / "train.log").open("a", encoding="utf-8") as log:
         begin = log.tell()
-        # The lock's descriptor goes along: a training whose sweep was killed still holds its folder. A session of its
-        # own keeps the terminal's Ctrl-C away: the sweep asks it to stop, and waits for its checkpoint.
+        # The process inherits the lock, so a training whose sweep was killed still holds its
+        # folder. In its own session it does not receive Ctrl-C from the terminal: the sweep
+        # terminates it and waits for its checkpoint.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -134,13 +140,13 @@ def _train(job: Job, lock: TextIO) -> tuple[int, str]:
         )
         try:
             while process.poll() is None:
-                time.sleep(POLL)  # short sleeps: a cancelled task is interrupted between them
+                time.sleep(POLL)  # short, since Ray cancels tasks between bytecodes only
         finally:
-            _end(process)
-    return process.returncode, _last_words(job.folder / "train.log", begin, process.returncode)
+            _terminate(process)
+    return process.returncode, _error_message(job.folder / "train.log", begin, process.returncode)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _terminate(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.terminate()
         try:
@@ -150,9 +156,9 @@ def _end(process: subprocess.Popen) -> None:
             process.wait()
 
 
-def _last_words(log: Path, begin: int, code: int) -> str:
+def _error_message(log: Path, begin: int, code: int) -> str:
     if code < 0:
-        return f"ended by signal {-code}" + (" (killed: out of memory?)" if code == -9 else "")
+        return f"killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
     with log.open("rb") as file:
         file.seek(begin)
         lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
@@ -160,12 +166,12 @@ def _last_words(log: Path, begin: int, code: int) -> str:
     return (errors or lines or [f"exit code {code}"])[-1].removeprefix("error: ")
 
 
-def _newest(folder: Path) -> str:
+def _newest_checkpoint(folder: Path) -> str:
     return max((path.name for path in (folder / "checkpoints").glob("step-*")), default="")
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[TextIO]:
+def _exclusive_lock(folder: Path) -> Iterator[TextIO]:
     with (folder / ".sweep.lock").open("a", encoding="utf-8") as file:
         while True:
             try:

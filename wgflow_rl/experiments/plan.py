@@ -1,7 +1,8 @@
-"""From methods x environments x seeds, or a table of the paper, to jobs; a job's folder is named by its settings.
+"""Jobs of a sweep: methods x environments x seeds, or the runs of a table of the paper.
 
-The name ends in a hash of every resolved setting that changes results. The same configuration therefore has one folder,
-however it was asked for, and is run once; a changed default is another configuration.
+The name of a job's folder ends in a hash of every setting that changes results. Equal
+configurations have one folder, independent of the flags that select them, and run once; a changed
+default is another configuration.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.tables import LISTS, TABLES, ResultTable, Row
 from wgflow_rl.training.settings import Settings, as_json, from_command_line, of_results
 
-NOT_LEARNING = ("log_every", "checkpoint_every")  # of the schedule: what is written down on the way
-# Settings younger than the folders' names, which keep them at these values.
-LATER = {"envs": 1, "noise_on": "cpu"}
+LOGGING = ("log_every", "checkpoint_every")  # of the schedule: without effect on results
+# Settings added after folders had been named: omitted from the hash at these values, so that names
+# stay valid.
+ADDED_DEFAULTS = {"envs": 1, "noise_on": "cpu"}
 RESERVED = (
     "--method",
     "--env",
@@ -37,12 +39,12 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class Kind:
-    """The runs of one method in one environment: they differ in their seeds only."""
+    """Runs of one method in one environment, which differ in their seeds only."""
 
     row: Row
     env: str
     settings: Settings
-    flags: tuple[str, ...]  # of train, without --seed
+    flags: tuple[str, ...]  # flags of train, without --seed
 
     def job(self, root: Path, seed: int, *, threads: int = 1) -> Job:
         settings = dataclasses.replace(self.settings, seed=seed)
@@ -54,70 +56,81 @@ class Kind:
 
 @dataclass(frozen=True)
 class Plan:
-    """What can be run, and what had to be left out with the reason for it."""
+    """Runs of a sweep, and the reasons for skipping others."""
 
     kinds: tuple[Kind, ...]
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def digest(settings: Settings) -> str:
-    """Twelve hexadecimal digits of SHA-256 over the settings that change results."""
+    """First 12 hexadecimal digits of the SHA-256 of the settings that change results."""
     contents = of_results(as_json(settings))
-    contents = {k: v for k, v in contents.items() if k not in LATER or v != LATER[k]}
-    contents["schedule"] = {k: v for k, v in contents["schedule"].items() if k not in NOT_LEARNING}
+    contents = {
+        k: v for k, v in contents.items() if k not in ADDED_DEFAULTS or v != ADDED_DEFAULTS[k]
+    }
+    contents["schedule"] = {k: v for k, v in contents["schedule"].items() if k not in LOGGING}
     if contents["data"] is not None:
         contents["data"] = str(Path(contents["data"]).expanduser().resolve())
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def table(number: int) -> ResultTable:
-    """A table of success rates. Raises: ValueError for other numbers, saying what such a table holds."""
+    """Return a table of success rates.
+
+    Raises:
+        ValueError: For other numbers.
+    """
     if number in LISTS:
         raise ValueError(
-            f"--table is {number}, which asks for no runs ({LISTS[number]}); tables of runs: "
+            f"--table is {number}, which has no success rates ({LISTS[number]}); tables of runs: "
             f"{', '.join(map(str, TABLES))}. `python -m wgflow_rl.report --tables {number}` prints it."
         )
     if number not in TABLES:
         raise ValueError(
             f"--table is {number}; the paper has Tables 1 to 10, of which "
-            f"{', '.join(map(str, TABLES))} ask for runs"
+            f"{', '.join(map(str, TABLES))} have success rates"
         )
     return TABLES[number]
 
 
-def of_table(
+def from_table(
     number: int, *, preset: str | None = None, variants: bool = False, extra: Sequence[str] = ()
 ) -> Plan:
-    """The runs of one of the paper's tables, without those whose method or environment is not here.
+    """Runs of one of the paper's tables, without unknown methods and environments.
 
     Args:
-        preset: of train; None for the table's own.
-        variants: include the rows that the paper does not have.
+        number: number of the table.
+        preset: preset of train; None: that of the table.
+        variants: include DFP with fields that are not in the paper.
         extra: flags of train, added to every run.
 
     Raises:
         ValueError: See `table`, and `train` for `extra`.
     """
-    asked = table(number)
-    rows = asked.rows + asked.variants * variants
+    chosen = table(number)
+    rows = chosen.rows + chosen.variants * variants
     known = set(envs.names())
     absent = {f"method {row.method}": row.method not in presets.METHODS for row in rows}
-    absent |= {f"environment {env}": env not in known for env in asked.envs}
+    absent |= {f"environment {env}": env not in known for env in chosen.envs}
     return Plan(
         tuple(
-            kind(row, env, preset=preset or asked.preset, extra=extra)
+            kind(row, env, preset=preset or chosen.preset, extra=extra)
             for row in rows
-            for env in asked.envs
+            for env in chosen.envs
             if row.method in presets.METHODS and env in known
         ),
         tuple(f"{name}: not in this version" for name, gone in absent.items() if gone),
     )
 
 
-def of_names(
+def from_methods(
     names: Iterable[str], environments: Iterable[str], *, preset: str, extra: Sequence[str] = ()
 ) -> Plan:
-    """Every method in every environment. Raises: ValueError naming the known ones, and as `train` for `extra`."""
+    """Runs of every method in every environment.
+
+    Raises:
+        ValueError: For unknown names and invalid flags.
+    """
     environments = tuple(environments)
     rows = [Row(name, name) for name in names]
     return Plan(
@@ -126,25 +139,30 @@ def of_names(
 
 
 def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
-    """Resolve the settings of a row in an environment. Raises: ValueError for flags that a sweep sets itself."""
+    """Resolve the settings of a row in an environment.
+
+    Raises:
+        ValueError: For flags that the sweep sets.
+    """
     for flag in extra:
         if flag.partition("=")[0].replace("_", "-") in RESERVED:
             raise ValueError(
-                f"{flag} is set by the sweep for each run; wanted other flags of train. Use --methods, --envs, "
-                "--seeds, --preset, --runs and --cpus-per-run."
+                f"{flag} is set by the sweep for each run; use its own flags instead: --methods, --envs, "
+                "--seeds, --preset, --runs or --cpus-per-run."
             )
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)
     if extra:
         return Kind(row, env, from_command_line(flags), flags)
-    # Without a command-line parser for each cell of a table, which takes half a second.
+    # Without extra flags, avoid the command-line parser, which takes half a second per cell of a
+    # table.
     agent, schedule = presets.preset(preset, row.method, envs.check_name(env))
     agent = dataclasses.replace(agent, **row.settings)
     settings = Settings(agent, schedule, method=row.method, env=env, preset=preset)
     return Kind(row, env, settings.check(), flags)
 
 
-def resolved(kinds: Iterable[Kind]) -> list[dict[str, Any]]:
-    """The settings of the agent and of the schedule of every kind, one dictionary each."""
+def settings_table(kinds: Iterable[Kind]) -> list[dict[str, Any]]:
+    """Settings of agent and schedule, one dictionary per kind."""
     return [
         {"row": kind.row.label, "env": kind.env, "method": kind.row.method}
         | {"preset": kind.settings.preset}

@@ -1,4 +1,4 @@
-"""Runs and logs of other code bases, read from folders and grouped: runs of a group differ in their seeds only."""
+"""Results of runs, and of logs of other code bases, grouped by configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wgflow_rl.agents import presets
-from wgflow_rl.experiments.plan import LATER, NOT_LEARNING
+from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
 from wgflow_rl.experiments.tables import Phase
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.training.table import read_rows
@@ -26,23 +26,22 @@ PEER_COLUMNS = ["step", "seed", "success"]
 class RunGroup:
     """Runs that differ in their seeds only.
 
-    `evaluations` has one row per evaluation, with columns seed, step and success (a fraction), sorted by seed and step.
-    `changed` are the agent's settings that are not the preset's, `conditions` says how and on what the runs were made.
+    `evaluations` has one row per evaluation with columns seed, step and success (a fraction),
+    sorted by seed and step. `changed` are the agent's settings that differ from the preset;
+    `conditions` describe preset, steps and data.
     """
 
     method: str
     env: str
     evaluations: pd.DataFrame
-    offline: int | None = (
-        None  # steps of the offline phase and of both; None where a log does not say
-    )
-    total: int | None = None
+    offline: int | None = None  # steps of the offline phase; None if unknown
+    total: int | None = None  # steps of both phases; None if unknown
     preset: str = ""
     agent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     conditions: tuple[str, ...] = ()
-    folder: Path = Path()  # of one of the runs
-    peer: bool = False  # a log of another code base
+    folder: Path = Path()  # folder of one of the runs
+    peer: bool = False  # True for a log of another code base
 
     @property
     def protocol(self) -> str:
@@ -53,11 +52,11 @@ class RunGroup:
         return " ".join([self.method, *assignments(self.changed)])
 
     def at_end(self, phase: Phase) -> pd.Series:
-        """Success of each seed, at the last evaluation of the phase; seeds that have not finished it are left out."""
+        """Success at the last evaluation of a phase, for the seeds that have finished it."""
         rows: Any = self.evaluations  # Any: pandas without stubs confuses the type checker
         last = rows.groupby("seed").tail(1).set_index("seed")
         if phase == "online":
-            if self.total is None:  # a log of another code base is taken to be complete
+            if self.total is None:  # logs of other code bases are assumed to be complete
                 return last["success"]
             finished = (last["step"] == self.total) & (self.total > (self.offline or 0))
             return last["success"][finished]
@@ -68,19 +67,19 @@ class RunGroup:
         return rows.groupby("seed")["success"].last()
 
     def curve(self) -> pd.DataFrame:
-        """Success by step (rows) and seed (columns), at the steps at which all seeds were evaluated."""
+        """Success by step (rows) and seed (columns), at steps with an evaluation of every seed."""
         return self.evaluations.pivot(index="step", columns="seed", values="success").dropna()
 
     @property
     def unfinished(self) -> int:
-        """Number of runs that have not come to their last step."""
+        """Number of runs that have not reached their last step."""
         last: Any = self.evaluations.groupby("seed")["step"].max()
         return 0 if self.total is None else int((last < self.total).sum())
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation (n - 1; nan for one seed) and bootstrap interval of the mean (None for one seed)."""
+    """Mean, standard deviation (n - 1) and bootstrap interval; nan and None for one seed."""
 
     mean: float
     std: float
@@ -89,7 +88,7 @@ class Summary:
 
 
 def summary(values: np.ndarray | pd.Series) -> Summary | None:
-    """Statistics over seeds, in the unit of the values; None if there are none."""
+    """Statistics over seeds, in the unit of the values; None for an empty input."""
     values = np.asarray(values)
     if not len(values):
         return None
@@ -99,22 +98,22 @@ def summary(values: np.ndarray | pd.Series) -> Summary | None:
 
 
 def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over the first axis [N]; the same for the same values."""
+    """95 % percentile bootstrap interval of the mean over the first axis [N], with a fixed seed."""
     picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def assignments(settings: Mapping[str, Any]) -> list[str]:
-    """`name=value` of each setting."""
+    """Format settings as `name=value`."""
     return [
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in settings.items()
     ]
 
 
-def short(steps: int) -> str:
-    """1000000 -> 1M, 1500 -> 1.5k."""
+def abbreviate(steps: int) -> str:
+    """Format a number of steps: 1000000 -> 1M, 1500 -> 1.5k."""
     for size, unit in ((1_000_000, "M"), (1_000, "k")):
         if steps >= size:
             return f"{steps / size:g}{unit}"
@@ -122,14 +121,14 @@ def short(steps: int) -> str:
 
 
 def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[RunGroup]:
-    """Read every run folder and every log of another code base below the places; missing places hold none.
+    """Read all run folders, and all logs of other code bases, below the places.
 
     Args:
-        places: folders, or single logs NAME/ENV.csv.
-        peer_offline: step that ends the offline phase of the logs.
+        places: folders, or single logs NAME/ENV.csv; missing ones are ignored.
+        peer_offline: last step of the offline phase of the logs; None: unknown.
 
     Raises:
-        ValueError: The message names file and row of a log that cannot be read.
+        ValueError: The message names file and row of an invalid log.
     """
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
     groups: list[RunGroup] = []
@@ -139,17 +138,17 @@ def read(places: Iterable[Path], *, peer_offline: int | None = None) -> list[Run
                 runs[_configuration(run[1])].append(run)
         logs = [place] if place.suffix == ".csv" and place.exists() else place.rglob("*.csv")
         groups += [_peer(path, peer_offline) for path in sorted(logs) if _is_log(path)]
-    groups += [_group(members) for members in runs.values()]
+    groups += [_make_group(members) for members in runs.values()]
     return sorted(groups, key=lambda group: (group.env, group.peer, group.name, group.protocol))
 
 
 def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
-    """(folder, settings, evaluations) of a run; None where there is no evaluation, or no run."""
+    """Read (folder, settings, evaluations) of a run; None if there is no evaluation or no run."""
     path = config.with_name("eval.csv")
     if not path.exists():
         return None
     settings = json.loads(config.read_text(encoding="utf-8")).get("settings")
-    _, rows = read_rows(path)  # pandas would stop at a row that a kill cut in two
+    _, rows = read_rows(path)  # complete rows only: a kill may leave half a row
     wanted = {"method", "env", "agent", "schedule"}
     if not isinstance(settings, dict) or not wanted <= settings.keys() or not rows:
         return None
@@ -158,19 +157,17 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
 
 
 def _configuration(settings: Mapping[str, Any]) -> str:
-    schedule = {
-        name: value for name, value in settings["schedule"].items() if name not in NOT_LEARNING
-    }
+    schedule = {name: value for name, value in settings["schedule"].items() if name not in LOGGING}
     return json.dumps(of_results(settings) | {"seed": None, "schedule": schedule}, sort_keys=True)
 
 
-def _group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
+def _make_group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
     folder, settings, _ = runs[0]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
         defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
-    except ValueError:  # of a version that knew this method or preset
+    except ValueError:  # a method or preset of another version
         plain = [agent, schedule]
     changed, other = (
         {name: value for name, value in part.items() if name in default and default[name] != value}
@@ -179,17 +176,17 @@ def _group(runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
     offline, online = schedule["offline_steps"], schedule["online_steps"]
     conditions = [
         f"{preset} preset",
-        f"{short(offline)} + {short(online)} steps",
+        f"{abbreviate(offline)} + {abbreviate(online)} steps",
         f"{schedule['eval_episodes']} episodes per evaluation",
         f"data={Path(settings['data']).name}" if settings.get("data") else "generated data",
     ]
-    for name in ("offline_steps", "online_steps", "eval_episodes", *NOT_LEARNING):
+    for name in ("offline_steps", "online_steps", "eval_episodes", *LOGGING):
         other.pop(name, None)
-    usual = dict(LATER)
+    usual = dict(ADDED_DEFAULTS)
     if settings.get("data"):
         usual |= {name: getattr(Settings, name) for name in ONLY_OF_SHARDS}
     other |= {n: settings[n] for n, value in usual.items() if settings.get(n, value) != value}
-    # A seed that was run twice with equal settings is one run: the one that came further.
+    # Of several runs with equal settings and seed, keep the longest.
     furthest = {
         int(rows["seed"].iloc[0]): rows
         for _, _, rows in sorted(runs, key=lambda run: run[2]["step"].iloc[-1])

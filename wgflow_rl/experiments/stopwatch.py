@@ -1,8 +1,7 @@
-"""Hours that a run will take: from earlier runs of its kind, else from a short real one on this machine."""
+"""Estimates of the duration of a run, from an earlier run or a short one on this machine."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -10,6 +9,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 from wgflow_rl import envs
 from wgflow_rl.experiments import job
@@ -19,14 +21,14 @@ from wgflow_rl.training.table import read_rows
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.threads import THREADS
 
-STEPS = 200  # of each phase in a short run; the first half of them is not timed
-ROWS = 2_000  # of data in a short run: two trajectories
-WAVE = 8  # episodes that an evaluation plays side by side
+STEPS = 200  # steps per phase of a short run
+ROWS = 2_000  # transitions of a short run: two trajectories
+WAVE = 8  # episodes that an evaluation plays in parallel
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that things take, and how that is known."""
+    """Seconds per step and evaluation, and the source of these numbers."""
 
     offline_step: float
     online_step: float
@@ -34,21 +36,19 @@ class Pace:
     source: str
 
     def hours(self, settings: Settings) -> float:
+        """Estimate the hours of a run with these settings."""
         schedule = settings.schedule
         offline, online = schedule.offline_steps, schedule.online_steps
         waves = -(-schedule.eval_episodes // WAVE) * -(-(offline + online) // schedule.eval_every)
-        steps, evaluations = (
-            offline * self.offline_step + online * self.online_step,
-            waves * self.evaluation,
-        )
-        beside = (
-            settings.machine.async_eval
-        )  # they take time of the run where they outlast its steps
-        return (max(steps, evaluations) if beside else steps + evaluations) / 3600
+        steps = offline * self.offline_step + online * self.online_step
+        evaluations = waves * self.evaluation
+        if settings.machine.async_eval:  # concurrent with the steps
+            return max(steps, evaluations) / 3600
+        return (steps + evaluations) / 3600
 
 
-def earlier(root: Path, kind: Kind) -> Pace | None:
-    """The pace of a run under `root` with the same agent and suite, whatever its seed and length."""
+def from_earlier_run(root: Path, kind: Kind) -> Pace | None:
+    """Pace of a run under `root` with the same agent, suite and device; None if there is none."""
     wanted = as_json(kind.settings)
     for path in sorted(root.glob("*/config.json")):
         try:
@@ -59,7 +59,7 @@ def earlier(root: Path, kind: Kind) -> Pace | None:
                 and json.dumps(settings["agent"]) == json.dumps(wanted["agent"])
                 and settings["machine"]["device"] == kind.settings.machine.device
             )
-            pace = clocked(path.parent, f"earlier run {path.parent.name}") if same else None
+            pace = from_logs(path.parent, f"earlier run {path.parent.name}") if same else None
         except (OSError, ValueError, KeyError):
             continue
         if pace is not None:
@@ -68,7 +68,11 @@ def earlier(root: Path, kind: Kind) -> Pace | None:
 
 
 def measure(kind: Kind, *, threads: int = 1) -> Pace:
-    """Train for a moment in a folder that is thrown away. Raises: RuntimeError with what the training said."""
+    """Time a short run in a temporary folder.
+
+    Raises:
+        RuntimeError: If the training fails; the message has its output.
+    """
     online = STEPS if kind.settings.schedule.online_steps else 0
     short = {
         "--offline-steps": STEPS,
@@ -86,7 +90,7 @@ def measure(kind: Kind, *, threads: int = 1) -> Pace:
         many = os.environ | dict.fromkeys(THREADS, str(threads))
         done = subprocess.run(command, env=many, capture_output=True, text=True, check=False)
         pace = (
-            clocked(Path(folder) / "run", f"{STEPS} steps of each phase, timed here")
+            from_logs(Path(folder) / "run", f"{STEPS} steps per phase on this machine")
             if not done.returncode
             else None
         )
@@ -97,41 +101,32 @@ def measure(kind: Kind, *, threads: int = 1) -> Pace:
     return pace
 
 
-def clocked(run: Path, source: str) -> Pace | None:
-    """From the clocks of train.csv and eval.csv: a step's time between rows with no evaluation in between.
+def from_logs(run: Path, source: str) -> Pace | None:
+    """Median times from the clocks of train.csv and eval.csv; None if there are too few rows.
 
-    None where there are not enough rows.
+    A step's time is the difference between two rows of a phase without an evaluation in between.
     """
     if not (run / "train.csv").exists():
         return None
-    _, trained = read_rows(run / "train.csv")
-    _, evaluated = read_rows(run / "eval.csv")
-    stops = {int(row["step"]) for row in evaluated}
-    seconds: dict[str, list[float]] = {"offline": [], "online": []}
-    clock = {}
-    for before, row in itertools.pairwise(trained):
-        first, last = int(before["step"]), int(row["step"])
-        if before["phase"] == row["phase"] and not any(first <= stop < last for stop in stops):
-            seconds[row["phase"]].append(
-                (float(row["wall_s"]) - float(before["wall_s"])) / (last - first)
-            )
-    for row in trained:
-        clock[int(row["step"])] = float(row["wall_s"])
-    waves = [
-        float(row["wall_s"]) - clock[int(row["step"])]
-        for row in evaluated
-        if int(row["step"]) in clock
-    ]
-    if not seconds["offline"] or not waves:
+    train, evaluations = _clock(run / "train.csv"), _clock(run / "eval.csv")
+    evaluated = pd.Series(np.searchsorted(evaluations["step"], train["step"]))
+    adjacent = (train["phase"] == train["phase"].shift()) & (evaluated.diff() == 0)
+    per_step = train["wall_s"].diff() / train["step"].diff()
+    step = per_step[adjacent].groupby(train["phase"]).median()
+    waves = evaluations.merge(train, on="step", suffixes=("", "_before"))
+    if "offline" not in step or waves.empty:
         return None
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
-    side_by_side = -(-settings["schedule"]["eval_episodes"] // WAVE)
-    middle = {
-        phase: sorted(values)[len(values) // 2] for phase, values in seconds.items() if values
-    }
+    schedule = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]["schedule"]
+    evaluation = (waves["wall_s"] - waves["wall_s_before"]).median()
     return Pace(
-        middle["offline"],
-        middle.get("online", middle["offline"]),
-        sorted(waves)[len(waves) // 2] / side_by_side,
+        step["offline"],
+        step.get("online", step["offline"]),
+        evaluation / -(-schedule["eval_episodes"] // WAVE),
         source,
     )
+
+
+def _clock(path: Path) -> pd.DataFrame:
+    _, rows = read_rows(path)  # complete rows only: the run may be in progress
+    frame = pd.DataFrame(rows, columns=["step", "phase", "wall_s"])
+    return frame.astype({"step": int, "wall_s": float})

@@ -1,13 +1,15 @@
-"""Checkpoints as safetensors files, one per step: atomic, hashed, without pickle; the last two and the best are kept.
+"""Checkpoints as safetensors files: atomic, hashed, without pickle.
 
-Contents of the folder::
+Files::
 
-    step-000000012000.safetensors                 tensors as tensors, everything else as JSON in the file's own header
-    rows-000000004000-000000012000.safetensors    rows that were new at a checkpoint, written once
+    step-000000012000.safetensors                 tensors, with all other state as JSON in the header
+    rows-000000004000-000000012000.safetensors    online rows that were new at a checkpoint
 
-Online rows of the replay are written once: a checkpoint lists the files of rows ("parts") that it needs, by name and
-hash. Every file is renamed into place, parts before the checkpoint that lists them, and files that no kept checkpoint
-needs are removed last; so half a checkpoint is never visible.
+Online rows of the replay are written once: a checkpoint lists the files of rows ("parts") that it
+    needs, by name and
+hash. Files are renamed into place, parts before the checkpoint that lists them, and obsolete files
+are removed last, so an incomplete checkpoint is never visible. The last two checkpoints and the
+best one are kept.
 """
 
 from __future__ import annotations
@@ -27,18 +29,18 @@ from safetensors.torch import save as to_bytes
 
 from wgflow_rl.utils.files import make_folder, write_whole
 
-FORMAT = 3  # raised when a reader of another version would misread the file
+FORMAT = 3  # version of the format; increase it with every incompatible change
 
 
 class Part(NamedTuple):
-    """A file in the same folder, written once, and the hash of its contents."""
+    """Name of a file of rows in the same folder, and the hash of its contents."""
 
     name: str
     sha256: str
 
 
 class Checkpoint(NamedTuple):
-    """Contents of a file, tensors on the CPU; `load` adds the rows of its parts, one dictionary per part."""
+    """Contents of a checkpoint, tensors on the CPU; `load` adds `rows`, one dictionary per part."""
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -49,7 +51,7 @@ class Checkpoint(NamedTuple):
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint or a part of one that is cut, altered, missing, or not a checkpoint at all."""
+    """A checkpoint or part that is truncated, altered, missing, or not a checkpoint."""
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
@@ -58,7 +60,10 @@ class DamagedCheckpoint(ValueError):
 def save_rows(
     folder: str | os.PathLike[str], *, first: int, last: int, tensors: Mapping[str, torch.Tensor]
 ) -> Part:
-    """Write the rows first, ..., last - 1 to a file that the next `save` lists. Raises: as `save`."""
+    """Write the rows first, ..., last - 1 to a file, to be listed by the next `save`.
+
+    Raises what `save` raises.
+    """
     folder = Path(folder)
     make_folder(folder)
     path = folder / f"rows-{first:012d}-{last:012d}.safetensors"
@@ -75,28 +80,30 @@ def save(
     keep: int = 2,
     best: int | None = None,
 ) -> Path:
-    """Write the checkpoint of `step`, then remove all but the last `keep` and the one of step `best`.
+    """Write the checkpoint of `step`; remove all but the last `keep` and that of step `best`.
 
-    The file is written under a temporary name, flushed to the disk and renamed: whatever stops the process (a kill, a
-    full disk, a power cut) leaves either the new checkpoint or the ones before it. Checkpoints of *later* steps, left
-    by a run that was resumed from an earlier one, are removed too, or `load` would return to them.
+    The file is written under a temporary name, flushed to the disk and renamed: after a kill, a
+        full disk or a power cut
+    either the new checkpoint or the previous ones are intact. Checkpoints of *later* steps, left by
+    a run that was resumed from an earlier one, are removed too, since `load` would select them.
 
     Args:
-        folder: where checkpoints are; made if missing.
-        step: of the run, at least 0.
-        tensors: any shapes, dtypes and devices; copied to the CPU, gradients are not kept.
-        state: JSON-able (tuples come back as lists, keys as strings); NaN and infinities survive.
-        parts: results of `save_rows`, of all rows that this checkpoint needs, oldest first.
-        keep: number of last checkpoints that are kept.
-        best: step of a checkpoint that is kept as well.
+        folder: folder of the checkpoints, created if missing.
+        step: step of the run, at least 0.
+        tensors: tensors of any shape, dtype and device; copied to the CPU, without gradients.
+        state: JSON-able state; tuples become lists and keys strings, NaN and infinities are
+            preserved.
+        parts: results of `save_rows` for all rows that this checkpoint needs, oldest first.
+        keep: number of last checkpoints to keep.
+        best: step of a checkpoint to keep in addition.
 
     Returns:
         The path of the file.
 
     Raises:
         ValueError: For a negative step or keep < 1.
-        TypeError: For a state that is no JSON.
-        OSError: When the disk is full; in each case the earlier checkpoints are untouched.
+        TypeError: For a state that is not JSON-able.
+        OSError: If the disk is full. In each case the earlier checkpoints are untouched.
     """
     if step < 0 or keep < 1:
         raise ValueError(
@@ -145,7 +152,8 @@ def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None
     kept = {*past[-keep:], *(s for s in past if s == best)}
     for old in found.keys() - kept:
         found[old].unlink(missing_ok=True)
-    # Parts are removed after the checkpoints that list them; one that no checkpoint lists was left by a kill.
+    # Remove parts after the checkpoints that list them. A part that no checkpoint lists was left by
+    # a kill.
     needed = {part.name for s in kept for part in _listed(found[s])}
     for part in folder.glob("rows-*.safetensors"):
         if part.name not in needed:
@@ -155,7 +163,7 @@ def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None
 
 
 def _listed(path: Path) -> tuple[Part, ...]:
-    """The parts that a checkpoint lists; none if it is damaged."""
+    """Parts listed by a checkpoint; none if it is damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return _parts(file.metadata()["parts"])
@@ -167,22 +175,23 @@ def _listed(path: Path) -> tuple[Part, ...]:
 
 
 def steps(folder: str | os.PathLike[str]) -> set[int]:
-    """Steps that have a checkpoint, intact or not."""
+    """Steps with a checkpoint file, intact or not."""
     return set(_found(Path(folder)))
 
 
 def load(
     folder: str | os.PathLike[str], *, step: int | None = None, rows: bool = True
 ) -> Checkpoint:
-    """Read the newest intact checkpoint, or the one of `step`, with the rows of its parts if `rows`.
+    """Read the newest intact checkpoint or that of `step`, with the rows of its parts if `rows`.
 
-    The recorded SHA-256 covers step, state and every tensor's name, dtype, shape and bytes. A damaged file, or one
-    that needs a damaged part, is reported by a RuntimeWarning and the one before it is read instead.
+    The recorded SHA-256 covers step, state and every tensor's name, dtype, shape and bytes. If a
+    file or one of its parts is damaged, a RuntimeWarning is issued and the previous checkpoint is
+    read instead.
 
     Raises:
         FileNotFoundError: If there is no checkpoint.
         DamagedCheckpoint: If none is intact.
-        ValueError: If another version of this package wrote it (nothing is skipped then).
+        ValueError: If another version of this package wrote it.
     """
     found = _found(Path(folder))
     if step is not None:
@@ -220,9 +229,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read one file and check its hash.
 
     Raises:
-        DamagedCheckpoint: When the file is not a safetensors file (a pickle, for one), lacks our
+        DamagedCheckpoint: If the file is not a safetensors file (such as a pickle), lacks our
             header, or does not match its hash.
-        ValueError: When another version of this package wrote it.
+        ValueError: If another version of this package wrote it.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -263,7 +272,8 @@ def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _digest(step: int, tensors: Mapping[str, torch.Tensor], text: str, listed: str) -> str:
-    # The contents are hashed, not the file: the hash is then stored in the file's own header, and one rename suffices.
+    # Hash the contents rather than the file: the hash fits into the file's header, and one rename
+    # suffices.
     sha = hashlib.sha256(f"{FORMAT}\n{step}\n{text}\n{listed}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, its rows of metrics, and a lock that admits one writer.
+"""Run folders: settings, metrics as CSV and TensorBoard events, and a lock against a second writer.
 
 Files::
 
@@ -6,8 +6,8 @@ Files::
     tensorboard/  the same rows as scalars                         eval.csv    one row per evaluation
     curve.png     success and episode length against steps        .lock       held while a process writes here
 
-A killed and resumed run ends with the CSV rows of one that was never killed (except for the clock column), if the rows
-of a step are written before its checkpoint.
+A killed and resumed run has the CSV rows of an uninterrupted one, except for the clock column, if
+the rows of a step are written before its checkpoint.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ EVAL_COLUMNS = (
     "length",
     "wall_s",
 )
-TRAIN_COLUMNS = ("step", "phase", "wall_s")  # the first ones; the values of the first row follow
-LAYOUT = {  # TensorBoard's tab "custom scalars"
+TRAIN_COLUMNS = ("step", "phase", "wall_s")  # first columns, followed by those of the first row
+LAYOUT = {  # of TensorBoard's tab "custom scalars"
     "success": {
         "success, 95 % interval": [
             "Margin",
@@ -60,10 +60,12 @@ PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wg
 
 
 def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a success rate, 95 % for the default z (E. B. Wilson, 1927, JASA 22).
+    """Wilson's score interval of a success rate, 95 % by default (E. B. Wilson, 1927, JASA 22).
 
-    Unlike k/n +- z sigma it stays in [0, 1] and keeps a width at 0 of n and n of n. Raises ValueError unless
-    0 <= successes <= episodes and episodes > 0.
+    Unlike k/n ± z sigma it stays in [0, 1] and has a positive width for 0 and n successes of n.
+
+    Raises:
+        ValueError: Unless 0 <= successes <= episodes and episodes > 0.
     """
     if not 0 <= successes <= episodes or episodes == 0:
         raise ValueError(
@@ -79,10 +81,15 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
 
 
 def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
-    """Raise FileExistsError if a new run would write over another, FileNotFoundError if there is none to resume.
+    """Check that a run can be started or resumed in a folder.
 
-    Raises PermissionError or NotADirectoryError if nothing can be written there. `RunLog` checks this too; a check
-    before data are generated saves the user that wait.
+    `RunLog` checks this too; a check before data are generated reports errors without that wait.
+
+    Raises:
+        FileExistsError: If a new run would overwrite another.
+        FileNotFoundError: If there is no run to resume.
+        PermissionError: If the folder is not writable.
+        NotADirectoryError: If the path is not a folder.
     """
     path = Path(folder).absolute()
     nearest = next(place for place in (path, *path.parents) if place.exists())
@@ -99,7 +106,7 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
         for name in ("config.json", "train.csv", "eval.csv")
         if (p := Path(folder) / name).exists()
     ]
-    # Headers alone are left by a run that was killed before its settings were written: nothing would be lost.
+    # Headers alone, left by a run that was killed before its first row, may be overwritten.
     holds_run = any(
         path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found
     )
@@ -115,14 +122,14 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
 
 
 class RunLog:
-    """The one writer of a run folder.
+    """Writer of a run folder, at most one at a time.
 
     Args:
-        folder: made if missing.
-        resume_step: None starts a new run. A step continues the run that is there: rows of later steps are dropped
-            (-1 drops every row), and the clock goes on from the last row kept.
-        evaluate_again: drop the evaluation of resume_step too.
-        tensorboard: mirror the rows as TensorBoard events (imported only then).
+        folder: folder of the run, created if missing.
+        resume_step: None starts a new run. A step continues an existing run: rows of later steps
+            are dropped (-1 drops all rows), and the clock continues from the last remaining row.
+        evaluate_again: also drop the evaluation of `resume_step`.
+        tensorboard: write the rows as TensorBoard events too (imported only then).
 
     Raises:
         FileExistsError: If a new run would write into the folder of another.
@@ -142,15 +149,17 @@ class RunLog:
         check_folder(self.folder, resume=resume_step is not None)
         make_folder(self.folder)
         self.resume_step = resume_step
-        with contextlib.ExitStack() as opened:  # closes everything again if anything below fails
+        with contextlib.ExitStack() as opened:  # closes everything if a step below fails
             opened.enter_context(_lock(self.folder / ".lock"))
-            check_folder(self.folder, resume=resume_step is not None)  # a run may just have ended
+            check_folder(
+                self.folder, resume=resume_step is not None
+            )  # another run may have ended before the lock
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
-            # An evaluation that is repeated gives the same numbers: TensorBoard shows its points once.
+            # A repeated evaluation gives equal numbers, so its events need not be purged.
             self._events = (
                 _events(self.folder / "tensorboard", resume_step) if tensorboard else None
             )
@@ -161,14 +170,16 @@ class RunLog:
 
     @property
     def wall_s(self) -> float:
-        """Seconds of this run, including those before a resume."""
+        """Seconds since the start of the run, including time before a resume."""
         return time.monotonic() - self._start
 
     def config(self, settings: Mapping[str, Any]) -> None:
         """Write config.json: settings (JSON-able), versions, commit and command line.
 
-        A resumed run keeps the settings it began with and adds an entry to "resumed". Raises TypeError for settings
-        that are no JSON.
+        A resumed run keeps its original settings and adds an entry to "resumed".
+
+        Raises:
+            TypeError: For settings that are not JSON-able.
         """
         path = self.folder / "config.json"
         here = provenance()
@@ -184,9 +195,12 @@ class RunLog:
         write_whole(path, json.dumps(contents, indent=2) + "\n")
 
     def train(self, step: int, phase: str, values: Mapping[str, Any]) -> None:
-        """Add a row to train.csv. Values are numbers (or one-element tensors); NaN is written as nan.
+        """Add a row to train.csv.
 
-        A key not seen before becomes a new last column, empty in earlier rows; a missing one leaves its cell empty.
+        Values are numbers or one-element tensors; NaN is written as nan.
+
+        A new key becomes a new last column, empty in earlier rows; the cell of a missing key is
+        empty.
         """
         numbers = {name: float(value) for name, value in values.items()}
         self._train.add({"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers})
@@ -202,12 +216,13 @@ class RunLog:
         episode_return: float,
         length: float,
     ) -> dict[str, Any]:
-        """Add a row to eval.csv: the success rate with its Wilson 95 % interval, mean return, mean length in steps.
+        """Add a row to eval.csv: success with Wilson 95 % interval, mean return, mean steps.
 
         Returns:
             The row.
+
         Raises:
-            ValueError: If successes and episodes are no proportion.
+            ValueError: See `wilson`.
         """
         low, high = wilson(successes, episodes)
         row: dict[str, Any] = {
@@ -232,16 +247,16 @@ class RunLog:
                 self._events.add_scalar(f"{table}/{name}", number, step)
 
     def curve(self, title: str = "") -> Path:
-        """Draw curve.png from the rows of eval.csv and return its path."""
+        """Draw curve.png from the rows of eval.csv; return its path."""
         return draw_curve(self._eval.rows, path=self.folder / "curve.png", title=title)
 
     def sync(self) -> None:
-        """Flush the rows to the disk: a power cut must not lose rows that a checkpoint comes after."""
+        """Flush the rows to the disk, before a checkpoint that follows them."""
         self._train.sync()
         self._eval.sync()
 
     def close(self) -> None:
-        """Close all files and release the folder, also on a full disk; may be called twice."""
+        """Close all files and release the folder, even on a full disk; may be called twice."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -252,7 +267,7 @@ class RunLog:
 
 
 def provenance() -> dict[str, Any]:
-    """Package versions, the checkout's commit ("-dirty" with changes) or None, command line, machine, time."""
+    """Package versions, commit (None outside a checkout), command line, machine and time."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -284,7 +299,7 @@ def _commit() -> str | None:
 
 
 def _lock(path: Path) -> TextIO:
-    # flock, not a file with a process id: the kernel releases it however the process ends.
+    # flock rather than a file with a process id: the kernel releases it when the process ends.
     file = path.open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -298,9 +313,7 @@ def _lock(path: Path) -> TextIO:
 
 def _events(folder: Path, resume_step: int | None):
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # deprecations inside tensorboard, of no use to someone who trains
+        warnings.simplefilter("ignore")  # deprecations inside tensorboard
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Settings of a run: typed, set by flags, written to config.json and read back from it."""
+"""Typed settings of a run, set by flags and stored in config.json."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from wgflow_rl.training.matmul import Route
 
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 PROG = "python -m wgflow_rl.train"
-ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # without effect unless --data is a folder of shards
+ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # effective only if --data is a folder of shards
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run is computed. A resumed run may change these; only rounding depends on them."""
+    """Settings of the machine. A resumed run may change them; only rounding depends on them."""
 
     device: str = "cpu"
     threads: int | None = None
-    """CPU threads of torch, kept on resume: sums are rounded alike only on equal numbers. Default: torch's choice."""
+    """CPU threads of torch, kept on resume since rounding depends on them (default: torch's)."""
     route: Route = "auto"
-    """How a CPU multiplies float32: torch's default, oneDNN, or (auto) the faster one, measured when the run starts."""
+    """Float32 matrix products on a CPU: torch's, oneDNN's, or (auto) the faster, as measured."""
     env_timeout: float = 600.0
-    """Seconds that one step of the environment may take before the run stops, to be resumed."""
+    """Time limit in seconds for a step of the environment, after which the run stops."""
     async_eval: bool = False
-    """Evaluate in another process, on a CPU, while training goes on. The results are the same."""
+    """Evaluate in another process on the CPU, concurrently with training, with equal results."""
 
     def check(self) -> None:
-        """Raises: ValueError naming the first setting that cannot be used."""
+        """Raise ValueError naming the first invalid setting."""
         above(0, env_timeout=self.env_timeout)
         if self.threads is not None:
             at_least(1, threads=self.threads)
@@ -55,9 +55,9 @@ class Machine:
             ) from error
 
     def resolved(self, hidden: Sequence[int]) -> Machine:
-        """Set torch's number of threads, and replace what was left open by what is used here.
+        """Set torch's number of threads and replace automatic settings by their values.
 
-        Warns if the machine has fewer cores than threads.
+        A RuntimeWarning is issued if the machine has fewer cores than threads.
         """
         threads, cores = self.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
         if self.threads and threads > cores:
@@ -74,10 +74,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Settings:
-    """Train one policy offline, then online. Defaults are those of the preset for method and environment.
+    """Train one policy offline, then online.
 
-    The flags shown are those of the method: see `--method NAME --help`. A stopped run is continued by `--resume DIR`,
-    which takes only the flags that say where it is computed, --device to --async-eval.
+    Defaults are those of the preset for method and environment.
+
+    The flags depend on the method: see `--method NAME --help`. `--resume DIR` continues a stopped
+        run and takes only the
+    flags of the machine, --device to --async-eval.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -90,25 +93,25 @@ class Settings:
     ] = presets.DEFAULT
     env: str = DEFAULT_ENV
     preset: str = "laptop"
-    """laptop (2 cores, minutes), paper (its numbers, sizes and steps) or paper-offline (its offline table)."""
+    """laptop (minutes on 2 cores), paper (its settings) or paper-offline (its offline table)."""
     seed: int = 0
     envs: int = 1
-    """Environments that take turns online; still one environment step, then one update."""
+    """Number of environments that take turns online, with one step per update."""
     data: str | None = None
-    """Folder with the data's files (X.npz and X-val.npz, or shards). Default: generate the data once and cache them."""
+    """Folder with X.npz and X-val.npz, or shards (default: generate and cache data)."""
     memory_gb: float = 4.0
-    """Memory for a folder of shards; those that do not fit take turns."""
+    """Memory for a folder of shards; shards that do not fit take turns."""
     swap_every: int = 1000
-    """Offline updates after which the oldest shard in memory is replaced by the next."""
+    """Offline updates between replacements of the oldest shard in memory by the next."""
     run_dir: str | None = None
-    """Folder of this run. Default: runs/METHOD-ENV-sSEED."""
+    """Folder of this run (default: runs/METHOD-ENV-sSEED)."""
     noise_on: Literal["cpu", "device"] = "cpu"
-    """Where batches and noise are drawn: cpu, the same numbers for every device; device, no transfer from the CPU."""
+    """Where batches and noise are drawn: cpu (equal on every device) or device (no transfers)."""
     machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
 
     @staticmethod
     def resumed(args: Sequence[str]) -> Settings:
-        """Settings of `--resume DIR [flags of Machine]`: those the run was started with, on the machine given now."""
+        """Settings of `--resume DIR [flags of Machine]`: the run's, with a new machine."""
         first = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
         first.add_argument("--resume", metavar="DIR", required=True)
         folder, flags = first.parse_known_args(args)
@@ -124,7 +127,11 @@ class Settings:
         return Path(self.run_dir or f"runs/{self.method}-{self.env}-s{self.seed}")
 
     def check(self) -> Settings:
-        """Raises: ValueError naming the first setting that cannot be used, what came and what was wanted."""
+        """Return the settings.
+
+        Raises:
+            ValueError: The message names the first invalid setting.
+        """
         envs.check_name(self.env)
         self.agent.check()
         self.machine.check()
@@ -180,12 +187,14 @@ class Settings:
 def from_command_line(
     args: Sequence[str], *, prog: str = PROG, about: str | None = None
 ) -> Settings:
-    """Parse the flags of `python -m wgflow_rl.train`. The preset, method and environment choose all other defaults.
+    """Parse the flags of `python -m wgflow_rl.train`.
+
+    Preset, method and environment determine all other defaults.
 
     Args:
         args: the flags.
-        prog: command named by the help, for another command that takes the same flags.
-        about: text at the top of the help.
+        prog: name of the command in the help text, for other commands with these flags.
+        about: description in the help text.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
@@ -201,7 +210,12 @@ def from_command_line(
 
 
 def _from_json(kind: type, stored: Mapping[str, Any]) -> Any:
-    """Build a frozen dataclass from JSON. Lists become tuples; unknown names and wrong types are refused."""
+    """Build a frozen dataclass from JSON, with lists as tuples.
+
+    Raises:
+        KeyError: For unknown names.
+        TypeError: For wrong types.
+    """
     known = get_type_hints(kind)
     if unknown := stored.keys() - known.keys():
         raise KeyError(f"unknown setting(s) {', '.join(sorted(unknown))}")
@@ -214,7 +228,7 @@ def _from_json(kind: type, stored: Mapping[str, Any]) -> Any:
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """Return True if a value read from JSON is of an annotated type; a float may be written as an integer."""
+    """Return True if a JSON value is of an annotated type; integers are valid floats."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if args := get_args(kind):  # tuple[int, ...], or a union such as int | None
@@ -231,6 +245,6 @@ def as_json(settings: Settings) -> dict[str, Any]:
 
 
 def of_results(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that results depend on, from settings as `as_json` returns them."""
+    """Select the settings that results depend on, from the output of `as_json`."""
     left_out = ("run_dir", "machine", *(ONLY_OF_SHARDS if stored["data"] is None else ()))
     return {name: value for name, value in stored.items() if name not in left_out}

@@ -1,4 +1,4 @@
-"""The state of a run: data, agent, environments and random generators, saved to checkpoints and restored from them."""
+"""State of a run: data, agent, environments and random generators, with checkpoints."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from wgflow_rl.training.snapshot import restore, snapshot, under
 from wgflow_rl.training.updates import check_finite
 from wgflow_rl.utils.files import write_whole
 
-HELD_OUT = 256  # validation chunks that diagnostics are measured on
+HELD_OUT = 256  # validation chunks for diagnostics
 
 
 class Best(NamedTuple):
-    """The evaluation with the highest success rate, the later of equal ones; its checkpoint is kept."""
+    """Evaluation with the highest success rate, the latest of equal ones."""
 
     step: int
     success: float
 
 
 class TrainingState:
-    """Everything that decides how a run goes on. A step is a function of it alone, so a resumed run repeats exactly.
+    """Complete state of a run.
+
+    A training step is a function of it alone, so resumed runs repeat exactly.
 
     Args:
-        settings: of the run, its threads and route resolved.
-        envs: `settings.envs` environments to collect from.
-        guard: names failures of the environments.
-        progress: show the progress of generating data.
+        settings: settings of the run, with the machine's resolved.
+        envs: `settings.envs` environments for online collection.
+        guard: reports failures of the environments.
+        progress: show a progress bar while data are generated.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class TrainingState:
             device=device,
         )
         self.collector = Collector(envs, seed=settings.seed, guard=guard)
-        # On the CPU unless asked for: a run then draws the same numbers, and resumes, on any device.
+        # On the CPU by default: the draws, and resuming, are then independent of the device.
         where = device if settings.noise_on == "device" else "cpu"
         self.generator = torch.Generator(where).manual_seed(settings.seed)  # batches and noise
         self.acting = torch.Generator().manual_seed(settings.seed)
@@ -92,7 +94,7 @@ class TrainingState:
         self.evaluating: int | None = (
             None  # the step whose evaluation has begun and is not recorded
         )
-        self.batch: Batch | None = None  # the last one drawn
+        self.batch: Batch | None = None  # the last one sampled
         self._parts: tuple[checkpoint.Part, ...] = ()  # files of online rows written so far
         self._rows_written = 0
 
@@ -108,7 +110,7 @@ class TrainingState:
         return f"step {self.step} ({self.phase()})"
 
     def sample(self) -> Batch:
-        """Draw the batch of the next update."""
+        """Sample the batch of the next update."""
         cfg, schedule = self.settings.agent, self.settings.schedule
         self.batch = self.replay.sample(
             cfg.batch,
@@ -121,7 +123,7 @@ class TrainingState:
         return self.batch
 
     def diagnose(self) -> dict[str, Tensor]:
-        """The agent's diagnostics, on the same validation chunks and noise each time."""
+        """Compute the agent's diagnostics on fixed validation chunks and noise."""
         cfg, generator = self.settings.agent, torch.Generator().manual_seed(0)
         batch = self.held_out.sample(
             HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator
@@ -129,7 +131,11 @@ class TrainingState:
         return self.agent.diagnose(batch, generator)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint. Raises: TrainingDiverged, with nothing written, if a weight is not finite."""
+        """Write a checkpoint.
+
+        Raises:
+            TrainingDiverged: If a weight is not finite, with nothing written.
+        """
         weights = snapshot(self.agent)
         check_finite(weights, at=str(self))
         actions, collector = self.collector.state()
@@ -160,11 +166,12 @@ class TrainingState:
         )
 
     def load(self, folder: Path) -> None:
-        """Continue from the newest intact checkpoint.
+        """Restore the newest intact checkpoint.
+
+        Also raises what `checkpoint.load` raises.
 
         Raises:
-            ValueError: See `checkpoint.load`; also if data, settings or device are not those the
-                run was started with.
+            ValueError: If data, settings or device differ from those of the run.
         """
         saved = checkpoint.load(folder)
         tensors, state, run = saved.tensors, saved.state, folder.parent
@@ -195,7 +202,11 @@ class TrainingState:
         self._parts, self._rows_written = saved.parts, self.replay.added
 
     def dump_batch(self, folder: Path) -> Path:
-        """Write the last batch drawn. Raises: OSError when the disk is full."""
+        """Write the last batch.
+
+        Raises:
+            OSError: If the disk is full.
+        """
         assert self.batch is not None
         path = folder / f"batch-of-step-{self.step:012d}.safetensors"
         tensors = {k: t.cpu().contiguous() for k, t in self.batch._asdict().items()}
@@ -203,14 +214,14 @@ class TrainingState:
         return path
 
     def _result_settings(self) -> dict[str, object]:
-        """The settings that results depend on, flat, as JSON returns them; data are known by their checksum."""
+        """Settings that results depend on, as a flat JSON-able dictionary, without the data."""
         stored = json.loads(json.dumps(of_results(as_json(self.settings))))
         agent, schedule = stored.pop("agent"), stored.pop("schedule")
         return {name: v for name, v in (stored | agent | schedule).items() if name != "data"}
 
 
 def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
-    """Raises: ValueError if the data's observations and actions do not have the environment's sizes."""
+    """Raise ValueError if the sizes of data and environment differ."""
     spaces = {"observations": env.observation_space, "actions": env.action_space}
     for (what, space), width in zip(spaces.items(), widths, strict=True):
         if space.shape != (width,):

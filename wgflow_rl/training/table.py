@@ -1,4 +1,4 @@
-"""CSV tables that survive a kill: rows are appended whole, and cut back to a step on resume."""
+"""Append-only CSV tables that survive a kill and can be truncated on resume."""
 
 import csv
 import io
@@ -13,19 +13,19 @@ from wgflow_rl.utils.files import write_whole
 
 
 class Table:
-    """A CSV file that grows by whole rows and can be cut back to a step.
+    """A CSV file to which whole rows are appended.
 
-    On resume the file is read up to its last newline (a kill can leave half a row after it), cut after `resume_step`,
-    and written again. A complete line that is no row is damage: a RuntimeWarning names it, and it is dropped with all
-    lines after it.
+    On resume the file is read up to its last newline (a kill can leave half a row after it),
+    truncated after `resume_step` and rewritten. At a complete line that is not a valid row, a
+    RuntimeWarning is issued, and this line and all following ones are dropped.
 
     Args:
-        path: of the file.
-        columns: the first columns, including "step" and "wall_s".
-        resume_step: None starts a new file.
+        path: path of the file.
+        columns: first columns, including "step" and "wall_s".
+        resume_step: last step to keep; None starts a new file.
 
     Raises:
-        ValueError: On resume if the file begins with other columns.
+        ValueError: On resume if the file starts with other columns.
     """
 
     def __init__(self, path: Path, columns: tuple[str, ...], resume_step: int | None):
@@ -63,7 +63,7 @@ class Table:
                 self.rows.append(row)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row. It survives a kill of the process, and after `sync` a power cut."""
+        """Append a row, which survives a kill of the process and, after `sync`, a power cut."""
         self.rows.append({name: _cell(value) for name, value in row.items()})
         new = [name for name in row if name not in self.columns]
         if new:
@@ -78,7 +78,7 @@ class Table:
         os.fsync(self._file.fileno())
 
     def last(self, column: str) -> float:
-        """Value of a column in the last row, 0 without rows."""
+        """Value of a column in the last row; 0 without rows."""
         return float(self.rows[-1][column]) if self.rows else 0.0
 
     def close(self) -> None:
@@ -105,8 +105,8 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, s
 
 
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
-    """(header, cells of the lines after it), ending with an empty line where the file stops being CSV."""
-    # What follows the last newline is half a row.
+    """Read (header, cells of the other lines); an empty line marks the position of a CSV error."""
+    # Ignore what follows the last newline: an incomplete row.
     whole = Path(path).read_bytes().decode(errors="replace").rpartition("\n")[0]
     lines: list[list[str]] = []
     try:

@@ -1,1 +1,1 @@
-"""Helpers without machine learning: colours, command line, files, signals, threads."""
+"""Utilities: colours, command line, files, signals, threads."""

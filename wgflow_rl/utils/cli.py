@@ -1,4 +1,4 @@
-"""Errors on the command line: one line and exit code 2 for what a user can act on, a traceback for a bug."""
+"""Errors on the command line: one line and exit code 2 for user errors, a traceback for bugs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class UserError(RuntimeError):
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an expected error as `error: ...` on stderr and exit with code 2; Ctrl-C exits with 130.
+    """Print expected errors as `error: ...` on stderr; exit with 2, or with 130 on Ctrl-C.
 
-    Expected are OSError (files, network), UserError, and a ValueError raised in this project's own code. Any other
-    exception is a bug and keeps its traceback.
+    Expected are OSError (files, network), UserError, and a ValueError raised in this project's own
+    code. Any other exception is a bug and keeps its traceback.
     """
     try:
         yield

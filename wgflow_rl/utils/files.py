@@ -1,4 +1,4 @@
-"""Atomic files: written under a temporary name, flushed to the disk, then renamed."""
+"""Atomic writes: under a temporary name, flushed to the disk, then renamed."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_whole(path: Path, contents: str | bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, flushing each entry to the disk; existing ones are left alone."""
+    """Create a folder and its missing parents, flushing each entry to the disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)

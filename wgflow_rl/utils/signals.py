@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that a loop reads between two steps."""
+"""Ctrl-C and SIGTERM as a flag that a loop reads between steps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 
 
 class StopRequest:
-    """Set `requested` on Ctrl-C or SIGTERM inside the block; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Set `requested` on Ctrl-C or SIGTERM inside the block; a second Ctrl-C interrupts.
 
-    Signals reach the main thread alone: in another thread nothing is requested.
+    Only the main thread receives signals; in other threads `requested` stays False.
     """
 
     def __enter__(self) -> StopRequest:

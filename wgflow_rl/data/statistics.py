@@ -1,4 +1,4 @@
-"""What a data set holds, counted over its files one at a time: sizes, returns, successes, actions; its picture."""
+"""Summary statistics of a data set, accumulated over its files, and a figure of them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.utils.colours import BLUE, INK, RULE, SHADE
 from wgflow_rl.utils.files import publish
 
-EDGES = np.linspace(-1, 1, 42)  # 41 bins: action 0 is in the middle of one
-DOTS = 4000  # states that are drawn
+EDGES = np.linspace(-1, 1, 42)  # 41 bins, one of them centred on 0
+DOTS = 4000  # number of states in the figure
 
 
 @dataclass(frozen=True)
-class Facts:
-    """A data set of T transitions in N trajectories, states of S numbers and actions of A."""
+class Statistics:
+    """Statistics of a data set of N trajectories, with states of size S and actions of size A."""
 
     lengths: np.ndarray  # [N] transitions
     returns: np.ndarray  # [N] undiscounted
-    reached: np.ndarray  # [N] bool: the task ends somewhere in the trajectory
+    reached: np.ndarray  # [N] bool, True if the task ends somewhere in the trajectory
     successes: int  # rows on which the task ends
     low: np.ndarray  # [A] smallest action
     high: np.ndarray  # [A]
-    counts: np.ndarray  # [A, 41] actions in the bins of EDGES
-    states: np.ndarray  # [at most DOTS, S] of rows at equal distances
-    goals: np.ndarray  # [at most DOTS, S] of rows on which the task ends
+    counts: np.ndarray  # [A, 41] histogram of each action coordinate over EDGES
+    states: np.ndarray  # [at most DOTS, S] observations of equally spaced rows
+    goals: np.ndarray  # [at most DOTS, S] observations of rows on which the task ends
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Lines of text for the terminal."""
         low, high, returns = self.low, self.high, self.returns
         return [
             f"{self.lengths.sum():,} transitions in {len(self.lengths):,} trajectories of {self.lengths.min():,} to "
@@ -42,9 +42,13 @@ class Facts:
         ]
 
 
-def gather(parts: Iterable[Episodes]) -> Facts:
-    """Count over the files of one data set; only one is in memory at a time. Raises: ValueError if there is none."""
-    columns: dict[str, list] = {name: [] for name in Facts.__dataclass_fields__}
+def collect(parts: Iterable[Episodes]) -> Statistics:
+    """Accumulate statistics over the files of a data set, of which one is in memory at a time.
+
+    Raises:
+        ValueError: If there is no file.
+    """
+    columns: dict[str, list] = {name: [] for name in Statistics.__dataclass_fields__}
     for part in parts:
         starts = np.flatnonzero(part.terminals) + 1 - part.lengths
         done = part.masks == 0
@@ -63,10 +67,10 @@ def gather(parts: Iterable[Episodes]) -> Facts:
         for name, value in found.items():
             columns[name].append(value)
     if not columns["lengths"]:
-        raise ValueError("no file to count; wanted at least one")
+        raise ValueError("parts is empty; wanted at least one file")
     join = {name: np.concatenate(columns[name]) for name in ("lengths", "returns", "reached")}
     dots = {name: np.concatenate(columns[name]) for name in ("states", "goals")}
-    return Facts(
+    return Statistics(
         **join,
         **{name: rows[:: -(-len(rows) // DOTS) or 1] for name, rows in dots.items()},
         successes=sum(columns["successes"]),
@@ -76,32 +80,38 @@ def gather(parts: Iterable[Episodes]) -> Facts:
     )
 
 
-def draw(facts: Facts, path: Path, title: str) -> None:
-    """Four panels in a PNG: the first two numbers of the states, lengths, returns, and where actions lie."""
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,  # no pyplot: no global state, no window
-    )
+def draw(statistics: Statistics, path: Path, title: str) -> None:
+    """Write a PNG of states, lengths, returns and action histograms."""
+    # No pyplot: it has global state and may open windows.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     (space, lengths), (returns, actions) = figure.subplots(2, 2)
 
-    space.scatter(*facts.states[:, :2].T, s=2, color=INK, alpha=0.4, linewidth=0, label="states")
-    if len(facts.goals):
-        space.scatter(*facts.goals[:, :2].T, s=4, color=BLUE, linewidth=0, label="at the goal")
+    space.scatter(
+        *statistics.states[:, :2].T, s=2, color=INK, alpha=0.4, linewidth=0, label="states"
+    )
+    if len(statistics.goals):
+        space.scatter(*statistics.goals[:, :2].T, s=4, color=BLUE, linewidth=0, label="at the goal")
         space.legend(frameon=False, fontsize=8, markerscale=3)
     space.set(xlabel="observation 0", ylabel="observation 1")
     for axes, values, name, span in (
-        (lengths, facts.lengths, "transitions of a trajectory", (0, 1.05 * facts.lengths.max())),
-        (returns, facts.returns, "return of a trajectory", None),
+        (
+            lengths,
+            statistics.lengths,
+            "transitions of a trajectory",
+            (0, 1.05 * statistics.lengths.max()),
+        ),
+        (returns, statistics.returns, "return of a trajectory", None),
     ):
         axes.hist(values, bins=40, range=span, color=BLUE)
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.set(xlabel=name, ylabel="trajectories")
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.set_axisbelow(True)
-    share = facts.counts / facts.counts.sum(1, keepdims=True)
+    share = statistics.counts / statistics.counts.sum(1, keepdims=True)
     image = actions.imshow(
         share,
         aspect="auto",
@@ -111,7 +121,7 @@ def draw(facts: Facts, path: Path, title: str) -> None:
     )
     actions.set(xlabel="action", ylabel="its coordinate", yticks=range(len(share)))
     rows = np.arange(len(share))
-    for extreme in (facts.low, facts.high):
+    for extreme in (statistics.low, statistics.high):
         actions.vlines(extreme, rows - 0.4, rows + 0.4, color=INK)
     figure.colorbar(image, ax=actions, label="share of rows in the bin")
     for axes in (space, lengths, returns, actions):
