@@ -219,5 +219,7 @@ def test_an_array_that_claims_to_be_shorter_is_refused(folder, maze):
     path.write_bytes(shorter)
     with np.load(path, allow_pickle=False) as file:
         assert len(file["observations"]) == 1000
-    with pytest.raises(ValueError, match=r"320128 bytes, which is not the size of float64 \(1000, 20\)"):
+    with pytest.raises(
+        ValueError, match=r"320128 bytes, which is not the size of float64 \(1000, 20\)"
+    ):
         ogbench.read(path, MAZE, maze)
