@@ -202,4 +202,4 @@ def test_the_example_is_the_same_on_two_processes_as_on_one(tmp_path):
     )
     samples = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
     whole = wg.KDE(samples, wg.Gaussian(0.4)).log_density(samples).mean()
-    assert f"on 2 processes: {whole:.4f}" in done.stdout
+    assert f"2 shards: mean log density {whole:.4f} " in done.stdout
