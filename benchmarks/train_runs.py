@@ -2,6 +2,7 @@
 
     python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
     python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
+    python benchmarks/train_runs.py arm-paper            # the paper's `dfp` beside ours, offline, 3 seeds
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
@@ -72,6 +73,12 @@ class Study:
 STUDIES = {
     "pointmaze": Study(MAZE, 5, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "arm": Study(ARM, 3, {"dfp-ml-energy": ("dfp-ml-energy",)}),
+    "arm-paper": Study(
+        ARM,
+        3,
+        {"dfp": ("dfp",), "dfp-ml-energy": ("dfp-ml-energy",)},
+        ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50"),
+    ),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": both("energy:0.5")}),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
