@@ -51,16 +51,21 @@ def generate(
     Args:
         rows: training transitions, rounded up to whole parts; None: as many as the official set. A tenth as many parts,
             at least one, are added for validation.
-        workers: processes; None: one a core.
+        workers: processes; None: one per core.
 
     Raises:
-        ValueError: For rows < 1, seed < 0, a name that `envs.names()` lacks, or a part file that
-            was damaged.
+        ValueError: For rows < 1, seed < 0, a name that `envs.names()` lacks, a source without a generator, or a part
+            file that was damaged.
         RuntimeError: If a process is ended from outside, or an extra is missing. Finished parts
             stay, and the next call goes on.
     """
     name = envs.parse(env)
-    maker = MAKERS[name.source]
+    maker = MAKERS.get(name.source)
+    if maker is None:
+        raise ValueError(
+            f"env is {env!r}, for which no data can be generated: its source {name.source!r} is not in "
+            "generated.MAKERS. Name a folder of its data: folder=DIR, --data DIR."
+        )
     rows = int(maker.official_rows(env)) if rows is None else rows
     if rows < 1:
         raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")
