@@ -42,7 +42,7 @@ def load(
         rows: transitions to generate (rounded up to whole trajectories); None: as many as the official set. A tenth as
             many are added for validation.
         seed: of the generated data; the result is the same bit for bit whatever the number of workers.
-        workers: processes that generate; None: one a core. They are spawned: a script that calls this needs its
+        workers: processes that generate; None: one per core. They are spawned: a script that calls this needs its
             `if __name__ == "__main__"`.
         memory_gb: 10^9 bytes that a folder of shards may take; what does not fit is read when its turn comes. A file in
             one piece is read whole.

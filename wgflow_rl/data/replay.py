@@ -22,17 +22,19 @@ FIELDS = {
 
 
 class Replay:
-    """A ring of `capacity` rows. Chunks never cross the end of a trajectory nor the write head.
+    """A ring of `capacity` rows. Chunks never cross the end of a trajectory or the write head.
 
-    Online rows of several environments are written in turns: row number j is of lane j mod `lanes`, and a chunk stays
-    in its lane.
+    Several environments write their online rows in turns: row number j belongs to lane j mod `lanes`, and a chunk
+    stays in its lane.
 
     Args:
-        data: offline data, the first rows. Of `Shards` that do not fit into memory, `data.resident` rows at a time, the
-            oldest file giving way to the next one every `swap_every` updates; online, those that are there stay.
-        capacity: rows held; the oldest row is overwritten first. At least the resident offline data.
-        seed: of the order in which files take turns.
-        lanes: environments whose online rows are written in turns.
+        data: offline data, the first rows. If `Shards` do not fit into memory, `data.resident` rows are held at a time,
+            and the oldest file is replaced by the next one every `swap_every` updates. Online, nothing is replaced.
+        capacity: number of rows held; the oldest is overwritten first. At least that of the resident offline data.
+        device: where the rows are held.
+        seed: determines the order in which the files are loaded.
+        swap_every: updates between two replacements of a file.
+        lanes: number of environments that write online rows in turns.
 
     Raises:
         ValueError: If capacity is smaller than the resident offline data.
@@ -71,13 +73,11 @@ class Replay:
             self._write(data, 0)
         else:
             self.turns = Turns(data, seed=seed)  # its rows come with the first sample
-        self._swaps, self._held = (
-            -1,
-            range(0),
-        )  # what was done last, and the turns that are then written
+        self._swaps = -1  # replacements so far; -1 before the first load
+        self._held = range(0)  # turns whose rows are held
 
     def _write(self, episodes: Episodes, start: int) -> None:
-        """Put offline rows at `start`, the last offline row being followed by the first."""
+        """Write offline rows from `start` on, and after the last offline row from the first."""
         until = self.offline - start
         for name, rows in self.rows.items():
             data = torch.as_tensor(getattr(episodes, FIELDS[name]))
@@ -87,7 +87,7 @@ class Replay:
         self.rows["terminals"][self.offline - 1] = True
 
     def _bring(self, step: int) -> None:
-        """Have the rows resident that are so after `step` updates, whatever was there before."""
+        """Load the rows that are resident after `step` updates, whatever was resident before."""
         assert self.turns is not None
         swaps = step // self.swap_every
         if swaps == self._swaps:
@@ -112,11 +112,11 @@ class Replay:
         """Append one transition: obs, actions, rewards, masks, terminals, next_obs.
 
         Raises:
-            ValueError: If the ring is full and its offline rows are those of files that take turns.
+            ValueError: If the ring is full and its offline rows are those of shards.
         """
         if self.turns is not None and self.offline + self.added == self.capacity:
             raise ValueError(
-                f"the ring of {self.capacity} rows is full; give room for every online row beside files that take turns"
+                f"the ring of {self.capacity} rows is full; with shards, its capacity has to hold every online row too"
             )
         for name in FIELDS:
             self.rows[name][self.head] = torch.as_tensor(row[name])
@@ -142,7 +142,7 @@ class Replay:
             step: offline updates so far: which files of `Shards` are resident depends on it and the seed alone.
 
         Raises:
-            ValueError: The message names a file of `Shards` that cannot be used.
+            ValueError: If a file of `Shards` cannot be used; the message names it.
         """
         if self.turns is not None:
             self._bring(step)
@@ -156,26 +156,20 @@ class Replay:
         return self.chunks(start.to(self.rows["obs"].device), chunk=chunk, gamma=gamma)
 
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
-        """The chunks whose first rows are `start` [B]."""
-        rows, steps = (
-            self.rows,
-            torch.arange(2 * chunk, device=start.device),
-        )  # this chunk and the next
-        stride = torch.where(
-            self._age(start) < self.added, self.lanes, 1
-        )  # offline rows follow each other
+        """The chunks whose first rows are `start` [B], with R_h = sum_i gamma^i r_{t+i} as `returns` (DFP Eq. 1)."""
+        rows = self.rows
+        steps = torch.arange(2 * chunk, device=start.device)  # this chunk and the next
+        # Offline rows follow each other; online rows of one environment are `lanes` apart.
+        stride = torch.where(self._age(start) < self.added, self.lanes, 1)
         index = (start[:, None] + stride[:, None] * steps) % self.capacity
         newest = self._age(index) < min(self.lanes, self.added)  # of each lane
         ends = rows["terminals"][index] | newest
         valid = torch.cat([ends.new_ones(len(start), 1), ~ends[:, :-1]], 1).cumprod(1)
-        index = index.gather(
-            1, torch.minimum(steps, valid.sum(1, keepdim=True) - 1)
-        )  # stay on the last valid row
+        last_valid = valid.sum(1, keepdim=True) - 1
+        index = index.gather(1, torch.minimum(steps, last_valid))  # repeats the last valid row
         (index, after), steps = index.split(chunk, 1), steps[:chunk]
         valid, next_valid = valid.to(rows["rewards"].dtype).split(chunk, 1)
-        alive = rows["masks"][index].cumprod(
-            1
-        )  # 1 while the task has not ended, this step included
+        alive = rows["masks"][index].cumprod(1)  # 0 from the step that ends the task on
         counted = valid * torch.cat([alive.new_ones(len(start), 1), alive[:, :-1]], 1)
         powers = gamma**steps
         return Batch(
@@ -209,14 +203,13 @@ class Replay:
         return {name: rows[index.to(rows.device)].cpu() for name, rows in self.rows.items()}
 
     def load_online(self, rows: Mapping[str, Tensor], first: int) -> None:
-        """Put online rows back where they stood, the first of them being number `first`; segment after segment.
+        """Restore a segment of `online_rows` whose first row has number `first`; call it segment after segment.
 
-        With the offline data, all segments of `online_rows` are the whole ring. Rows that the ring no longer held need
-        no segment.
+        The offline data and all segments together restore the whole ring. Rows that the ring no longer held need no
+        segment.
 
         Raises:
-            ValueError: If rows before `first` are missing that the ring would still hold, or a
-                shape differs.
+            ValueError: If rows before `first` are missing that the ring would still hold, or a shape differs.
         """
         count = len(rows["rewards"])
         if first > self.added and count < self.capacity:

@@ -1,4 +1,4 @@
-"""Environments by name, one file a suite: names, float32 observations, and episodes that repeat exactly."""
+"""Environments by name, one file per suite: names, float32 observations, and episodes that repeat exactly."""
 
 from __future__ import annotations
 
