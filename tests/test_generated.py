@@ -200,3 +200,9 @@ def test_the_maze_is_explored(tmp_path):
     cells = {tuple(cell) for cell in np.round(train.observations / 4).astype(int)}
     assert len(cells) >= 24  # of the 26 free ones
     assert train.successes > 0
+
+
+def test_a_source_without_a_generator_needs_a_folder(monkeypatch, tmp_path):
+    monkeypatch.delitem(generated.MAKERS, "ogbench")
+    with pytest.raises(ValueError, match="--data DIR"):
+        generated.generate(MAZE, root=tmp_path)

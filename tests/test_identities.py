@@ -58,6 +58,7 @@ def test_the_score_of_every_kernel_is_exact(c, kernel):
 @given(clouds(degenerate=False), kernels((*KERNELS, *COMPACT)))
 def test_mean_shift_climbs_the_density_of_the_shadow(c, k):
     """Cheng 1995: mean shift under k = c (f_H / f_k) grad log f_H, f unnormalised sums."""
+    assume(k.shadow is not None)
     H, scale = k.shadow, k.shadow_scale
     log_k, shift = kernel_shift(c.x, c.pos, kernel=k)
     log_H, _ = kernel_shift(c.x, c.pos, kernel=H)
@@ -74,6 +75,7 @@ def test_the_gradient_kernel_is_minus_twice_the_derivative(kernel, sq):
 
 @given(kernels((*KERNELS, *COMPACT)), st.floats(0.0, 30.0))
 def test_the_gradient_kernel_of_the_shadow_is_the_kernel(kernel, sq):
+    assume(kernel.shadow is not None)
     at = torch.tensor(sq, dtype=torch.float64)
     assert_close(
         kernel.shadow.gradient_kernel.log(at) + math.log(kernel.shadow_scale), kernel.log(at)

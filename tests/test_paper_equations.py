@@ -1,4 +1,4 @@
-"""Equations of Koo et al. 2026 (arXiv 2605.07727) that no other test holds, and the table of all of them."""
+"""Equations of Koo et al. 2026 (arXiv 2605.07727) that no other test covers, and the table of all of them."""
 
 import ast
 import importlib

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -246,3 +248,14 @@ def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(ca
         json.loads("{")
     with pytest.raises(RuntimeError, match="size mismatch"), one_line_errors():
         _ = torch.ones(2, 3) @ torch.ones(2)
+
+
+def test_a_reader_that_stops_early_ends_a_command_without_a_message():
+    """As in `python -m wgflow_rl.sweep --settings | head -1`."""
+    code = "from wgflow_rl.utils.cli import one_line_errors\nwith one_line_errors():\n    print('a line\\n' * 100_000)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"a line\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -31,14 +31,14 @@ __all__ = ["KDE"]
 class KDE(nn.Module):
     r"""Kernel density estimate p_h(x) = Σ_j w_j k(x, y_j) / (Σ_j w_j ∫ k).
 
-    A module: samples, weights and a tensor length scale are buffers, so that they move with `.to()` and are part of
-    `state_dict()`. A length scale that is an `nn.Parameter` is a parameter of the module.
+    Samples, weights and a tensor length scale are buffers: they move with `.to()` and are part of `state_dict()`. A
+    length scale that is an `nn.Parameter` is a parameter of the module. Gradients flow to the points, samples, weights
+    and a tensor length scale.
 
     Args:
         samples: y, [..., M, D].
         kernel: its length scale is in the units of the samples; see `wgflow.bandwidths` for rules.
         weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter.
-    Gradients flow to the points, samples, weights and a tensor length scale.
 
     Raises:
         ValueError: On bad samples or weights.
@@ -62,7 +62,7 @@ class KDE(nn.Module):
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel, its length scale where the module is."""
+        """The kernel, with its length scale on the device of the module."""
         if not hasattr(self, "length_scale"):
             return self._kernel
         return dataclasses.replace(self._kernel, length_scale=self.length_scale)  # type: ignore[type-var]
@@ -94,7 +94,7 @@ class KDE(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         r"""∇log p_h(x), units 1/length: [..., N, D] -> [..., N, D]. Gaussian: mean shift / h² (DFP Eq. 7).
 
-        Differentiable if the gradient kernel has a gradient kernel (Laplace has not: its score jumps at the samples).
+        Differentiable if the gradient kernel has a gradient kernel (Laplace's has none: its score jumps at samples).
         """
         kernel, w = self.kernel, self._log_weights
         plain, _ = kernel.standardize()
@@ -138,7 +138,7 @@ class KDE(nn.Module):
         return logits.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
 
     def effective_sample_size(self, x: Tensor) -> Tensor:
-        """1 / Σ_j W_ij², the number of samples that the estimate at x rests on, 1 to M: [..., N, D] -> [..., N], dense.
+        """1 / Σ_j W_ij², the effective number of samples in the estimate at x, 1 to M: [..., N, D] -> [..., N], dense.
 
         0 where a compact kernel reaches no sample.
         """

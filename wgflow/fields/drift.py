@@ -26,13 +26,13 @@ __all__ = ["DriftingField", "drifting_field", "mean_shift"]
 @checked_constructor
 @dataclass(frozen=True, repr=False)
 class DriftingField(Field):
-    """`drifting_field` as a value. Without `neg` the negatives are the points, each among its own negatives (Eq. 3).
+    """`drifting_field` as a `Field`. Without `neg`, the negatives are the points, own point included (Eq. 3).
 
     Args:
         kernel: one kernel, or several whose fields are added.
         divergence: the f-divergence whose gradient flow this is.
-        skip_self: leave each point out of its own negatives where these are the points themselves; without effect
-            when `neg` is passed.
+        skip_self: leave each point out of its own negatives when the negatives are the points; no effect if `neg` is
+            passed.
     """
 
     kernel: Kernel | Sequence[Kernel]
@@ -110,8 +110,8 @@ def drifting_field(
             sets or the scale of the weights.
         pos_weights: [..., P], w >= 0, of which only ratios matter.
         neg_weights: [..., M], likewise.
-        skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`; such groups of
-            particles expand without bound in a simulation, so the default keeps the plain KDE.
+        skip_self: leave neg[i] out for x[i] (leave-one-out KDE). Only meaningful when `neg` *is* `x`. Particles
+            that follow such a field expand without bound, so the default is the plain KDE.
 
     Returns:
         [..., N, D], a length. Differentiable in every tensor; losses detach it, this function does not.

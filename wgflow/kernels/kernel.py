@@ -47,7 +47,7 @@ class Kernel(ABC):
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws from k / ∫k, shaped as `like` [..., D]. Raises: ValueError if no sampler is known."""
         raise ValueError(
-            f"{self!r} cannot be sampled; use a Gaussian, Laplace or Matern kernel to sample a KDE."
+            f"{self!r} cannot be sampled; use a Gaussian, Laplace, Matern or RationalQuadratic kernel to sample a KDE."
         )
 
     @property
@@ -76,8 +76,8 @@ class LengthScaleKernel(Kernel):
 
     Tensors are [] or [D] (per dimension), [..., 1, D] or [..., 1, 1] (also per batch element), and gradients flow to
     them. They are handled here, once: space is divided by the tensor, and the kernel of length scale 1 does the rest.
-    Subclasses write the formulas for a number, `_log` to `_shadow_scale`. The losing side, tensors in every formula,
-    would put shapes into every backend.
+    Subclasses define `_log`, `_log_norm` and `_gradient_kernel` for a number h, and `_noise`, `_shadow` and
+    `_shadow_scale` if they exist.
 
     Two kernels are equal if their classes and parameters are; tensors are compared by value, hashed by shape.
     """

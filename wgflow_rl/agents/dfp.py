@@ -1,4 +1,4 @@
-"""Drifting Field Policy (Koo et al. 2026, Algorithm 1): a one-step policy that regresses on its own drift."""
+"""Drifting Field Policy (Koo et al. 2026, Algorithm 1): a one-step policy trained by regression onto its drift."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class DFP(Agent):
         return self.policy(obs, noise)
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
-        """L = L_BC + lam L_topK: samples a_hat regress on a_hat + V, for V to the data and to the top-K (Eq. 16).
+        """L_BC + lam L_topK (Eqs. 18 and 16): samples a_hat regress onto a_hat + V, V towards the data and the top-K.
 
         Samples are not clipped, so that the field of the data pulls saturated coordinates back.
         """
@@ -105,14 +105,14 @@ class DFP(Agent):
     def positives(self, pool: Tensor, q: Tensor) -> tuple[Tensor, Tensor | None]:
         """Choose positives and their weights: the K best, uniformly (Eq. 15), or all N by exp(Q / alpha), which is pi+.
 
-        The two targets differ: `matched_temperature` and `matched_tv` in train.csv measure by how much at least.
+        The two targets differ: `matched_temperature` and `matched_tv` in train.csv measure the least difference.
         """
         if self.cfg.positives == "topk":
             return top_k(pool, q, self.cfg.top_k), None
         return pool, wg.boltzmann_weights(q, alpha=self.cfg.temperature)
 
     def start_online(self) -> None:
-        """Restart the old policy from the present one."""
+        """Copy the current policy to the old one."""
         self.old_policy.load_state_dict(self.policy.state_dict())
 
     @torch.no_grad()

@@ -61,12 +61,18 @@ def generate(
         progress: show a progress bar.
 
     Raises:
-        ValueError: For rows < 1, seed < 0, an unknown environment or a damaged part.
+        ValueError: For rows < 1, seed < 0, an unknown environment, a source without a
+            generator or a damaged part.
         RuntimeError: If a worker is killed or an extra is not installed. Finished parts are kept
             for the next call.
     """
     name = envs.parse(env)
-    maker = MAKERS[name.source]
+    maker = MAKERS.get(name.source)
+    if maker is None:
+        raise ValueError(
+            f"env is {env!r}, for which no data can be generated: its source {name.source!r} is not in "
+            "generated.MAKERS. Name a folder of its data: folder=DIR, --data DIR."
+        )
     rows = int(maker.official_rows(env)) if rows is None else rows
     if rows < 1:
         raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")

@@ -25,9 +25,8 @@ class Replay:
     """A ring buffer of `capacity` transitions.
 
     Chunks never cross the end of a trajectory or the write head. Online rows of `lanes`
-    environments are interleaved: row j belongs to environment j mod `lanes`,
-        and a
-    chunk takes rows of one environment only.
+    environments are interleaved: row j belongs to environment j mod `lanes`, and a chunk takes rows
+    of one environment only.
 
     Args:
         data: offline data, the first rows. Of `Shards` that exceed memory, `data.resident` rows are
@@ -166,12 +165,11 @@ class Replay:
         return self.chunks(start.to(self.rows["obs"].device), chunk=chunk, gamma=gamma)
 
     def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
-        """Chunks that start at the rows `start` [B]."""
+        """Chunks that start at the rows `start` [B], with R_h = sum_i gamma^i r_{t+i} as `returns`."""
         rows = self.rows
         steps = torch.arange(2 * chunk, device=start.device)  # this chunk and the next
-        stride = torch.where(
-            self._age(start) < self.added, self.lanes, 1
-        )  # offline rows are contiguous
+        # Offline rows are contiguous; online rows of one environment are `lanes` apart.
+        stride = torch.where(self._age(start) < self.added, self.lanes, 1)
         index = (start[:, None] + stride[:, None] * steps) % self.capacity
         newest = self._age(index) < min(self.lanes, self.added)  # of each environment
         ends = rows["terminals"][index] | newest

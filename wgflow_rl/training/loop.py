@@ -87,7 +87,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
 
 
 class InlineEvaluator:
-    """Evaluates the present policy at once, while training waits."""
+    """Evaluates the current policy at once, while training waits."""
 
     def __init__(self, state: TrainingState, envs: Sequence[gymnasium.Env], guard: Guard):
         self.state, self.envs, self.guard = state, envs, guard
@@ -111,7 +111,7 @@ class Trainer:
 
     The row of a step is written before its checkpoint, so that no kill leaves a gap in the rows. An evaluation begins
     after the checkpoint of its step, and its row is written before the next one. Until then the checkpoint says that
-    the evaluation is open, and a resumed run repeats it.
+    the evaluation is pending, and a resumed run repeats it.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Trainer:
 
     def _train(self) -> None:
         state, schedule = self.state, self.schedule
-        if state.evaluating is not None:  # open when the checkpoint was written
+        if state.evaluating is not None:  # pending when the checkpoint was written
             self.pending = self.evaluator.submit(state.evaluating)
         while state.step < state.total:
             metrics = self.advance()
@@ -162,12 +162,8 @@ class Trainer:
 
     def advance(self) -> dict[str, Tensor]:
         """One step: offline an update; online an environment step, then an update. Returns scalars to log."""
-        state, agent, cfg, schedule = (
-            self.state,
-            self.state.agent,
-            self.settings.agent,
-            self.schedule,
-        )
+        state, schedule = self.state, self.schedule
+        agent, cfg = state.agent, self.settings.agent
         state.step += 1
         self.unsaved = True
         collected = state.step - schedule.offline_steps
@@ -197,7 +193,7 @@ class Trainer:
         self.warn_if_collapsed(metrics)
 
     def record_evaluation(self) -> None:
-        """Wait for the open evaluation, if there is one, and write its row. Raises: EvaluationFailed."""
+        """Wait for the pending evaluation, if there is one, and write its row. Raises: EvaluationFailed."""
         if self.pending is None:
             return
         state, step = self.state, self.state.evaluating
@@ -246,9 +242,8 @@ class Trainer:
             return f"The batch could not be written ({error})."
 
     def warn_if_collapsed(self, metrics: Mapping[str, Tensor]) -> None:
-        field = getattr(
-            self.settings.agent, "field", None
-        )  # only a drifting policy collapses unnoticed
+        # Only in drifting policies do the losses not show a collapse.
+        field = getattr(self.settings.agent, "field", None)
         ratio = metrics["spread_ratio"]
         if field and self.state.step >= WARM_UP and ratio < COLLAPSED and not self.warned:
             self.warned = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import sys
 from collections.abc import Iterator
 
@@ -18,18 +20,35 @@ def one_line_errors() -> Iterator[None]:
     """Print expected errors as `error: ...` on stderr; exit with 2, or with 130 on Ctrl-C.
 
     Expected are OSError (files, network), UserError, and a ValueError raised in this project's own
-    code. Any other exception is a bug and keeps its traceback.
+    code. Any other exception is a bug and keeps its traceback. A reader of stdout that stops early,
+    as in `... | head`, ends the command with 141 and no message.
     """
     try:
         yield
+        print(end="", flush=True)
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from error
     except (OSError, UserError, ValueError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise SystemExit(141) from None  # 128 + SIGPIPE, as a shell reports it
         if isinstance(error, ValueError) and not _raised_here(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _reader_is_gone() -> bool:
+    """Return True if nobody reads stdout any more; what is left to print is then discarded."""
+    with contextlib.suppress(AttributeError, OSError):  # no stdout, or no file behind it
+        stdout = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(stdout, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            # Otherwise the flush at exit would fail too.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+            return True
+    return False
 
 
 def _raised_here(error: BaseException) -> bool:
