@@ -162,7 +162,7 @@ def main() -> None:
     jobs = jobs_of(study, ask.runs)
     if not ask.read:
         by_seed = [job for seed in zip(*jobs.values(), strict=True) for job in seed]
-        outcomes = sweep.execute(by_seed, sweep.Ask(runs=ask.runs))
+        outcomes = sweep.execute(by_seed, sweep.Args(runs=ask.runs))
         if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
             raise SystemExit("not done:\n" + "\n".join(bad))
 
