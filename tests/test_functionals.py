@@ -138,6 +138,15 @@ def test_sums_of_functionals_have_sums_of_gradients(c, k):
     assert_close(F.value(x), parts - 1.5 * Likelihood(c.pos, k).value(x))
 
 
+@pytest.mark.parametrize("kind", [MMD, Likelihood])
+def test_weights_of_samples_are_masses(kind):
+    y = torch.zeros(3, 2, dtype=torch.float64)
+    F = kind(y, Gaussian(1.0), -torch.ones(3, dtype=torch.float64))
+    for evaluate in (F.value, F.velocity):
+        with pytest.raises(ValueError, match="weights hold a negative number"):
+            evaluate(y)
+
+
 def test_a_functional_is_printed_without_its_samples():
     F = 0.5 * MMD(torch.zeros(3, 2), Gaussian(1.0)) + Interaction(Gaussian(1.0))
     assert repr(F) == (

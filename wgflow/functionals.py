@@ -22,7 +22,7 @@ from wgflow.density import KDE
 from wgflow.divergences import Divergence
 from wgflow.fields import blob_field, check_beta, energy_field, mean_kernel_gradient, mmd_field
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64
+from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, log_of_weights
 
 __all__ = [
     "MMD",
@@ -306,7 +306,8 @@ class Sinkhorn(Functional):
     Args:
         samples: [..., M, D].
         blur: a length.
-        scaling: the annealing ratio of geomloss; 0.9 is accurate to about 1e-4, its default 0.5 to some 6e-3.
+        scaling: the annealing ratio of geomloss, below 1. Values are within 1 % at 0.9, within 0.1 % at 0.99, and
+            within some 5 % at geomloss's default of 0.5.
     """
 
     factor: ClassVar[float] = 0.5
@@ -336,7 +337,8 @@ class Sinkhorn(Functional):
 
 
 def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
-    """Weights that sum to 1, [..., M]."""
+    """Weights that sum to 1, [..., M]. Raises: ValueError on a negative weight or NaN."""
+    log_of_weights(weights)
     w = torch.ones_like(samples[..., 0]) if weights is None else weights
     return w / w.sum(-1, keepdim=True)
 
