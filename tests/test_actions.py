@@ -12,7 +12,7 @@ from wgflow_rl.evaluate import load_agent
 def test_a_picture_of_proposals_and_of_what_is_executed(tmp_path):
     pytest.importorskip("matplotlib")
     run = untrained(tmp_path / "run")
-    path = actions.picture(actions.Ask(run, state=1, samples=20).check())
+    path = actions.picture(actions.Args(run, state=1, samples=20).check())
     assert path == run / "actions.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert not list(run.glob(".*.tmp"))
@@ -23,7 +23,7 @@ def test_a_method_without_values_has_a_picture_too(tmp_path):
     run = untrained(tmp_path / "run", "--method", "bc")
     agent, _, _ = load_agent(run)
     assert actions.values(agent, torch.zeros(2), np.zeros((3, 2), np.float32)) is None
-    assert actions.picture(actions.Ask(run, samples=5, out=tmp_path / "a.png").check()).exists()
+    assert actions.picture(actions.Args(run, samples=5, out=tmp_path / "a.png").check()).exists()
 
 
 def test_chunks_are_what_the_agent_does_and_values_are_its_critics(tmp_path):

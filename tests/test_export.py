@@ -64,7 +64,7 @@ def test_a_file_of_any_method_acts_as_its_agent(method, tmp_path):
 def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    said = export.export(export.Ask(run).check())
+    said = export.export(export.Args(run).check())
     assert said["largest_difference"] <= export.TOLERANCE
     assert said["inputs"] == {
         "obs": ["batch", 2],
@@ -89,7 +89,7 @@ def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
 
 def test_a_file_says_what_it_is(run, tmp_path):
     said = export.export(
-        export.Ask(
+        export.Args(
             run, "torchscript", out=tmp_path / "new" / "p.pt", act_samples=4, checkpoint="best"
         ).check()
     )

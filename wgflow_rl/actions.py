@@ -21,7 +21,7 @@ EXECUTED = 40  # draws of what is executed
 
 
 @dataclass(frozen=True)
-class Ask:
+class Args:
     """Draw the chunks that the policy of a run's last checkpoint proposes in one state, and those it executes."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -33,7 +33,7 @@ class Ask:
     out: Path | None = None
     """The PNG to write. Without it: actions.png in the run's folder."""
 
-    def check(self) -> Ask:
+    def check(self) -> Args:
         """Raises: ValueError naming the first flag that cannot be used."""
         if self.state < 0:
             raise ValueError(f"--state is {self.state}; wanted at least 0")
@@ -123,24 +123,24 @@ def draw(
     return path
 
 
-def picture(ask: Ask) -> Path:
+def picture(args: Args) -> Path:
     """Draw the state asked for; the path of the picture."""
-    agent, settings, step = load_agent(ask.run)
-    state = visited(agent, settings, ask.state + 1)[-1]
+    agent, settings, step = load_agent(args.run)
+    state = visited(agent, settings, args.state + 1)[-1]
     # With one proposal nothing is chosen: what the policy itself would do.
     plain = (
-        load_agent(ask.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
+        load_agent(args.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
     )
-    proposed, executed = chunks(plain, state, ask.samples), chunks(agent, state, EXECUTED)
-    title = f"{settings.method}, {settings.env}\nstep {step}, state {ask.state}"
-    path = ask.out or ask.run / "actions.png"
+    proposed, executed = chunks(plain, state, args.samples), chunks(agent, state, EXECUTED)
+    title = f"{settings.method}, {settings.env}\nstep {step}, state {args.state}"
+    path = args.out or args.run / "actions.png"
     return draw(proposed, executed, values(agent, state, proposed), path, title)
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.actions")
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.actions")
     with one_line_errors():
-        print(picture(ask.check()))
+        print(picture(args.check()))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ FIRST_EPISODE = 1_000_000_000  # start states that no evaluation during training
 
 
 @dataclass(frozen=True)
-class Ask:
+class Args:
     """Evaluate a checkpoint of a run."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -47,7 +47,7 @@ class Ask:
     GPU this takes minutes; --episodes 1 --video-episodes 1 is the quickest look."""
     video_episodes: int = 4
 
-    def check(self) -> Ask:
+    def check(self) -> Args:
         """Raises: ValueError naming the first flag that cannot be used."""
         for name in ("episodes", "video_episodes", "act_samples"):
             value = getattr(self, name)
@@ -206,35 +206,35 @@ def _write_video(path: Path, frames: list[np.ndarray]) -> None:
             writer.append_data(frame)
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.evaluate")
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.evaluate")
     with one_line_errors():
-        print(json.dumps(report(ask.check()), indent=2))
+        print(json.dumps(report(args.check()), indent=2))
 
 
-def report(ask: Ask) -> dict[str, Any]:
+def report(args: Args) -> dict[str, Any]:
     """Play the episodes asked for; what is printed about them."""
     agent, settings, step = load_agent(
-        ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples
+        args.run, best=args.checkpoint == "best", act_samples=args.act_samples
     )
     result = run_episodes(
         agent,
         settings,
-        ask.episodes,
-        shown=ask.video_episodes,
-        video=ask.video,
+        args.episodes,
+        shown=args.video_episodes,
+        video=args.video,
     )
     successes = int(result.success.sum())
-    low, high = wilson(successes, ask.episodes)
+    low, high = wilson(successes, args.episodes)
     return {
-        "run": str(ask.run),
+        "run": str(args.run),
         "step": step,
-        "episodes": ask.episodes,
-        "success": successes / ask.episodes,
+        "episodes": args.episodes,
+        "success": successes / args.episodes,
         "interval_95": [round(low, 3), round(high, 3)],
         "return": float(result.returns.mean()),
         "length": float(result.lengths.mean()),
-        **({"video": str(ask.video)} if ask.video else {}),
+        **({"video": str(args.video)} if args.video else {}),
     }
 
 

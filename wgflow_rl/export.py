@@ -38,7 +38,7 @@ Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]
 
 
 @dataclass(frozen=True)
-class Ask:
+class Args:
     """Write the policy of a run's checkpoint as one file, compared with the original before it gets its name."""
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -51,7 +51,7 @@ class Ask:
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained); 1 leaves the critic out of the file."""
 
-    def check(self) -> Ask:
+    def check(self) -> Args:
         """Raises: ValueError naming the first flag that cannot be used."""
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
@@ -234,24 +234,24 @@ def disagreement(agent: Agent, run: Run, obs: Tensor) -> tuple[float, int]:
     return float(error[~ties].max() if not ties.all() else 0.0), int(ties.sum())
 
 
-def export(ask: Ask) -> dict[str, Any]:
+def export(args: Args) -> dict[str, Any]:
     """Write the file, compare it with the original, and only then give it its name; what is printed about it.
 
     Raises:
         RuntimeError: When the file does not act as its original; nothing is written then.
     """
     agent, settings, step = load_agent(
-        ask.run, best=ask.checkpoint == "best", act_samples=ask.act_samples
+        args.run, best=args.checkpoint == "best", act_samples=args.act_samples
     )
-    path = ask.out or ask.run / f"policy{SUFFIX[ask.format]}"
+    path = args.out or args.run / f"policy{SUFFIX[args.format]}"
     obs = visited(agent, settings, STATES)
     actions, drawn = original(agent, obs)
     about = describe(settings, step, obs, actions, drawn)
-    about["agent"] |= {} if ask.act_samples is None else {"act_samples": ask.act_samples}
+    about["agent"] |= {} if args.act_samples is None else {"act_samples": args.act_samples}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        run = write(agent, ask.format, obs, about, temporary)
+        run = write(agent, args.format, obs, about, temporary)
         error, ties = disagreement(agent, run, obs)
         alone, _ = disagreement(
             agent, run, obs[:1]
@@ -259,7 +259,7 @@ def export(ask: Ask) -> dict[str, Any]:
         error = max(error, alone)
         if not error <= TOLERANCE:
             raise UserError(
-                f"the {ask.format} file acts differently from the run: actions differ by up to {error:.2g} on "
+                f"the {args.format} file acts differently from the run: actions differ by up to {error:.2g} on "
                 f"{STATES} states (allowed: {TOLERANCE:g}). Nothing was written; please report it with config.json"
             )
         publish(temporary, path)
@@ -276,10 +276,10 @@ def export(ask: Ask) -> dict[str, Any]:
     }
 
 
-def main(args: list[str] | None = None) -> None:
-    ask = tyro.cli(Ask, args=args, prog="python -m wgflow_rl.export")
+def main(argv: list[str] | None = None) -> None:
+    args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.export")
     with one_line_errors():
-        print(json.dumps(export(ask.check()), indent=2))
+        print(json.dumps(export(args.check()), indent=2))
 
 
 if __name__ == "__main__":

@@ -182,11 +182,11 @@ class Info:
 COMMANDS: Any = List | Download | Generate | Check | Info
 
 
-def main(args: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse the command line and do what it asks."""
-    ask = tyro.cli(COMMANDS, args=args, prog="python -m wgflow_rl.data")
+    command = tyro.cli(COMMANDS, args=argv, prog="python -m wgflow_rl.data")
     with one_line_errors():
-        ask.run()
+        command.run()
 
 
 if __name__ == "__main__":
