@@ -1,4 +1,4 @@
-"""Transitions laid end to end, checked once at the door: what every source of data becomes."""
+"""Transitions laid end to end, checked once on construction: the common form of every source of data."""
 
 from __future__ import annotations
 

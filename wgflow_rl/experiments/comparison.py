@@ -95,7 +95,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def blocks(table: ResultTable) -> list[tuple[Column, ...]]:
-    """Columns printed side by side: all of them, or four with two numbers in each cell."""
+    """Columns printed side by side: all of them, or three with two numbers in each cell."""
     width = len(table.columns) if len(table.phases) == 1 else 3
     return [table.columns[i : i + width] for i in range(0, len(table.columns), width)]
 
