@@ -150,7 +150,7 @@ class RunLog:
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
-            # An evaluation that is repeated gives the same numbers: TensorBoard shows its points once.
+            # An evaluation that is repeated gives the same numbers, so its points in TensorBoard coincide.
             self._events = (
                 _events(self.folder / "tensorboard", resume_step) if tensorboard else None
             )
