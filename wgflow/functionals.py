@@ -21,7 +21,7 @@ from wgflow.arguments import checked
 from wgflow.density import KDE
 from wgflow.divergences import Divergence
 from wgflow.fields import blob_field, check_beta, energy_field, mean_kernel_gradient, mmd_field
-from wgflow.kernels import Kernel, as_kernels
+from wgflow.kernels import Kernel, as_kernels, describe
 from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, log_of_weights
 
 __all__ = [
@@ -81,7 +81,7 @@ class Functional(ABC):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        settings = [f"{f.name}={_brief(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
+        settings = [f"{f.name}={describe(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(settings)})"
 
 
@@ -345,8 +345,3 @@ def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
 
 def _terms(F: Functional) -> list[tuple[float, Functional]]:
     return list(zip(F.weights, F.functionals, strict=True)) if isinstance(F, _Sum) else [(1.0, F)]
-
-
-def _brief(value: object) -> str:
-    """A repr without the numbers of a tensor."""
-    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -102,7 +102,7 @@ class Deployed(nn.Module):
 def original(
     agent: Agent, obs: Tensor, *, seed: int = 0
 ) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """What the agent executes in these states [B, S], and what it drew for it: (kind, [B, ...]) each."""
+    """Chunks that the agent executes in these states [B, S], and its draws, (kind, [B, ...]) each."""
     with Draws() as drawn:
         actions = agent.act(obs, torch.Generator().manual_seed(seed))
     return actions, drawn.made

@@ -23,7 +23,7 @@ GRIP = 6  # steps in which the fingers close
 
 
 class Scene(NamedTuple):
-    """What a plan looks at: positions [3] and rotations of the gripper and of the task's object."""
+    """Input of a plan: positions [3] and rotations of the gripper and of the task's object."""
 
     hand: np.ndarray
     hand_turn: Rotation

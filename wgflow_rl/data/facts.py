@@ -1,4 +1,4 @@
-"""What a data set holds, counted over its files one at a time: sizes, returns, successes, actions; its picture."""
+"""Statistics of a data set, read one file at a time: sizes, returns, successes, actions; and a picture of them."""
 
 from __future__ import annotations
 

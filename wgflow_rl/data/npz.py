@@ -29,7 +29,7 @@ class Damaged(ValueError):
 
 
 class Member(NamedTuple):
-    """What a file says of one of its arrays."""
+    """Header of one array in a file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -61,7 +61,7 @@ def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarra
 
 
 def headers(path: Path) -> dict[str, Member]:
-    """What a file says of its arrays, without reading them: some kilobytes. Raises: as `read`."""
+    """Read the headers of a file's arrays, some kilobytes, without the arrays. Raises: as `read`."""
     with _archive(path) as members:
         return {name: _header(archive, entry) for name, (archive, entry) in members.items()}
 

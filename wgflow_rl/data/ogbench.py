@@ -132,7 +132,7 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
 
 
 def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
-    """What a file says of its arrays. Raises: ValueError naming the first that training on `env` cannot use."""
+    """Read the headers of a file's arrays. Raises: ValueError naming the first that training on `env` cannot use."""
     members = npz.headers(path)
     wanted = {
         "observations": inner.observation_space.shape,

@@ -82,7 +82,7 @@ def parse(env: str) -> Name | None:
 
 
 def env_args(suite: str) -> dict[str, Any]:
-    """What a file of robomimic's says of its environment, for "lift", "can" or "square" as it is here."""
+    """Metadata of "lift", "can" or "square" as a robomimic file stores them, for the environment built here."""
     return {
         "env_name": TASKS[suite],
         "env_version": "1.5.2",

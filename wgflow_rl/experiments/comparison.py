@@ -228,7 +228,7 @@ def list_lines(number: int) -> list[str]:
 
 
 def doubts(rows: Sequence[dict[str, str]]) -> list[str]:
-    """What the paper leaves open, with the rows that it concerns unless it concerns all."""
+    """Doubts about printed numbers, each with its rows unless it concerns all of them."""
     found: dict[str, dict[str, None]] = {}
     names = [row[key_of(row, (*ROW_KEYS, "parameter", "experiment", "task"))] for row in rows]
     for name, row in zip(names, rows, strict=True):

@@ -58,7 +58,7 @@ class Outcome:
 
 
 def state(folder: Path) -> Outcome:
-    """What a run folder says of itself."""
+    """State of a run, read from its folder."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Outcome(**json.loads((folder / "sweep.json").read_text(encoding="utf-8")))
     return Outcome("started" if (folder / "config.json").exists() else "new")
