@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Functional(ABC):
-    """A functional of particles. `a + b` and `0.5 * a` are functionals whose `factor` is 1."""
+    """A functional of particles. `a + b`, `a - b`, `0.5 * a` and `a / 2` are functionals whose `factor` is 1."""
 
     factor: ClassVar[float] = 1.0
 
@@ -73,12 +73,25 @@ class Functional(ABC):
             return NotImplemented
         return _Sum(*zip(*_terms(self) + _terms(other), strict=True))
 
+    def __radd__(self, other: object) -> Functional:
+        # sum() starts with 0.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: object) -> Functional:
+        return self + (-1 * other) if isinstance(other, Functional) else NotImplemented
+
+    def __neg__(self) -> Functional:
+        return -1 * self
+
     def __mul__(self, factor: object) -> Functional:
-        if not isinstance(factor, Real):
+        if not isinstance(factor, Real) or isinstance(factor, bool):
             return NotImplemented
         return _Sum(*zip(*[(float(factor) * w, F) for w, F in _terms(self)], strict=True))
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: object) -> Functional:
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
 
     def __repr__(self) -> str:
         settings = [f"{f.name}={describe(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
