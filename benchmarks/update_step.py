@@ -155,7 +155,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
     times = {name: [] for name in variants}
     speeds = []
     for _ in range(repetitions):
-        speeds.append(profile.machine().flops)
+        speeds.append(profile.measure_machine().flops)
         for name, run in variants.items():
             times[name].append(run(at_once)[0] / at_once)
     agent = agent_of(cfg)
@@ -166,7 +166,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
         "flops": work.flops,
         "bytes": work.bytes,
         "machine_flops": max(speeds),
-        "machine_bandwidth": profile.machine().bandwidth,
+        "machine_bandwidth": profile.measure_machine().bandwidth,
         "seconds": times,
         "largest_loss_difference": far,
         "parts": parts_at_paper_size(cfg, agent, batch, noise),

@@ -1,10 +1,12 @@
 """Arguments of the wrong kind: the error names the argument, what came, what was wanted, and a way out."""
 
+import contextlib
 import inspect
 import pickle
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgflow as wg
 from tests.public_calls import CALLS
@@ -75,3 +77,41 @@ def test_other_annotations_are_left_alone():
     assert loose("anything", 1.5) == "anything"
     with pytest.raises(TypeError, match="argument"):
         loose(1, 2, 3)
+
+
+class NoReads(TorchDispatchMode):
+    """Refuse to read a value of a tensor, which the capture of a CUDA graph does not allow."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+CAPTURED = [
+    wg.DriftingField(K),
+    wg.DriftingField([K, wg.Laplace(1.0)], wg.ChiSquare()),
+    wg.LikelihoodField(K).relative().normalized(),
+    wg.EnergyField(),
+    wg.MMDField(K),
+    wg.PublishedField(),
+]
+
+
+@pytest.mark.parametrize("field", CAPTURED, ids=repr)
+@pytest.mark.parametrize("points", [6, 600], ids=["few", "many"])
+def test_a_capturable_update_reads_no_value_and_is_the_same(field, points):
+    x, pos = (torch.randn(points, 2, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    w = torch.rand(points, generator=torch.Generator().manual_seed(3))
+    results = []
+    for inside in (False, True):
+        at = x.clone().requires_grad_()
+        with contextlib.ExitStack() as stack:
+            if inside:
+                stack.enter_context(wg.capturable())
+                stack.enter_context(NoReads())
+            V = field(at, pos, pos_weights=w)
+            wg.regress_onto(at, V).backward()
+        results.append((V.detach(), at.grad))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AssertionError), NoReads():  # the check of the weights reads them
+        field(x, pos, pos_weights=w)

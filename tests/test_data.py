@@ -306,7 +306,7 @@ def test_episodes_that_contradict_themselves_are_refused(changes, message):
         episodes(**changes)
 
 
-# The door
+# `data.load`
 
 
 def test_load_generates_once_then_reads(tmp_path, short, monkeypatch):

@@ -139,6 +139,30 @@ def test_sums_of_functionals_have_sums_of_gradients(c, k):
     assert_close(F.value(x), parts - 1.5 * Likelihood(c.pos, k).value(x))
 
 
+@given(clouds(degenerate=False))
+def test_differences_multiples_and_sums_are_those_of_the_values(c):
+    F, G = MMD(c.pos, Gaussian(c.h)), Likelihood(c.pos, Gaussian(c.h))
+    f, g = F.value(c.x), G.value(c.x)
+    assert_close((F - G).value(c.x), f - g)
+    assert_close((-G).value(c.x), -g)
+    assert_close((F / 2).value(c.x), f / 2)
+    assert_close(sum([F, G, G]).value(c.x), f + 2 * g)
+    for other in (1, "a", True):
+        with pytest.raises(TypeError):
+            F + other
+        with pytest.raises(TypeError):
+            F - other
+
+
+@pytest.mark.parametrize("kind", [MMD, Likelihood])
+def test_weights_of_samples_are_masses(kind):
+    y = torch.zeros(3, 2, dtype=torch.float64)
+    F = kind(y, Gaussian(1.0), -torch.ones(3, dtype=torch.float64))
+    for evaluate in (F.value, F.velocity):
+        with pytest.raises(ValueError, match="weights hold a negative number"):
+            evaluate(y)
+
+
 def test_a_functional_is_printed_without_its_samples():
     F = 0.5 * MMD(torch.zeros(3, 2), Gaussian(1.0)) + Interaction(Gaussian(1.0))
     assert repr(F) == (

@@ -153,6 +153,20 @@ def test_samples_of_a_rescaled_kde_are_rescaled():
     assert_close(draws.std(1), 0.5 * L[:, 0], rtol=0.03)
 
 
+def test_samples_have_the_batch_of_the_density_and_are_independent():
+    """Samples, weights and length scale broadcast against each other; no draw is repeated along the batch."""
+    y = torch.zeros(4, 2, dtype=torch.float64)
+    lengths, weights = torch.full((3, 1, 1), 0.5), torch.ones(3, 4, dtype=torch.float64)
+    for kde in (KDE(y, Gaussian(lengths)), KDE(y, Gaussian(0.5), weights)):
+        draws = kde.sample(5000, generator=torch.Generator().manual_seed(0))
+        assert draws.shape == (3, 5000, 2)
+        assert kde.log_density(y).shape == (3, 4)
+        columns = draws.transpose(1, 2).flatten(0, 1)
+        assert_close(
+            torch.cov(columns), 0.25 * torch.eye(6, dtype=torch.float64), rtol=0, atol=0.03
+        )
+
+
 @given(c=clouds(degenerate=False), kernel=kernels((*SMOOTH, *COMPACT)))
 def test_a_rescaled_mean_shift_climbs_the_rescaled_shadow(c, kernel):
     k = scaled(kernel, lengths_for(c, "dimension"))

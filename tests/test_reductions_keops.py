@@ -1,4 +1,4 @@
-"""KeOps behind the same door. Each formula, dimension and dtype compiles for 8 to 12 seconds, so these are few."""
+"""KeOps as a backend. Each formula, dimension and dtype compiles for 8 to 12 seconds, so these are few."""
 
 import importlib.util
 import math

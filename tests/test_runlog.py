@@ -285,6 +285,24 @@ def test_rows_are_mirrored_to_tensorboard(tmp_path):
     assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
 
 
+def test_tensorboard_shows_one_value_per_step_of_a_resumed_run(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunLog(tmp_path) as log:
+        write(log, (0, 20, 30))
+    with RunLog(tmp_path, resume_step=20, evaluate_again=True) as log:
+        log.evaluation(20, "offline", successes=1, episodes=20, episode_return=-20, length=480.0)
+        write(log, (30, 40))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = {
+        name: sorted({(event.step, event.value) for event in events.Scalars(name)})
+        for name in ("eval/success", "train/q")
+    }
+    assert shown["eval/success"] == [(0, 0), (20, pytest.approx(0.05)), (40, pytest.approx(0.1))]
+    assert shown["train/q"] == [(0, 0), (20, -20), (30, -30), (40, -40)]
+
+
 @pytest.mark.parametrize(
     "steps", [[0], range(0, 30, 10), range(0, 90, 10), range(40, 90, 10)], ids=str
 )

@@ -148,13 +148,17 @@ class KDE(nn.Module):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` independent draws from p_h, without a graph: [..., n, D].
 
+        The batch is that of samples, weights and length scale together, as for the density.
+
         Raises:
             ValueError: If the kernel cannot be sampled.
         """
-        y = self.samples.detach()
-        batch, (m, dim) = y.shape[:-2], y.shape[-2:]
-        w = y.new_ones(()) if self.weights is None else self.weights.detach()
-        w = w.expand(y.shape[:-1]).reshape(-1, m)
+        y, (m, dim) = self.samples.detach(), self.samples.shape[-2:]
+        w = y.new_ones(m) if self.weights is None else self.weights.detach()
+        scale = self.kernel.standardize()[1]
+        lengths = () if scale is None else scale.shape[:-2]
+        batch = torch.broadcast_shapes(y.shape[:-2], w.shape[:-1], lengths)
+        w = w.expand(*batch, m).reshape(-1, m)
         pick = torch.multinomial(w, n, replacement=True, generator=generator).view(*batch, n, 1)
-        centres = y.gather(-2, pick.expand(*batch, n, dim))
+        centres = y.expand(*batch, m, dim).gather(-2, pick.expand(*batch, n, dim))
         return centres + self.kernel.noise(centres, generator)

@@ -19,7 +19,7 @@ __all__ = ["Adaptive", "Euler", "HeavyBall", "Heun", "Langevin", "Solver", "flow
 
 
 class State(NamedTuple):
-    """What a solver carries from step to step."""
+    """State of a solver between steps."""
 
     x: Tensor
     t: float

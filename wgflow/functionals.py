@@ -21,8 +21,8 @@ from wgflow.arguments import checked
 from wgflow.density import KDE
 from wgflow.divergences import Divergence
 from wgflow.fields import blob_field, check_beta, energy_field, mean_kernel_gradient, mmd_field
-from wgflow.kernels import Kernel, as_kernels
-from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64
+from wgflow.kernels import Kernel, as_kernels, describe
+from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, log_of_weights
 
 __all__ = [
     "MMD",
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Functional(ABC):
-    """A functional of particles. `a + b` and `0.5 * a` are functionals whose `factor` is 1."""
+    """A functional of particles. `a + b`, `a - b`, `0.5 * a` and `a / 2` are functionals whose `factor` is 1."""
 
     factor: ClassVar[float] = 1.0
 
@@ -73,15 +73,28 @@ class Functional(ABC):
             return NotImplemented
         return _Sum(*zip(*_terms(self) + _terms(other), strict=True))
 
+    def __radd__(self, other: object) -> Functional:
+        # sum() starts with 0.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __sub__(self, other: object) -> Functional:
+        return self + (-1 * other) if isinstance(other, Functional) else NotImplemented
+
+    def __neg__(self) -> Functional:
+        return -1 * self
+
     def __mul__(self, factor: object) -> Functional:
-        if not isinstance(factor, Real):
+        if not isinstance(factor, Real) or isinstance(factor, bool):
             return NotImplemented
         return _Sum(*zip(*[(float(factor) * w, F) for w, F in _terms(self)], strict=True))
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: object) -> Functional:
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
+
     def __repr__(self) -> str:
-        settings = [f"{f.name}={_brief(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
+        settings = [f"{f.name}={describe(getattr(self, f.name))}" for f in fields(self)]  # type: ignore[arg-type]
         return f"{type(self).__name__}({', '.join(settings)})"
 
 
@@ -306,7 +319,8 @@ class Sinkhorn(Functional):
     Args:
         samples: [..., M, D].
         blur: a length.
-        scaling: the annealing ratio of geomloss; 0.9 is accurate to about 1e-4, its default 0.5 to some 6e-3.
+        scaling: the annealing ratio of geomloss, below 1. Values are within 1 % at 0.9, within 0.1 % at 0.99, and
+            within some 5 % at geomloss's default of 0.5.
     """
 
     factor: ClassVar[float] = 0.5
@@ -336,15 +350,11 @@ class Sinkhorn(Functional):
 
 
 def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
-    """Weights that sum to 1, [..., M]."""
+    """Weights that sum to 1, [..., M]. Raises: ValueError on a negative weight or NaN."""
+    log_of_weights(weights)
     w = torch.ones_like(samples[..., 0]) if weights is None else weights
     return w / w.sum(-1, keepdim=True)
 
 
 def _terms(F: Functional) -> list[tuple[float, Functional]]:
     return list(zip(F.weights, F.functionals, strict=True)) if isinstance(F, _Sum) else [(1.0, F)]
-
-
-def _brief(value: object) -> str:
-    """A repr without the numbers of a tensor."""
-    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)

@@ -325,7 +325,7 @@ def check_dimension(scale: Tensor, points: Tensor) -> None:
 
 
 def describe(value: Any) -> str:
-    """Short form of a parameter: a tensor by its shape."""
+    """The repr of a parameter, of a tensor its shape only."""
     return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wgflow_rl import envs
+from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.async_eval import AsyncEvaluator
@@ -249,6 +250,6 @@ class Trainer:
             self.warned = True
             self.bar.write(
                 f"step {self.state.step}: the policy has collapsed, spread / E|x-y| = {ratio:.2f} (about 1 when it "
-                f"covers its data). --field {field} cannot clone data with one action per state here; the preset's "
-                "is likelihood+energy."
+                f"covers its data). --field {field} cannot clone data with one action per state here; --field "
+                f"{presets.OURS}, of --method {presets.DEFAULT}, can."
             )
