@@ -93,7 +93,7 @@ class RandomDraws(TorchFunctionMode):
 
 
 class PolicyModule(nn.Module):
-    """`agent.act` with noise as arguments: (obs [B, S], *draws) -> actions [B, h, A]."""
+    """`agent.act` with noise as arguments: `(obs [B, S], *draws) -> actions [B, h, A]`."""
 
     def __init__(self, agent: Agent):
         super().__init__()

@@ -30,9 +30,8 @@ class Episodes:
     """T transitions (s, a, r, s') of one environment, trajectory after trajectory.
 
     Conventions, the same for every source: `masks` is 0 on the transition that ends the task (no
-        bootstrap
-    beyond it); `terminals` is True on the last row of a trajectory (no chunk crosses it). Play data
-    continue after a goal is reached, so a mask may be 0 in the middle of a trajectory.
+    bootstrap beyond it); `terminals` is True on the last row of a trajectory (no chunk crosses it).
+    Play data continue after a goal is reached, so a mask may be 0 in the middle of a trajectory.
 
     Raises:
         ValueError: The message names the array, the row and what was wanted.

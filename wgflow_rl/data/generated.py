@@ -1,10 +1,9 @@
 """Parallel, resumable generation of offline data, in the layout of the official files.
 
 Data are made in parts of 1,000 transitions: one trajectory for OGBench, several demonstrations for
-    robomimic. A part is
-a function of (environment, seed, split, number) alone and is written when it is finished. The files
-are therefore bit-identical for any number of workers, and an interrupted generation continues with
-the missing parts.
+robomimic. A part is a function of (environment, seed, split, number) alone and is written when it
+is finished. The files are therefore bit-identical for any number of workers, and an interrupted
+generation continues with the missing parts.
 """
 
 from __future__ import annotations

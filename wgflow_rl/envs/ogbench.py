@@ -3,16 +3,13 @@
 Reward convention. OGBench >= 1.2 offers two: "pre" (reward, terminated and success describe the
 state *before* the action) and "post" (the state after it; the only convention in 1.1). Its
 single-task environments register "pre", and its loader labels row t of a data set from s_t. We keep
-"pre" online as
-well: reward and mask are then the same function of s in the data and in the simulator, and one
-    critic can
-learn from both. The cost: an episode ends one action after the goal is reached. Published numbers
-from OGBench 1.1 used "post" online; success rates differ only for goals reached on the last step of
-the time limit.
+"pre" online as well: reward and mask are then the same function of s in the data and in the
+simulator, and one critic can learn from both. The cost: an episode ends one action after the goal
+is reached. Published numbers from OGBench 1.1 used "post" online; success rates differ only for
+goals reached on the last step of the time limit.
 
 Rewards: pointmaze 0 at the goal and -1 elsewhere; cube, scene and puzzle (objects at their goal) -
-    (objects).
-Success gives reward 0 and terminated=True.
+(objects). Success gives reward 0 and terminated=True.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ Files::
     rows-000000004000-000000012000.safetensors    online rows that were new at a checkpoint
 
 Online rows of the replay are written once: a checkpoint lists the files of rows ("parts") that it
-    needs, by name and
-hash. Files are renamed into place, parts before the checkpoint that lists them, and obsolete files
-are removed last, so an incomplete checkpoint is never visible. The last two checkpoints and the
-best one are kept.
+needs, by name and hash. Files are renamed into place, parts before the checkpoint that lists them,
+and obsolete files are removed last, so an incomplete checkpoint is never visible. The last two
+checkpoints and the best one are kept.
 """
 
 from __future__ import annotations
@@ -83,9 +82,9 @@ def save(
     """Write the checkpoint of `step`; remove all but the last `keep` and that of step `best`.
 
     The file is written under a temporary name, flushed to the disk and renamed: after a kill, a
-        full disk or a power cut
-    either the new checkpoint or the previous ones are intact. Checkpoints of *later* steps, left by
-    a run that was resumed from an earlier one, are removed too, since `load` would select them.
+    full disk or a power cut either the new checkpoint or the previous ones are intact. Checkpoints
+    of *later* steps, left by a run that was resumed from an earlier one, are removed too, since
+    `load` would select them.
 
     Args:
         folder: folder of the checkpoints, created if missing.

@@ -79,8 +79,7 @@ class Settings:
     Defaults are those of the preset for method and environment.
 
     The flags depend on the method: see `--method NAME --help`. `--resume DIR` continues a stopped
-        run and takes only the
-    flags of the machine, --device to --async-eval.
+    run and takes only the flags of the machine, --device to --async-eval.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
