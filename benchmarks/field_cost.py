@@ -7,6 +7,7 @@ thread, fastest call of three rounds over all sizes, for what disturbs a machine
 and a constant, a constant and a slope in D; least squares of relative errors.
 """
 
+import argparse
 import os
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def measured() -> dict[tuple[str, int, int], float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     seconds = measured()
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")

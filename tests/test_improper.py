@@ -243,10 +243,9 @@ def test_a_jackknifed_likelihood_has_no_minimum_among_laws(points, share):
 def test_an_expectation_over_groups_is_a_polynomial_of_their_size(points):
     """Along mixtures the loss has degree at most G, and a log has none: no loss of G points is the log score."""
     at = torch.linspace(0.05, 0.95, points + 2).double().tolist()
-    lagrange = lambda values: (
-        abs(  # the divided difference of order G + 1, scaled to the size of the values
-            sum(v / math.prod(a - b for b in at if b != a) for a, v in zip(at, values, strict=True))
-        )
+    # The divided difference of order G + 1.
+    lagrange = lambda values: abs(
+        sum(v / math.prod(a - b for b in at if b != a) for a, v in zip(at, values, strict=True))
     )
     assert lagrange([likelihood_loss(points, 0.3, 3.0)(u) for u in at]) < 1e-8
     assert lagrange([-0.3 * math.log(u + (1 - u) * math.exp(-3.0)) for u in at]) > 1e-2
