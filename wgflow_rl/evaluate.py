@@ -39,7 +39,8 @@ class Args:
     """The run's folder."""
     episodes: int = 50
     checkpoint: Literal["last", "best"] = "last"
-    """best: checkpoint with the highest success rate during training, the latest of equal ones."""
+    """best: checkpoint with the highest score during training (success rate, where the environment
+    has no score), the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
@@ -101,7 +102,7 @@ def load_agent(
                 f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; omit the flag"
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
-    env = envs.make(settings.env)
+    env = envs.make(settings.env, history=settings.agent.history)
     assert env.observation_space.shape and env.action_space.shape
     agent = presets.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
@@ -112,14 +113,15 @@ def load_agent(
 
 def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
     """Step of the best evaluation, even if recorded after the checkpoint; None without one."""
-    at, success = saved.state.get("best", (0, -1.0))
+    at, best = saved.state.get("best", (0, -1.0))
     if saved.state.get("evaluating") is not None:
         _, rows = read_rows(run / "eval.csv")
         for row in rows:
             # Rounded as in the CSV file, so that equal rates compare equal.
-            if int(row["step"]) == saved.step and float(row["success"]) >= float(f"{success:.8g}"):
+            score = float(row.get("score") or row["success"])
+            if int(row["step"]) == saved.step and score >= float(f"{best:.8g}"):
                 return saved.step
-    return at if success >= 0 else None
+    return at if best >= 0 else None
 
 
 def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
@@ -130,7 +132,8 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
         seen.append(obs[0])
         return agent.act(obs, generator)
 
-    env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
+    env = envs.make(settings.env, history=settings.agent.history)
+    generator = torch.Generator().manual_seed(settings.seed)
     player = Collector([env], seed=FIRST_EPISODE, guard=Guard(settings.env))
     while len(seen) < count:
         player.step(act, generator)
@@ -179,7 +182,12 @@ def run_episodes(
         ) as bar,
         contextlib.ExitStack() as stack,
     ):
-        made = (envs.make(settings.env, **(rendering if i < shown else {})) for i in range(count))
+        made = (
+            envs.make(
+                settings.env, history=settings.agent.history, **(rendering if i < shown else {})
+            )
+            for i in range(count)
+        )
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         result = evaluate(
             agent.act,
@@ -243,6 +251,7 @@ def report(args: Args) -> dict[str, Any]:
         "episodes": args.episodes,
         "success": successes / args.episodes,
         "interval_95": [round(low, 3), round(high, 3)],
+        **({} if result.scores is None else {"score": result.score}),
         "return": float(result.returns.mean()),
         "length": float(result.lengths.mean()),
         **({"video": str(args.video)} if args.video else {}),

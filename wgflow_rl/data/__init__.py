@@ -33,6 +33,8 @@ def load(
     workers: int | None = None,
     progress: bool = True,
     memory_gb: float = 4.0,
+    history: int = 1,
+    episodes: int | None = None,
 ) -> tuple[Episodes | Shards, Episodes]:
     """Load the (training, validation) data of an environment, labelled for its task.
 
@@ -49,6 +51,8 @@ def load(
         progress: show a progress bar.
         memory_gb: memory for a folder of shards, in 10^9 bytes; shards that do not fit take turns.
             A data set in a single file is read whole.
+        history: observations are the last `history` ones as one vector, as in `envs.make`.
+        episodes: number of training trajectories, drawn at random with seed 42; None: all.
 
     Raises:
         ValueError: See the source's `load`.
@@ -59,4 +63,13 @@ def load(
         folder = generated.generate(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )
-    return source.load(Path(folder).expanduser(), env, memory=1e9 * memory_gb)
+    train, validation = source.load(Path(folder).expanduser(), env, memory=1e9 * memory_gb)
+    if history == 1 and episodes is None:
+        return train, validation
+    if not isinstance(train, Episodes):
+        raise ValueError(
+            f"{folder} holds shards, which are read as they are; --history and --data-episodes need a single file"
+        )
+    if episodes is not None:
+        train = train.subset(episodes, seed=42)
+    return train.with_history(history), validation.with_history(history)

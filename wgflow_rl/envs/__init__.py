@@ -6,6 +6,9 @@ import difflib
 from types import ModuleType
 from typing import Any
 
+import gymnasium
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
+
 from wgflow_rl.envs import ogbench, robomimic
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
@@ -70,12 +73,14 @@ def require(env: str) -> None:
         robomimic.import_robosuite()
 
 
-def make(env: str, **options: Any) -> SingleTask:
+def make(env: str, *, history: int = 1, **options: Any) -> gymnasium.Env:
     """Make an environment: observations float32 [S], actions float32 [A] in [-1, 1], a time limit.
 
     Args:
         env: such as "cube-single-play-singletask-task2-v0"; without "-task2", the suite's default
             task.
+        history: observations are the last `history` ones, oldest first, as one vector; the first
+            of an episode is repeated.
         options: keyword arguments of the suite's constructor (`width=480, height=480` for sharper
             videos).
 
@@ -83,4 +88,7 @@ def make(env: str, **options: Any) -> SingleTask:
         ValueError: The message lists the nearest names.
         RuntimeError: See `require`.
     """
-    return SOURCES[parse(env).source].make(env, **options)
+    made: gymnasium.Env = SOURCES[parse(env).source].make(env, **options)
+    if history > 1:
+        made = FlattenObservation(FrameStackObservation(made, history, padding_type="reset"))
+    return made

@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+import numpy as np
+
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
@@ -59,7 +61,10 @@ LAYOUT = {  # of TensorBoard's tab "custom scalars"
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
 
 
-def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple[float, float]:
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal distribution
+
+
+def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a success rate, 95 % by default (E. B. Wilson, 1927, JASA 22).
 
     Unlike k/n ± z sigma it stays in [0, 1] and has a positive width for 0 and n successes of n.
@@ -215,8 +220,11 @@ class RunLog:
         episodes: int,
         episode_return: float,
         length: float,
+        scores: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Add a row to eval.csv: success with Wilson 95 % interval, mean return, mean steps.
+
+        Of an environment with scores also their mean and its normal 95 % interval.
 
         Returns:
             The row.
@@ -235,8 +243,17 @@ class RunLog:
             "length": float(length),
             "wall_s": round(self.wall_s, 1),
         }
+        if scores is not None:
+            mean, half = scores.mean(), Z95 * scores.std() / math.sqrt(len(scores))
+            row |= {
+                "score": float(mean),
+                "score_low": float(mean - half),
+                "score_high": float(mean + half),
+            }
         self._eval.add(row)
-        self._mirror("eval", {name: row[name] for name in EVAL_COLUMNS[2:]}, step)
+        self._mirror(
+            "eval", {name: row[name] for name in row if name not in ("step", "phase")}, step
+        )
         if self._events is not None:
             self._events.flush()
         return row

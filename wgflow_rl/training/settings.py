@@ -197,12 +197,13 @@ def from_command_line(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
-    first.add_argument("--method", default=presets.DEFAULT)
+    first.add_argument("--method")
     first.add_argument("--env", default=DEFAULT_ENV)
     chosen, _ = first.parse_known_args(args)
     envs.check_name(chosen.env)
-    agent, schedule = presets.preset(chosen.preset, chosen.method, chosen.env)
-    default = Settings(agent, schedule, method=chosen.method, env=chosen.env, preset=chosen.preset)
+    method = chosen.method or presets.default_method(chosen.env)
+    agent, schedule = presets.preset(chosen.preset, method, chosen.env)
+    default = Settings(agent, schedule, method=method, env=chosen.env, preset=chosen.preset)
     return tyro.cli(
         Settings, args=list(args), default=default, prog=prog, description=about
     ).check()
