@@ -22,8 +22,33 @@ from wgflow_rl.agents.sampling import euler, logit_normal, normal, uniform
 from wgflow_rl.data.batch import Batch
 
 
+BANDWIDTH = 0.5  # of the density by which samples are chosen, as a fraction of their mean distance
+
+
+@dataclass(frozen=True)
+class CloningConfig(AgentConfig):
+    """Settings of all policies with samples."""
+
+    # The chunk of highest density among these is executed: near a mode of the policy, in one batch of the network.
+    act_samples: int = 1
+    act_temperature: float = 0.0  # 0: the densest. Else one is drawn by density^(1 / this)
+
+    def check(self) -> None:
+        super().check()
+        at_least(1, act_samples=self.act_samples)
+        at_least(0, act_temperature=self.act_temperature)
+
+
 class Cloning(Agent):
     """A policy trained on the data's chunks alone; there is no critic."""
+
+    def q(self, obs: Tensor, chunks: Tensor) -> Tensor:
+        """Log density of chunks under the Gaussian KDE of all chunks of their state, [B, n]."""
+        # The mean over distinct pairs; the guard is for policies that have collapsed.
+        n = chunks.shape[1]
+        pairs = (chunks[:, :, None] - chunks[:, None]).square().sum(-1).clamp_min(1e-12).sqrt()
+        h = BANDWIDTH * pairs.sum((1, 2)) / (n * (n - 1))
+        return wg.KDE(chunks, kernel=wg.Gaussian(h[:, None, None])).log_density(chunks)
 
     def loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """The actor's loss alone."""
@@ -72,7 +97,7 @@ class BC(Cloning):
 
 
 @dataclass(frozen=True)
-class DriftBCConfig(AgentConfig):
+class DriftBCConfig(CloningConfig):
     """Settings of cloning by a drifting field: DFP's first term alone (Eq. 18), with one positive per state."""
 
     field: str = "energy:0.5"  # V; `energy` is the energy score of Energy Policy (arXiv:2510.12483)
@@ -109,7 +134,7 @@ class DriftBC(Cloning):
 
 
 @dataclass(frozen=True)
-class FlowBCConfig(AgentConfig):
+class FlowBCConfig(CloningConfig):
     """Settings of cloning by flow matching (Lipman et al. 2023)."""
 
     flow_steps: int = 10  # Euler steps from noise to chunk
@@ -141,7 +166,7 @@ class FlowBC(Cloning):
 
 
 @dataclass(frozen=True)
-class MeanFlowBCConfig(AgentConfig):
+class MeanFlowBCConfig(CloningConfig):
     """Settings of cloning by MeanFlow (Geng et al. 2025), with the times of DFP's published MVP."""
 
     time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted
