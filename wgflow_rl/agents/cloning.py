@@ -21,7 +21,6 @@ from wgflow_rl.agents.networks import (
 from wgflow_rl.agents.sampling import euler, logit_normal, normal, uniform
 from wgflow_rl.data.batch import Batch
 
-
 BANDWIDTH = 0.5  # of the density by which samples are chosen, as a fraction of their mean distance
 
 

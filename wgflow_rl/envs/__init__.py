@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
-from wgflow_rl.envs import ogbench, robomimic
+from wgflow_rl.envs import ogbench, pusht, robomimic
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
 __all__ = [
@@ -26,9 +26,9 @@ __all__ = [
 
 # One module per source of environments; `wgflow_rl.data` has one of the same name. Each provides
 # names(), parse() and make().
-SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
+SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 
-Name = ogbench.Name | robomimic.Name
+Name = ogbench.Name | pusht.Name | robomimic.Name
 
 
 def names() -> list[str]:
@@ -49,7 +49,7 @@ def parse(env: str) -> Name:
     near = near[:4] or difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
     raise ValueError(
         f"env is {env!r}, which is not one of the {len(names())} known names. Nearest: {', '.join(near) or 'none'}. "
-        "Names look like cube-single-play-singletask-task2-v0 or lift-mh-low_dim; wgflow_rl.envs.names() lists all."
+        "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht: wgflow_rl.envs.names()."
     )
 
 
@@ -67,10 +67,13 @@ def require(env: str) -> None:
     """Check that the packages of `env` are installed.
 
     Raises:
-        RuntimeError: The message names the missing extra.
+        RuntimeError: The message names what to install.
     """
-    if parse(env).source == "robomimic":
+    source = parse(env).source
+    if source == "robomimic":
         robomimic.import_robosuite()
+    elif source == "pusht":
+        pusht.import_gym_pusht()
 
 
 def make(env: str, *, history: int = 1, **options: Any) -> gymnasium.Env:
