@@ -35,6 +35,7 @@ def load(
     memory_gb: float = 4.0,
     history: int = 1,
     episodes: int | None = None,
+    mirror: bool = False,
 ) -> tuple[Episodes | Shards, Episodes]:
     """Load the (training, validation) data of an environment, labelled for its task.
 
@@ -53,6 +54,7 @@ def load(
             A data set in a single file is read whole.
         history: observations are the last `history` ones as one vector, as in `envs.make`.
         episodes: number of training trajectories, drawn at random with seed 42; None: all.
+        mirror: add the mirror images of the training data, if the task is symmetric.
 
     Raises:
         ValueError: See the source's `load`.
@@ -64,7 +66,7 @@ def load(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )
     train, validation = source.load(Path(folder).expanduser(), env, memory=1e9 * memory_gb)
-    if history == 1 and episodes is None:
+    if history == 1 and episodes is None and not mirror:
         return train, validation
     if not isinstance(train, Episodes):
         raise ValueError(
@@ -72,4 +74,8 @@ def load(
         )
     if episodes is not None:
         train = train.subset(episodes, seed=42)
+    if mirror:
+        if not hasattr(source, "mirrored"):
+            raise ValueError(f"--mirror needs a task with a mirror symmetry, which {env} has not")
+        train = train + source.mirrored(train)
     return train.with_history(history), validation.with_history(history)

@@ -132,6 +132,11 @@ class Episodes:
         starts = np.flatnonzero(self.terminals) + 1 - self.lengths
         return np.add.reduceat(self.rewards, starts, dtype=np.float64)
 
+    def __add__(self, other: Episodes) -> Episodes:
+        """The trajectories of both."""
+        both = {name: [getattr(self, name), getattr(other, name)] for name in LAYOUT}
+        return replace(self, **{name: np.concatenate(arrays) for name, arrays in both.items()})
+
     def subset(self, count: int, *, seed: int) -> Episodes:
         """Draw `count` trajectories without replacement, in their order.
 

@@ -34,6 +34,7 @@ ADDED_DEFAULTS = {
     "average": 0.0,
     "trunk": (),
     "data_episodes": None,
+    "mirror": False,
     "eval_seed": None,
 }
 RESERVED = (

@@ -63,6 +63,7 @@ class TrainingState:
             memory_gb=settings.memory_gb,
             history=cfg.history,
             episodes=schedule.data_episodes,
+            mirror=schedule.mirror,
             progress=progress,
         )
         check_sizes(train.widths, envs[0], settings.env)
