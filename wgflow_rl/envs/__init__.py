@@ -49,7 +49,8 @@ def parse(env: str) -> Name:
     near = near[:4] or difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
     raise ValueError(
         f"env is {env!r}, which is not one of the {len(names())} known names. Nearest: {', '.join(near) or 'none'}. "
-        "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht: wgflow_rl.envs.names()."
+        "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht; wgflow_rl.envs.names() lists "
+        "all."
     )
 
 

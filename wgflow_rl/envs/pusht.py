@@ -126,8 +126,9 @@ class PushT(gymnasium.Env):
         height: int = 320,
     ) -> None:
         self.kind, self.render_mode = kind, render_mode
+        self.width, self.height = width, height
         self.simulator: Any = import_gym_pusht().PushTEnv(
-            render_mode="rgb_array", visualization_width=width, visualization_height=height
+            render_mode="rgb_array", visualization_width=512, visualization_height=512
         )
         size = observe(np.zeros(5), kind).size
         self.observation_space = Box(-np.inf, np.inf, shape=(size,), dtype=np.float64)
@@ -164,7 +165,11 @@ class PushT(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """Render a [height, width, 3] uint8 image of goal, block, agent and target (a cross)."""
-        return self.simulator.render()
+        import cv2  # a dependency of gym-pusht
+
+        # Resized here: gym-pusht misplaces the cross unless the image is square, and fails below 96 px.
+        size = (self.width, self.height)
+        return cv2.resize(self.simulator.render(), size, interpolation=cv2.INTER_AREA)
 
     def close(self) -> None:
         self.simulator.close()
