@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from wgflow_rl import envs
-from wgflow_rl.data import generated, ogbench, robomimic
+from wgflow_rl.data import generated, ogbench, pusht, robomimic
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.data.shards import Shards
 
@@ -16,7 +16,7 @@ __all__ = ["SOURCES", "Episodes", "Shards", "cache_root", "load"]
 # One module per source, with the names of `envs.SOURCES`. Each provides load(folder, env, memory=),
 # contents(path, env), which reads every file, and download(env, folder); nothing else depends on
 # names or formats of files.
-SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
+SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 
 
 def cache_root() -> Path:
@@ -42,8 +42,8 @@ def load(
     Args:
         env: one of `envs.names()`.
         folder: folder with the source's files, official or generated. None: generate the data into
-            the cache unless they are there. With a folder, `rows`, `seed`, `workers` and `progress`
-            are unused.
+            the cache unless they are there; data that cannot be generated (PushT) are read from
+            `cache_root()`. With a folder, `rows`, `seed`, `workers` and `progress` are unused.
         rows: training transitions to generate, rounded up to whole parts. None: as many as the
             official set. A tenth as many are added for validation.
         seed: seed of the generated data, which are bit-identical for any number of workers.
@@ -60,8 +60,11 @@ def load(
         ValueError: See the source's `load`.
         FileNotFoundError: See the source's `load`.
     """
-    source = SOURCES[envs.parse(env).source]
-    if folder is None:
+    name = envs.parse(env)
+    source = SOURCES[name.source]
+    if folder is None and name.source not in generated.MAKERS and hasattr(source, "download"):
+        folder = cache_root()  # where `python -m wgflow_rl.data download` puts them
+    elif folder is None:
         folder = generated.generate(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )

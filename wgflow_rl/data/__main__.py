@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from wgflow_rl import data, envs
-from wgflow_rl.data import generated, ogbench, statistics
+from wgflow_rl.data import generated, ogbench, pusht, statistics
 from wgflow_rl.utils.cli import one_line_errors
 
 Env = Annotated[
@@ -45,6 +45,7 @@ def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
         if files := [
             *folder.glob(f"{name.dataset}*.npz"),
             *folder.glob(f"{name.suite}/{name.kind}/*.hdf5"),
+            *(pusht.files(folder) if name.source == "pusht" else ()),
         ]:
             found[folder] = files
     return found
@@ -112,8 +113,9 @@ class Download:
     """Download the official files, unless present. An interrupted download is continued."""
 
     env: Env
-    folder: Path = DOWNLOADS
-    """Folder to download to."""
+    folder: Path | None = None
+    """Folder to download to (default: ~/.ogbench/data; for data that cannot be generated, the cache,
+    where training looks for them)."""
     mirror: str | None = None
     """URL of a server with the official one's layout, used instead.
     Its SHA256SUMS, if any, is checked."""
@@ -122,9 +124,13 @@ class Download:
 
     def run(self) -> None:
         _check_shards(self.shards)
-        source = data.SOURCES[envs.parse(self.env).source]
-        folder = source.download(
-            self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards
+        name = envs.parse(self.env).source
+        default = DOWNLOADS if name in generated.MAKERS else data.cache_root()
+        folder = data.SOURCES[name].download(
+            self.env,
+            (self.folder or default).expanduser(),
+            mirror=self.mirror,
+            shards=self.shards,
         )
         Check(self.env, folder).run()
 
@@ -169,7 +175,8 @@ class Info:
             else:
                 found = statistics.collect([ogbench.relabel(train, env)])
             print("\n  ".join([f"{env}:", *found.lines()]))
-        picture = self.picture or folder / f"{dataset}.png"
+        near = folder.parent if folder.is_file() or folder.suffix == ".zarr" else folder
+        picture = self.picture or near / f"{dataset}.png"
         statistics.draw(own, picture, self.env)
         print(picture)
 
@@ -178,9 +185,10 @@ class Info:
             return self.folder.expanduser()
         found = _found(self.env, DOWNLOADS)
         if not found:
+            how = "generate" if envs.parse(self.env).source in generated.MAKERS else "download"
             raise ValueError(
-                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or generate some: "
-                f"python -m wgflow_rl.data generate {self.env}"
+                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or {how} some: "
+                f"python -m wgflow_rl.data {how} {self.env}"
             )
         return max(found, key=lambda folder: max(path.stat().st_mtime for path in found[folder]))
 
