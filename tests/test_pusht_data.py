@@ -112,7 +112,7 @@ def test_transitions_are_the_recorded_pairs_of_successive_rows(store, env):
             np.testing.assert_array_equal(episodes.next_observations[rows], obs[1:])
             px = unscale(episodes.actions[rows])
             np.testing.assert_allclose(px, recorded["action"][:-1], atol=1e-4)
-            reward = np.minimum(pusht.coverage(state[1:]) / 0.95, 1)
+            reward = np.minimum(pusht.coverage(state[1:]) / 0.95, 1) - 1
             np.testing.assert_allclose(episodes.rewards[rows], reward, atol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_rewards_and_masks_describe_the_state_after_the_action(tmp_path):
     train, validation = pusht.load(store, "pusht", memory=1e9)
     for episodes in (train, validation):
         done = np.arange(9) == 3
-        np.testing.assert_allclose(episodes.rewards, done, atol=1e-12)
+        np.testing.assert_allclose(episodes.rewards + 1, done, atol=1e-12)
         np.testing.assert_array_equal(episodes.masks, ~done)
         np.testing.assert_array_equal(episodes.terminals, done | (np.arange(9) == 8))
 
@@ -311,8 +311,8 @@ def test_the_official_data_are_read(official, env):
     assert train.source.endswith("(training, as published)")
     for episodes in (train, validation):
         assert np.abs(episodes.observations).max() < 1.05
-        assert episodes.rewards.min() == 0
-        assert episodes.rewards.max() < 1 and episodes.successes == 0  # coverage is at most .90
+        assert episodes.rewards.min() == -1
+        assert episodes.rewards.max() < 0 and episodes.successes == 0  # coverage is at most .90
 
 
 def test_the_official_store_has_the_published_contents_and_keypoints(official):
@@ -322,3 +322,45 @@ def test_the_official_store_has_the_published_contents_and_keypoints(official):
     assert KEYPOINTS.shape == keypoint.shape[1:]
     error = np.abs(256 * (observe(state, "keypoints")[:, :18] + 1) - keypoint.reshape(-1, 18))
     assert np.quantile(error.max(1), 0.99) < 0.05  # px
+
+
+# ---- mirror images -----------------------------------------------------------------------------------------------
+
+
+def reflected(state):
+    """States (x, y, angle) -> (512 - y, 512 - x, pi/2 - angle) in px."""
+    x, y = state[..., :4:2], state[..., 1:4:2]
+    points = np.stack([512 - y, 512 - x], -1).reshape(*state.shape[:-1], 4)
+    return np.concatenate([points, np.pi / 2 - state[..., 4:]], -1)
+
+
+def test_the_goal_is_its_own_reflection_and_coverage_is_invariant():
+    state = states(50)
+    np.testing.assert_allclose(reflected(AT_GOAL)[2:], GOAL)
+    np.testing.assert_allclose(pusht.coverage(reflected(state)), pusht.coverage(state), atol=1e-12)
+
+
+def test_a_mirrored_demonstration_has_the_observations_and_targets_of_mirrored_states(store):
+    data, _ = pusht.load(store, "pusht", memory=1e9)
+    mirrored = pusht.mirrored(data)
+    for rows, number in zip(trajectories(data), pusht.split(len(LENGTHS))[0], strict=True):
+        recorded = episode(store, number)
+        state = reflected(recorded["state"].astype(float))
+        np.testing.assert_allclose(
+            mirrored.observations[rows], observe(state[:-1], "state"), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            mirrored.next_observations[rows], observe(state[1:], "state"), atol=1e-5
+        )
+        target = 512 - recorded["action"][:-1, ::-1]
+        np.testing.assert_allclose(unscale(mirrored.actions[rows]), target, atol=1e-3)
+    np.testing.assert_array_equal(mirrored.rewards, data.rewards)
+    assert_same(pusht.mirrored(mirrored), data)
+
+
+def test_only_the_state_can_be_mirrored(store):
+    keypoints, _ = pusht.load(store, "pusht-keypoints", memory=1e9)
+    with pytest.raises(ValueError, match="--mirror needs the observations of pusht"):
+        pusht.mirrored(keypoints)
+    with pytest.raises(ValueError, match="--mirror needs a task with a mirror symmetry"):
+        data.load("pointmaze-medium-navigate-singletask-task1-v0", rows=200, mirror=True)

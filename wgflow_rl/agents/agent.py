@@ -73,7 +73,8 @@ class Agent(nn.Module):
             self.average = self.target_network(getattr(self, self.acts), rate=1 - cfg.average)
         self._noise_type = namedtuple("Noise", self.noise)  # type: ignore[misc]
         self.to(device)
-        self.optimiser = torch.optim.AdamW(
+        optimiser = torch.optim.AdamW if cfg.weight_decay else torch.optim.Adam
+        self.optimiser = optimiser(
             [p for p in self.parameters() if p.requires_grad],
             lr=cfg.lr,
             weight_decay=cfg.weight_decay,

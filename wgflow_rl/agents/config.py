@@ -25,7 +25,7 @@ class AgentConfig:
     lr_end_offline: float = (
         1.0  # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
     )
-    weight_decay: float = 0.0  # decoupled (AdamW), all networks
+    weight_decay: float = 0.0  # decoupled (AdamW instead of Adam), all networks
     target_rate: float = 5e-3  # Polyak rate of the target networks
     average: float = 0.0  # EMA of the policy's weights per update, which acts; 0: the policy itself
     hidden: tuple[int, ...] = (512, 512, 512, 512)

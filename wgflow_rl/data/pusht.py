@@ -6,7 +6,7 @@ block in px); its images are not read. Observations and actions are those of `en
 keypoints are the recorded ones.
 
 The files have no rewards. They are computed as online, from the state *after* the action: reward
-min(coverage / .95, 1), mask 0 where coverage exceeds .95. The last row of an episode has no
+min(coverage / .95, 1) - 1, mask 0 where coverage exceeds .95. The last row of an episode has no
 successor in the file and is dropped, as in `ogbench`: a repeated state would be a transition that
 never happened, and the step that completes the task is not recorded. In the published data coverage
 therefore stays below .95 (at most .90), and no mask is 0.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def _columns(buffer: replay_zarr.ReplayBuffer, *, keypoints: bool) -> dict[str, 
         "observations": observation.astype(np.float32),
         "actions": scale(buffer.arrays["action"].astype(np.float64)).astype(np.float32),
         "next_observations": np.roll(observation, -1, axis=0).astype(np.float32),
-        "rewards": np.minimum(covered / THRESHOLD, 1).astype(np.float32),
+        "rewards": (np.minimum(covered / THRESHOLD, 1) - 1).astype(np.float32),
         "masks": 1 - done.astype(np.float32),
         "terminals": np.roll(last, -1) | done,
     }
@@ -155,6 +156,28 @@ def split(count: int, episodes: int | None = None) -> tuple[np.ndarray, np.ndarr
         chosen = np.random.default_rng(SPLIT_SEED).choice(len(train), episodes, replace=False)
         train = train[np.sort(chosen)]
     return train, np.sort(validation)
+
+
+def mirrored(data: Episodes) -> Episodes:
+    """Reflect trajectories in the symmetry axis of the task, (x, y) -> (512 - y, 512 - x) in px.
+
+    It maps the goal pose, the walls (to 1 px) and the dynamics to themselves, and the block's angle to pi/2 - angle.
+
+    Raises:
+        ValueError: For keypoints, whose reflections are other points of the block.
+    """
+    if data.env != "pusht":
+        raise ValueError(
+            f"--mirror needs the observations of pusht; those of {data.env} are keypoints"
+        )
+    # x, y -> -y, -x for agent and block; cos, sin -> sin, cos.
+    order, sign = [1, 0, 3, 2, 5, 4], np.float32([-1, -1, -1, -1, 1, 1])
+    return replace(
+        data,
+        observations=sign * data.observations[:, order],
+        next_observations=sign * data.next_observations[:, order],
+        actions=-data.actions[:, [1, 0]],
+    )
 
 
 def altered(buffer: replay_zarr.ReplayBuffer) -> list[str]:
