@@ -15,7 +15,7 @@ from wgflow_rl.agents.agent import Agent
 from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.colours import INK, RULE
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.files import replacing
 
 EXECUTED = 40  # number of executed chunks drawn
 
@@ -123,9 +123,8 @@ def draw(
     axes.legend(frameon=False, fontsize=8.5)
     axes.set_title(title, fontsize=10, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    publish(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path
 
 

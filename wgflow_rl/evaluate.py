@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,7 @@ from wgflow_rl.training.settings import Settings
 from wgflow_rl.training.snapshot import restore, under
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.utils.cli import UserError, one_line_errors
+from wgflow_rl.utils.files import replacing
 
 FIRST_EPISODE = 1_000_000_000  # episode numbers not used by evaluations during training
 
@@ -155,7 +157,6 @@ def run_episodes(
     """
     count = min(EVAL_ENVS, episodes)
     shown = min(shown, count) if video else 0
-    frames: list[np.ndarray] = []
     last_frames: dict[int, np.ndarray] = {}
 
     def add_frame(played: dict[int, int]) -> None:
@@ -163,7 +164,7 @@ def run_episodes(
         now = {i: _render(pool[i]) for i, episode in played.items() if i == episode and i < shown}
         last_frames.update(now)
         if now:
-            frames.append(np.concatenate([last_frames[i] for i in range(shown)], axis=1))
+            write_frame(np.concatenate([last_frames[i] for i in range(shown)], axis=1))
 
     steps = 0
 
@@ -189,6 +190,8 @@ def run_episodes(
             for i in range(count)
         )
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
+        if video is not None:
+            write_frame = stack.enter_context(_film(video))
         result = evaluate(
             agent.act,
             pool,
@@ -200,8 +203,6 @@ def run_episodes(
         )
         bar.n = episodes
         bar.refresh()
-    if video:
-        _write_video(video, frames)
     return result
 
 
@@ -215,14 +216,18 @@ def _render(env: gymnasium.Env) -> np.ndarray:
         ) from error
 
 
-def _write_video(path: Path, frames: list[np.ndarray]) -> None:
+@contextlib.contextmanager
+def _film(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that encodes one frame [height, width, 3] of an MP4; no frame is kept in memory."""
     import imageio.v2 as imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
     writer: Any
-    with imageio.get_writer(path, fps=30, macro_block_size=2) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    with (
+        replacing(path, suffix=path.suffix) as temporary,
+        imageio.get_writer(temporary, fps=30, macro_block_size=2) as writer,
+    ):
+        yield writer.append_data
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.training.runlog import PACKAGES
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.utils.cli import UserError, one_line_errors
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.files import replacing
 
 FORMAT = 1  # version of the metadata stored in the file
 STATES = 64  # states of the policy's episodes on which the file is compared with the agent
@@ -255,8 +255,7 @@ def export(args: Args) -> dict[str, Any]:
     about = describe(settings, step, obs, actions, drawn)
     about["agent"] |= {} if args.act_samples is None else {"act_samples": args.act_samples}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         run = write(agent, args.format, obs, about, temporary)
         error, ties = compare(agent, run, obs)
         alone, _ = compare(agent, run, obs[:1])  # runtimes have separate code for a batch of one
@@ -266,9 +265,6 @@ def export(args: Args) -> dict[str, Any]:
                 f"the actions of the {args.format} file differ from those of the run by up to {error:.2g} on "
                 f"{STATES} states (allowed: {TOLERANCE:g}). Nothing was written; please report it with config.json"
             )
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,

@@ -10,6 +10,7 @@ from wgflow_rl import envs
 from wgflow_rl.data import generated, ogbench, pusht, robomimic
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.data.shards import Shards
+from wgflow_rl.utils.files import expand_user
 
 __all__ = ["SOURCES", "Episodes", "Shards", "cache_root", "load"]
 
@@ -21,7 +22,7 @@ SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "pusht": pusht, "robomimic
 
 def cache_root() -> Path:
     """Folder of generated data: $WGFLOW_DATA, or ~/.cache/wgflow."""
-    return Path(os.environ.get("WGFLOW_DATA") or "~/.cache/wgflow").expanduser()
+    return expand_user(os.environ.get("WGFLOW_DATA") or "~/.cache/wgflow")
 
 
 def load(
@@ -68,7 +69,7 @@ def load(
         folder = generated.generate(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )
-    train, validation = source.load(Path(folder).expanduser(), env, memory=1e9 * memory_gb)
+    train, validation = source.load(expand_user(folder), env, memory=1e9 * memory_gb)
     if history == 1 and episodes is None and not mirror:
         return train, validation
     if not isinstance(train, Episodes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import tyro
 
 from wgflow_rl import data, envs
 from wgflow_rl.data import generated, ogbench, pusht, statistics
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.utils.cli import UserError, one_line_errors
+from wgflow_rl.utils.files import expand_user
 
 Env = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")
@@ -40,7 +42,7 @@ class List:
 def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
     """Folders with files of an environment's data set: downloads first, then generated data."""
     name, found = envs.parse(env), {}
-    roots = [root for root in (downloads.expanduser(), data.cache_root()) if root.is_dir()]
+    roots = [root for root in _roots(downloads) if root.is_dir()]
     for folder in (path for root in roots for path in sorted((root, *root.iterdir()))):
         if files := [
             *folder.glob(f"{name.dataset}*.npz"),
@@ -49,6 +51,15 @@ def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
         ]:
             found[folder] = files
     return found
+
+
+def _roots(downloads: Path) -> list[Path]:
+    """Folders that may hold data; those in a home folder that does not exist are left out."""
+    roots = []
+    for root in (lambda: expand_user(downloads), data.cache_root):
+        with contextlib.suppress(UserError):
+            roots.append(root())
+    return roots
 
 
 def _check_shards(shards: int) -> None:
@@ -82,7 +93,7 @@ class Generate:
             raise ValueError(
                 f"--shards is {self.shards}, but only data of OGBench's environments can be sharded; leave it out"
             )
-        root = data.cache_root() if self.folder is None else self.folder.expanduser()
+        root = data.cache_root() if self.folder is None else expand_user(self.folder)
         folder = self._make(root, self.seed)
         if self.shards:
             folder = self._collect(folder, root)
@@ -128,7 +139,7 @@ class Download:
         default = DOWNLOADS if name in generated.MAKERS else data.cache_root()
         folder = data.SOURCES[name].download(
             self.env,
-            (self.folder or default).expanduser(),
+            expand_user(self.folder or default),
             mirror=self.mirror,
             shards=self.shards,
         )
@@ -145,7 +156,7 @@ class Check:
 
     def run(self) -> None:
         source = data.SOURCES[envs.parse(self.env).source]
-        for part in source.contents(self.folder.expanduser(), self.env):
+        for part in source.contents(expand_user(self.folder), self.env):
             print(f"{part.source}\n  {part.summary()}")
 
 
@@ -182,7 +193,7 @@ class Info:
 
     def _folder(self) -> Path:
         if self.folder is not None:
-            return self.folder.expanduser()
+            return expand_user(self.folder)
         found = _found(self.env, DOWNLOADS)
         if not found:
             how = "generate" if envs.parse(self.env).source in generated.MAKERS else "download"

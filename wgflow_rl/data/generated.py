@@ -28,6 +28,7 @@ from tqdm import tqdm
 from wgflow_rl import envs
 from wgflow_rl.data import demonstrations, npz, oracles
 from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.files import open_to_append
 
 LENGTH = 1000  # minimum transitions per part
 TRAIN, VALIDATION = 0, 1
@@ -64,6 +65,7 @@ def generate(
             generator or a damaged part.
         RuntimeError: If a worker is killed or an extra is not installed. Finished parts are kept
             for the next call.
+        OSError: If the data are not there and cannot be written.
     """
     name = envs.parse(env)
     maker = MAKERS.get(name.source)
@@ -80,9 +82,14 @@ def generate(
     envs.require(env)
     count = -(-rows // LENGTH)
     folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{maker.VERSION}"
-    root.mkdir(parents=True, exist_ok=True)
+
+    def is_complete() -> bool:
+        return all(path.exists() for path in maker.files(folder, env))
+
+    if is_complete():  # needs no lock, which a read-only disk could not hold
+        return folder
     with _exclusive_lock(root / f".{folder.name}.lock"):
-        if not all(path.exists() for path in maker.files(folder, env)):
+        if not is_complete():
             splits = {TRAIN: count, VALIDATION: max(1, count // 10)}
             _generate_parts(
                 env, seed, splits, folder, workers=workers or _cores(), progress=progress
@@ -93,7 +100,16 @@ def generate(
 @contextlib.contextmanager
 def _exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a file lock, released with its process: concurrent runs wait for the data."""
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open_to_append(path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: generated data cannot be kept in {path.parent}. Set WGFLOW_DATA to a folder that can "
+            "be written to, or name a folder with the data (--data of a training)",
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

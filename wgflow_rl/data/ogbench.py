@@ -22,6 +22,7 @@ from wgflow_rl.data.episodes import Episodes, row_bytes
 from wgflow_rl.data.shards import Shard, Shards
 
 LABELS = ("qpos", "button_states")  # arrays that determine rewards and masks
+ENDS = ("terminals", "timeouts")  # arrays that end trajectories; only D4RL's files have timeouts
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, Episodes]:
@@ -157,6 +158,8 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
     }
     if envs.parse(env).suite.startswith(("scene", "puzzle")):
         wanted["button_states"] = (inner.unwrapped._num_buttons,)  # not a function of qpos
+    if "timeouts" in members:
+        wanted["timeouts"] = ()
     another = f"this is data of another environment than {env}. Give --data the right folder."
     for name in wanted:
         if name not in members:
@@ -169,11 +172,11 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
     (rows,) = lengths["observations"]
     for name, size in wanted.items():
         shape, kind = members[name].shape, members[name].dtype
-        if name == "terminals" and shape != (rows,):
-            raise ValueError(f"{path}: terminals is {shape}; wanted one entry per row, {(rows,)}")
+        if name in ENDS and shape != (rows,):
+            raise ValueError(f"{path}: {name} is {shape}; wanted one entry per row, {(rows,)}")
         if shape != (rows, *size):
             raise ValueError(f"{path}: {name} is {shape}, wanted {(rows, *size)}: {another}")
-        if kind.kind not in ("biuf" if name in ("terminals", "button_states") else "f"):
+        if kind.kind not in ("biuf" if name in (*ENDS, "button_states") else "f"):
             raise ValueError(f"{path}: {name} is {kind}; wanted floating-point numbers")
     return members
 
@@ -207,15 +210,18 @@ def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
 
 
 def _ends(path: Path) -> np.ndarray:
-    """Ends of trajectories, [rows] bool.
+    """Ends of trajectories, [rows] bool: `terminals`, and D4RL's `timeouts` if the file has them.
+
+    D4RL marks a trajectory that reached its goal in `terminals` and one that was cut off in `timeouts`.
 
     Raises:
         ValueError: If they are inconsistent.
     """
-    values = npz.read(path, ("terminals",))["terminals"]
-    ends = values == 1
-    if not (ends | (values == 0)).all():
-        raise ValueError(f"{path}: terminals holds {np.unique(values)[:5]}; wanted 0 and 1")
+    ends: Any = False
+    for name, values in npz.read(path, ENDS).items():
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError(f"{path}: {name} holds {np.unique(values)[:5]}; wanted 0 and 1")
+        ends = ends | (values == 1)
     if not ends[-1]:
         raise ValueError(
             f"{path}: the last row, {len(ends) - 1}, does not end a trajectory; the file looks truncated"

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
 
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils.files import open_to_append, write_whole
 from wgflow_rl.utils.threads import THREADS
 
 State = Literal["new", "started", "done", "failed", "diverged"]
@@ -124,7 +124,7 @@ def _train(job: Job, lock: TextIO) -> tuple[int, str]:
         command += ["--resume", str(job.folder), "--threads", threads]
     else:
         command += [*job.flags, "--run-dir", str(job.folder), "--threads", threads]
-    with (job.folder / "train.log").open("a", encoding="utf-8") as log:
+    with open_to_append(job.folder / "train.log") as log:
         begin = log.tell()
         # The process inherits the lock, so a training whose sweep was killed still holds its
         # folder. In its own session it does not receive Ctrl-C from the terminal: the sweep
@@ -172,7 +172,7 @@ def _newest_checkpoint(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _exclusive_lock(folder: Path) -> Iterator[TextIO]:
-    with (folder / ".sweep.lock").open("a", encoding="utf-8") as file:
+    with open_to_append(folder / ".sweep.lock") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from wgflow_rl.utils.files import make_folder, write_whole
+from wgflow_rl.utils.files import make_folder, remove_temporaries, write_whole
 
 FORMAT = 3  # version of the format; increase it with every incompatible change
 
@@ -157,8 +157,7 @@ def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None
     for part in folder.glob("rows-*.safetensors"):
         if part.name not in needed:
             part.unlink(missing_ok=True)
-    for left in folder.glob(".*.safetensors.tmp"):  # left by a save that was killed
-        left.unlink(missing_ok=True)
+    remove_temporaries(folder)
 
 
 def _listed(path: Path) -> tuple[Part, ...]:

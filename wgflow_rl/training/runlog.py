@@ -30,7 +30,7 @@ import numpy as np
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import make_folder, write_whole
+from wgflow_rl.utils.files import make_folder, open_to_append, remove_temporaries, write_whole
 
 EVAL_COLUMNS = (
     "step",
@@ -159,6 +159,7 @@ class RunLog:
             check_folder(
                 self.folder, resume=resume_step is not None
             )  # another run may have ended before the lock
+            remove_temporaries(self.folder)
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
@@ -317,7 +318,7 @@ def _commit() -> str | None:
 
 def _lock(path: Path) -> TextIO:
     # flock rather than a file with a process id: the kernel releases it when the process ends.
-    file = path.open("a", encoding="utf-8")
+    file = open_to_append(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
