@@ -4,19 +4,58 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from wgflow_rl import envs
-from wgflow_rl.data import generated, ogbench, robomimic
+from wgflow_rl.data import custom, generated, ogbench, robomimic
+from wgflow_rl.data.arrays import from_rows, from_trajectories, split
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.data.shards import Shards
 
-__all__ = ["SOURCES", "Episodes", "Shards", "cache_root", "load"]
+__all__ = [
+    "SOURCES",
+    "Episodes",
+    "Shards",
+    "cache_root",
+    "from_rows",
+    "from_trajectories",
+    "load",
+    "reader",
+    "register",
+    "split",
+]
 
-# One module per source, with the names of `envs.SOURCES`. Each provides load(folder, env, memory=),
-# contents(path, env), which reads every file, and download(env, folder); nothing else depends on
-# names or formats of files.
-SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
+# Readers, modules or `custom.Reader`, with the names of `envs.SOURCES`. Each provides
+# load(folder, env, memory=), contents(path, env), which reads every file, and
+# download(env, folder, mirror=, shards=); nothing else depends on names or formats of files.
+SOURCES: dict[str, Any] = {"ogbench": ogbench, "robomimic": robomimic}
+BUILT_IN = tuple(SOURCES)
+
+
+def register(source: str, read: custom.Read) -> None:
+    """Register the reader of a source of environments: see `envs.register`.
+
+    Args:
+        source: name of the source. Without a reader, its data are X.npz and, if present, X-val.npz
+            for the environment X, in a form that `from_rows` accepts.
+        read: function of (folder, env) that returns (training, validation) `Episodes`. The folder
+            is None without `--data`.
+
+    Raises:
+        ValueError: If the source is one of wgflow's.
+    """
+    if source in BUILT_IN:
+        raise ValueError(f"source is {source!r}, which is one of wgflow's; choose another name")
+    SOURCES[source] = custom.Reader(read)
+
+
+def reader(env: str) -> Any:
+    """The reader of an environment's data.
+
+    Raises:
+        ValueError: If the environment is unknown.
+    """
+    return SOURCES.get(envs.parse(env).source, custom.DEFAULT)
 
 
 def cache_root() -> Path:
@@ -39,7 +78,7 @@ def load(
     Args:
         env: one of `envs.names()`.
         folder: folder with the source's files, official or generated. None: generate the data into
-            the cache unless they are there. With a folder, `rows`, `seed`, `workers` and `progress`
+            the cache unless they are there; a registered reader receives None. With a folder, `rows`, `seed`, `workers` and `progress`
             are unused.
         rows: training transitions to generate, rounded up to whole parts. None: as many as the
             official set. A tenth as many are added for validation.
@@ -54,9 +93,11 @@ def load(
         ValueError: See the source's `load`.
         FileNotFoundError: See the source's `load`.
     """
-    source = SOURCES[envs.parse(env).source]
-    if folder is None:
+    source = reader(env)
+    if folder is None and not isinstance(source, custom.Reader):
         folder = generated.generate(
             env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
         )
-    return source.load(Path(folder).expanduser(), env, memory=1e9 * memory_gb)
+    if folder is not None:
+        folder = Path(folder).expanduser()
+    return source.load(folder, env, memory=1e9 * memory_gb)

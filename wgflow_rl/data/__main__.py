@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from wgflow_rl import data, envs
+from wgflow_rl import data, envs, plugins
 from wgflow_rl.data import generated, ogbench, statistics
 from wgflow_rl.utils.cli import one_line_errors
 
@@ -25,6 +25,7 @@ class List:
 
     folder: Path = DOWNLOADS
     """Folder to search in addition to that of generated data, $WGFLOW_DATA or ~/.cache/wgflow."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         environments: dict[str, list[str]] = {}
@@ -74,6 +75,7 @@ class Generate:
     """Parent of the data set's folder (default: $WGFLOW_DATA, or ~/.cache/wgflow)."""
     workers: int | None = None
     """Worker processes (default: one per core)."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         _check_shards(self.shards)
@@ -119,11 +121,11 @@ class Download:
     Its SHA256SUMS, if any, is checked."""
     shards: int = 0
     """Number of shards of the 100M data set, each of 1M rows; 0: the ordinary data set."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         _check_shards(self.shards)
-        source = data.SOURCES[envs.parse(self.env).source]
-        folder = source.download(
+        folder = data.reader(self.env).download(
             self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards
         )
         Check(self.env, folder).run()
@@ -136,10 +138,10 @@ class Check:
     env: Env
     folder: Path
     """Folder with the environment's files, or one of the files."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
-        source = data.SOURCES[envs.parse(self.env).source]
-        for part in source.contents(self.folder.expanduser(), self.env):
+        for part in data.reader(self.env).contents(self.folder.expanduser(), self.env):
             print(f"{part.source}\n  {part.summary()}")
 
 
@@ -152,9 +154,11 @@ class Info:
 
     env: Env
     folder: Path | None = None
-    """Folder with the environment's files (default: the newest one that `list` shows)."""
+    """Folder with the environment's files (default: the newest one that `list` shows;
+    a registered reader needs none)."""
     picture: Path | None = None
-    """PNG to write (default: next to the files)."""
+    """PNG to write (default: next to the files, or here)."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         folder, dataset = self._folder(), envs.parse(self.env).dataset
@@ -169,13 +173,15 @@ class Info:
             else:
                 found = statistics.collect([ogbench.relabel(train, env)])
             print("\n  ".join([f"{env}:", *found.lines()]))
-        picture = self.picture or folder / f"{dataset}.png"
+        picture = self.picture or (folder or Path()) / f"{dataset}.png"
         statistics.draw(own, picture, self.env)
         print(picture)
 
-    def _folder(self) -> Path:
+    def _folder(self) -> Path | None:
         if self.folder is not None:
             return self.folder.expanduser()
+        if isinstance(data.reader(self.env), data.custom.Reader):
+            return None
         found = _found(self.env, DOWNLOADS)
         if not found:
             raise ValueError(
@@ -192,6 +198,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command given on the command line."""
     command = tyro.cli(COMMANDS, args=args, prog="python -m wgflow_rl.data")
     with one_line_errors():
+        plugins.load(command.plugin)
         command.run()
 
 
