@@ -72,6 +72,14 @@ def load(modules: Iterable[str], *, optional: bool = False) -> None:
             _imported.append(name)
 
 
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError unless a registered name can be part of a file's name."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(
+            f"{kind} is {name!r}; wanted letters, digits and -_.+ alone, since folders are named after it"
+        )
+
+
 def load_installed() -> None:
     """Import the entry points of the group `wgflow_rl.plugins`, once per process.
 

@@ -119,11 +119,13 @@ def register(
         config: its settings in every preset. Its class, a frozen dataclass of its own, determines
             the flags and selects the agent.
         agent: class of the agent, a subclass of `Agent`.
-        schedule: its schedule in every preset; None: that of the preset.
+        schedule: its schedule in every preset, without the online phase in `paper-offline`; None:
+            that of the preset.
 
     Raises:
         ValueError: If the name or the class of `config` belongs to another method.
     """
+    plugins.check_name("the method", name)
     if name in METHODS:
         raise ValueError(f"the method {name!r} is one of wgflow's; choose another name")
     kind = type(config)
@@ -355,7 +357,9 @@ def build(
     """
     plugins.load_installed()
     if type(cfg) not in AGENTS:
-        raise ValueError(f"no method has settings of the class {type(cfg).__name__}; presets.register adds one")
+        raise ValueError(
+            f"no method has settings of the class {type(cfg).__name__}; presets.register adds one"
+        )
     return AGENTS[type(cfg)](
         cfg,
         obs_dim=obs_dim,

@@ -78,8 +78,8 @@ def load(
     Args:
         env: one of `envs.names()`.
         folder: folder with the source's files, official or generated. None: generate the data into
-            the cache unless they are there; a registered reader receives None. With a folder, `rows`, `seed`, `workers` and `progress`
-            are unused.
+            the cache unless they are there; a registered reader receives None. With a folder,
+            `rows`, `seed`, `workers` and `progress` are unused.
         rows: training transitions to generate, rounded up to whole parts. None: as many as the
             official set. A tenth as many are added for validation.
         seed: seed of the generated data, which are bit-identical for any number of workers.

@@ -52,13 +52,14 @@ def register(
         limit: time limit in steps, unless `make` sets one.
 
     Raises:
-        ValueError: If a name is taken by another source.
+        ValueError: If a name is taken by another source, or unfit for a folder.
     """
     if source in BUILT_IN:
         raise ValueError(f"source is {source!r}, which is one of wgflow's; choose another name")
     if isinstance(environments, str) or not environments:
         raise ValueError(f"environments is {environments!r}; wanted a list of names")
     for name in environments:
+        plugins.check_name("the environment", name)
         owners = [key for key, other in SOURCES.items() if key != source and other.parse(name)]
         if owners:
             raise ValueError(
