@@ -11,7 +11,9 @@ from wgflow_rl import envs
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
-BOTH = pytest.mark.parametrize("env", [MAZE, ARM], indirect=True)
+ANT = "antmaze-medium-navigate-singletask-task1-v0"
+HUMANOID = "humanoidmaze-medium-navigate-singletask-task1-v0"
+BOTH = pytest.mark.parametrize("env", [MAZE, ARM, ANT, HUMANOID], indirect=True)
 
 made = functools.cache(envs.make)  # an arm takes a second to make
 

@@ -34,20 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(autouse=True)
-def own_registries(monkeypatch):
-    """What a test registers ends with it."""
-    for owner, name in (
-        (presets, "ROWS"),
-        (presets, "AGENTS"),
-        (presets, "REGISTERED"),
-        (envs, "SOURCES"),
-        (data, "SOURCES"),
-    ):
-        monkeypatch.setattr(owner, name, dict(getattr(owner, name)))
-    monkeypatch.setattr(runlog, "_row_callbacks", [])
-    monkeypatch.setattr(plugins, "_imported", [])
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+pytestmark = pytest.mark.usefixtures("own_registries")
 
 
 # ---- the documented walk -----------------------------------------------------------------------------------------
