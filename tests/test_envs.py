@@ -141,7 +141,7 @@ def test_an_action_that_is_not_finite_is_refused(env):
 
 @BOTH
 def test_the_time_limit_truncates(env):
-    limit = {MAZE: 1000, ARM: 200}[env.name]
+    limit = {MAZE: 1000, ARM: 200, ANT: 1000, HUMANOID: 2000}[env.name]
     env.reset(seed=0)
     still = np.zeros(env.action_space.shape)
     for step in range(1, limit + 1):

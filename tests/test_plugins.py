@@ -23,6 +23,7 @@ from wgflow_rl import data, envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.bc import BC, BCConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
+from wgflow_rl.data import __main__ as data_command
 from wgflow_rl.experiments import plan
 from wgflow_rl.training import runlog
 from wgflow_rl.training.runlog import RunLog
@@ -474,6 +475,20 @@ def test_a_reader_receives_the_folder_and_the_name(tmp_path):
     assert asked == [(None, "own-v0"), (tmp_path, "own-v0")]
     with pytest.raises(ValueError, match="one of wgflow's"):
         data.register("ogbench", lambda folder, env: pair)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_info_draws_data_of_any_width(width, tmp_path, capsys):
+    paths = [
+        types.SimpleNamespace(**(vars(path) | {"observations": path.observations[:, :width]}))
+        for path in trajectories([3, 4])
+    ]
+    register(Plain, limit=9)
+    data.register("own", lambda folder, env: data.split(data.from_trajectories(paths, env)))
+    picture = tmp_path / "own.png"
+    data_command.main(["info", "own-v0", "--picture", str(picture)])
+    assert f"observations {width}, actions 2" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 # ---- rows --------------------------------------------------------------------------------------------------------
