@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from wgflow_rl import envs
+from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
@@ -49,6 +49,7 @@ class Args:
     """MP4 of the first episodes. Without a display, set MUJOCO_GL=egl (or osmesa).
     Rendering without a GPU takes minutes; --episodes 1 --video-episodes 1 is fastest."""
     video_episodes: int = 4
+    plugin: plugins.Flag = ()
 
     def check(self) -> Args:
         """Return the arguments.
@@ -230,9 +231,11 @@ def _film(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
         yield writer.append_data
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.evaluate")
     with one_line_errors():
+        plugins.load(args.plugin)
         print(json.dumps(report(args.check()), indent=2))
 
 
@@ -264,5 +267,4 @@ def report(args: Args) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.bfn import BFN, BFNConfig
 from wgflow_rl.agents.cac import CAC, CACConfig
@@ -107,7 +108,7 @@ CLONING: dict[str, AgentConfig] = {  # cloning of chunks without values, beside 
 }
 CLONERS = ("bc", *CLONING)  # methods without values
 ROWS = ONLINE | OFFLINE | CLONING
-METHODS = tuple(ROWS)
+METHODS = tuple(ROWS)  # of this package; `register` adds to ROWS
 AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
     BFNConfig: BFN,
     BCConfig: BC,
@@ -126,6 +127,56 @@ AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
     FQLConfig: FQL,
     MVPConfig: MVP,
 }
+
+REGISTERED: dict[str, Schedule | None] = {}  # methods of other packages, with their schedules
+
+
+def register(
+    name: str,
+    config: AgentConfig,
+    agent: Callable[..., Agent],
+    *,
+    schedule: Schedule | None = None,
+) -> None:
+    """Register a method, known to every command from then on; again under its name: replace it.
+
+    Args:
+        name: value of `--method`.
+        config: its settings in every preset. Its class, a frozen dataclass of its own, determines
+            the flags and selects the agent.
+        agent: class of the agent, a subclass of `Agent`.
+        schedule: its schedule in every preset, without the online phase in `paper-offline`; None:
+            that of the preset.
+
+    Raises:
+        ValueError: If the name or the class of `config` belongs to another method.
+    """
+    plugins.check_name("the method", name)
+    if name in METHODS:
+        raise ValueError(f"the method {name!r} is one of wgflow's; choose another name")
+    kind = type(config)
+    owners = [other for other, cfg in ROWS.items() if type(cfg) is kind and other != name]
+    if owners and AGENTS[kind] is not agent:
+        raise ValueError(
+            f"{kind.__name__} holds the settings of {owners[0]!r}, which has another agent; derive a "
+            f"frozen dataclass from it for {name!r}"
+        )
+    ROWS[name], AGENTS[kind], REGISTERED[name] = config, agent, schedule
+
+
+def defaults(method: str) -> AgentConfig:
+    """The settings of a method, before those of task and preset.
+
+    Raises:
+        ValueError: The message names the known methods.
+    """
+    plugins.load_installed()
+    if method not in ROWS:
+        raise ValueError(
+            f"method is {method!r}; known methods: {', '.join(ROWS)}. --plugin MODULE adds those of a module."
+        )
+    return ROWS[method]
+
 
 ROBOMIMIC = ("lift", "can", "square")
 DFPS = tuple(name for name, cfg in ONLINE.items() if isinstance(cfg, DFPConfig))
@@ -278,16 +329,17 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
     """The agent's settings and the schedule for a preset, a method and an environment.
 
     `laptop`: small networks and short phases; `paper`: offline, then online, as published; `paper-offline`: pure
-    offline RL (DFP B.2). Methods of the offline table have no online phase in any preset.
+    offline RL (DFP B.2). Methods of the offline table have no online phase in any preset. Registered methods keep
+    their own settings, and their schedule if they have one.
 
     Raises:
         ValueError: The message names the known methods or presets.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; known methods: {', '.join(METHODS)}")
+    agent = defaults(method)
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}; known presets: {', '.join(PRESETS)}")
-    agent = paper_offline(method, env) if name == "paper-offline" else paper(method, env)
+    if method in METHODS:
+        agent = paper_offline(method, env) if name == "paper-offline" else paper(method, env)
     schedule = PAPER
     if name == "laptop":
         like, schedule = ARM, ARM_SCHEDULE
@@ -298,7 +350,9 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
         if env.startswith("pusht"):
             like, schedule = PUSHT, PUSHT_SCHEDULE
             agent = replace(agent, chunk=PUSHT.chunk)
-        agent = laptop(method, agent, like)
+        if method in METHODS:
+            agent = laptop(method, agent, like)
+    schedule = REGISTERED.get(method) or schedule
     if name == "paper-offline" or method in OFFLINE | CLONING:
         schedule = replace(schedule, online_steps=0, online_start=0)
     return agent, schedule
@@ -359,7 +413,15 @@ def build(
     Args:
         obs_dim, action_dim: sizes of one observation and one action (actions in [-1, 1]).
         obs_mean, obs_std: [S] statistics of the data, used when cfg.standardise.
+
+    Raises:
+        ValueError: If the settings are those of no method.
     """
+    plugins.load_installed()
+    if type(cfg) not in AGENTS:
+        raise ValueError(
+            f"no method has settings of the class {type(cfg).__name__}; presets.register adds one"
+        )
     return AGENTS[type(cfg)](
         cfg,
         obs_dim=obs_dim,

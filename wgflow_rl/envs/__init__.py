@@ -1,15 +1,16 @@
-"""Environments by name: one module per suite, float32 observations, reproducible episodes."""
+"""Environments by name: one source per suite, float32 observations, reproducible episodes."""
 
 from __future__ import annotations
 
 import difflib
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
-from wgflow_rl.envs import ogbench, pusht, robomimic
+from wgflow_rl import plugins
+from wgflow_rl.envs import custom, ogbench, pusht, robomimic
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
 __all__ = [
@@ -21,18 +22,58 @@ __all__ = [
     "names",
     "numpy_seeded",
     "parse",
+    "register",
     "require",
 ]
 
-# One module per source of environments; `wgflow_rl.data` has one of the same name. Each provides
-# names(), parse() and make().
-SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
+# Sources of environments, modules or `custom.Source`; `wgflow_rl.data` has readers of the same
+# names. Each provides names(), parse(env) and make(env, **options).
+SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
+BUILT_IN = tuple(SOURCES)
 
-Name = ogbench.Name | pusht.Name | robomimic.Name
+Name = ogbench.Name | pusht.Name | robomimic.Name | custom.Name
+
+
+def register(
+    source: str,
+    environments: Sequence[str],
+    make: custom.Make,
+    *,
+    success: custom.Success | None = None,
+    limit: int | None = None,
+) -> None:
+    """Register environments, known to every command from then on; again under a name: replace them.
+
+    Args:
+        source: name of the group, which `data.register` gives a reader.
+        environments: names of the environments.
+        make: function of a name that returns a gymnasium environment with Box spaces of one axis;
+            episodes must repeat from `reset(seed=)`. For videos it is called with
+            `render_mode="rgb_array"`. Its bounded actions are scaled to [-1, 1].
+        success: function of (observation, reward, terminated, info) after a step; None:
+            `info["success"]`. The last step of an episode decides.
+        limit: time limit in steps, unless `make` sets one.
+
+    Raises:
+        ValueError: If a name is taken by another source, or unfit for a folder.
+    """
+    if source in BUILT_IN:
+        raise ValueError(f"source is {source!r}, which is one of wgflow's; choose another name")
+    if isinstance(environments, str) or not environments:
+        raise ValueError(f"environments is {environments!r}; wanted a list of names")
+    for name in environments:
+        plugins.check_name("the environment", name)
+        owners = [key for key, other in SOURCES.items() if key != source and other.parse(name)]
+        if owners:
+            raise ValueError(
+                f"the environment {name!r} belongs to the source {owners[0]!r}; choose another name"
+            )
+    SOURCES[source] = custom.Source(source, tuple(environments), make, success, limit)
 
 
 def names() -> list[str]:
     """All environment names."""
+    plugins.load_installed()
     return [name for source in SOURCES.values() for name in source.names()]
 
 
@@ -42,6 +83,7 @@ def parse(env: str) -> Name:
     Raises:
         ValueError: The message lists the nearest names.
     """
+    plugins.load_installed()
     for source in SOURCES.values():
         if (name := source.parse(env)) is not None:
             return name
@@ -50,7 +92,7 @@ def parse(env: str) -> Name:
     raise ValueError(
         f"env is {env!r}, which is not one of the {len(names())} known names. Nearest: {', '.join(near) or 'none'}. "
         "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht; wgflow_rl.envs.names() lists "
-        "all."
+        "all. --plugin MODULE adds those of a module."
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import torch
 
-from wgflow_rl import envs
+from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
@@ -35,6 +35,7 @@ class CheckpointEvaluator:
     """Environments and an agent on the CPU; a call loads the checkpoint of a step and evaluates it."""
 
     def __init__(self, settings: Settings):
+        plugins.load(settings.plugin, optional=True)
         self.settings = settings
         count = min(EVAL_ENVS, settings.schedule.eval_episodes)
         self.envs = [envs.make(settings.env, history=settings.agent.history) for _ in range(count)]
