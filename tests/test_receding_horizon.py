@@ -84,16 +84,17 @@ def test_a_network_with_a_trunk_serves_every_method(method):
 # rebrac's policy and targets move at every second update only.
 @pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"rebrac"}))
 def test_the_average_of_the_weights_acts(method):
-    """average <- .75 average + .25 weights after each update; it acts, and the trained weights do not."""
+    """average <- (1 - r) average + r weights with r = max(.25, 9 / (t + 10)) at update t; the average acts."""
     agent = build(method, average=0.75)
     trained = getattr(agent, agent.acts)
     expected = [p.detach().clone() for p in agent.average.parameters()]
-    for seed in (0, 1):
+    agent.average_updates.fill_(24)  # 9 / 35 is above 1/4, 9 / 36 is 1/4, 9 / 37 below
+    for seed, rate in enumerate((9 / 35, 0.25, 0.25)):
         updates.update(
             agent, make_batch(agent.cfg.chunk, seed), noise_for(agent, seed), online=True
         )
         expected = [
-            0.75 * e + 0.25 * p.detach()
+            (1 - rate) * e + rate * p.detach()
             for e, p in zip(expected, trained.parameters(), strict=True)
         ]
     for p, e in zip(agent.average.parameters(), expected, strict=True):

@@ -70,7 +70,8 @@ class Agent(nn.Module):
         self.normalise = Standardise(obs_mean, obs_std)
         self.setup(torch.Generator().manual_seed(seed))
         if cfg.average:
-            self.average = self.target_network(getattr(self, self.acts), rate=1 - cfg.average)
+            self.average = copy.deepcopy(getattr(self, self.acts)).requires_grad_(False)
+            self.register_buffer("average_updates", torch.zeros(()))
         self._noise_type = namedtuple("Noise", self.noise)  # type: ignore[misc]
         self.to(device)
         optimiser = torch.optim.AdamW if cfg.weight_decay else torch.optim.Adam
@@ -151,6 +152,13 @@ class Agent(nn.Module):
         """target <- (1 - rate) target + rate online, after each optimiser step."""
         for target, online, rate in self._targets:
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
+        if self.cfg.average:
+            # An average over the last tenth of all updates at first, so that the initial weights leave no trace.
+            self.average_updates += 1
+            rate = (9 / (self.average_updates + 10)).clamp_min(1 - self.cfg.average)
+            trained = getattr(self, self.acts)
+            for mean, weight in zip(self.average.parameters(), trained.parameters(), strict=True):
+                mean.lerp_(weight, rate)
 
     def anneal(self, progress: float, *, online: bool = True) -> None:
         """Set the learning rate for the fraction `progress` of a phase.
