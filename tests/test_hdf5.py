@@ -60,7 +60,9 @@ def virtual(file, folder):
     file.create_virtual_dataset("data/demo_0/x", layout)
 
 
-@pytest.mark.parametrize("way", [external_storage, external_link, external_group, soft_link, virtual])
+@pytest.mark.parametrize(
+    "way", [external_storage, external_link, external_group, soft_link, virtual]
+)
 def test_other_files_are_not_read_as_data(path, way):
     with h5py.File(path, "w") as file:
         way(file, path.parent)
@@ -121,7 +123,9 @@ def test_a_locked_file_is_not_called_damaged(path):
         "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print('locked', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "locked\n"
         with pytest.raises(OSError, match="another program writes it") as refused:

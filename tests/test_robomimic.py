@@ -69,7 +69,11 @@ def link_outside(stored, name):
 
 
 def test_spellings_of_the_same_simulator_are_read(file):
-    for kwargs in ({"robots": "Panda"}, {"gripper_types": "PandaGripper"}, {"gripper_types": ["default"]}):
+    for kwargs in (
+        {"robots": "Panda"},
+        {"gripper_types": "PandaGripper"},
+        {"gripper_types": ["default"]},
+    ):
         rewrite(
             file,
             lambda stored, kwargs=kwargs: stored["data"].attrs.__setitem__(
@@ -331,7 +335,10 @@ def replace(name, change):
             for kwargs, message in (
                 ({"control_freq": 10}, "recorded with control_freq 10; here it is 20"),
                 ({"robots": ["Sawyer"]}, "recorded with robots 'Sawyer'; here it is 'Panda'"),
-                ({"gripper_types": "RethinkGripper"}, "recorded with gripper_types 'RethinkGripper'"),
+                (
+                    {"gripper_types": "RethinkGripper"},
+                    "recorded with gripper_types 'RethinkGripper'",
+                ),
                 ({"reward_shaping": True}, "recorded with reward_shaping True"),
             )
         ),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MOST = 1_000_000  # largest size or count of an agent; what still exceeds the memory is an error of its own
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -24,6 +26,10 @@ class AgentConfig:
     def check(self) -> None:
         """Raise ValueError for the first value out of range, naming its command-line flag."""
         at_least(1, chunk=self.chunk, batch=self.batch, hidden=min(self.hidden, default=0))
+        at_most(MOST, hidden=max(self.hidden))
+        for name, value in vars(self).items():
+            if isinstance(value, int):
+                at_most(MOST, **{name: value})
         fraction(target_rate=self.target_rate, lr_end=self.lr_end)
         if not 0 < self.gamma < 1:
             raise ValueError(f"--gamma is {self.gamma}; wanted a discount in (0, 1)")
@@ -36,6 +42,13 @@ def at_least(least: float, **numbers: float) -> None:
     for name, value in numbers.items():
         if not value >= least:
             raise ValueError(f"--{_flag(name)} is {value}; wanted at least {least}")
+
+
+def at_most(most: float, **numbers: float) -> None:
+    """Raise ValueError for the first number above `most`, naming its flag."""
+    for name, value in numbers.items():
+        if not value <= most:
+            raise ValueError(f"--{_flag(name)} is {str(value)[:30]}; wanted at most {most:,}")
 
 
 def fraction(**numbers: float) -> None:

@@ -141,9 +141,7 @@ def read(path: Path, env: str, split: str = "train") -> Episodes:
     """
     with hdf5.opened(path, kind="a robomimic data set", install=envs.robomimic.INSTALL) as file:
         _check_environment(path, file.get("data").attrs, env)
-        parts = [
-            _read_demonstration(file, f"data/{name}") for name in _demonstrations(file, split)
-        ]
+        parts = [_read_demonstration(file, f"data/{name}") for name in _demonstrations(file, split)]
     for key in ("observations", "next_observations", "actions"):
         if len(widths := {part[key].shape[1] for part in parts}) > 1:
             raise ValueError(
@@ -299,9 +297,7 @@ def _check_environment(path: Path, attributes: Mapping[str, Any], env: str) -> N
             )
 
 
-def _settings_of(
-    args: Mapping[str, Any], ours: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any]]:
+def _settings_of(args: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings of the simulator by name, as (in the file, here), in one spelling; robosuite's defaults if absent."""
 
     def spelled(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.rendering import importing_simulators
 
 # Suite -> kind of official data set. pointmaze-teleport is excluded: step() draws from numpy's
 # global generator, so its episodes are not functions of their seed.
@@ -95,11 +96,12 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
     arm's `action_space` is a property that returns a new, unseeded Box at each access, from which
     its reset samples; here it is replaced by one Box that can be seeded.
     """
-    import ogbench  # noqa: F401  (registers its environments)
+    with importing_simulators():
+        import ogbench  # noqa: F401  (registers its environments)
 
     spec = gymnasium.spec(gym_id)
     assert isinstance(spec.entry_point, str) and spec.max_episode_steps is not None
-    with warnings.catch_warnings():
+    with importing_simulators(), warnings.catch_warnings():
         # Without a display, the import of dm_control warns before it selects another renderer.
         warnings.filterwarnings("ignore", message=".*DISPLAY", category=UserWarning)
         creator: Any = load_env_creator(spec.entry_point)

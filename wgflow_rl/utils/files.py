@@ -21,8 +21,21 @@ from wgflow_rl.utils.cli import UserError
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp(\.\w+)?")
 
 _ACCESS_ERRORS = {
-    *(errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EBUSY, errno.ENOLCK, errno.EDEADLK),  # locks, rights
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),  # the device, the network
+    *(
+        errno.EACCES,
+        errno.EPERM,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ENOLCK,
+        errno.EDEADLK,
+    ),  # locks, rights
+    *(
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENODEV,
+        errno.ENXIO,
+    ),  # the device, the network
     *(errno.ENOMEM, errno.EMFILE, errno.ENFILE),  # this machine
 }
 
@@ -44,7 +57,9 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
     try:
         with naming_errors(path):
             # O_EXCL fails at anything that exists under this name, links included.
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+            os.close(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+            )
             yield temporary
             publish(temporary, path)
     finally:
