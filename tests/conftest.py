@@ -96,3 +96,35 @@ def maze_data(data_folder):
 
     data.load(DEFAULT_ENV, rows=2000, workers=1, progress=False)  # once: workers wait for a lock
     return data_folder
+
+
+@pytest.fixture(scope="session")
+def official_data():
+    """Folder of official data sets, which are not part of the repository.
+
+    $WGFLOW_OFFICIAL_DATA, or ../shared/data beside the checkout: pusht/pusht_cchi_v7_replay.zarr.
+    """
+    named = os.environ.get("WGFLOW_OFFICIAL_DATA")
+    folder = Path(named).expanduser() if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no official data in {folder}: name their folder in WGFLOW_OFFICIAL_DATA")
+    return folder
+
+
+@pytest.fixture
+def own_registries(monkeypatch):
+    """End what a test registers, and the modules it imports by name, with the test."""
+    import sys
+
+    from wgflow_rl import data, envs, plugins
+    from wgflow_rl.agents import presets
+    from wgflow_rl.training import runlog
+
+    for owner, name in (
+        *((presets, name) for name in ("ROWS", "AGENTS", "REGISTERED")),
+        *((owner, "SOURCES") for owner in (envs, data)),
+    ):
+        monkeypatch.setattr(owner, name, dict(getattr(owner, name)))
+    monkeypatch.setattr(runlog, "_row_callbacks", [])
+    monkeypatch.setattr(plugins, "_imported", [])
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])

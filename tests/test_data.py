@@ -14,6 +14,7 @@ from wgflow_rl.data.__main__ import main
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
+ANT = "antmaze-medium-navigate-singletask-task1-v0"
 
 
 @pytest.fixture(scope="session")
@@ -274,6 +275,41 @@ def test_a_server_that_cannot_be_reached_is_answered_with_ways_out(tmp_path, mon
     message = str(error.value)
     assert "put cube-single-play-v0.npz, cube-single-play-v0-val.npz into" in message
     assert "python -m wgflow_rl.data generate" in message
+    assert "--mirror https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/" in message
+    with pytest.raises(ConnectionError) as error:
+        ogbench.download(ANT, tmp_path / "new")
+    assert "generate" not in str(error.value)
+
+
+@pytest.mark.parametrize("env", [ANT, ANT.replace("antmaze", "humanoidmaze")])
+def test_data_of_walkers_are_labelled_by_the_position_of_the_torso(env, tmp_path):
+    """As OGBench's environments do, whose reward and success describe the state before the action."""
+    made = envs.make(env)
+    made.reset(seed=0)
+    world, path = made.unwrapped, tmp_path / f"{envs.parse(env).dataset}.npz"
+    goal, rows = world.cur_goal_xy, 6
+    qpos = np.tile(world.data.qpos, (rows, 1))
+    qpos[3, :2] = goal
+    arrays = {
+        "observations": np.zeros((rows, *made.observation_space.shape)),
+        "actions": np.zeros((rows, *made.action_space.shape)),
+        "qpos": qpos,
+        "terminals": np.arange(rows) == rows - 1,
+    }
+    np.savez(path, **arrays)
+    episodes = ogbench.read(path, env, made)
+    np.testing.assert_array_equal(episodes.masks, [1, 1, 1, 0, 1])
+    np.testing.assert_array_equal(episodes.rewards, episodes.masks * -1.0)
+    qpos[2, :2] = -world._maze_unit, 0  # the border of the maze
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="row 2 is inside a wall"):
+        ogbench.read(path, env, made)
+
+
+def test_no_data_of_walkers_can_be_generated(tmp_path):
+    for rows in (None, 1000):
+        with pytest.raises(ValueError, match="trained policies.*--data DIR"):
+            data.load(ANT, rows=rows, progress=False)
 
 
 def episodes(**changes):

@@ -11,7 +11,9 @@ from wgflow_rl import envs
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
-BOTH = pytest.mark.parametrize("env", [MAZE, ARM], indirect=True)
+ANT = "antmaze-medium-navigate-singletask-task1-v0"
+HUMANOID = "humanoidmaze-medium-navigate-singletask-task1-v0"
+BOTH = pytest.mark.parametrize("env", [MAZE, ARM, ANT, HUMANOID], indirect=True)
 
 made = functools.cache(envs.make)  # an arm takes a second to make
 
@@ -139,7 +141,7 @@ def test_an_action_that_is_not_finite_is_refused(env):
 
 @BOTH
 def test_the_time_limit_truncates(env):
-    limit = {MAZE: 1000, ARM: 200}[env.name]
+    limit = {MAZE: 1000, ARM: 200, ANT: 1000, HUMANOID: 2000}[env.name]
     env.reset(seed=0)
     still = np.zeros(env.action_space.shape)
     for step in range(1, limit + 1):

@@ -40,9 +40,10 @@ def alone(monkeypatch):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
 )
-def test_the_code_of_a_page_runs_from_top_to_bottom(page, alone):
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, alone, request):
     if any("wgflow_rl" in code for code in blocks(page)):
         pytest.importorskip("ogbench")
+        request.getfixturevalue("own_registries")
     names: dict = {"__name__": page.stem}
     for i, code in enumerate(blocks(page)):
         exec(compile(code, f"{page.name}, block {i}", "exec"), names)
@@ -53,6 +54,9 @@ def test_the_commands_of_a_page_exist(page):
     text = page.read_text(encoding="utf-8")
     for module in set(re.findall(r"python -m (wgflow[\w.]*\w)", text)):
         assert importlib.util.find_spec(module), f"{page.name} shows python -m {module}"
+    scripts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for name in set(re.findall(r"^wgflow-\w+", text, flags=re.MULTILINE)):
+        assert f"\n{name} = " in scripts, f"{page.name} shows {name}"
     for script in set(re.findall(r"(?:examples|benchmarks)/\w+\.py", text)):
         assert (ROOT / script).exists(), f"{page.name} shows {script}"
     targets = set(

@@ -11,6 +11,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
@@ -33,6 +34,7 @@ class Args:
     """Number of proposed chunks."""
     out: Path | None = None
     """PNG to write (default: actions.png in the run's folder)."""
+    plugin: plugins.Flag = ()
 
     def check(self) -> Args:
         """Return the arguments.
@@ -147,12 +149,13 @@ def run(args: Args) -> Path:
     return draw(proposed, executed, values(agent, state, proposed), path, title)
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.actions")
     with one_line_errors():
+        plugins.load(args.plugin)
         print(run(args.check()))
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from wgflow_rl import envs
+from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.config import MOST, at_most
@@ -43,13 +43,15 @@ class Args:
     """The run's folder."""
     episodes: int = 50
     checkpoint: Literal["last", "best"] = "last"
-    """best: checkpoint with the highest success rate during training, the latest of equal ones."""
+    """best: checkpoint with the highest score during training (success rate, where the environment
+    has no score), the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
     """MP4 of the first episodes. Without a display, set MUJOCO_GL=egl (or osmesa).
     Rendering without a GPU takes minutes; --episodes 1 --video-episodes 1 is fastest."""
     video_episodes: int = 4
+    plugin: plugins.Flag = ()
 
     def check(self) -> Args:
         """Return the arguments.
@@ -106,7 +108,7 @@ def load_agent(
                 f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; omit the flag"
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
-    env = envs.make(settings.env)
+    env = envs.make(settings.env, history=settings.agent.history)
     assert env.observation_space.shape and env.action_space.shape
     agent = presets.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
@@ -117,14 +119,15 @@ def load_agent(
 
 def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
     """Step of the best evaluation, even if recorded after the checkpoint; None without one."""
-    at, success = saved.state.get("best", (0, -1.0))
+    at, best = saved.state.get("best", (0, -1.0))
     if saved.state.get("evaluating") is not None:
         _, rows = read_rows(run / "eval.csv")
         for row in rows:
             # Rounded as in the CSV file, so that equal rates compare equal.
-            if int(row["step"]) == saved.step and float(row["success"]) >= float(f"{success:.8g}"):
+            score = float(row.get("score") or row["success"])
+            if int(row["step"]) == saved.step and score >= float(f"{best:.8g}"):
                 return saved.step
-    return at if success >= 0 else None
+    return at if best >= 0 else None
 
 
 def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
@@ -135,7 +138,8 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
         seen.append(obs[0])
         return agent.act(obs, generator)
 
-    env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
+    env = envs.make(settings.env, history=settings.agent.history)
+    generator = torch.Generator().manual_seed(settings.seed)
     player = Collector([env], seed=FIRST_EPISODE, guard=Guard(settings.env))
     while len(seen) < count:
         player.step(act, generator)
@@ -183,7 +187,12 @@ def run_episodes(
         ) as bar,
         contextlib.ExitStack() as stack,
     ):
-        made = (envs.make(settings.env, **(rendering if i < shown else {})) for i in range(count))
+        made = (
+            envs.make(
+                settings.env, history=settings.agent.history, **(rendering if i < shown else {})
+            )
+            for i in range(count)
+        )
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         if video is not None:
             write_frame = stack.enter_context(_film(video))
@@ -224,9 +233,11 @@ def _film(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
         yield writer.append_data
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.evaluate")
     with one_line_errors():
+        plugins.load(args.plugin)
         print(json.dumps(report(args.check()), indent=2))
 
 
@@ -250,6 +261,7 @@ def report(args: Args) -> dict[str, Any]:
         "episodes": args.episodes,
         "success": successes / args.episodes,
         "interval_95": [round(low, 3), round(high, 3)],
+        **({} if result.scores is None else {"score": result.score}),
         "return": float(result.returns.mean()),
         "length": float(result.lengths.mean()),
         **({"video": str(args.video)} if args.video else {}),
@@ -257,5 +269,4 @@ def report(args: Args) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

@@ -22,6 +22,7 @@ import tyro
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
@@ -52,6 +53,7 @@ class Args:
     """best: checkpoint with the highest success rate during training, the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained); 1 omits the critic."""
+    plugin: plugins.Flag = ()
 
     def check(self) -> Args:
         """Return the arguments.
@@ -278,12 +280,13 @@ def export(args: Args) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.export")
     with one_line_errors():
+        plugins.load(args.plugin)
         print(json.dumps(export(args.check()), indent=2))
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

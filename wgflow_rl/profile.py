@@ -142,7 +142,8 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     """An agent, and the parts of a training step as functions by name."""
-    env, cfg = envs.make(settings.env), settings.agent
+    cfg = settings.agent
+    env = envs.make(settings.env, history=cfg.history)
     obs_dim, action_dim = (
         len(space.sample()) for space in (env.observation_space, env.action_space)
     )
@@ -152,7 +153,13 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     generator = torch.Generator().manual_seed(settings.seed)
 
     def sample():
-        return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
+        return replay.sample(
+            cfg.batch,
+            chunk=cfg.chunk,
+            horizon=cfg.predicted,
+            gamma=cfg.gamma,
+            generator=generator,
+        )
 
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {

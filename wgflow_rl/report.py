@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
+from wgflow_rl import plugins
 from wgflow_rl.experiments import results, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
@@ -90,6 +91,7 @@ class Args:
     """Last step of the offline phase of the logs of other code bases."""
     check: Path | None = None
     """Only compare the published numbers with the tables in this folder."""
+    plugin: plugins.Flag = ()
 
     def numbers(self, groups: Sequence[RunGroup]) -> tuple[int, ...]:
         """Numbers of the tables to print.
@@ -319,6 +321,7 @@ def check(folder: Path) -> bool:
 def main(argv: list[str] | None = None) -> None:
     args = tyro.cli(Args, args=argv, prog="python -m wgflow_rl.report")
     with one_line_errors():
+        plugins.load(args.plugin)
         if args.check is not None:
             if not check(args.check):
                 raise SystemExit(1)

@@ -30,6 +30,7 @@ import pandas as pd
 import tyro
 from tqdm import tqdm
 
+from wgflow_rl import plugins
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
@@ -73,6 +74,7 @@ class Args:
     """With --dry-run: estimate the hours, from earlier runs or from short ones on this machine."""
     settings: bool = False
     """Print the settings of every method in every environment as CSV, and stop."""
+    plugin: plugins.Flag = ()
 
     def check(self) -> Args:
         """Return the arguments.
@@ -113,6 +115,8 @@ class Args:
         return 5 if self.table is None else plan.table(self.table).seeds
 
     def plan(self, extra: Sequence[str]) -> plan.Plan:
+        plugins.load(self.plugin)
+        extra = (*extra, *(word for name in self.plugin for word in ("--plugin", name)))
         if self.table is not None:
             return plan.from_table(
                 self.table, preset=self.preset, variants=self.variants, extra=extra

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from wgflow_rl import data, envs
-from wgflow_rl.data import generated, ogbench, statistics
+from wgflow_rl import data, envs, plugins
+from wgflow_rl.data import generated, ogbench, pusht, statistics
 from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.files import expand_user
 
@@ -27,6 +27,7 @@ class List:
 
     folder: Path = DOWNLOADS
     """Folder to search in addition to that of generated data, $WGFLOW_DATA or ~/.cache/wgflow."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         environments: dict[str, list[str]] = {}
@@ -47,6 +48,7 @@ def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
         if files := [
             *folder.glob(f"{name.dataset}*.npz"),
             *folder.glob(f"{name.suite}/{name.kind}/*.hdf5"),
+            *(pusht.files(folder) if name.source == "pusht" else ()),
         ]:
             found[folder] = files
     return found
@@ -85,6 +87,7 @@ class Generate:
     """Parent of the data set's folder (default: $WGFLOW_DATA, or ~/.cache/wgflow)."""
     workers: int | None = None
     """Worker processes (default: one per core)."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         _check_shards(self.shards)
@@ -123,19 +126,22 @@ class Download:
     """Download the official files, unless present. An interrupted download is continued."""
 
     env: Env
-    folder: Path = DOWNLOADS
-    """Folder to download to."""
+    folder: Path | None = None
+    """Folder to download to (default: ~/.ogbench/data; for data that cannot be generated, the cache,
+    where training looks for them)."""
     mirror: str | None = None
     """URL of a server with the official one's layout, used instead.
     Its SHA256SUMS, if any, is checked."""
     shards: int = 0
     """Number of shards of the 100M data set, each of 1M rows; 0: the ordinary data set."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         _check_shards(self.shards)
-        source = data.SOURCES[envs.parse(self.env).source]
-        folder = source.download(
-            self.env, expand_user(self.folder), mirror=self.mirror, shards=self.shards
+        can_generate = envs.parse(self.env).source in generated.MAKERS
+        folder = self.folder or (DOWNLOADS if can_generate else data.cache_root())
+        folder = data.reader(self.env).download(
+            self.env, expand_user(folder), mirror=self.mirror, shards=self.shards
         )
         Check(self.env, folder).run()
 
@@ -147,10 +153,10 @@ class Check:
     env: Env
     folder: Path
     """Folder with the environment's files, or one of the files."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
-        source = data.SOURCES[envs.parse(self.env).source]
-        for part in source.contents(expand_user(self.folder), self.env):
+        for part in data.reader(self.env).contents(expand_user(self.folder), self.env):
             print(f"{part.source}\n  {part.summary()}")
 
 
@@ -163,9 +169,11 @@ class Info:
 
     env: Env
     folder: Path | None = None
-    """Folder with the environment's files (default: the newest one that `list` shows)."""
+    """Folder with the environment's files (default: the newest one that `list` shows;
+    a registered reader needs none)."""
     picture: Path | None = None
-    """PNG to write (default: next to the files)."""
+    """PNG to write (default: next to the files, or here)."""
+    plugin: plugins.Flag = ()
 
     def run(self) -> None:
         folder, dataset = self._folder(), envs.parse(self.env).dataset
@@ -180,18 +188,24 @@ class Info:
             else:
                 found = statistics.collect([ogbench.relabel(train, env)])
             print("\n  ".join([f"{env}:", *found.lines()]))
-        picture = self.picture or folder / f"{dataset}.png"
+        near = folder or Path()
+        if near.is_file() or near.suffix == ".zarr":
+            near = near.parent
+        picture = self.picture or near / f"{dataset}.png"
         statistics.draw(own, picture, self.env)
         print(picture)
 
-    def _folder(self) -> Path:
+    def _folder(self) -> Path | None:
         if self.folder is not None:
             return expand_user(self.folder)
+        if isinstance(data.reader(self.env), data.custom.Reader):
+            return None
         found = _found(self.env, DOWNLOADS)
         if not found:
+            how = "generate" if envs.parse(self.env).source in generated.MAKERS else "download"
             raise ValueError(
-                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or generate some: "
-                f"python -m wgflow_rl.data generate {self.env}"
+                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or {how} some: "
+                f"python -m wgflow_rl.data {how} {self.env}"
             )
         return max(found, key=lambda folder: max(path.stat().st_mtime for path in found[folder]))
 
@@ -203,6 +217,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command given on the command line."""
     command = tyro.cli(COMMANDS, args=args, prog="python -m wgflow_rl.data")
     with one_line_errors():
+        plugins.load(command.plugin)
         command.run()
 
 

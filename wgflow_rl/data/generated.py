@@ -25,7 +25,7 @@ from types import ModuleType
 import numpy as np
 from tqdm import tqdm
 
-from wgflow_rl import envs
+from wgflow_rl import envs, plugins
 from wgflow_rl.data import demonstrations, npz, oracles
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import open_to_append
@@ -74,7 +74,8 @@ def generate(
             f"env is {env!r}, for which no data can be generated: its source {name.source!r} is not in "
             "generated.MAKERS. Name a folder of its data: folder=DIR, --data DIR."
         )
-    rows = int(maker.official_rows(env)) if rows is None else rows
+    official = int(maker.official_rows(env))
+    rows = official if rows is None else rows
     if rows < 1:
         raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")
     if seed < 0:
@@ -161,7 +162,10 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
     # Spawn rather than fork, which would copy the state of running threads of torch and MuJoCo.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_start_worker
+        min(workers, len(jobs)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(plugins.imported(),),
     ) as pool:
         futures = [pool.submit(_make_part, job) for job in jobs]
         try:
@@ -178,7 +182,8 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(modules: tuple[str, ...]) -> None:
+    plugins.load(modules)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent alone
     parent = multiprocessing.parent_process()
     assert parent is not None

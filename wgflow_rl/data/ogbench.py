@@ -22,6 +22,8 @@ from wgflow_rl.data.episodes import Episodes, row_bytes
 from wgflow_rl.data.shards import Shard, Shards
 from wgflow_rl.envs.rendering import importing_simulators
 
+# A public copy of the official files, without the 100M sets (OGBench's issue 49).
+MIRROR = "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main"
 LABELS = ("qpos", "button_states")  # arrays that determine rewards and masks
 ENDS = ("terminals", "timeouts")  # arrays that end trajectories; only D4RL's files have timeouts
 
@@ -198,14 +200,15 @@ def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
     maze = inner.unwrapped
     corner = np.array([maze._offset_x, maze._offset_y])
     height, width = maze.maze_map.shape
-    cells = np.floor((qpos.astype(np.float64) + corner) / maze._maze_unit + 0.5)
+    # Of ants and humanoids, the position of the torso.
+    cells = np.floor((qpos[:, :2].astype(np.float64) + corner) / maze._maze_unit + 0.5)
     columns, lines = cells.clip(-1, max(height, width)).astype(int).T
     inside = (lines >= 0) & (lines < height) & (columns >= 0) & (columns < width)
     free = inside & (maze.maze_map[lines.clip(0, height - 1), columns.clip(0, width - 1)] == 0)
     if not free.all():
         row = np.argmin(free)
         raise ValueError(
-            f"{path}: position {qpos[row]} of row {row} is inside a wall: this is data of another environment than "
+            f"{path}: position {qpos[row, :2]} of row {row} is inside a wall: this is data of another environment than "
             f"{env}. Give --data the right folder."
         )
 
@@ -309,8 +312,9 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         for file in wanted:
             fetch.fetch(f"{server}/{file}", folder / file, sha256=sums.get(file))
     except ConnectionError as error:
-        raise ConnectionError(
-            f"{error}. Try --mirror, put {', '.join(wanted[:2])} into {folder} by hand, or generate data of the same "
-            f"kind: python -m wgflow_rl.data generate {env}"
-        ) from error
+        other = "a public copy: --mirror " + MIRROR if mirror is None and not shards else "--mirror"
+        ways = f"Try {other}, or put {', '.join(wanted[:2])} into {folder} by hand"
+        if not name.suite.startswith(envs.ogbench.WALKERS):
+            ways += f", or generate data of the same kind: python -m wgflow_rl.data generate {env}"
+        raise ConnectionError(f"{error}. {ways}") from error
     return folder

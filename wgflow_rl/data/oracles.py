@@ -31,10 +31,18 @@ STACKING = {
 
 
 def official_rows(env: str) -> int:
-    """Number of transitions in the official training set."""
-    return {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}.get(
-        envs.parse(env).suite, 1_000_000
-    )
+    """Number of transitions in the official training set.
+
+    Raises:
+        ValueError: For ants and humanoids, which have no oracle.
+    """
+    suite = envs.parse(env).suite
+    if suite.startswith(envs.ogbench.WALKERS):
+        raise ValueError(
+            f"no data can be generated for {env}: OGBench's come from trained policies. Name a folder of them, "
+            f"--data DIR; python -m wgflow_rl.data download {env} fetches them."
+        )
+    return {"cube-triple": 3_000_000, "cube-quadruple": 5_000_000}.get(suite, 1_000_000)
 
 
 def files(folder: Path, env: str) -> list[Path]:

@@ -158,27 +158,26 @@ def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     masks: dict[str, list[str]] = {}
     total = number = 0
-    with replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            group = file.create_group("data")
-            for split, parts in zip(SPLITS, (train, validation), strict=True):
-                for part in parts:
-                    ends = np.cumsum(part["lengths"])
-                    for operator, length, end in zip(
-                        part["operators"], part["lengths"], ends, strict=True
-                    ):
-                        demo = group.create_group(f"demo_{number}")
-                        for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
-                            demo[key] = part[key][end - length : end]
-                        demo.attrs["num_samples"] = int(length)
-                        demo.attrs["model_file"] = str(part["model_file"])
-                        for mask in (split, operator, f"{operator}_{split}"):
-                            masks.setdefault(str(mask), []).append(f"demo_{number}")
-                        number, total = number + 1, total + int(length)
-            group.attrs["total"] = total
-            group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
-            for name, demos in masks.items():
-                file[f"mask/{name}"] = np.array(demos, dtype="S")
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group("data")
+        for split, parts in zip(SPLITS, (train, validation), strict=True):
+            for part in parts:
+                ends = np.cumsum(part["lengths"])
+                for operator, length, end in zip(
+                    part["operators"], part["lengths"], ends, strict=True
+                ):
+                    demo = group.create_group(f"demo_{number}")
+                    for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
+                        demo[key] = part[key][end - length : end]
+                    demo.attrs["num_samples"] = int(length)
+                    demo.attrs["model_file"] = str(part["model_file"])
+                    for mask in (split, operator, f"{operator}_{split}"):
+                        masks.setdefault(str(mask), []).append(f"demo_{number}")
+                    number, total = number + 1, total + int(length)
+        group.attrs["total"] = total
+        group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
+        for name, demos in masks.items():
+            file[f"mask/{name}"] = np.array(demos, dtype="S")
 
 
 def split_observation(observation: np.ndarray) -> dict[str, np.ndarray]:

@@ -90,13 +90,16 @@ def draw(statistics: Statistics, path: Path, title: str) -> None:
     FigureCanvasAgg(figure)
     (space, lengths), (returns, actions) = figure.subplots(2, 2)
 
-    space.scatter(
-        *statistics.states[:, :2].T, s=2, color=INK, alpha=0.4, linewidth=0, label="states"
+    single = statistics.states.shape[1] == 1  # drawn on a line
+    states, goals = (
+        np.pad(rows[:, :2], ((0, 0), (0, int(single))))
+        for rows in (statistics.states, statistics.goals)
     )
-    if len(statistics.goals):
-        space.scatter(*statistics.goals[:, :2].T, s=4, color=BLUE, linewidth=0, label="at the goal")
+    space.scatter(*states.T, s=2, color=INK, alpha=0.4, linewidth=0, label="states")
+    if len(goals):
+        space.scatter(*goals.T, s=4, color=BLUE, linewidth=0, label="at the goal")
         space.legend(frameon=False, fontsize=8, markerscale=3)
-    space.set(xlabel="observation 0", ylabel="observation 1")
+    space.set(xlabel="observation 0", ylabel="" if single else "observation 1")
     for axes, values, name, span in (
         (
             lengths,

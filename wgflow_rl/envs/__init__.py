@@ -1,12 +1,16 @@
-"""Environments by name: one module per suite, float32 observations, reproducible episodes."""
+"""Environments by name: one source per suite, float32 observations, reproducible episodes."""
 
 from __future__ import annotations
 
 import difflib
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
-from wgflow_rl.envs import ogbench, robomimic
+import gymnasium
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
+
+from wgflow_rl import plugins
+from wgflow_rl.envs import custom, ogbench, pusht, robomimic
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
 __all__ = [
@@ -18,18 +22,58 @@ __all__ = [
     "names",
     "numpy_seeded",
     "parse",
+    "register",
     "require",
 ]
 
-# One module per source of environments; `wgflow_rl.data` has one of the same name. Each provides
-# names(), parse() and make().
-SOURCES: dict[str, ModuleType] = {"ogbench": ogbench, "robomimic": robomimic}
+# Sources of environments, modules or `custom.Source`; `wgflow_rl.data` has readers of the same
+# names. Each provides names(), parse(env) and make(env, **options).
+SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
+BUILT_IN = tuple(SOURCES)
 
-Name = ogbench.Name | robomimic.Name
+Name = ogbench.Name | pusht.Name | robomimic.Name | custom.Name
+
+
+def register(
+    source: str,
+    environments: Sequence[str],
+    make: custom.Make,
+    *,
+    success: custom.Success | None = None,
+    limit: int | None = None,
+) -> None:
+    """Register environments, known to every command from then on; again under a name: replace them.
+
+    Args:
+        source: name of the group, which `data.register` gives a reader.
+        environments: names of the environments.
+        make: function of a name that returns a gymnasium environment with Box spaces of one axis;
+            episodes must repeat from `reset(seed=)`. For videos it is called with
+            `render_mode="rgb_array"`. Its bounded actions are scaled to [-1, 1].
+        success: function of (observation, reward, terminated, info) after a step; None:
+            `info["success"]`. The last step of an episode decides.
+        limit: time limit in steps, unless `make` sets one.
+
+    Raises:
+        ValueError: If a name is taken by another source, or unfit for a folder.
+    """
+    if source in BUILT_IN:
+        raise ValueError(f"source is {source!r}, which is one of wgflow's; choose another name")
+    if isinstance(environments, str) or not environments:
+        raise ValueError(f"environments is {environments!r}; wanted a list of names")
+    for name in environments:
+        plugins.check_name("the environment", name)
+        owners = [key for key, other in SOURCES.items() if key != source and other.parse(name)]
+        if owners:
+            raise ValueError(
+                f"the environment {name!r} belongs to the source {owners[0]!r}; choose another name"
+            )
+    SOURCES[source] = custom.Source(source, tuple(environments), make, success, limit)
 
 
 def names() -> list[str]:
     """All environment names."""
+    plugins.load_installed()
     return [name for source in SOURCES.values() for name in source.names()]
 
 
@@ -39,6 +83,7 @@ def parse(env: str) -> Name:
     Raises:
         ValueError: The message lists the nearest names.
     """
+    plugins.load_installed()
     for source in SOURCES.values():
         if (name := source.parse(env)) is not None:
             return name
@@ -46,7 +91,8 @@ def parse(env: str) -> Name:
     near = near[:4] or difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
     raise ValueError(
         f"env is {env!r}, which is not one of the {len(names())} known names. Nearest: {', '.join(near) or 'none'}. "
-        "Names look like cube-single-play-singletask-task2-v0 or lift-mh-low_dim; wgflow_rl.envs.names() lists all."
+        "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht; wgflow_rl.envs.names() lists "
+        "all. --plugin MODULE adds those of a module."
     )
 
 
@@ -64,18 +110,23 @@ def require(env: str) -> None:
     """Check that the packages of `env` are installed.
 
     Raises:
-        RuntimeError: The message names the missing extra.
+        RuntimeError: The message names what to install.
     """
-    if parse(env).source == "robomimic":
+    source = parse(env).source
+    if source == "robomimic":
         robomimic.import_robosuite()
+    elif source == "pusht":
+        pusht.import_gym_pusht()
 
 
-def make(env: str, **options: Any) -> SingleTask:
+def make(env: str, *, history: int = 1, **options: Any) -> gymnasium.Env:
     """Make an environment: observations float32 [S], actions float32 [A] in [-1, 1], a time limit.
 
     Args:
         env: such as "cube-single-play-singletask-task2-v0"; without "-task2", the suite's default
             task.
+        history: observations are the last `history` ones, oldest first, as one vector; the first
+            of an episode is repeated.
         options: keyword arguments of the suite's constructor (`width=480, height=480` for sharper
             videos).
 
@@ -83,4 +134,7 @@ def make(env: str, **options: Any) -> SingleTask:
         ValueError: The message lists the nearest names.
         RuntimeError: See `require`.
     """
-    return SOURCES[parse(env).source].make(env, **options)
+    made: gymnasium.Env = SOURCES[parse(env).source].make(env, **options)
+    if history > 1:
+        made = FlattenObservation(FrameStackObservation(made, history, padding_type="reset"))
+    return made

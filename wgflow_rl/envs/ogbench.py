@@ -8,7 +8,7 @@ simulator, and one critic can learn from both. The cost: an episode ends one act
 is reached. Published numbers from OGBench 1.1 used "post" online; success rates differ only for
 goals reached on the last step of the time limit.
 
-Rewards: pointmaze 0 at the goal and -1 elsewhere; cube, scene and puzzle (objects at their goal) -
+Rewards: mazes 0 at the goal and -1 elsewhere; cube, scene and puzzle (objects at their goal) -
 (objects). Success gives reward 0 and terminated=True.
 """
 
@@ -28,13 +28,20 @@ from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
 from wgflow_rl.envs.rendering import importing_simulators
+from wgflow_rl.utils.cli import UserError
 
-# Suite -> kind of official data set. pointmaze-teleport is excluded: step() draws from numpy's
-# global generator, so its episodes are not functions of their seed.
+# Suite -> kind of official data set. Mazes of type teleport are excluded: step() draws from numpy's
+# global generator, so their episodes are not functions of their seed.
 SUITES = {
     "pointmaze-medium": "navigate",
     "pointmaze-large": "navigate",
     "pointmaze-giant": "navigate",
+    "antmaze-medium": "navigate",
+    "antmaze-large": "navigate",
+    "antmaze-giant": "navigate",
+    "humanoidmaze-medium": "navigate",
+    "humanoidmaze-large": "navigate",
+    "humanoidmaze-giant": "navigate",
     "cube-single": "play",
     "cube-double": "play",
     "cube-triple": "play",
@@ -43,6 +50,7 @@ SUITES = {
     "puzzle-3x3": "play",
     "puzzle-4x4": "play",
 }
+WALKERS = ("antmaze", "humanoidmaze")  # OGBench has no scripted policy that could generate data
 TASKS = (1, 2, 3, 4, 5)
 _PATTERN = re.compile(
     r"(?P<suite>.+)-(?P<kind>navigate|play)-singletask(?:-task(?P<task>[1-5]))?-v0"
@@ -53,7 +61,7 @@ _PATTERN = re.compile(
 class Name:
     """A parsed environment name.
 
-    The default task is 1 (pointmaze), 2 (cube, scene) or 4 (puzzle).
+    The default task is 1 (mazes), 2 (cube, scene) or 4 (puzzle).
     """
 
     source: ClassVar[str] = "ogbench"
@@ -96,8 +104,13 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
     arm's `action_space` is a property that returns a new, unseeded Box at each access, from which
     its reset samples; here it is replaced by one Box that can be seeded.
     """
-    with importing_simulators():
-        import ogbench  # noqa: F401  (registers its environments)
+    try:
+        with importing_simulators():
+            import ogbench  # noqa: F401  (registers its environments)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"OGBench's environments need its package ({error}): pip install 'wgflow[rl]', on Python 3.11 or 3.12"
+        ) from error
 
     spec = gymnasium.spec(gym_id)
     assert isinstance(spec.entry_point, str) and spec.max_episode_steps is not None

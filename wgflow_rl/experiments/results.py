@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
 from wgflow_rl.experiments.tables import Phase
@@ -279,9 +280,10 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
     settings = runs[0][1]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
+        plugins.load(settings.get("plugin", ()), optional=True)
         defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
-    except ValueError:  # a method or preset of another version
+    except ValueError:  # a method or preset of another version, or of a plugin that is not here
         plain = [agent, schedule]
     changed, other = (
         {name: value for name, value in part.items() if name in default and default[name] != value}

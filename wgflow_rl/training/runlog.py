@@ -21,9 +21,11 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
+
+import numpy as np
 
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
@@ -56,10 +58,15 @@ LAYOUT = {  # of TensorBoard's tab "custom scalars"
     },
     "policy": {"diversity, clipped": ["Multiline", ["train/spread_ratio", "train/clipped"]]},
 }
+RowCallback = Callable[[Path, str, Mapping[str, Any]], object]
+_row_callbacks: list[RowCallback] = []
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
 
 
-def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple[float, float]:
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal distribution
+
+
+def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a success rate, 95 % by default (E. B. Wilson, 1927, JASA 22).
 
     Unlike k/n ± z sigma it stays in [0, 1] and has a positive width for 0 and n successes of n.
@@ -78,6 +85,20 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
         * math.sqrt(successes * (episodes - successes) / episodes + z * z / 4)
     )
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def on_row(callback: RowCallback) -> RowCallback:
+    """Call a function after every row of train.csv and eval.csv; usable as a decorator.
+
+    A resumed run repeats the rows after its checkpoint. A callback that raises is reported once
+    (RuntimeWarning) and not called again in this process.
+
+    Args:
+        callback: function of (folder of the run, "train" or "eval", row); a row maps columns to
+            values, among them step and phase.
+    """
+    _row_callbacks.append(callback)
+    return callback
 
 
 def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
@@ -206,8 +227,10 @@ class RunLog:
         empty.
         """
         numbers = {name: float(value) for name, value in values.items()}
-        self._train.add({"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers})
+        row = {"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers}
+        self._train.add(row)
         self._mirror("train", numbers, step)
+        self._call_back("train", row)
 
     def evaluation(
         self,
@@ -218,8 +241,11 @@ class RunLog:
         episodes: int,
         episode_return: float,
         length: float,
+        scores: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Add a row to eval.csv: success with Wilson 95 % interval, mean return, mean steps.
+
+        Of an environment with scores also their mean and its normal 95 % interval.
 
         Returns:
             The row.
@@ -238,11 +264,33 @@ class RunLog:
             "length": float(length),
             "wall_s": round(self.wall_s, 1),
         }
+        if scores is not None:
+            mean, half = scores.mean(), Z95 * scores.std() / math.sqrt(len(scores))
+            row |= {
+                "score": float(mean),
+                "score_low": float(mean - half),
+                "score_high": float(mean + half),
+            }
         self._eval.add(row)
-        self._mirror("eval", {name: row[name] for name in EVAL_COLUMNS[2:]}, step)
+        self._mirror(
+            "eval", {name: row[name] for name in row if name not in ("step", "phase")}, step
+        )
         if self._events is not None:
             self._events.flush()
+        self._call_back("eval", row)
         return row
+
+    def _call_back(self, table: str, row: Mapping[str, Any]) -> None:
+        for callback in tuple(_row_callbacks):
+            try:
+                callback(self.folder, table, dict(row))
+            except Exception as error:  # a monitoring service that fails must not end a training
+                _row_callbacks.remove(callback)
+                warnings.warn(
+                    f"the row callback {callback!r} failed and is not called again: {type(error).__name__}: {error}",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
 
     def _mirror(self, table: str, numbers: Mapping[str, float], step: int) -> None:
         if self._events is not None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import torch
 import tyro
 
-from wgflow_rl import envs
+from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
 from wgflow_rl.agents.presets import Schedule
@@ -81,7 +81,7 @@ class Settings:
     Defaults are those of the preset for method and environment.
 
     The flags depend on the method: see `--method NAME --help`. `--resume DIR` continues a stopped
-    run and takes only the flags of the machine, --device to --async-eval, and --data if the data have moved.
+    run and takes only --plugin, the flags of the machine, --device to --async-eval, and --data if the data have moved.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -89,7 +89,8 @@ class Settings:
     method: Annotated[
         str,
         tyro.conf.arg(
-            help=f"A row of the paper's tables or a variant of DFP: {', '.join(presets.METHODS)}."
+            help="A method of a plugin, a row of the paper's tables or a variant of DFP: "
+            f"{', '.join(presets.METHODS)}."
         ),
     ] = presets.DEFAULT
     env: str = DEFAULT_ENV
@@ -108,25 +109,31 @@ class Settings:
     """Folder of this run (default: runs/METHOD-ENV-sSEED)."""
     noise_on: Literal["cpu", "device"] = "cpu"
     """Where batches and noise are drawn: cpu (equal on every device) or device (no transfers)."""
+    plugin: plugins.Flag = ()
     machine: Annotated[Machine, tyro.conf.arg(name="")] = field(default_factory=Machine)
 
     @staticmethod
     def resumed(args: Sequence[str]) -> Settings:
-        """Settings of `--resume DIR [--data DIR] [flags of Machine]`: the run's, with a new machine.
+        """Settings of `--resume DIR [--plugin MODULE] [--data DIR] [flags of Machine]`: the run's, with a new machine.
 
         With `--data` the files may have moved; a checkpoint refuses other contents.
         """
         first = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
         first.add_argument("--resume", metavar="DIR", required=True)
+        first.add_argument("--plugin", action="append", default=[])
         first.add_argument("--data", metavar="DIR")
         folder, flags = first.parse_known_args(args)
+        plugins.load(folder.plugin)
         settings = Settings.read(Path(folder.resume))
         about = f"Continue the run in {folder.resume}."
         machine = tyro.cli(
             Machine, args=flags, default=settings.machine, prog=PROG, description=about
         )
+        more = tuple(name for name in folder.plugin if name not in settings.plugin)
+        plugin = (*settings.plugin, *more)
         data = settings.data if folder.data is None else folder.data
-        return replace(settings, run_dir=folder.resume, machine=machine, data=data).check()
+        resumed = replace(settings, run_dir=folder.resume, plugin=plugin, machine=machine, data=data)
+        return resumed.check()
 
     @property
     def folder(self) -> Path:
@@ -173,21 +180,29 @@ class Settings:
 
     @staticmethod
     def read(folder: Path) -> Settings:
-        """Read a run's settings.
+        """Read a run's settings, after importing its plugins.
+
+        A plugin that is not installed is a RuntimeWarning, since the run may not need it: it may
+        be an entry point now, or add a row callback only.
 
         Raises:
             FileNotFoundError: If the folder holds no run.
-            ValueError: If config.json is damaged or of another version.
+            ValueError: If config.json is damaged or of another version, or the method is unknown.
+            UserError: If the import of a plugin fails.
         """
         path = folder / "config.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it")
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            if stored["method"] not in presets.METHODS:
-                raise KeyError(f"unknown method {stored['method']!r}")
+            named = stored.get("plugin", [])
+            if not isinstance(named, list) or not _has_type(tuple(named), tuple[str, ...]):
+                raise TypeError(f"plugin is {named!r}; wanted a list of names")
+            plugins.load(named, optional=True)
+            if not isinstance(stored["method"], str):
+                raise TypeError(f"method is {stored['method']!r}; wanted str")
             parts = {
-                "agent": type(presets.ROWS[stored["method"]]),
+                "agent": type(presets.defaults(stored["method"])),
                 "schedule": Schedule,
                 "machine": Machine,
             }
@@ -213,12 +228,15 @@ def from_command_line(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
-    first.add_argument("--method", default=presets.DEFAULT)
+    first.add_argument("--method")
     first.add_argument("--env", default=DEFAULT_ENV)
+    first.add_argument("--plugin", action="append", default=[])
     chosen, _ = first.parse_known_args(args)
+    plugins.load(chosen.plugin)
     envs.check_name(chosen.env)
-    agent, schedule = presets.preset(chosen.preset, chosen.method, chosen.env)
-    default = Settings(agent, schedule, method=chosen.method, env=chosen.env, preset=chosen.preset)
+    method = chosen.method or presets.default_method(chosen.env)
+    agent, schedule = presets.preset(chosen.preset, method, chosen.env)
+    default = Settings(agent, schedule, method=method, env=chosen.env, preset=chosen.preset)
     return tyro.cli(
         Settings, args=list(args), default=default, prog=prog, description=about
     ).check()
@@ -261,5 +279,5 @@ def as_json(settings: Settings) -> dict[str, Any]:
 
 def of_results(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Select the settings that results depend on, from the output of `as_json`."""
-    left_out = ("run_dir", "machine", *(ONLY_OF_SHARDS if stored["data"] is None else ()))
+    left_out = ("run_dir", "plugin", "machine", *(ONLY_OF_SHARDS if stored["data"] is None else ()))
     return {name: value for name, value in stored.items() if name not in left_out}
