@@ -222,7 +222,7 @@ def test_a_checkpoint_is_as_readable_as_any_other_file(tmp_path):
 
 
 def test_what_a_killed_save_left_is_swept(tmp_path):
-    (tmp_path / ".step-000000000001.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / ".step-000000000001.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     save(tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000000002.safetensors"]
 

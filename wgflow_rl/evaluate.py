@@ -20,7 +20,9 @@ from tqdm import tqdm
 from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.envs.guard import Guard
+from wgflow_rl.envs.rendering import WITHOUT_DISPLAY
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.training.runlog import wilson
@@ -61,6 +63,7 @@ class Args:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
+        at_most(MOST, episodes=self.episodes, act_samples=self.act_samples or 0)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
@@ -212,8 +215,7 @@ def _render(env: gymnasium.Env) -> np.ndarray:
         return np.asarray(env.render())
     except Exception as error:  # each GL platform raises its own types
         raise UserError(
-            f"rendering failed ({type(error).__name__}: {error}). Without a display, set MUJOCO_GL=egl or "
-            "MUJOCO_GL=osmesa before the command; it needs that library (Debian: libegl1 or libosmesa6)."
+            f"rendering failed ({type(error).__name__}: {error}). {WITHOUT_DISPLAY}"
         ) from error
 
 

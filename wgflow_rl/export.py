@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.training.runlog import PACKAGES
 from wgflow_rl.training.settings import Settings
@@ -62,6 +63,7 @@ class Args:
         """
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
+        at_most(MOST, act_samples=self.act_samples or 0)
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
             raise ValueError(
                 f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}"

@@ -35,6 +35,7 @@ from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
 
+MOST_SEEDS = 10_000
 REFRESH = 1.0  # seconds between updates of the progress bar
 
 
@@ -98,6 +99,8 @@ class Args:
         ):
             if value is not None and value < least:
                 raise ValueError(f"--{name} is {value}; wanted at least {least}")
+        if (self.seeds or 0) > MOST_SEEDS:
+            raise ValueError(f"--seeds is {self.seeds}; wanted at most {MOST_SEEDS:,}")
         cores = self.cpus or os.cpu_count() or 1
         if self.address is None and self.cpus_per_run > cores:
             raise ValueError(

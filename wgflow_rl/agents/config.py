@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MOST = 1_000_000  # largest size or count of an agent; what still exceeds the memory is an error of its own
+
 
 @dataclass(frozen=True)
 class AgentConfig:
@@ -49,6 +51,10 @@ class AgentConfig:
             batch=self.batch,
             hidden=min(self.hidden, default=0),
         )
+        for name, value in vars(self).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int):
+                    at_most(MOST, **{name: number})
         fraction(target_rate=self.target_rate, lr_end=self.lr_end)
         fraction(lr_end_offline=self.lr_end_offline, average=self.average)
         at_least(0, weight_decay=self.weight_decay)
@@ -70,6 +76,13 @@ def at_least(least: float, **numbers: float) -> None:
     for name, value in numbers.items():
         if not value >= least:
             raise ValueError(f"--{_flag(name)} is {value}; wanted at least {least}")
+
+
+def at_most(most: float, **numbers: float) -> None:
+    """Raise ValueError for the first number above `most`, naming its flag."""
+    for name, value in numbers.items():
+        if not value <= most:
+            raise ValueError(f"--{_flag(name)} is {str(value)[:30]}; wanted at most {most:,}")
 
 
 def fraction(**numbers: float) -> None:

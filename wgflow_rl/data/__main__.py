@@ -64,9 +64,9 @@ def _roots(downloads: Path) -> list[Path]:
 
 
 def _check_shards(shards: int) -> None:
-    if shards < 0:
+    if not 0 <= shards <= 1000:
         raise ValueError(
-            f"--shards is {shards}; wanted 0 for a single data set, or the number of shards"
+            f"--shards is {shards}; wanted 0 for a single data set, or the number of shards, at most 1,000"
         )
 
 

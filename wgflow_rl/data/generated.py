@@ -80,6 +80,13 @@ def generate(
         raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")
     if seed < 0:
         raise ValueError(f"seed is {seed}; wanted 0 or more")
+    for what, number, most in (
+        ("rows", rows, 10**9),
+        ("seed", seed, 2**63 - 1),
+        ("workers", workers or 1, 1024),
+    ):
+        if number > most:
+            raise ValueError(f"{what} is {str(number)[:30]}; wanted at most {most:,}")
     envs.require(env)
     count = -(-rows // LENGTH)
     folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{maker.VERSION}"

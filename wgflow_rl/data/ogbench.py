@@ -20,6 +20,7 @@ from wgflow_rl import envs
 from wgflow_rl.data import fetch, npz
 from wgflow_rl.data.episodes import Episodes, row_bytes
 from wgflow_rl.data.shards import Shard, Shards
+from wgflow_rl.envs.rendering import importing_simulators
 
 # A public copy of the official files, without the 100M sets (OGBench's issue 49).
 MIRROR = "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main"
@@ -295,8 +296,8 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
     Raises:
         ConnectionError: The message names alternatives if a file cannot be downloaded.
     """
-    from ogbench.utils import DATASET_URL
-
+    with importing_simulators():
+        from ogbench.utils import DATASET_URL
     name = envs.parse(env)
     server, parts = (mirror or DATASET_URL).rstrip("/"), [name.dataset]
     if shards:

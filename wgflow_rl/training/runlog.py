@@ -198,7 +198,7 @@ class RunLog:
     def config(self, settings: Mapping[str, Any]) -> None:
         """Write config.json: settings (JSON-able), versions, commit and command line.
 
-        A resumed run keeps its original settings and adds an entry to "resumed".
+        A resumed run keeps its original settings, except for the folder of its data, and adds an entry to "resumed".
 
         Raises:
             TypeError: For settings that are not JSON-able.
@@ -214,6 +214,8 @@ class RunLog:
                     f"{path} is damaged: it has no list of resumes. Give it an empty one: resumed, []."
                 )
             contents["resumed"].append({"step": self.resume_step, **here})
+            if isinstance(contents.get("settings"), dict) and "data" in settings:
+                contents["settings"]["data"] = settings["data"]  # the files may have moved
         write_whole(path, json.dumps(contents, indent=2) + "\n")
 
     def train(self, step: int, phase: str, values: Mapping[str, Any]) -> None:

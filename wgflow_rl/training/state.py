@@ -186,7 +186,7 @@ class TrainingState:
         if state["data"] != self.data_checksum:
             raise ValueError(
                 f"the data read now are not those the run in {run} began with, so it cannot be continued. "
-                "Put the files back, or start a new run."
+                "Put the files back, name their new folder with --data, or start a new run."
             )
         for name, value in self._result_settings().items():
             if (began := state["settings"].get(name)) != value:
