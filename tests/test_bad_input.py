@@ -113,7 +113,7 @@ def test_distances_of_halves_are_those_of_their_values(dtype):
     assert found.double() == pytest.approx(exact.item(), rel=torch.finfo(dtype).eps)
 
 
-def test_the_released_objective_measures_its_distances_once(monkeypatch):
+def test_the_published_objective_measures_its_distances_once(monkeypatch):
     """A loss with its report: one scale, not one for the loss, one for the field and one for the report."""
     from wgflow.fields import published
 

@@ -56,8 +56,8 @@ def test_drifting_loss_is_the_regression_onto_its_field():
     loss = drifting_loss(gen, pos, field=energy_field)
     assert_close(loss, regress_onto(gen, energy_field(gen, pos)))
     assert loss.requires_grad
-    released = drifting_loss(gen, pos, neg=pos + 1)
-    (grad,) = torch.autograd.grad(released, gen)
+    published = drifting_loss(gen, pos, neg=pos + 1)
+    (grad,) = torch.autograd.grad(published, gen)
     unit = published_scale(gen.detach(), pos, neg=pos + 1)
     V = published_field(gen.detach(), pos, neg=pos + 1)
     assert_close(grad, -2 * V / unit**2 / V.numel(), rtol=1e-5, atol=1e-7)
