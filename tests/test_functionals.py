@@ -74,7 +74,9 @@ def test_a_value_falls_along_its_flow(name):
         1 + torch.randn(20, 2, generator=g, dtype=torch.float64),
     )
     F = FUNCTIONALS[name](y, Gaussian(0.7))
-    dt = 1e-4 if "chi" in name else 0.01  # its gate is 2r, and some particles start where p is thin
+    dt = (
+        1e-4 if "chi" in name else 0.01
+    )  # its weight is 2r, and some particles start where p is thin
     path = flow(F, x0, solver=Euler(dt), steps=100)
     values = math.copysign(1, F.factor) * torch.stack([F.value(p) for p in path.points])
     assert bool((values.diff() <= 1e-9).all())

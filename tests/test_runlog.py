@@ -50,6 +50,12 @@ def test_the_interval_is_wilsons(counts):
     assert wilson(*counts) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_the_interval_of_no_and_of_all_successes_ends_exactly_at_0_and_1():
+    for n in range(1, 200):
+        assert wilson(0, n)[0] == 0
+        assert wilson(n, n)[1] == 1
+
+
 @pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
 def test_no_proportion_has_no_interval(counts):
     with pytest.raises(ValueError, match="successes"):

@@ -2,6 +2,8 @@ r"""A memory of data samples by class, for batches with many positives of each l
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ class SampleQueue(nn.Module):
     """The last `size` samples of each class, in a ring buffer that moves and is saved with its module.
 
     Args:
-        dim: D, the dimension of a sample.
+        dim: D, the dimension of a sample; C H W for images, stored as rows: `images.flatten(1)`.
         size: how many samples are kept per class.
         classes: how many labels there are; 1 for unconditional data.
     """
@@ -53,7 +55,7 @@ class SampleQueue(nn.Module):
         """
         if samples.dim() != 2 or samples.shape[-1] != self.dim:
             raise ValueError(
-                f"samples are {list(samples.shape)}; wanted [N, {self.dim}]. Flatten a batch: t.flatten(0, -2)."
+                f"samples are {list(samples.shape)}; wanted [N, {self.dim}].{self._remedy(samples)}"
             )
         labels = self._labels(labels, len(samples))
         for c in labels.unique().tolist():
@@ -89,6 +91,18 @@ class SampleQueue(nn.Module):
         device = self.samples.device
         drawn = self.samples[wanted.to(device)[:, None], pick.to(device)]
         return drawn[0] if labels is None else drawn
+
+    def _remedy(self, samples: Tensor) -> str:
+        """The way out for samples of a wrong shape, which must not mix the numbers of two samples."""
+        shape = tuple(samples.shape)
+        if len(shape) > 2 and math.prod(shape[1:]) == self.dim:
+            return f" One row per image: samples.flatten(1), and drawn.unflatten(-1, {shape[1:]})."
+        if len(shape) == 3 and shape[-1] == self.dim:
+            return " Flatten the leading dimensions: samples.flatten(0, -2)."
+        if len(shape) > 2:
+            size = math.prod(shape[1:])
+            return f" For images, SampleQueue({size}, ...) holds samples.flatten(1)."
+        return ""
 
     def _labels(self, labels: Tensor | None, n: int | None = None) -> Tensor:
         if labels is None:

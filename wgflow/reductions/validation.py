@@ -28,6 +28,20 @@ def broadcast(*leads: tuple[int, ...]) -> tuple[int, ...]:
     return first if all(lead in ((), first) for lead in others) else torch.broadcast_shapes(*leads)
 
 
+def refuse_images(t: Tensor, name: str) -> None:
+    """Refuse [..., n, n] with two or more leading dimensions and n >= 8: images, not points. Raises: ValueError.
+
+    Read as [..., n, D], images [B, C, n, n] would be B C clouds of n rows each. Batches of batches of clouds have this
+    shape only where n points lie in n dimensions, too few to estimate anything from; fewer leading dimensions allow it.
+    """
+    if t.dim() >= 4 and t.shape[-1] == t.shape[-2] >= 8:
+        raise ValueError(
+            f"{name} is {list(t.shape)}, the shape of images; wanted points [..., n, D]. One point per image: "
+            f"{name}.flatten(-3), or feature vectors, e.g. DriftingLoss(features=[network]). If these are clouds of "
+            f"{t.shape[-2]} points, pass one leading dimension: {name}.flatten(0, -3)."
+        )
+
+
 def check_clouds(
     x: Tensor, y: Tensor, log_weights: Tensor | None, skip_self: bool, names=("x", "y")
 ) -> None:
@@ -40,6 +54,8 @@ def check_clouds(
         raise ValueError(
             f"{a} is {list(x.shape)} and {b} is {list(y.shape)}; both must be [..., n, D]. One point is t[None]."
         )
+    refuse_images(x, a)
+    refuse_images(y, b)
     if x.shape[-1] != y.shape[-1]:
         raise ValueError(
             f"{b} has dimension {y.shape[-1]} but {a} has {x.shape[-1]}; both must be [..., n, D]. "

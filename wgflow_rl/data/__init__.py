@@ -88,8 +88,8 @@ def load(
         rows: training transitions to generate, rounded up to whole parts. None: as many as the
             official set. A tenth as many are added for validation.
         seed: seed of the generated data, which are bit-identical for any number of workers.
-        workers: worker processes of the generation; None: one per core. They are spawned, so a
-            script needs its `if __name__ == "__main__"` guard.
+        workers: worker processes of the generation; None: one per core. They do not import the
+            caller's main module.
         progress: show a progress bar.
         memory_gb: memory for a folder of shards, in 10^9 bytes; shards that do not fit take turns.
             A data set in a single file is read whole.

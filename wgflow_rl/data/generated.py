@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -167,7 +168,8 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         initializer=_start_worker,
         initargs=(plugins.imported(),),
     ) as pool:
-        futures = [pool.submit(_make_part, job) for job in jobs]
+        with _bare_main():
+            futures = [pool.submit(_make_part, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -180,6 +182,20 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         finally:
             # After Ctrl-C, finish the parts in progress and start no others.
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _bare_main() -> Iterator[None]:
+    """Hide the main module, which spawned processes import, so that scripts need no `__main__` guard.
+
+    A script without the guard would generate its data again in each worker, and wait there for the lock.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker(modules: tuple[str, ...]) -> None:

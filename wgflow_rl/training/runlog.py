@@ -84,7 +84,11 @@ def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]
         / (episodes + z * z)
         * math.sqrt(successes * (episodes - successes) / episodes + z * z / 4)
     )
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exact at the ends, where centre and half differ by rounding alone.
+    return (
+        max(0.0, centre - half) if successes else 0.0,
+        min(1.0, centre + half) if successes < episodes else 1.0,
+    )
 
 
 def on_row(callback: RowCallback) -> RowCallback:
