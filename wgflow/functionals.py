@@ -26,6 +26,7 @@ from wgflow.kernels import Kernel, as_kernels, describe, positive
 from wgflow.reductions import (
     check_clouds,
     check_no_nan,
+    check_weights,
     kernel_shift_f64,
     log_of_weights,
     require_unsharded,
@@ -193,8 +194,8 @@ class MMD(Functional):
         values = []
         for k in as_kernels(self.kernel):
             within, _ = kernel_shift_f64(x, x, kernel=k, skip_self=True)
-            across, _ = kernel_shift_f64(x, self.samples, kernel=k, log_weights=w.log())
-            own, _ = kernel_shift_f64(self.samples, self.samples, kernel=k, log_weights=w.log())
+            across, _ = kernel_shift_f64(x, self.samples, kernel=k, weights=w)
+            own, _ = kernel_shift_f64(self.samples, self.samples, kernel=k, weights=w)
             values.append(
                 within.exp().mean(-1) / (x.shape[-2] - 1)
                 - 2 * across.exp().mean(-1)
@@ -386,7 +387,7 @@ class Sinkhorn(Functional):
 
 def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
     """Weights that sum to 1, [..., M]. Raises: ValueError on a negative weight or NaN."""
-    log_of_weights(weights)
+    check_weights(weights)
     w = torch.ones_like(samples[..., 0]) if weights is None else weights
     return w / w.sum(-1, keepdim=True)
 

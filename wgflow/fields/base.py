@@ -15,7 +15,6 @@ from wgflow.kernels import Kernel, as_kernels
 from wgflow.reductions import (
     check_clouds,
     kernel_shift_f64,
-    log_of_weights,
     log_total,
     require_unsharded,
 )
@@ -199,7 +198,7 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
         ValueError: inside `wgflow.distributed.sharded`, and on clouds or weights that do not fit.
     """
     require_unsharded("a relative field")
-    check_clouds(x, pos, log_of_weights(weights), False, ("x", "pos"))
+    check_clouds(x, pos, None, False, ("x", "pos"), weights=weights)
     # Not by matrix products: exact in any precision.
     distance = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist")
     if weights is not None:
@@ -217,11 +216,8 @@ def mean_kernel_gradient(
     x: Tensor, y: Tensor, gradient: Kernel, weights: Tensor | None, skip_self: bool = False
 ) -> Tensor:
     r"""∇_x of the weighted mean of k(x, y_j): mean_j s(x, y_j) (y_j - x), with s the `gradient` kernel of k."""
-    log_weights = log_of_weights(weights)
-    log_mass, shift = kernel_shift_f64(
-        x, y, kernel=gradient, log_weights=log_weights, skip_self=skip_self
-    )
-    mean = (log_mass - log_total(y, log_weights, skip_self)).exp().unsqueeze(-1)
+    log_mass, shift = kernel_shift_f64(x, y, kernel=gradient, weights=weights, skip_self=skip_self)
+    mean = (log_mass - log_total(y, weights, skip_self)).exp().unsqueeze(-1)
     return mean * gradient.covector(shift)
 
 
