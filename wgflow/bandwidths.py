@@ -18,7 +18,6 @@ from wgflow.kernels import Gaussian, Kernel, positive
 from wgflow.reductions import (
     check_clouds,
     kernel_shift_f64,
-    log_of_weights,
     log_total,
     require_unsharded,
 )
@@ -185,7 +184,7 @@ def per_dimension(
     Raises:
         ValueError: On one point, or a dimension along which all samples coincide.
     """
-    check_clouds(y, y, log_of_weights(weights), True, ("y", "y"))
+    check_clouds(y, y, None, True, ("y", "y"), weights=weights)
     points = y.detach().double()
     sigma = _deviation(points, weights)
     if not bool(((sigma > 0) & sigma.isfinite()).all()):
@@ -231,7 +230,7 @@ class Annealed:
 
 def _shares(y: Tensor, weights: Tensor | None) -> Tensor:
     """Weights that sum to 1, [M] in float64. Raises: ValueError unless y is one cloud of two points or more."""
-    check_clouds(y, y, log_of_weights(weights), True, ("y", "y"))
+    check_clouds(y, y, None, True, ("y", "y"), weights=weights)
     if y.dim() != 2 or (weights is not None and weights.dim() != 1):
         raise ValueError(
             f"y is {list(y.shape)}; wanted one cloud [M, D], with weights [M]; call the rule on each batch element, or "

@@ -28,7 +28,6 @@ from wgflow.reductions import (
     check_no_nan,
     check_weights,
     kernel_shift_f64,
-    log_of_weights,
     require_unsharded,
 )
 from wgflow.transport import Between, Within, cost, plan
@@ -365,7 +364,7 @@ class Sinkhorn(Functional):
     def _problems(self, x: Tensor) -> tuple[torch.Size, Iterator[tuple[Tensor, ...]]]:
         """The leading shape, and (x [N, D], samples [M, D], shares [M]) of each element, in float64 and centred."""
         require_unsharded("Sinkhorn")
-        check_clouds(x, self.samples, log_of_weights(self.weights), False, ("x", "samples"))
+        check_clouds(x, self.samples, None, False, ("x", "samples"), weights=self.weights)
         check_clouds(self.samples, x, None, False, ("samples", "x"))
         check_no_nan(x - x, "x")  # infinity becomes NaN too
         check_no_nan(self.samples - self.samples, "samples")
