@@ -201,7 +201,14 @@ def main() -> None:
             subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
         files = [str(f) for n in sorted(names) if (f := place / "tests" / f"test_{n}.py").exists()]
         os.chdir(place)
-        flags = ["-q", "-s", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        flags = [
+            "-q",
+            "-s",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+        ]
         pytest.main([*flags, *files], plugins=[plugin])
     for file, group in groupby(plugin.rows, lambda row: row["file"]):
         found = [row["killed_by"] is not None for row in group]

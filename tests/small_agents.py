@@ -21,7 +21,8 @@ def build(method, **numbers):
     """A method at the smallest size. Its target networks differ from the online ones, as they do after a while."""
     cfg = replace(presets.ROWS[method], hidden=(16, 16), batch=B)
     small = {"candidates": 6, "top_k": 2, "target_samples": 3, "act_samples": 5, "flow_steps": 3}
-    cfg = replace(cfg, **{name: v for name, v in small.items() if hasattr(cfg, name)}, **numbers)
+    small = {name: v for name, v in small.items() if hasattr(cfg, name)}
+    cfg = replace(cfg, **(small | numbers))
     agent = presets.build(cfg, obs_dim=S, action_dim=A, seed=1)
     g = torch.Generator().manual_seed(2)
     for name in TARGETS:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import wgflow as wg
 from tests.small_agents import A, B, S, build, make_batch, noise_for
 from tests.walk import Walk
 from wgflow_rl.agents import presets
@@ -116,6 +117,29 @@ def test_the_offline_rate_is_a_half_cosine():
         agent.anneal(progress, online=False)
         rates += [group["lr"] for group in agent.optimiser.param_groups]
     assert rates == pytest.approx([0.5, 0.4, 0.3, 0.1])
+
+
+@pytest.mark.parametrize("method", presets.CLONING)
+def test_the_densest_sample_of_a_kernel_density_estimate_is_executed(method):
+    agent = build(method, act_samples=6)
+    obs = make_batch(1).obs
+    latent = agent.draw_latent(obs, 6, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        samples = agent.sample(obs, latent).clamp(-1, 1)
+    distances = torch.cdist(samples, samples, compute_mode="donot_use_mm_for_euclid_dist")
+    h = distances.sum((1, 2)) / (6 * 5) / 2
+    density = wg.KDE(samples.double(), wg.Gaussian(h[:, None, None].double()))
+    log_density = density.log_density(samples.double())
+    score = agent.q(obs, samples).double()
+    torch.testing.assert_close(
+        score - score.mean(1, keepdim=True),
+        log_density - log_density.mean(1, keepdim=True),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    densest = samples[torch.arange(B), log_density.argmax(1)]
+    chosen = agent.act(obs, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(chosen.flatten(1), densest, rtol=0, atol=0)
 
 
 # ---- history -----------------------------------------------------------------------------------
