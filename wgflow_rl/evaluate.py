@@ -200,12 +200,15 @@ def run_episodes(
 
 def _render(env: gymnasium.Env) -> np.ndarray:
     try:
-        return np.asarray(env.render())
+        frame = np.asarray(env.render())
+        if frame.ndim != 3:
+            raise TypeError(f"render() returned {frame!r:.60}; wanted an image [height, width, 3]")
     except Exception as error:  # each GL platform raises its own types
         raise UserError(
             f"rendering failed ({type(error).__name__}: {error}). Without a display, set MUJOCO_GL=egl or "
             "MUJOCO_GL=osmesa before the command; it needs that library (Debian: libegl1 or libosmesa6)."
         ) from error
+    return frame
 
 
 def _write_video(path: Path, frames: list[np.ndarray]) -> None:
