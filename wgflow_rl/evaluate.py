@@ -212,11 +212,14 @@ def run_episodes(
 
 def _render(env: gymnasium.Env) -> np.ndarray:
     try:
-        return np.asarray(env.render())
+        frame = np.asarray(env.render())
+        if frame.ndim != 3:
+            raise TypeError(f"render() returned {frame!r:.60}; wanted an image [height, width, 3]")
     except Exception as error:  # each GL platform raises its own types
         raise UserError(
             f"rendering failed ({type(error).__name__}: {error}). {WITHOUT_DISPLAY}"
         ) from error
+    return frame
 
 
 @contextlib.contextmanager
