@@ -116,14 +116,24 @@ class KDE(nn.Module):
 
         D backward passes through the score, memory linear in N + M. Returned without a graph.
         """
-        with torch.enable_grad():
+        # Outside of inference mode, whose tensors have no derivatives.
+        with torch.inference_mode(False), torch.enable_grad():
             at = x.detach().clone().requires_grad_()
-            score = self.score(at)
+            score = self._detached().score(at)
             columns = [
                 torch.autograd.grad(score[..., d].sum(), at, retain_graph=True)[0]
                 for d in range(x.shape[-1])
             ]
         return torch.stack(columns, -1)
+
+    def _detached(self) -> KDE:
+        """A copy without graphs, whose tensors can be differentiated through even if made in inference mode."""
+        kernel = self.kernel
+        if hasattr(self, "length_scale"):
+            scale = self.length_scale.detach().clone()
+            kernel = dataclasses.replace(kernel, length_scale=scale)  # type: ignore[type-var]
+        weights = None if self.weights is None else self.weights.detach().clone()
+        return KDE(self.samples.detach().clone(), kernel, weights)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """W_ij = w_j k(x_i, y_j) / Σ_j w_j k(x_i, y_j): [..., N, D] -> [..., N, M], dense.
@@ -132,10 +142,10 @@ class KDE(nn.Module):
         """
         require_unsharded("responsibilities")
         check_clouds(x, self.samples, None, False, ("x", "samples"))
-        logits, w = self.kernel.log_pairs(x, self.samples), self._log_weights
+        logits, w = self.kernel.log_pairs(x.double(), self.samples.double()), self._log_weights
         logits = logits if w is None else logits + w.unsqueeze(-2)
         empty = logits.amax(-1, keepdim=True) == -math.inf
-        return logits.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+        return logits.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0).to(x.dtype)
 
     def effective_sample_size(self, x: Tensor) -> Tensor:
         """1 / Σ_j W_ij², the effective number of samples in the estimate at x, 1 to M: [..., N, D] -> [..., N], dense.
