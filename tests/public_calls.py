@@ -42,11 +42,9 @@ def moved(solver):
 
 
 def w(t):
-    return (
-        torch.arange(1.0, len(t) + 1).to(t)
-        if isinstance(t, torch.Tensor)
-        else torch.arange(1.0, len(t) + 1)
-    )
+    if not isinstance(t, torch.Tensor):
+        return torch.arange(1.0, len(t) + 1)
+    return torch.arange(1.0, len(t) + 1, dtype=t.dtype, device=t.device)
 
 
 CALLS = {

@@ -62,7 +62,7 @@ def kernel_ratio(kernel: Kernel, diam: float) -> float:
             f"kernel is {kernel!r}, whose length scale is a tensor; wanted a number. Divide the points by the tensor "
             "and pass the kernel of length scale 1.0: the bound then holds in those units."
         )
-    sq = torch.tensor([0.0, diam**2], dtype=torch.float64)
+    sq = torch.tensor([0.0, diam**2], dtype=torch.float64, device="cpu")
     high, low = kernel.log(sq).tolist()
     if high == -math.inf:  # a power of 1/r leaves out coincident points, where it is infinite
         return math.inf

@@ -111,14 +111,24 @@ class KDE(nn.Module):
 
         D backward passes through the score, memory linear in N + M. Returned without a graph.
         """
-        with torch.enable_grad():
+        # Outside of inference mode, whose tensors have no derivatives.
+        with torch.inference_mode(False), torch.enable_grad():
             at = x.detach().clone().requires_grad_()
-            score = self.score(at)
+            score = self._detached().score(at)
             columns = [
                 torch.autograd.grad(score[..., d].sum(), at, retain_graph=True)[0]
                 for d in range(x.shape[-1])
             ]
         return torch.stack(columns, -1)
+
+    def _detached(self) -> KDE:
+        """A copy without graphs, whose tensors can be differentiated through even if made in inference mode."""
+        kernel = self.kernel
+        if hasattr(self, "length_scale"):
+            scale = self.length_scale.detach().clone()
+            kernel = dataclasses.replace(kernel, length_scale=scale)  # type: ignore[type-var]
+        weights = None if self.weights is None else self.weights.detach().clone()
+        return KDE(self.samples.detach().clone(), kernel, weights)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """W_ij = w_j k(x_i, y_j) / Σ_j w_j k(x_i, y_j): [..., N, D] -> [..., N, M], dense.
@@ -127,14 +137,18 @@ class KDE(nn.Module):
         """
         require_unsharded("responsibilities")
         check_clouds(x, self.samples, None, False, ("x", "samples"), weights=self.weights)
-        logits, present = self.kernel.log_pairs(x, self.samples), torch.ones_like(x[..., :1, :1])
+        points, samples = x.double(), self.samples.double()
+        logits, present = (
+            self.kernel.log_pairs(points, samples),
+            torch.ones_like(points[..., :1, :1]),
+        )
         if self.weights is not None:
             log_weights, unit = factor_weights(None, self.weights)
             logits, present = logits + log_weights.unsqueeze(-2), unit.unsqueeze(-2)
         top = logits.detach().masked_fill(present == 0, -math.inf).amax(-1, keepdim=True)
         empty = top == -math.inf
         # A sample of weight 0 may be far nearer than all others: its derivative is large, and is kept finite.
-        highest = 0.9 * math.log(torch.finfo(x.dtype).max)
+        highest = 0.9 * math.log(torch.finfo(logits.dtype).max)
         e = present * (logits - top.masked_fill(empty, 0.0)).clamp_max(highest).exp()
         e = e.masked_fill(empty, 0.0)
         return (e / e.sum(-1, keepdim=True).masked_fill(empty, 1.0)).to(x.dtype)

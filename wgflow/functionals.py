@@ -71,8 +71,9 @@ class Functional(ABC):
         Returns:
             [..., N, D], in the units of the value per length.
         """
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
+        # Outside of inference mode, whose tensors have no derivatives.
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.value(at).sum(), at)
         return -self.factor * x.shape[-2] * gradient
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, draw_device
 
 __all__ = ["SampleQueue"]
 
@@ -72,7 +72,7 @@ class SampleQueue(nn.Module):
         Args:
             n: samples per label.
             labels: [C], or None where there is one class.
-            generator: of the draws, on the CPU.
+            generator: of the draws; None: torch's default generator of the CPU.
 
         Returns:
             [C, n, D], or [n, D] without labels.
@@ -87,7 +87,9 @@ class SampleQueue(nn.Module):
             raise ValueError(
                 f"nothing was pushed yet for labels {empty}; push data of every label before drawing it."
             )
-        pick = (torch.rand(len(wanted), n, generator=generator) * held[wanted, None]).long()
+        device = draw_device(generator, torch.device("cpu"))
+        uniform = torch.rand(len(wanted), n, generator=generator, device=device).cpu()
+        pick = (uniform * held[wanted, None]).long()
         device = self.samples.device
         drawn = self.samples[wanted.to(device)[:, None], pick.to(device)]
         return drawn[0] if labels is None else drawn
@@ -110,7 +112,7 @@ class SampleQueue(nn.Module):
                 raise ValueError(
                     f"labels are missing for a queue of {self.classes} classes; pass them [N]."
                 )
-            return torch.zeros(1 if n is None else n, dtype=torch.long)
+            return torch.zeros(1 if n is None else n, dtype=torch.long, device="cpu")
         if n is not None and len(labels) != n:
             raise ValueError(
                 f"labels are {list(labels.shape)} for {n} samples; wanted one label for each."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
+from wgflow.distances import distances
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.reductions import (
     check_clouds,
@@ -199,11 +200,10 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
     """
     require_unsharded("a relative field")
     check_clouds(x, pos, None, False, ("x", "pos"), weights=weights)
-    # Not by matrix products: exact in any precision.
-    distance = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distances(x, pos)
     if weights is not None:
         distance = (distance * weights.unsqueeze(-2)).sum(-1) / weights.sum(-1, keepdim=True)
-    return distance.mean().clamp_min(LENGTH_FLOOR)
+    return distance.mean().clamp_min(LENGTH_FLOOR).to(x.dtype)
 
 
 def rms(V: Tensor, floor: float = 0.0) -> Tensor:
