@@ -4,7 +4,7 @@ python benchmarks/mutants.py --out benchmarks/results/mutants.json [--only FILE 
 
 `mutants.txt` lists the mutants in sections "== FILE: TESTS": a title, the fragment to be replaced (lines "- ", found
 exactly once in the file) and its replacement (lines "+ "). TESTS are names of test files without test_ and .py, or
-NAME:WORD for the tests of a file whose ids contain a word. A mutant that computes the same as its original is not listed.
+NAME:WORD for the tests of a file whose ids contain a word. A mutant that computes what the original does is not listed.
 
 Tests are collected once; each mutant is made in a fork, by exchanging the code of the functions that differ.
 """
@@ -71,7 +71,7 @@ def apply(mutant: Mutant) -> None:
     module = importlib.import_module(name)
     fresh = types.ModuleType(name)
     fresh.__file__ = module.__file__
-    exec(compile(source, mutant.file, "exec"), fresh.__dict__)  # noqa: S102 - our own source
+    exec(compile(source, mutant.file, "exec"), fresh.__dict__)
     changed = exchange(module, fresh)
     for key, value in vars(module).items():
         if inspect.isclass(value) and value.__module__ == name:
@@ -128,9 +128,9 @@ class Plugin:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         for number, mutant in enumerate(self.mutants):
             items = list(chosen(session.items, mutant.tests))
-            if not number or mutant.tests != self.mutants[number - 1].tests:
-                if failed := first_failure(items, None):
-                    raise SystemExit(f"{failed} fails without a mutant")
+            new = not number or mutant.tests != self.mutants[number - 1].tests
+            if new and (failed := first_failure(items, None)):
+                raise SystemExit(f"{failed} fails without a mutant")
             begun = time.monotonic()
             killer = first_failure(items, mutant)
             self.rows.append({"file": mutant.file, "mutant": mutant.title, "killed_by": killer})
@@ -184,7 +184,9 @@ def failing(items: list[pytest.Item]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="write a row per mutant")
-    parser.add_argument("--only", nargs="+", metavar="FILE", default=("",), help="beginnings of files")
+    parser.add_argument(
+        "--only", nargs="+", metavar="FILE", default=("",), help="beginnings of files"
+    )
     parser.add_argument("--survivors", type=Path, help="those alone that survived in this result")
     parser.add_argument("--tests", metavar="REVISION", help="tests of a commit (default: these)")
     args = parser.parse_args()
@@ -206,7 +208,14 @@ def main() -> None:
             subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
         files = [str(f) for n in sorted(names) if (f := place / "tests" / f"test_{n}.py").exists()]
         os.chdir(place)
-        flags = ["-q", "-s", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        flags = [
+            "-q",
+            "-s",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "ignore::pytest.PytestAssertRewriteWarning",
+        ]
         pytest.main([*flags, *files], plugins=[plugin])
     for file, group in groupby(plugin.rows, lambda row: row["file"]):
         found = [row["killed_by"] is not None for row in group]

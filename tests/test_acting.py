@@ -32,11 +32,16 @@ def test_states_enter_normalised_when_asked_and_only_then(method):
     plain, unasked = build(method), build(method, **STATISTICS)
     asked = build(method, standardise=True, **STATISTICS)
     batch = make_batch(plain.cfg.chunk)
-    normalised = batch._replace(obs=(batch.obs - MEAN) / STD, next_obs=(batch.next_obs - MEAN) / STD)
+    normalised = batch._replace(
+        obs=(batch.obs - MEAN) / STD, next_obs=(batch.next_obs - MEAN) / STD
+    )
     for agent, seen in ((unasked, batch), (asked, normalised)):
         assert_close(agent.act(batch.obs, rng()), plain.act(seen.obs, rng()))
         assert_close(agent.diagnose(batch, rng()), plain.diagnose(seen, rng()))
-        losses = [one.loss(b, noise_for(one), online=True)[0] for one, b in ((agent, batch), (plain, seen))]
+        losses = [
+            one.loss(b, noise_for(one), online=True)[0]
+            for one, b in ((agent, batch), (plain, seen))
+        ]
         assert_close(*losses)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 import wgflow as wg
-from tests.small_agents import A, B, S, build, make_batch, noise_for
+from tests.small_agents import A, B, build, make_batch, noise_for
 from wgflow_rl.agents import fields, presets
 
 H = 2  # actions per chunk
@@ -49,11 +49,19 @@ def assert_is_the_loss(expected, agent, batch, noise, *, online):
     weights = dict(agent.named_parameters())
     moved = {name: p for name, p in weights.items() if p.requires_grad}
     found, wanted = (
-        dict(zip(moved, torch.autograd.grad(value, list(moved.values()), allow_unused=True), strict=True))
+        dict(
+            zip(
+                moved,
+                torch.autograd.grad(value, list(moved.values()), allow_unused=True),
+                strict=True,
+            )
+        )
         for value in (loss, expected)
     )
     for name in moved:
-        a, b = (torch.zeros_like(moved[name]) if g is None else g for g in (found[name], wanted[name]))
+        a, b = (
+            torch.zeros_like(moved[name]) if g is None else g for g in (found[name], wanted[name])
+        )
         assert_close(a, b, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -75,7 +83,10 @@ def outside(chunks):
 def td(agent, batch, s, value):
     """(Q_i(s, a) - R - gamma^h V(s'))^2 over both critics and the chunks with a known target, divided by all chunks."""
     y = (batch.returns + batch.discount * value).detach()
-    errors = [(q[:, 0] - y) ** 2 * batch.complete for q in agent.critic(s, batch.actions.reshape(B, 1, -1))]
+    errors = [
+        (q[:, 0] - y) ** 2 * batch.complete
+        for q in agent.critic(s, batch.actions.reshape(B, 1, -1))
+    ]
     return (errors[0].sum() + errors[1].sum()) / (2 * B)
 
 
@@ -179,7 +190,9 @@ def test_fql():
 @pytest.mark.parametrize("ivc", [0.0, 0.7])
 def test_mvp(online, ivc):
     """MeanFlow on the data and, online, on the K best of the old policy; du/dt by a small step along the path."""
-    agent, batch, noise, s, s_next = scene("mvp-topk", lam=0.3, ivc=ivc, time_mean=-0.4, time_std=0.8)
+    agent, batch, noise, s, s_next = scene(
+        "mvp-topk", lam=0.3, ivc=ivc, time_mean=-0.4, time_std=0.8
+    )
     u, d = agent.policy.u, 1e-5
 
     def mean_flow(a, e, times):
@@ -191,7 +204,9 @@ def test_mvp(online, ivc):
 
     data = batch.actions.reshape(B, 1, -1)
     value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
-    loss = td(agent, batch, s, value) + on_data(mean_flow(data, noise.data, noise.data_times), batch)
+    loss = td(agent, batch, s, value) + on_data(
+        mean_flow(data, noise.data, noise.data_times), batch
+    )
     if online:
         best = best_of_the_old(agent, s, noise).clamp(-1, 1)
         loss = loss + 0.3 * mean_flow(best, noise.positives, noise.positive_times).mean()
@@ -199,7 +214,7 @@ def test_mvp(online, ivc):
 
 
 def best_of_the_old(agent, s, noise):
-    """The K best samples of the old policy by the mean of the online critics inside the box (DFP Eq. 15), not clipped."""
+    """The K best samples of the old policy, not clipped, by the mean of the online critics in the box (DFP Eq. 15)."""
     pool = outside(agent.old_policy(s, noise.candidates)).detach()
     q = sum(agent.critic(s, pool.clamp(-1, 1))) / 2
     order = q.argsort(1, descending=True)[:, : agent.cfg.top_k]
@@ -211,7 +226,9 @@ def best_of_the_old(agent, s, noise):
 def test_dfp(online):
     """DFP Eqs. 16 and 18 with a field and a weight of its own for each term and phase."""
     numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8}
-    agent, batch, noise, s, s_next = scene("dfp", field="energy", improve_field="likelihood", **numbers)
+    agent, batch, noise, s, s_next = scene(
+        "dfp", field="energy", improve_field="likelihood", **numbers
+    )
     a_hat = outside(agent.policy(s, noise.generated))
     mask = batch.valid.repeat_interleave(A, 1)[:, None]
     data, best = batch.actions.reshape(B, 1, -1), best_of_the_old(agent, s, noise)
@@ -314,7 +331,10 @@ def test_cac():
     def f(policy, s, x, level):
         """Karras et al. 2022 with deviation .5 of the data, shifted to be the identity at the lowest level."""
         level = level * torch.ones_like(x[..., :1])
-        skip, out = 0.25 / ((level - 0.1) ** 2 + 0.25), 0.5 * (level - 0.1) / (level**2 + 0.25).sqrt()
+        skip, out = (
+            0.25 / ((level - 0.1) ** 2 + 0.25),
+            0.5 * (level - 0.1) / (level**2 + 0.25).sqrt(),
+        )
         return skip * x + out * policy(s, x / (level**2 + 0.25).sqrt(), level.log() / 4)
 
     def generate(policy, s, z):
@@ -334,5 +354,7 @@ def test_cac():
 
 
 def test_every_method_is_here():
-    kinds = {type(presets.ROWS[name]).__name__.removesuffix("Config").lower() for name in presets.METHODS}
+    kinds = {
+        type(presets.ROWS[name]).__name__.removesuffix("Config").lower() for name in presets.METHODS
+    }
     assert {name.removeprefix("test_") for name in globals()} >= kinds

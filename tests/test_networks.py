@@ -52,7 +52,10 @@ def test_twin_critics_are_two_networks_with_layer_norm():
     critic, (obs, chunks) = make(networks.TwinCritic), inputs(C)
     weights = weights_of(critic)
     half = len(weights) // 2
-    each = [layered(w, joined(obs, chunks), normalised=True)[..., 0] for w in (weights[:half], weights[half:])]
+    each = [
+        layered(w, joined(obs, chunks), normalised=True)[..., 0]
+        for w in (weights[:half], weights[half:])
+    ]
     assert_close(critic(obs, chunks), torch.stack(each))
     assert_close(critic.mean(obs, chunks), (each[0] + each[1]) / 2)
     assert (each[0] - each[1]).abs().min() > 1e-3
