@@ -175,10 +175,8 @@ def test_measures_are_of_the_validation_data_repeat_and_take_nothing_from_the_ru
     tmp_path, monkeypatch
 ):
     def measures(train=1, validation=1):
-        both = [
-            replace(part, actions=sign * part.actions)
-            for part, sign in zip(walks(), (train, validation), strict=True)
-        ]
+        signs = zip(walks(), (train, validation), strict=True)
+        both = [replace(part, actions=sign * part.actions) for part, sign in signs]
         monkeypatch.setattr(data, "load", lambda *_, **__: tuple(both))
         state = state_of(tmp_path)
         before, found = state.generator.get_state(), state.diagnose()

@@ -1,7 +1,7 @@
 """The loss of every method is the equation of its paper, in value and in gradient.
 
-Each equation is written out here. Whatever could be mistaken for another thing differs from it: the twin critics, target
-and online networks, states before and after normalisation, samples and their clipped copies, known and unknown targets.
+Each equation is written out here. What could be mistaken for one another differs: the twin critics, target and online
+networks, states before and after normalisation, samples and their clipped copies, known and unknown targets.
 """
 
 import copy

@@ -63,7 +63,7 @@ def test_the_noise_of_the_process_follows_a_linear_rate():
 
 
 def test_a_step_of_the_reversed_diffusion_is_the_posterior_of_two_gaussians():
-    """x_s given x_t and x_0: the product of N(alpha_s x_0, sigma_s^2) and the likelihood of x_t; new noise each time."""
+    """x_s given x_t and x_0: the product of N(alpha_s x_0, sigma_s^2) and the likelihood of x_t; noise is new."""
     g, M, obs = rng(), 3, torch.empty(4, 0)
     noise = torch.randn(4, 2, M, 1, generator=g, dtype=torch.float64)
     eps = lambda obs, x, t: 0.3 * x - t
