@@ -1,10 +1,10 @@
 """Mutation score of the tests: how many plausible errors, made one at a time, fail a test of their module.
 
-python benchmarks/mutants.py --out benchmarks/results/mutants.json [--only WORDS] [--tests REVISION]
+python benchmarks/mutants.py --out benchmarks/results/mutants.json [--only FILE ...] [--tests REVISION]
 
 `mutants.txt` lists the mutants in sections "== FILE: TESTS": a title, the fragment to be replaced (lines "- ", found
 exactly once in the file) and its replacement (lines "+ "). TESTS are names of test files without test_ and .py, or
-NAME:WORD for the tests of a file whose ids contain a word. A mutant that computes the same as its original is not listed.
+NAME:WORD for the tests of a file whose ids contain a word. A mutant that computes what the original does is not listed.
 
 Tests are collected once; each mutant is made in a fork, by exchanging the code of the functions that differ.
 """
@@ -31,6 +31,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).resolve().parent.parent
+LIST = Path(__file__).with_suffix(".txt")
 LIMIT = 600.0  # seconds, after which a mutant counts as killed: it hangs
 
 
@@ -70,7 +71,7 @@ def apply(mutant: Mutant) -> None:
     module = importlib.import_module(name)
     fresh = types.ModuleType(name)
     fresh.__file__ = module.__file__
-    exec(compile(source, mutant.file, "exec"), fresh.__dict__)  # noqa: S102 - our own source
+    exec(compile(source, mutant.file, "exec"), fresh.__dict__)
     changed = exchange(module, fresh)
     for key, value in vars(module).items():
         if inspect.isclass(value) and value.__module__ == name:
@@ -127,9 +128,9 @@ class Plugin:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         for number, mutant in enumerate(self.mutants):
             items = list(chosen(session.items, mutant.tests))
-            if not number or mutant.tests != self.mutants[number - 1].tests:
-                if failed := first_failure(items, None):
-                    raise SystemExit(f"{failed} fails without a mutant")
+            new = not number or mutant.tests != self.mutants[number - 1].tests
+            if new and (failed := first_failure(items, None)):
+                raise SystemExit(f"{failed} fails without a mutant")
             begun = time.monotonic()
             killer = first_failure(items, mutant)
             self.rows.append({"file": mutant.file, "mutant": mutant.title, "killed_by": killer})
@@ -183,13 +184,19 @@ def failing(items: list[pytest.Item]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="write a row per mutant")
-    parser.add_argument("--only", default="", help="beginning of a file, or words of a title")
+    parser.add_argument(
+        "--only", nargs="+", metavar="FILE", default=("",), help="beginnings of files"
+    )
+    parser.add_argument("--survivors", type=Path, help="those alone that survived in this result")
     parser.add_argument("--tests", metavar="REVISION", help="tests of a commit (default: these)")
     args = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     importlib.import_module("torch._dynamo")  # torch imports it late, with the first optimiser step
-    mutants = [m for m in read(Path(__file__).with_suffix(".txt"))]
-    mutants = [m for m in mutants if m.file.startswith(args.only) or args.only in m.title]
+    mutants = [m for m in read(LIST) if m.file.startswith(tuple(args.only))]
+    if args.survivors:
+        rows = json.loads(args.survivors.read_text(encoding="utf-8"))
+        left = {(row["file"], row["mutant"]) for row in rows if row["killed_by"] is None}
+        mutants = [m for m in mutants if (m.file, m.title) in left]
     names = {test.partition(":")[0] for mutant in mutants for test in mutant.tests}
     plugin = Plugin(mutants)
     with tempfile.TemporaryDirectory() as folder:

@@ -246,3 +246,17 @@ def test_a_queue_of_one_class_needs_no_labels():
 def test_bad_queues_are_named(says, call):
     with pytest.raises(ValueError, match=says):
         call(SampleQueue(1, size=3, classes=2))
+
+
+@pytest.mark.parametrize("field", [EnergyField(), None], ids=["energy", "published with guidance"])
+def test_a_loss_in_feature_space_is_the_loss_of_the_features(field):
+    """Data, negatives, displacement and spread are all seen through the map, and several maps are averaged."""
+    g = torch.Generator().manual_seed(0)
+    x, pos, neg = (torch.randn(4, n, 3, generator=g, dtype=torch.float64) for n in (6, 5, 7))
+    maps = [lambda z: z * torch.tensor([1.0, 5.0, 0.2]), lambda z: z[..., :2].tanh()]
+    options = {"field": field} if field else {"guidance": 2.0}
+    negatives = () if field else (neg,)
+    together = DriftingLoss(features=maps, **options)(x, pos, *negatives)
+    each = [DriftingLoss(**options)(phi(x), phi(pos), *map(phi, negatives)) for phi in maps]
+    for number, found in enumerate(together):
+        assert_close(found, (each[0][number] + each[1][number]) / 2)

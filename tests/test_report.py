@@ -207,6 +207,15 @@ def test_one_seed_has_no_interval_and_none_no_number():
     assert summary(np.array([])) is None
 
 
+def test_the_bootstrap_interval_of_many_runs_is_that_of_the_normal_law():
+    """mean ± 1.96 s / sqrt(n); a 90 % interval would be narrower by a sixth."""
+    values = np.random.default_rng(0).exponential(size=400)
+    half = 1.96 * values.std() / 20
+    assert results.bootstrap(values) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.08 * half
+    )
+
+
 def group(steps, success, offline, total):
     return RunGroup(
         "dfp",
