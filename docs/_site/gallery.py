@@ -1,4 +1,4 @@
-"""The gallery: examples in the reading order of examples/README.md, each with one panel of its picture as thumbnail."""
+"""The gallery: examples in the reading order of examples/README.md, one panel each as thumbnail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent
 SIZE = (400, 280)
-# (panels per row, rows, panel) of the picture of each example. A strip of five panels is unreadable as a thumbnail.
+# (panels per row, rows, panel) of the picture of each example: a thumbnail of all is unreadable.
 PANELS = {
     "bandit_policy": (4, 1, 3),
     "digits": (5, 1, 1),
