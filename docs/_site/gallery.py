@@ -59,9 +59,9 @@ def thumbnails(app: Any) -> None:
 
 def _save(picture: Any, path: Path) -> None:
     """Save on white, in the size of a thumbnail."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    picture.thumbnail(SIZE, Image.Resampling.LANCZOS)
+    picture = ImageOps.contain(picture, SIZE)
     page = Image.new("RGB", SIZE, "white")
     page.paste(picture, ((SIZE[0] - picture.width) // 2, (SIZE[1] - picture.height) // 2))
     path.parent.mkdir(parents=True, exist_ok=True)
