@@ -2,10 +2,10 @@ r"""One-step drifting generators of handwritten digits against flow matching of 
 
     python benchmarks/digits.py
 
-scikit-learn's 8 x 8 digits, by class; the setting of examples/digits.py with three seeds, more strengths of guidance
-and the published objective. Every generator is an MLP of two hidden layers of 256, trained with Adam for about the same
-processor time (the table shows it) on one thread. Scores compare one sample for each held-out label, four times over,
-with the held-out digits:
+scikit-learn's 8 x 8 digits, by class, in pixels: three seeds, strengths of guidance, the published
+objective. Every generator is an MLP of two hidden layers of 256, trained with Adam for about the
+same processor time (the table shows it) on one thread. Scores compare one sample for each held-out
+label, four times over, with the held-out digits:
 
 * accuracy: how often a support vector machine, trained on the real data, reads the label that was asked for. Blurred
   class means score best, so never read it alone;

@@ -47,7 +47,8 @@ def assert_same(left, right):
 def test_a_script_without_a_main_guard_generates_its_data(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        f"from wgflow_rl import data\nprint(len(data.load({MAZE!r}, rows=2000, workers=2)[0].rewards))\n",
+        f"from wgflow_rl import data\nepisodes, _ = data.load({MAZE!r}, rows=2000, workers=2)\n"
+        "print(len(episodes.rewards))\n",
         encoding="utf-8",
     )
     done = subprocess.run(

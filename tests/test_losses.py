@@ -167,7 +167,7 @@ def test_images_without_feature_vectors_are_refused(shape, features):
 
 
 def test_a_replaced_feature_network_is_the_one_in_use():
-    """Tools that convert modules, for quantisation or sharding, assign the new module in place of the old one."""
+    """Tools that convert modules, e.g. for quantisation, assign the new module in the old one's place."""
     loss = DriftingLoss(
         EnergyField(), features=[torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2).eval()]
     )

@@ -111,8 +111,12 @@ def test_blocks_change_no_value(method, monkeypatch):
 
 
 def test_the_profiler_writes_nothing_of_its_own_to_stderr():
-    code = "from wgflow_rl import profile; profile.seconds = lambda call, at_least=0: float(call() is not None); "
-    code += "profile.measure_machine = lambda: profile.Machine(1e11, 1e10); profile.main(['--hidden', '16', '16'])"
+    code = """
+from wgflow_rl import profile
+profile.seconds = lambda call, at_least=0: float(call() is not None)
+profile.measure_machine = lambda: profile.Machine(1e11, 1e10)
+profile.main(["--hidden", "16", "16"])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "matrix products" in done.stdout
     assert "USDT" not in done.stderr

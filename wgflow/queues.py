@@ -95,7 +95,7 @@ class SampleQueue(nn.Module):
         return drawn[0] if labels is None else drawn
 
     def _remedy(self, samples: Tensor) -> str:
-        """The way out for samples of a wrong shape, which must not mix the numbers of two samples."""
+        """Return a way out for samples of a wrong shape, one that mixes no two samples."""
         shape = tuple(samples.shape)
         if len(shape) > 2 and math.prod(shape[1:]) == self.dim:
             return f" One row per image: samples.flatten(1), and drawn.unflatten(-1, {shape[1:]})."

@@ -30,16 +30,18 @@ def broadcast(*leads: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def refuse_images(t: Tensor, name: str) -> None:
-    """Refuse [..., n, n] with two or more leading dimensions and n >= 8: images, not points. Raises: ValueError.
+    """Refuse images: [..., n, n] with two or more leading dimensions and n >= 8. Raises: ValueError.
 
-    Read as [..., n, D], images [B, C, n, n] would be B C clouds of n rows each. Batches of batches of clouds have this
-    shape only where n points lie in n dimensions, too few to estimate anything from; fewer leading dimensions allow it.
+    Read as [..., n, D], images [B, C, n, n] would be B C clouds of n rows each. Batches of batches of
+    clouds have this shape only if n points lie in n dimensions, too few for any estimate; such clouds
+    can be passed with one leading dimension.
     """
     if t.dim() >= 4 and t.shape[-1] == t.shape[-2] >= 8:
         raise ValueError(
-            f"{name} is {list(t.shape)}, the shape of images; wanted points [..., n, D]. One point per image: "
-            f"{name}.flatten(-3), or feature vectors, e.g. DriftingLoss(features=[network]). If these are clouds of "
-            f"{t.shape[-2]} points, pass one leading dimension: {name}.flatten(0, -3)."
+            f"{name} is {list(t.shape)}, the shape of images; wanted points [..., n, D]. One point per "
+            f"image: {name}.flatten(-3), or feature vectors, e.g. DriftingLoss(features=[network]). If "
+            f"these are clouds of {t.shape[-2]} points, pass one leading dimension: "
+            f"{name}.flatten(0, -3)."
         )
 
 

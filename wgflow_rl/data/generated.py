@@ -186,9 +186,10 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _bare_main() -> Iterator[None]:
-    """Hide the main module, which spawned processes import, so that scripts need no `__main__` guard.
+    """Hide the main module from spawned processes, so that scripts need no `__main__` guard.
 
-    A script without the guard would generate its data again in each worker, and wait there for the lock.
+    A process imports the main module when it starts. Without the guard a script would generate its
+    data again there, and wait for the lock that its parent holds.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
