@@ -7,6 +7,7 @@ import torch
 
 from tests.strategies import assert_close
 from wgflow import KDE, Gaussian, Laplace, Matern, RationalQuadratic, explain_backend, kernel_shift
+from wgflow.density import draw_indices
 from wgflow.reductions import dispatch, gemm, refine
 from wgflow.reductions.dense import exact_centre
 
@@ -118,7 +119,8 @@ def test_the_stated_error_of_weights_grows_with_the_dimension(never_dense, dim):
         assert said.dtype == torch.float32
         log_mass = kernel_shift(x, y, kernel=kernel)[0].double()
         exact = kernel_shift(x.double(), y.double(), kernel=kernel, backend="dense")[0]
-        assert (log_mass - exact).abs().max() < said.error / 2 + 2**-24 * exact.abs().max()
+        promised = (said.error - dispatch.SHORTEST[torch.float32]) / 2
+        assert (log_mass - exact).abs().max() < promised + 2**-24 * exact.abs().max()
 
 
 @pytest.mark.parametrize("backend", ["auto", "dense", "blocked"])
@@ -183,9 +185,8 @@ def test_more_samples_than_2_to_the_24_can_be_drawn_from():
     n = (1 << 24) + 2
     w = torch.zeros(n)
     w[-1] = w[5] = 1.0
-    kde = KDE(torch.arange(n, dtype=torch.float64).unsqueeze(-1), Gaussian(1e-3), w.double())
-    drawn = kde.sample(100, generator=torch.Generator().manual_seed(0)).round().squeeze(-1)
-    assert set(drawn.tolist()) == {5.0, n - 1.0}
+    drawn = draw_indices(w.unsqueeze(0), 100, torch.Generator().manual_seed(0))
+    assert set(drawn.flatten().tolist()) == {5, n - 1}
 
 
 def test_samples_of_weight_0_are_never_drawn():
