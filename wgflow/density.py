@@ -37,7 +37,7 @@ class KDE(nn.Module):
     Args:
         samples: y, [..., M, D].
         kernel: its length scale is in the units of the samples; see `wgflow.bandwidths` for rules.
-        weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter.
+        weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter; gradients exist at 0 too.
 
     Raises:
         ValueError: On bad samples or weights.

@@ -67,7 +67,7 @@ def mean_shift(
         x: [..., N, D] points.
         y: [..., M, D] samples.
         kernel: its length scale is in the units of x.
-        weights: [..., M], w >= 0, or None. Only ratios of weights matter.
+        weights: [..., M], w >= 0, or None. Only ratios of weights matter; derivatives exist at 0 too.
         skip_self: leave y[i] out for x[i]. Only meaningful when y *is* x.
 
     Returns:

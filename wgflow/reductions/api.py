@@ -44,8 +44,8 @@ def kernel_average(
 
     Returns:
         log_mass [..., N] and barycentre [..., N, D] in the dtype of x. Few pairs, float64 input and kernels with a
-        tensor as length scale are summed in float64; float32 is used where it changes weights by less than 2e-4, so a
-        field by less than 1e-3 of the distances it averages (a step much shorter than these has fewer digits). Where
+        tensor as length scale are summed in float64; float32 is used where it changes weights by less than 2e-4, and
+        each row's barycentre - x by less than 1e-3 of the root mean square of the distances it averages. Where
         no sample has weight (compact kernels), log_mass is -inf and the barycentre is x itself.
 
     Gradients flow to x, y, log_weights and a tensor length scale. A second derivative exists for "dense", and for

@@ -36,7 +36,7 @@ def exact_centre(y: Tensor, log_weights: Tensor | None) -> Tensor:
     side, their mean: one sample at 1e18, even of weight 0, moved it so far that the digits of all others were lost.
     """
     if log_weights is None:
-        low, high = torch.aminmax(y, dim=-2, keepdim=True)
+        low, high = y.amin(-2, keepdim=True), y.amax(-2, keepdim=True)
     else:
         absent = (log_weights == -math.inf).unsqueeze(-1)
         low = torch.where(absent, math.inf, y).amin(-2, keepdim=True)
@@ -50,7 +50,7 @@ def combine_weights(log_weights: Tensor | None, weights: Tensor | None) -> Tenso
     if weights is None:
         return log_weights
     logs = weights.detach().double().log()
-    return logs if log_weights is None else logs + log_weights.detach()
+    return logs if log_weights is None else logs + log_weights
 
 
 def factor_weights(log_weights: Tensor | None, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,9 +84,9 @@ def reach(x: Tensor, y: Tensor) -> float:
 
 
 def long_sum(dim: int) -> float:
-    """Growth of the rounding error of a scalar product with its length, as that of a random walk (Higham and Mary 2019).
+    """Growth of the rounding error of a scalar product with its length: a random walk (Higham and Mary 2019).
 
-    Not the square root itself: products accumulate in several registers and blocks.
+    An eighth of the square root, since products accumulate in several registers and blocks.
     """
     return 1 + math.sqrt(dim) / 8
 
