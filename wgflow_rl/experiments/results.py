@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
 from wgflow_rl.experiments.tables import Phase
@@ -105,8 +104,8 @@ class RunGroup:
         if steps[-1] == last.max():
             return ""
         return (
-            f"{self.name}: the curve ends at step {abbreviate(int(steps[-1]))}, the last with all {len(last)} seeds; the "
-            f"longest reaches {abbreviate(int(last.max()))}."
+            f"{self.name}: the curve ends at step {abbreviate(int(steps[-1]))}, the last with all {len(last)} seeds; "
+            f"the longest reaches {abbreviate(int(last.max()))}."
         )
 
     @property
@@ -175,19 +174,18 @@ def read(
     """
     attempt = _Attempt(skipped)
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
-    groups: list[RunGroup] = []
+    groups: list[RunGroup | None] = []
     for place in places:
         for path in sorted(place.rglob("config.json")):
             if (run := attempt(_run, path)) is not None:
                 runs[_configuration(run[1])].append(run)
         single = place.suffix == ".csv" and not place.is_dir()
         logs = [place] if single and place.exists() else sorted(place.rglob("*.csv"))
-        for path in (log for log in logs if log.name != "eval.csv"):  # those are of runs
-            if (peer := attempt(_peer, path, peer_offline)) is not None:
-                groups.append(peer)
-    made = [attempt(_make_group, members[0][0], members) for members in runs.values()]
-    groups += [group for group in made if group is not None]
-    return sorted(groups, key=lambda group: (group.env, group.peer, group.name, group.protocol))
+        logs = [log for log in logs if log.name != "eval.csv"]  # those are of runs
+        groups += [attempt(_peer, path, peer_offline) for path in logs]
+    groups += [attempt(_make_group, members[0][0], members) for members in runs.values()]
+    found = [group for group in groups if group is not None]
+    return sorted(found, key=lambda group: (group.env, group.peer, group.name, group.protocol))
 
 
 @dataclass(frozen=True)
@@ -239,6 +237,7 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
     wanted = {"method", "env", "agent", "schedule"}
     if not isinstance(settings, dict) or not wanted <= settings.keys():
         return None
+    settings = {"data": None} | settings
     _check_types(config, settings)
     _check_regular(path)
     _, rows = read_rows(path)  # complete rows only: a kill may leave half a row
@@ -280,7 +279,6 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
     settings = runs[0][1]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
-        plugins.load(settings.get("plugin", ()), optional=True)
         defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # a method or preset of another version, or of a plugin that is not here

@@ -132,7 +132,9 @@ class Settings:
         more = tuple(name for name in folder.plugin if name not in settings.plugin)
         plugin = (*settings.plugin, *more)
         data = settings.data if folder.data is None else folder.data
-        resumed = replace(settings, run_dir=folder.resume, plugin=plugin, machine=machine, data=data)
+        resumed = replace(
+            settings, run_dir=folder.resume, plugin=plugin, machine=machine, data=data
+        )
         return resumed.check()
 
     @property

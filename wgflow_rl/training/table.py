@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils.files import naming_errors, write_whole
 
 
 class Table:
@@ -70,19 +70,22 @@ class Table:
             self.columns += new
             self._rewrite()
         else:
-            self._file.write(self._line(self.rows[-1]))
-            self._file.flush()
+            with naming_errors(self.path):
+                self._file.write(self._line(self.rows[-1]))
+                self._file.flush()
 
     def sync(self) -> None:
         """Flush the rows to the disk."""
-        os.fsync(self._file.fileno())
+        with naming_errors(self.path):
+            os.fsync(self._file.fileno())
 
     def last(self, column: str) -> float:
         """Value of a column in the last row; 0 without rows."""
         return float(self.rows[-1][column]) if self.rows else 0.0
 
     def close(self) -> None:
-        self._file.close()
+        with naming_errors(self.path):
+            self._file.close()
 
     def _rewrite(self) -> None:
         header = self._line({name: name for name in self.columns})
