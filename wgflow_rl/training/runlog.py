@@ -36,6 +36,7 @@ from wgflow_rl.utils.files import (
     naming_errors,
     open_to_append,
     remove_temporaries,
+    require_regular,
     write_whole,
 )
 
@@ -134,6 +135,8 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
         for name in ("config.json", "train.csv", "eval.csv")
         if (p := Path(folder) / name).exists()
     ]
+    for place in found:
+        require_regular(place)
     # Headers alone, left by a run that was killed before its first row, may be overwritten.
     holds_run = any(
         path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wgflow_rl.utils.files import naming_errors, write_whole
+from wgflow_rl.utils.files import naming_errors, require_regular, write_whole
 
 
 class Table:
@@ -109,6 +109,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, s
 
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
     """Read (header, cells of the other lines); an empty line marks the position of a CSV error."""
+    require_regular(path)
     # Ignore what follows the last newline: an incomplete row.
     whole = Path(path).read_bytes().decode(errors="replace").rpartition("\n")[0]
     lines: list[list[str]] = []
