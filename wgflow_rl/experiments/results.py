@@ -29,11 +29,6 @@ from wgflow_rl.training.table import read_rows
 PEER_COLUMNS = ("step", "seed", "success")
 LARGEST = 1 << 28  # bytes of a file that is read
 MANY = 1000  # seeds of a log; their bootstrap takes 80 kB each
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,10 @@ class RunGroup:
         """
         if self.total is not None:
             return last == self.total
-        steps = np.unique(self.evaluations["step"])
-        interval = np.median(np.diff(steps)) if len(steps) > 1 else 0
-        return (last == steps[-1]) | (last + interval > steps[-1])
+        rows: Any = self.evaluations
+        longest = rows.loc[rows["step"].idxmax(), "seed"]
+        steps = rows.loc[rows["seed"] == longest, "step"]
+        return (last == steps.max()) | (last + steps.diff().median() > steps.max())
 
     def curve(self) -> pd.DataFrame:
         """Success by step (rows) and seed (columns), at steps with an evaluation of every seed."""
@@ -197,14 +193,10 @@ class _Attempt:
     def __call__(self, call: Callable[..., Any], path: Path, *args: Any) -> Any:
         try:
             return call(path, *args)
-        except (
-            Exception
-        ) as error:  # one bad file, whatever is wrong with it, must not hide the others
-            text = (
-                str(error)
-                if str(path) in str(error)
-                else f"{path}: {type(error).__name__}: {error}"
-            )
+        except Exception as error:  # whatever is wrong with one file must not hide the others
+            text = str(error)
+            if str(path) not in text:
+                text = f"{path}: {type(error).__name__}: {text}"
             if self.skipped is None:
                 raise ValueError(text) from error
             self.skipped.append(text)
@@ -221,10 +213,8 @@ def _read_text(path: Path) -> str:
     """Read a text file with or without a byte-order mark. Raises: ValueError as `_check_regular`."""
     _check_regular(path)
     contents = path.read_bytes()
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if contents.startswith(mark):
-            return contents.removeprefix(mark).decode(encoding)
-    return contents.decode("utf-8")
+    utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return contents.decode("utf-16" if utf16 else "utf-8").lstrip("\ufeff")
 
 
 def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
