@@ -209,12 +209,20 @@ def _check_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file of at most {LARGEST:,} bytes")
 
 
-def _read_text(path: Path) -> str:
-    """Read a text file with or without a byte-order mark. Raises: ValueError as `_check_regular`."""
+def _read_text(path: Path, *, errors: str = "strict") -> str:
+    """Read a text file with or without a byte-order mark.
+
+    Args:
+        path: text file.
+        errors: as in `bytes.decode`.
+
+    Raises:
+        ValueError: As `_check_regular`, and for bytes that are no text.
+    """
     _check_regular(path)
     contents = path.read_bytes()
     utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return contents.decode("utf-16" if utf16 else "utf-8").lstrip("\ufeff")
+    return contents.decode("utf-16" if utf16 else "utf-8", errors).lstrip("\ufeff")
 
 
 def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
@@ -318,7 +326,7 @@ def _peer(path: Path, offline: int | None) -> RunGroup | None:
     Raises:
         ValueError: The message names file and line.
     """
-    text = _read_text(path)
+    text = _read_text(path, errors="replace")  # of a table that is no log, nothing is asked
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     names, *lines = list(csv.reader(io.StringIO(text), delimiter=separator)) or [[]]
