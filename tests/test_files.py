@@ -11,11 +11,12 @@ import torch
 
 from wgflow.trajectory import Trajectory
 from wgflow_rl import actions, evaluate
-from wgflow_rl.data import Episodes, npz, statistics
+from wgflow_rl.data import Episodes, hdf5, npz, statistics
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.curve import draw_curve
-from wgflow_rl.training.runlog import RunLog
-from wgflow_rl.training.table import Table
+from wgflow_rl.training.runlog import RunLog, check_folder
+from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.table import Table, read_rows
 from wgflow_rl.utils import files
 from wgflow_rl.utils.cli import UserError
 
@@ -210,3 +211,34 @@ def test_checkpoints_follow_no_link(tmp_path):
     checkpoint.save(folder, step=1, tensors={"x": torch.ones(2)}, state={})
     assert victim.read_text() == "precious"
     assert checkpoint.load(folder).step == 1
+
+
+def hdf5_reader(path):
+    pytest.importorskip("h5py")
+    with hdf5.opened(path, kind="a data set", install=""):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("config.json", lambda path: Settings.read(path.parent)),
+        ("config.json", lambda path: check_folder(path.parent, resume=True)),
+        ("eval.csv", lambda path: read_rows(path)),
+        ("eval.csv", lambda path: check_folder(path.parent, resume=False)),
+        ("step-000000000001.safetensors", lambda path: checkpoint.read(path)),
+        ("x.npz", lambda path: npz.read(path)),
+        ("x.hdf5", hdf5_reader),
+    ],
+    ids=["settings", "resume", "rows", "start", "checkpoint", "npz", "hdf5"],
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused(name, call, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises((OSError, checkpoint.DamagedCheckpoint), match="not a regular file"):
+        call(tmp_path / name)
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "step-000000000001.safetensors")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        checkpoint.load(tmp_path)

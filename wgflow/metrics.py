@@ -18,7 +18,6 @@ from wgflow.reductions import (
     check_clouds,
     check_no_nan,
     kernel_shift_f64,
-    log_of_weights,
     log_total,
     require_unsharded,
 )
@@ -54,8 +53,8 @@ def energy_distance(
         ValueError: on clouds that do not match or hold one point, on NaN.
     """
     require_unsharded("energy_distance")
-    check_clouds(x, y, log_of_weights(y_weights), False)
-    check_clouds(y, x, log_of_weights(x_weights), False, ("y", "x"))
+    check_clouds(x, y, None, False, weights=y_weights)
+    check_clouds(y, x, None, False, ("y", "x"), weights=x_weights)
     (a, p), (b, q) = _measure(x, x_weights, "x"), _measure(y, y_weights, "y")
     within = _mean_distance(a, p, a, p) / _unequal(p) + _mean_distance(b, q, b, q) / _unequal(q)
     distance = 2 * _mean_distance(a, p, b, q) - within
@@ -93,11 +92,8 @@ def mmd2(
     _, q = _measure(y, y_weights, "y")
 
     def mean(a: Tensor, p: Tensor, b: Tensor, q: Tensor, skip: bool) -> Tensor:
-        log_q = log_of_weights(q)
         masses = [
-            (p * kernel_shift_f64(a, b, kernel=k, log_weights=log_q, skip_self=skip)[0].exp()).sum(
-                -1
-            )
+            (p * kernel_shift_f64(a, b, kernel=k, weights=q, skip_self=skip)[0].exp()).sum(-1)
             for k in as_kernels(kernel)
         ]
         return torch.stack(masses).sum(0)
@@ -235,16 +231,15 @@ def kde_kl(
     require_unsharded("kde_kl")
     check_clouds(x, y, None, False)
     _, p = _measure(x, x_weights, "x")
-    log_wx = None if x_weights is None else log_of_weights(p)
-    log_wy = log_of_weights(y_weights)
-    log_q, _ = kernel_shift_f64(x, x, kernel=kernel, log_weights=log_wx, skip_self=True)
-    log_p, _ = kernel_shift_f64(x, y, kernel=kernel, log_weights=log_wy)
+    wx = None if x_weights is None else p
+    log_q, _ = kernel_shift_f64(x, x, kernel=kernel, weights=wx, skip_self=True)
+    log_p, _ = kernel_shift_f64(x, y, kernel=kernel, weights=y_weights)
     if bool(((log_q.maximum(log_p) == -math.inf) & (p > 0)).any()):
         raise ValueError(
             f"a point of x is out of reach of every other sample of x and of y, so no ratio is known there: {kernel!r} "
             "has compact support. Widen it, or use a Gaussian."
         )
-    log_ratio = (log_q - log_total(x, log_wx, True)) - (log_p - log_total(y, log_wy))
+    log_ratio = (log_q - log_total(x, wx, True)) - (log_p - log_total(y, y_weights))
     # Points without weight do not count, not even where their densities are 0.
     return (p * torch.where(p > 0, log_ratio, 0.0)).sum(-1).to(x.dtype)
 
@@ -289,7 +284,7 @@ def mode_proportions(x: Tensor, centres: Tensor, *, weights: Tensor | None = Non
         ValueError: on batches, empty clouds, NaN.
     """
     _check_modes(x, centres)
-    check_clouds(centres, x, log_of_weights(weights), False, ("centres", "x"))
+    check_clouds(centres, x, None, False, ("centres", "x"), weights=weights)
     _, w = _measure(x, weights, "x", least=1)
     nearest = sq_distances(x, centres).argmin(-1)
     return torch.zeros_like(w[:1]).expand(len(centres)).scatter_add(0, nearest, w).to(x.dtype)
@@ -324,8 +319,8 @@ def _check_both(
 ) -> tuple[Tensor, Tensor]:
     """The shares of x and y. Raises: ValueError on clouds that do not match, are empty, batched or hold NaN."""
     require_unsharded("a metric")
-    check_clouds(x, y, log_of_weights(y_weights), False)
-    check_clouds(y, x, log_of_weights(x_weights), False, ("y", "x"))
+    check_clouds(x, y, None, False, weights=y_weights)
+    check_clouds(y, x, None, False, ("y", "x"), weights=x_weights)
     check_no_nan(x - x, "x")  # infinity becomes NaN too
     check_no_nan(y - y, "y")
     if x.dim() != 2 or y.dim() != 2:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import is_access_error
+from wgflow_rl.utils.files import is_access_error, require_regular
 from wgflow_rl.utils.memory import MAX_RATIO, check_memory
 
 
@@ -102,6 +102,7 @@ def opened(path: Path, *, kind: str, install: str) -> Iterator[Contents]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    require_regular(path)
     try:
         import h5py
     except ModuleNotFoundError as error:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import is_access_error, replacing
+from wgflow_rl.utils.files import is_access_error, replacing, require_regular
 from wgflow_rl.utils.memory import MAX_RATIO, check_memory
 
 _HEADERS = {
@@ -90,6 +90,7 @@ def verify(path: Path) -> None:
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]]]:
     """Open a file as {array name: (archive, entry)}; errors inside the block become `Damaged`."""
+    require_regular(path)
     with path.open("rb") as stream:
         try:
             with zipfile.ZipFile(stream) as archive:

@@ -11,12 +11,14 @@ from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
 from wgflow_rl import plugins
 from wgflow_rl.envs import custom, ogbench, pusht, robomimic
+from wgflow_rl.envs.check import check
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
 __all__ = [
     "SOURCES",
     "Name",
     "SingleTask",
+    "check",
     "check_name",
     "make",
     "names",

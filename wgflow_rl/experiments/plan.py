@@ -167,7 +167,10 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
             )
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)
     if extra:
-        return Kind(row, env, from_command_line(flags), flags)
+        settings = from_command_line(flags)
+        if settings.data is not None:  # absolute: other machines have another current folder
+            flags = (*flags, "--data", settings.data)
+        return Kind(row, env, settings, flags)
     # Without extra flags, avoid the command-line parser, which takes half a second per cell of a
     # table.
     agent, schedule = presets.preset(preset, row.method, envs.check_name(env))

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
 from wgflow_rl.experiments.tables import Phase
@@ -30,11 +29,6 @@ from wgflow_rl.training.table import read_rows
 PEER_COLUMNS = ("step", "seed", "success")
 LARGEST = 1 << 28  # bytes of a file that is read
 MANY = 1000  # seeds of a log; their bootstrap takes 80 kB each
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,10 @@ class RunGroup:
         """
         if self.total is not None:
             return last == self.total
-        steps = np.unique(self.evaluations["step"])
-        interval = np.median(np.diff(steps)) if len(steps) > 1 else 0
-        return (last == steps[-1]) | (last + interval > steps[-1])
+        rows: Any = self.evaluations
+        longest = rows.loc[rows["step"].idxmax(), "seed"]
+        steps = rows.loc[rows["seed"] == longest, "step"]
+        return (last == steps.max()) | (last + steps.diff().median() > steps.max())
 
     def curve(self) -> pd.DataFrame:
         """Success by step (rows) and seed (columns), at steps with an evaluation of every seed."""
@@ -105,8 +100,8 @@ class RunGroup:
         if steps[-1] == last.max():
             return ""
         return (
-            f"{self.name}: the curve ends at step {abbreviate(int(steps[-1]))}, the last with all {len(last)} seeds; the "
-            f"longest reaches {abbreviate(int(last.max()))}."
+            f"{self.name}: the curve ends at step {abbreviate(int(steps[-1]))}, the last with all {len(last)} seeds; "
+            f"the longest reaches {abbreviate(int(last.max()))}."
         )
 
     @property
@@ -175,19 +170,18 @@ def read(
     """
     attempt = _Attempt(skipped)
     runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
-    groups: list[RunGroup] = []
+    groups: list[RunGroup | None] = []
     for place in places:
         for path in sorted(place.rglob("config.json")):
             if (run := attempt(_run, path)) is not None:
                 runs[_configuration(run[1])].append(run)
         single = place.suffix == ".csv" and not place.is_dir()
         logs = [place] if single and place.exists() else sorted(place.rglob("*.csv"))
-        for path in (log for log in logs if log.name != "eval.csv"):  # those are of runs
-            if (peer := attempt(_peer, path, peer_offline)) is not None:
-                groups.append(peer)
-    made = [attempt(_make_group, members[0][0], members) for members in runs.values()]
-    groups += [group for group in made if group is not None]
-    return sorted(groups, key=lambda group: (group.env, group.peer, group.name, group.protocol))
+        logs = [log for log in logs if log.name != "eval.csv"]  # those are of runs
+        groups += [attempt(_peer, path, peer_offline) for path in logs]
+    groups += [attempt(_make_group, members[0][0], members) for members in runs.values()]
+    found = [group for group in groups if group is not None]
+    return sorted(found, key=lambda group: (group.env, group.peer, group.name, group.protocol))
 
 
 @dataclass(frozen=True)
@@ -199,14 +193,10 @@ class _Attempt:
     def __call__(self, call: Callable[..., Any], path: Path, *args: Any) -> Any:
         try:
             return call(path, *args)
-        except (
-            Exception
-        ) as error:  # one bad file, whatever is wrong with it, must not hide the others
-            text = (
-                str(error)
-                if str(path) in str(error)
-                else f"{path}: {type(error).__name__}: {error}"
-            )
+        except Exception as error:  # whatever is wrong with one file must not hide the others
+            text = str(error)
+            if str(path) not in text:
+                text = f"{path}: {type(error).__name__}: {text}"
             if self.skipped is None:
                 raise ValueError(text) from error
             self.skipped.append(text)
@@ -219,14 +209,20 @@ def _check_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file of at most {LARGEST:,} bytes")
 
 
-def _read_text(path: Path) -> str:
-    """Read a text file with or without a byte-order mark. Raises: ValueError as `_check_regular`."""
+def _read_text(path: Path, *, errors: str = "strict") -> str:
+    """Read a text file with or without a byte-order mark.
+
+    Args:
+        path: text file.
+        errors: as in `bytes.decode`.
+
+    Raises:
+        ValueError: As `_check_regular`, and for bytes that are no text.
+    """
     _check_regular(path)
     contents = path.read_bytes()
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if contents.startswith(mark):
-            return contents.removeprefix(mark).decode(encoding)
-    return contents.decode("utf-8")
+    utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return contents.decode("utf-16" if utf16 else "utf-8", errors).lstrip("\ufeff")
 
 
 def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
@@ -239,6 +235,7 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
     wanted = {"method", "env", "agent", "schedule"}
     if not isinstance(settings, dict) or not wanted <= settings.keys():
         return None
+    settings = {"data": None} | settings
     _check_types(config, settings)
     _check_regular(path)
     _, rows = read_rows(path)  # complete rows only: a kill may leave half a row
@@ -280,7 +277,6 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
     settings = runs[0][1]
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
-        plugins.load(settings.get("plugin", ()), optional=True)
         defaults = presets.preset(preset, settings["method"], settings["env"])
         plain = json.loads(json.dumps([dataclasses.asdict(default) for default in defaults]))
     except ValueError:  # a method or preset of another version, or of a plugin that is not here
@@ -330,7 +326,7 @@ def _peer(path: Path, offline: int | None) -> RunGroup | None:
     Raises:
         ValueError: The message names file and line.
     """
-    text = _read_text(path)
+    text = _read_text(path, errors="replace")  # of a table that is no log, nothing is asked
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     names, *lines = list(csv.reader(io.StringIO(text), delimiter=separator)) or [[]]

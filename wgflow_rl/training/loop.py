@@ -83,6 +83,11 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
                 mininterval=1,
             )
         )
+        if not resume and not state.data_are_solved:
+            bar.write(
+                f"warning: no transition of the data ends the task of {settings.env}, so training sees no success "
+                "before the online phase. Check --env and --data, or go on if this is intended."
+            )
         stop = enter(StopRequest())
         Trainer(state, log, evaluator, bar, stop).train()
     return settings.folder

@@ -19,9 +19,10 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -30,7 +31,14 @@ import numpy as np
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import make_folder, open_to_append, remove_temporaries, write_whole
+from wgflow_rl.utils.files import (
+    make_folder,
+    naming_errors,
+    open_to_append,
+    remove_temporaries,
+    require_regular,
+    write_whole,
+)
 
 EVAL_COLUMNS = (
     "step",
@@ -131,6 +139,8 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
         for name in ("config.json", "train.csv", "eval.csv")
         if (p := Path(folder) / name).exists()
     ]
+    for place in found:
+        require_regular(place)
     # Headers alone, left by a run that was killed before its first row, may be overwritten.
     holds_run = any(
         path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found
@@ -185,12 +195,13 @@ class RunLog:
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
+            opened.enter_context(_quiet_event_threads())
             # A repeated evaluation gives equal numbers, so its events need not be purged.
             self._events = (
                 _events(self.folder / "tensorboard", resume_step) if tensorboard else None
             )
             if self._events is not None:
-                opened.callback(self._events.close)
+                opened.callback(self._close_events)
             self._opened = opened.pop_all()
         self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
 
@@ -280,7 +291,8 @@ class RunLog:
             "eval", {name: row[name] for name in row if name not in ("step", "phase")}, step
         )
         if self._events is not None:
-            self._events.flush()
+            with naming_errors(self.folder / "tensorboard"):
+                self._events.flush()
         self._call_back("eval", row)
         return row
 
@@ -298,8 +310,13 @@ class RunLog:
 
     def _mirror(self, table: str, numbers: Mapping[str, float], step: int) -> None:
         if self._events is not None:
-            for name, number in numbers.items():
-                self._events.add_scalar(f"{table}/{name}", number, step)
+            with naming_errors(self.folder / "tensorboard"):
+                for name, number in numbers.items():
+                    self._events.add_scalar(f"{table}/{name}", number, step)
+
+    def _close_events(self) -> None:
+        with naming_errors(self.folder / "tensorboard"):
+            self._events.close()
 
     def curve(self, title: str = "") -> Path:
         """Draw curve.png from the rows of eval.csv; return its path."""
@@ -364,6 +381,22 @@ def _lock(path: Path) -> TextIO:
             f"another process is writing to {path.parent}; wait for it, or use --run-dir."
         ) from error
     return file
+
+
+@contextlib.contextmanager
+def _quiet_event_threads() -> Iterator[None]:
+    """Print no traceback of TensorBoard's threads: what they raise is raised again by the next write."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__.partition(".")[0] != "tensorboard":
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _events(folder: Path, resume_step: int | None):

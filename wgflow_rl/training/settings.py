@@ -21,7 +21,7 @@ from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
 from wgflow_rl.agents.presets import Schedule
 from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
-from wgflow_rl.utils.files import expand_user
+from wgflow_rl.utils.files import expand_user, require_regular
 
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 PROG = "python -m wgflow_rl.train"
@@ -195,6 +195,7 @@ class Settings:
         path = folder / "config.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it")
+        require_regular(path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
             named = stored.get("plugin", [])

@@ -77,7 +77,9 @@ class TrainingState:
             lanes=settings.envs,
         )
         self.held_out = Replay(validation, capacity=len(validation), device=device)
-        obs = torch.as_tensor(train.head().observations)
+        head = train.head()
+        self.data_are_solved = head.successes > 0  # of shards, the first one
+        obs = torch.as_tensor(head.observations)
         self.agent = presets.build(
             cfg,
             obs_dim=train.widths[0],

@@ -20,8 +20,8 @@ def one_line_errors() -> Iterator[None]:
     """Print expected errors as `error: ...` on stderr; exit with 2, or with 130 on Ctrl-C.
 
     Expected are OSError (files, network), UserError, a failed allocation of memory, and a ValueError
-    raised in this project's own code. Any other exception is a bug and keeps its traceback. A reader of stdout that stops early,
-    as in `... | head`, ends the command with 141 and no message.
+    raised in this project's own code. Any other exception is a bug and keeps its traceback. A reader
+    of stdout that stops early, as in `... | head`, ends the command with 141 and no message.
     """
     try:
         yield

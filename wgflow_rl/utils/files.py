@@ -100,6 +100,12 @@ def open_to_append(path: Path) -> TextIO:
     return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError if `path` is a pipe, a device or a folder: to read it could block for ever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove the temporary files of writers that were killed; call it where no other process writes."""
     for path in folder.glob(".*.tmp*"):
