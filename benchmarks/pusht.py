@@ -71,6 +71,7 @@ SETTINGS = {
     "MeanFlow": [mean_flow(share) for share in ("0.5", "0.75")],
     "flow matching, 10 steps": [flow("--lr", lr) for lr in ("3e-4", "1e-3")],
 }
+HALF = ("dfp-energy", "--field", "energy:0.5", "--improve-field", "energy:0.5")
 # The setting of each method with the highest score in the search.
 CHOSEN: dict[str, tuple[str, ...]] = {}
 
@@ -83,13 +84,11 @@ STUDIES = {
     "online": Study(
         "pusht",
         3,
-        {
-            "dfp": ("dfp-energy", "--field", "energy:0.5", "--improve-field", "energy:0.5"),
-            "dfp without top-K": (
-                *("dfp-energy", "--field", "energy:0.5", "--improve-field", "energy:0.5"),
-                *("--lam", "0"),
-            ),
-        },
+        {"dfp with top-K": (*HALF, "--lam", "0.5"), "dfp without top-K": (*HALF, "--lam", "0")},
+        (  # a small network, so that 8,000 environment steps with one update each take minutes
+            *("--trunk", "256", "256", "256", "--hidden", "128", "128", "--batch", "64"),
+            *("--offline-steps", "3000", "--online-steps", "8000", "--eval-every", "1000"),
+        ),
     ),
 }
 
