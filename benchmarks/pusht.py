@@ -2,7 +2,7 @@
 
     python benchmarks/pusht.py search    # settings of each method, one seed, other starts than those reported
     python benchmarks/pusht.py table     # the best setting of each method, 3 seeds
-    python benchmarks/pusht.py best      # `make train-pusht`, 3 seeds
+    python benchmarks/pusht.py best      # `make train-pusht`, with and without mirror images, 3 seeds
     python benchmarks/pusht.py online    # DFP from the demonstrations on, with and without the top-K term, 3 seeds
 
 A study is a sweep (see train_runs.py), read into benchmarks/results/pusht-STUDY.json and .md; `--read` trains nothing
@@ -80,7 +80,14 @@ STUDIES = {
         "pusht", 1, {" ".join(each): each for group in SETTINGS.values() for each in group}, SEARCH
     ),
     "table": Study("pusht", 3, CHOSEN, SHORT),
-    "best": Study("pusht", 3, {"drift-bc": ("drift-bc",)}),
+    "best": Study(
+        "pusht",
+        3,
+        {
+            "drift-bc": ("drift-bc",),
+            "drift-bc without mirror images": ("drift-bc", "--no-mirror"),
+        },
+    ),
     "online": Study(
         "pusht",
         3,

@@ -139,12 +139,12 @@ def leave_one_out(
             "every sample of y has a duplicate, which predicts it the better the shorter the length scale; count "
             "duplicates once, y.unique(dim=0), or use scott."
         )
-    log_w = None if weights is None else shares.log()
+    w = None if weights is None else shares
 
     def score(h: float) -> float:
         k = kernel(h)
-        log_mass, _ = kernel_shift_f64(y, y, kernel=k, log_weights=log_w, skip_self=True)
-        log_p = log_mass - log_total(y, log_w, True) + float(k.log_norm(dim) or 0.0)
+        log_mass, _ = kernel_shift_f64(y, y, kernel=k, weights=w, skip_self=True)
+        log_p = log_mass - log_total(y, w, True) + float(k.log_norm(dim) or 0.0)
         return float(shares @ log_p)
 
     # Below the first length, d² > M D h² even for the nearest two samples: the likelihood falls with h.

@@ -222,5 +222,7 @@ def import_gym_pusht() -> ModuleType:
         try:
             from gym_pusht.envs import pusht
         except ImportError as error:
-            raise UserError(f"gym-pusht cannot be imported ({error}): {INSTALL}") from error
+            raise UserError(
+                f"gym-pusht cannot be imported ({error}): {INSTALL}; without libGL.so.1 also apt install libgl1"
+            ) from error
     return pusht
