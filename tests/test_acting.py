@@ -135,6 +135,60 @@ def test_measured_chunks_are_judged_inside_the_box_and_candidates_are_of_the_old
     assert (log["q_candidates"], log["q_proposed"]) == (1, -1)
 
 
+@pytest.mark.parametrize("method", ["bfn", "ifql", "fawac", "fbrac"])
+def test_a_flow_takes_the_steps_of_its_settings_when_it_acts(method):
+    """One Euler step from noise z: z + v(s, z, 0), clipped."""
+    choice = {"act_samples": 1} if method in ("bfn", "ifql") else {}
+    agent, obs = build(method, flow_steps=1, **choice), torch.randn(6, S, generator=rng(1))
+    z = agent.draw_latent(obs, 1, rng())
+    expected = (z + agent.flow(obs, z, 0 * z[..., :1])).clamp(-1, 1).detach()
+    assert_close(agent.act(obs, rng()), expected.reshape(6, agent.cfg.chunk, -1))
+
+
+def test_rebrac_executes_the_squashed_action():
+    agent, obs = build("rebrac"), torch.randn(6, S, generator=rng(1))
+    agent.policy.net.rest[-1].weight.data *= 5
+    assert_close(agent.act(obs, rng()), agent.policy(obs).tanh().detach())
+
+
+# ---- settings that count -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [
+        ("dfp", {"generated": 3, "candidates": 7, "target_samples": 4}),
+        ("mvp-topk", {"candidates": 7, "target_samples": 4}),
+        ("qc-bfn", {"target_samples": 4}),
+    ],
+)
+def test_an_update_draws_as_many_samples_as_the_settings_say(method, numbers):
+    noise = noise_for(build(method, **numbers))
+    drawn = {name: getattr(noise, name.removesuffix("_samples")).shape[1] for name in numbers}
+    assert drawn == numbers
+
+
+@pytest.mark.parametrize("method", ["dfp", "mvp-topk"])
+def test_the_switch_leaves_the_policy_and_the_critics_as_they_are(method):
+    agent = build(method)
+    before = {name: p.clone() for name, p in agent.named_parameters()}
+    agent.start_online()
+    changed = {
+        name.partition(".")[0] for name, p in agent.named_parameters() if not p.equal(before[name])
+    }
+    assert changed == {"old_policy"}
+
+
+@pytest.mark.parametrize("delay", [1, 3])
+def test_rebrac_moves_its_policy_in_every_update_of_its_delay(delay):
+    agent, moved = build("rebrac", policy_delay=delay), []
+    for number in range(5):
+        before = agent.policy.net.first.weight.clone()
+        updates.update(agent, make_batch(1, number), noise_for(agent, number), online=False)
+        moved.append(not before.equal(agent.policy.net.first.weight))
+    assert moved == [number % delay == 0 for number in range(5)]
+
+
 # ---- measures ------------------------------------------------------------------------------------------------------
 
 
@@ -156,12 +210,12 @@ def test_the_raw_field_is_a_distance():
 
 
 def test_measures_of_two_samples_around_their_data():
-    """Samples at ±2 and data at 0 in one dimension: E|x-x'| = 4, E|x-y| = 2, energy score 2 - 4 / 2."""
+    """Samples at ±2 and data at 4 in one dimension: E|x-x'| = 4, E|x-y| = 4, energy score 4 - 4 / 2."""
     one = torch.ones(1)
-    y = torch.zeros(1, 1, 1)
+    y = torch.full((1, 1, 1), 4.0)
     batch = Batch(one[:, None], y, one[:, None], one, one, one[:, None], y, one[:, None], one)
     log = diagnostics.compare_with_data(torch.tensor([[[2.0], [-2.0]]]), batch)
-    assert [log[name].item() for name in ("energy_score", "spread_ratio", "clipped")] == [0, 2, 1]
+    assert [log[name].item() for name in ("energy_score", "spread_ratio", "clipped")] == [2, 1, 1]
     log = diagnostics.compare_with_data(torch.tensor([[[0.5], [-2.0], [0.1], [3.0]]]), batch)
     assert log["clipped"] == 0.5
 

@@ -96,6 +96,30 @@ def test_evaluations_play_their_own_episodes_and_the_latest_of_the_best_is_kept(
     assert saved(tmp_path / "run") == [8, 9, 12]
 
 
+def test_an_evaluation_that_ends_late_has_the_phase_of_its_step(tmp_path, monkeypatch):
+    submit = loop.InlineEvaluator.submit
+
+    def late(self, step):
+        future = submit(self, step)
+        future.done = lambda: False
+        return future
+
+    monkeypatch.setattr(loop.InlineEvaluator, "submit", late)
+    run(tmp_path / "run", schedule={"checkpoint_every": 6})
+    rows = read_rows(tmp_path / "run" / "eval.csv")[1]
+    assert [row["phase"] for row in rows] == ["offline", "online", "online"]
+
+
+def test_what_is_drawn_in_acting_changes_no_batch(tmp_path):
+    """The updates' stream ends in the same state after runs that draw another number of samples in acting."""
+    ends = []
+    for number in (2, 3):
+        run(tmp_path / str(number), agent={"act_samples": number})
+        ends.append(checkpoint.load(tmp_path / str(number) / "checkpoints").tensors)
+    assert torch.equal(*(end["random.training"] for end in ends))
+    assert not torch.equal(*(end["random.acting"] for end in ends))
+
+
 def test_the_last_step_is_logged_evaluated_and_saved(tmp_path):
     run(tmp_path / "run", schedule={"log_every": 5, "eval_every": 5, "checkpoint_every": 5})
     for name in ("train.csv", "eval.csv"):

@@ -260,3 +260,10 @@ def test_a_loss_in_feature_space_is_the_loss_of_the_features(field):
     each = [DriftingLoss(**options)(phi(x), phi(pos), *map(phi, negatives)) for phi in maps]
     for number, found in enumerate(together):
         assert_close(found, (each[0][number] + each[1][number]) / 2)
+
+
+def test_the_displacement_of_a_report_is_the_rms_of_the_field():
+    g = torch.Generator().manual_seed(0)
+    x, pos = (torch.randn(4, n, 3, generator=g, dtype=torch.float64) for n in (6, 5))
+    V = energy_field(x, pos)
+    assert_close(DriftingLoss(EnergyField())(x, pos).displacement, V.square().mean().sqrt())
