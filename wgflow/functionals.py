@@ -310,9 +310,12 @@ class Likelihood(Functional):
     def velocity(self, x: Tensor) -> Tensor:
         check_clouds(x, self.samples, None, False, ("x", "samples"))
         log_q, _ = kernel_shift_f64(self.samples, x, kernel=self.kernel)
-        log_w = _shares(self.samples, self.weights).log() - log_q
         log_pull, shift = kernel_shift_f64(
-            x, self.samples, kernel=self.kernel.gradient_kernel, log_weights=log_w
+            x,
+            self.samples,
+            kernel=self.kernel.gradient_kernel,
+            weights=_shares(self.samples, self.weights),
+            log_weights=-log_q,
         )
         pull = (log_pull + math.log(x.shape[-2])).exp().unsqueeze(-1)
         return (pull * self.kernel.covector(shift)).to(x.dtype)

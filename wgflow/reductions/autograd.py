@@ -6,6 +6,7 @@ import contextlib
 
 import torch
 
+from wgflow.kernels import Laplace
 from wgflow.reductions import blocked, gemm, keops
 from wgflow.reductions.blocked import gradients_at_zero, some_are_zero
 from wgflow.reductions.dense import (
@@ -16,7 +17,7 @@ from wgflow.reductions.dense import (
     within_range,
 )
 from wgflow.reductions.dispatch import DENSE_PAIRS, Choice, pairs
-from wgflow.reductions.refine import FEW, imprecise_rows, refine, refined_gradients, without
+from wgflow.reductions.refine import FEW, Part, imprecise_rows, refine, refined_gradients
 
 FORWARD = {"gemm": gemm.forward, "blocked": blocked.forward, "keops": keops.forward}
 # KeOps would compile one more formula per gradient, 8 to 12 seconds that blocks do not take.
@@ -96,11 +97,14 @@ def _gradients(x, y, log_weights, weights, sums, rows, kernel, skip_self, choice
     log_mass, shift, g_mass, g_shift = sums
     at = (x, y, combine_weights(log_weights, weights), log_mass, shift)
     run, how = GRADIENTS[choice.backend], (kernel, skip_self)
-    if rows is None:
-        dx, dy, dL = run(at, g_mass, g_shift, *how, choice.dtype, samples)
+    # The gradient kernel of Laplace is infinite at 0: near pairs need more digits than their sums do.
+    dtype = torch.float64 if isinstance(kernel, Laplace) else choice.dtype
+    if rows is None or dtype != choice.dtype:
+        dx, dy, dL = run(at, g_mass, g_shift, *how, dtype, samples)
     else:
-        main = run(at, *without(rows, g_mass, g_shift), *how, choice.dtype, samples)
-        more = refined_gradients(at, g_mass, g_shift, *how, rows, samples)
+        part = Part(x, y, at[2], rows, skip_self)
+        main = run(at, *part.remove(g_mass, g_shift), *how, choice.dtype, samples)
+        more = refined_gradients(part, at, g_mass, g_shift, *how, samples)
         dx, dy, dL = (
             a if a is None or b is None else a + b for a, b in zip(main, more, strict=True)
         )

@@ -60,6 +60,12 @@ class Part:
         t = t.reshape(*self.shape[:2], *t.shape[len(self.lead) + 1 :])[self.index]
         return t if self.numbers is None else t[:, self.numbers]
 
+    def remove(self, g_mass: Tensor, g_shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Upstream gradients with 0 in all rows of this part."""
+        gone = torch.zeros_like(g_mass, dtype=torch.bool, memory_format=torch.contiguous_format)
+        self.write(gone, True)
+        return g_mass.masked_fill(gone, 0.0), g_shift.masked_fill(gone.unsqueeze(-1), 0.0)
+
     def write(self, t: Tensor, rows: Tensor | float) -> None:
         """Overwrite these rows of a contiguous tensor [..., N] or [..., N, D]."""
         flat = t.view(*self.shape[:2], *t.shape[len(self.lead) + 1 :])
@@ -81,17 +87,9 @@ def refine(
     part.write(shift, sums[1])
 
 
-def without(rows: Tensor, *gradients: Tensor) -> list[Tensor]:
-    """Upstream gradients [..., N] or [..., N, D] with 0 in `rows`."""
-    return [
-        g.masked_fill(rows if g.dim() == rows.dim() else rows.unsqueeze(-1), 0.0) for g in gradients
-    ]
-
-
-def refined_gradients(saved, g_mass, g_shift, kernel, skip_self, rows: Tensor, samples: bool):
-    """The share of `rows` in (dx, dy, d log w), in float64."""
+def refined_gradients(part: Part, saved, g_mass, g_shift, kernel, skip_self, samples: bool):
+    """The share of a part in (dx, dy, d log w), in float64."""
     x, y, log_weights, log_mass, shift = saved
-    part = Part(x, y, log_weights, rows, skip_self)
     at = (part.x, part.y, part.log_weights, part.read(log_mass), part.read(shift))
     grads = blocked.gradients(
         at, part.read(g_mass), part.read(g_shift), kernel, skip_self, torch.float64, samples,

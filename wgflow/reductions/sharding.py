@@ -75,6 +75,8 @@ def require_unsharded(what: str) -> None:
 def log_sum(weights: Tensor) -> Tensor:
     """log Σ w in float64, [..., 1], for weights of any size; its derivative exists at w = 0. -inf if all are 0."""
     w = weights.double()
+    if w.shape[-1] == 0:  # an empty shard
+        return w.sum(-1, keepdim=True).log()
     largest = w.detach().amax(-1, keepdim=True)
     largest = largest.masked_fill(largest == 0, 1.0)
     return (w / largest).sum(-1, keepdim=True).log() + largest.log()
