@@ -35,7 +35,7 @@ from wgflow_rl.training.rollout import evaluate
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.training.table import read_rows
 
-SHORT = ("--offline-steps", "1500", "--eval-every", "500")
+SHORT = ("--offline-steps", "1500", "--eval-every", "1500")
 SEARCH = ("--offline-steps", "1000", "--eval-every", "1000", "--eval-seed", "200000")
 
 
@@ -73,7 +73,18 @@ SETTINGS = {
 }
 HALF = ("dfp-energy", "--field", "energy:0.5", "--improve-field", "energy:0.5")
 # The setting of each method with the highest score in the search.
-CHOSEN: dict[str, tuple[str, ...]] = {}
+CHOSEN = {
+    "drifting (Eq. 3), h = .8": drift("drifting:0.8"),
+    "published, R = .5": drift("published:0.5"),
+    "likelihood, h = .4": drift("likelihood:0.4"),
+    "energy, beta = 1/2": drift("energy:0.5"),
+    "energy, beta = 1": drift("energy:1"),
+    "MMD, Laplace, three scales": drift("mmd-laplace:0.2+mmd-laplace:0.5+mmd-laplace:1"),
+    "likelihood + energy, beta = 1": drift("likelihood:0.2+energy:1"),
+    "regression": regression("1e-3"),
+    "MeanFlow": mean_flow("0.75"),
+    "flow matching, 10 steps": flow("--lr", "1e-3"),
+}
 
 STUDIES = {
     "search": Study(
