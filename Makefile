@@ -1,4 +1,4 @@
-# make train | train-arm | train-lift | test | test-all | lint | docs | clean. All but the last set up .venv when needed.
+# make train | train-arm | train-lift | train-pusht | test | test-all | lint | docs | clean. All but the last set up .venv when needed.
 #   make train ARGS="--seed 1 --run-dir runs/maze-1"      pass flags on
 #   make test ARGS="tests/test_fields.py -k energy"        some of the tests
 #   make test PYTHON=/path/to/python3.12                  choose the interpreter of .venv (make clean first)
@@ -13,7 +13,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 SET_UP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: train train-arm train-lift test test-all lint format docs clean
+.PHONY: train train-arm train-lift train-pusht test test-all lint format docs clean
 
 train: $(SET_UP)
 	$(RUN) -m wgflow_rl.train $(ARGS)
@@ -23,6 +23,9 @@ train-arm: $(SET_UP)
 
 train-lift: $(SET_UP)
 	$(RUN) -m wgflow_rl.train --env lift-mh-low_dim $(ARGS)
+
+train-pusht: $(SET_UP)
+	$(RUN) -m wgflow_rl.train --env pusht $(ARGS)
 
 # One process per core. test-all adds the tests marked slow: kills, fuzzing, builds and whole programs.
 PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

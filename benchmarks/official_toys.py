@@ -39,7 +39,7 @@ SETUP = {
     "generator": "MLP 32-256-256-256-2, SiLU",
     "optimiser": "Adam, learning rate 1e-3, constant",
     "batch": 512,
-    "longest": 1.0,  # displacements are shortened to this: the gates of some divergences are unbounded
+    "longest": 1.0,  # displacements are shortened to this: the weights of some divergences are unbounded
     "projections": 256,
     "samples": 10_000,
     "search_seed": 100,
@@ -103,7 +103,7 @@ def train(target, field: Field, seed: int, steps: int) -> tuple[nn.Module, dict[
             v = field(x, target.sample(SETUP["batch"], generator=generator))
             v = v.nan_to_num(0.0, 1e10, -1e10).clamp(
                 -1e10, 1e10
-            )  # a gate that overflowed: its direction is known
+            )  # a weight that overflowed: its direction is known
             v = v * (SETUP["longest"] / v.norm(dim=-1, keepdim=True).clamp_min(SETUP["longest"]))
         adam.zero_grad()
         wg.regress_onto(x, v).backward()

@@ -1,7 +1,7 @@
 """One update of DFP, at two sizes: torch in whole passes, torch in blocks (ours), and JAX.
 
     python benchmarks/update_step.py --case pi --jax-python OTHER/bin/python      # a' ~ pi, the paper's TD target
-    python benchmarks/update_step.py --case best16 --jax-python OTHER/bin/python  # a' the best of 16: released code
+    python benchmarks/update_step.py --case best16 --jax-python OTHER/bin/python  # a' the best of 16: published code
     python benchmarks/update_step.py --case laptop --jax-python OTHER/bin/python  # the laptop preset's sizes
 
 One core, one thread, processor time, repetitions interleaved; every variant is a process of its own, all start from

@@ -24,10 +24,11 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
-    "links",  # this one and the next are in docs/_site
+    "gallery",  # this one and the next two are in docs/_site
+    "links",
     "reference",
 ]
-exclude_patterns = ["_build", "_site"]
+exclude_patterns = ["_build", "_site", "pictures", "snippets"]
 suppress_warnings = [
     "config.cache",  # settings of the gallery and of autosummary are functions
     "autosummary.import_cycle",  # summaries give full names, since many are offered by `wgflow` itself
@@ -56,7 +57,11 @@ python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 templates_path = ["_site/templates"]
 autosummary_ignore_module_all = False  # the page of a package has the names that it exports
-autosummary_context = {"offered": reference.offered, "submodules": reference.submodules}
+autosummary_context = {
+    "has_snippet": reference.has_snippet,
+    "offered": reference.offered,
+    "submodules": reference.submodules,
+}
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",

@@ -20,7 +20,7 @@ from wgflow.testing import toy
 # Data, start and functionals
 # ---------------------------
 # Every functional has a ``value`` and a ``velocity``. Eq. 3 has a velocity only: it is not the gradient of a function
-# of the particles. ``Sinkhorn`` needs geomloss (``pip install wgflow[ot]``).
+# of the particles.
 
 generator = torch.Generator().manual_seed(0)
 target = toy.TwoMoons(noise=0.06)

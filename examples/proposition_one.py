@@ -46,7 +46,7 @@ matched, least = wg.matched_temperature(values, k=K)
 diam = bounds.diameter(candidates)
 loss = lambda w: bounds.drift_loss(candidates, candidates, w, candidates, kernel=kernel)
 change = torch.stack([(loss(best) - loss(tilt)).abs() for tilt in tilts])
-local = lambda w: bounds.localised_bound(candidates, candidates, best, w, kernel=kernel)
+local = lambda w: bounds.localised_bound(candidates, candidates, best, w, candidates, kernel=kernel)
 localised = torch.stack([local(tilt) for tilt in tilts])
 sharp = bounds.loss_constant(kernel, diam) * variation
 published = bounds.published_loss_constant(kernel, diam) * variation

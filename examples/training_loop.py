@@ -12,6 +12,7 @@ E|x - x'| / E|x - y|, near 1 for a matched cloud and near 0 for a collapsed one.
 """
 
 import torch
+from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 import wgflow as wg
@@ -44,7 +45,8 @@ field = sum(wg.DriftingField(wg.Gaussian(h), skip_self=True) / h for h in (0.4, 
 class Generator(torch.nn.Module):
     def __init__(self, classes=3, group=128):
         super().__init__()
-        self.classes, self.group = torch.arange(classes), group
+        self.group = group
+        self.register_buffer("classes", torch.arange(classes))  # moves with the module
         lin, silu, width = torch.nn.Linear, torch.nn.SiLU(), 4 + classes
         self.net = torch.nn.Sequential(lin(width, 128), silu, lin(128, 128), silu, lin(128, 2))
         self.queue = wg.SampleQueue(2, size=1000, classes=classes)
@@ -52,8 +54,10 @@ class Generator(torch.nn.Module):
         self.noise = torch.Generator().manual_seed(0)
 
     def forward(self, labels):
-        z = torch.randn(*labels.shape, 4, generator=self.noise)
-        return self.net(torch.cat([z, torch.eye(len(self.classes))[labels]], -1))
+        z = torch.randn(*labels.shape, 4, generator=self.noise).to(
+            labels.device
+        )  # drawn on the CPU
+        return self.net(torch.cat([z, one_hot(labels, len(self.classes)).to(z)], -1))
 
     def training_step(self, batch):
         self.queue.push(*batch)

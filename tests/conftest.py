@@ -98,6 +98,19 @@ def maze_data(data_folder):
     return data_folder
 
 
+@pytest.fixture(scope="session")
+def official_data():
+    """Folder of official data sets, which are not part of the repository.
+
+    $WGFLOW_OFFICIAL_DATA, or ../shared/data beside the checkout: pusht/pusht_cchi_v7_replay.zarr.
+    """
+    named = os.environ.get("WGFLOW_OFFICIAL_DATA")
+    folder = Path(named).expanduser() if named else ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no official data in {folder}: name their folder in WGFLOW_OFFICIAL_DATA")
+    return folder
+
+
 @pytest.fixture
 def own_registries(monkeypatch):
     """End what a test registers, and the modules it imports by name, with the test."""

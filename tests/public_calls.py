@@ -25,7 +25,7 @@ def drawn(kernel):
     return lambda x, y: wg.KDE(y, kernel).sample(5, generator=seeded())
 
 
-def gated(divergence):
+def weighted_drift(divergence):
     return lambda x, y: wg.drifting_field(x, y, x, kernel=K, divergence=divergence)
 
 
@@ -42,11 +42,9 @@ def moved(solver):
 
 
 def w(t):
-    return (
-        torch.arange(1.0, len(t) + 1).to(t)
-        if isinstance(t, torch.Tensor)
-        else torch.arange(1.0, len(t) + 1)
-    )
+    if not isinstance(t, torch.Tensor):
+        return torch.arange(1.0, len(t) + 1)
+    return torch.arange(1.0, len(t) + 1, dtype=t.dtype, device=t.device)
 
 
 CALLS = {
@@ -77,13 +75,13 @@ CALLS = {
     # fields
     "mean_shift": lambda x, y: wg.mean_shift(x, y, kernel=K),
     "drifting_field": lambda x, y: wg.drifting_field(x, y, x, kernel=K, pos_weights=w(y)),
-    "ReverseKL": gated(wg.ReverseKL()),
-    "ForwardKL": gated(wg.ForwardKL()),
-    "JensenShannon": gated(wg.JensenShannon()),
-    "SkewKL": gated(wg.SkewKL()),
-    "ChiSquare": gated(wg.ChiSquare()),
-    "Hellinger": gated(wg.Hellinger()),
-    "Alpha": gated(wg.Alpha(0.3)),
+    "ReverseKL": weighted_drift(wg.ReverseKL()),
+    "ForwardKL": weighted_drift(wg.ForwardKL()),
+    "JensenShannon": weighted_drift(wg.JensenShannon()),
+    "SkewKL": weighted_drift(wg.SkewKL()),
+    "ChiSquare": weighted_drift(wg.ChiSquare()),
+    "Hellinger": weighted_drift(wg.Hellinger()),
+    "Alpha": weighted_drift(wg.Alpha(0.3)),
     "likelihood_field": lambda x, y: wg.likelihood_field(x, y, kernel=K),
     "energy_field": lambda x, y: wg.energy_field(x, y),
     "published_field": lambda x, y: wg.published_field(x, y, pos_weights=w(y)),

@@ -17,12 +17,13 @@ TARGETS = {  # target network: (its online network, setting of its rate)
 }
 
 
-def build(method, **numbers):
+def build(method, *, obs_mean=None, obs_std=None, **numbers):
     """A method at the smallest size. Its target networks differ from the online ones, as they do after a while."""
     cfg = replace(presets.ROWS[method], hidden=(16, 16), batch=B)
     small = {"candidates": 6, "top_k": 2, "target_samples": 3, "act_samples": 5, "flow_steps": 3}
-    cfg = replace(cfg, **{name: v for name, v in small.items() if hasattr(cfg, name)}, **numbers)
-    agent = presets.build(cfg, obs_dim=S, action_dim=A, seed=1)
+    small = {name: v for name, v in small.items() if hasattr(cfg, name)}
+    cfg = replace(cfg, **(small | numbers))
+    agent = presets.build(cfg, obs_dim=S, action_dim=A, seed=1, obs_mean=obs_mean, obs_std=obs_std)
     g = torch.Generator().manual_seed(2)
     for name in TARGETS:
         for p in getattr(agent, name, nn.Module()).parameters():

@@ -52,7 +52,7 @@ def times_three(function):
 
 
 every_method = pytest.mark.parametrize("method", presets.METHODS)
-with_critic = pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"bc"}))
+with_critic = pytest.mark.parametrize("method", sorted(set(presets.METHODS) - set(presets.CLONERS)))
 
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_every_method_measures_how_far_it_is_from_its_data(method):
     agent = build(method)
     measures = agent.diagnose(make_batch(agent.cfg.chunk), torch.Generator().manual_seed(0))
     assert measures.keys() >= {"energy_score", "spread_ratio", "clipped"}
-    assert ("q_executed" in measures) == (method != "bc")
+    assert ("q_executed" in measures) == (method not in presets.CLONERS)
     assert ("matched_temperature" in measures) == (method == "mvp-topk" or method.startswith("dfp"))
     assert all(torch.isfinite(value) and not value.requires_grad for value in measures.values())
 

@@ -39,6 +39,16 @@ def test_clouds_of_different_dimension_are_refused(name):
         CALLS[name](cloud(0, 6, 2), cloud(1, 6, 3))
 
 
+NO_CLOUD = {"regress_onto"}  # any shape
+
+
+@pytest.mark.parametrize("name", [n for n in [*PAIRS, *ONE_CLOUD] if n not in NO_CLOUD])
+def test_images_are_not_read_as_clouds_of_their_rows(name):
+    images = cloud(0, 4, 1, 28, 28)
+    with pytest.raises(ValueError, match=r"images|Images|\[N, D\]|\[M, D\]"):
+        CALLS[name](images, images)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_clouds_of_different_dtypes_are_refused(name):
     with pytest.raises(ValueError, match=r"dtype"):
@@ -103,7 +113,7 @@ def test_distances_of_halves_are_those_of_their_values(dtype):
     assert found.double() == pytest.approx(exact.item(), rel=torch.finfo(dtype).eps)
 
 
-def test_the_released_objective_measures_its_distances_once(monkeypatch):
+def test_the_published_objective_measures_its_distances_once(monkeypatch):
     """A loss with its report: one scale, not one for the loss, one for the field and one for the report."""
     from wgflow.fields import published
 

@@ -11,13 +11,17 @@ from wgflow import (
     Gaussian,
     Laplace,
     Matern,
+    biweight,
     bounds,
     drifting_field,
+    epanechnikov,
+    flat,
     kernel_average,
     mean_shift,
     top_k_weights,
     total_variation,
 )
+from wgflow.kernels import Riesz
 
 
 @st.composite
@@ -31,6 +35,7 @@ def measures(draw):
         (sharp * torch.randn(m, generator=g, dtype=torch.float64)).softmax(-1) for _ in range(2)
     )
     x, neg = (torch.randn(4, d, generator=g, dtype=torch.float64) for _ in range(2))
+    neg = neg + draw(st.sampled_from([0.0, 3.0, 100.0]))  # also outside the hull of x and points
     return (
         x,
         points,
@@ -50,7 +55,7 @@ def change_of_loss(case):
 @given(measures())
 def test_the_global_constants_bound_drift_and_loss(case):
     x, points, a, b, neg, kernel = case
-    diam, tv = bounds.diameter(torch.cat([x, points, neg])), total_variation(a, b).item()
+    diam, tv = bounds.diameter(x, points, neg), total_variation(a, b).item()
     V, W = (drifting_field(x, points, neg, kernel=kernel, pos_weights=w) for w in (a, b))
     assert (V - W).norm(dim=-1).max().item() <= bounds.drift_constant(kernel, diam) * tv + 1e-9
     assert change_of_loss(case) <= bounds.loss_constant(kernel, diam) * tv + 1e-9
@@ -60,7 +65,7 @@ def test_the_global_constants_bound_drift_and_loss(case):
 def test_the_published_constants_hold_and_are_at_least_twice_and_four_times_the_sharp_ones(case):
     """Eq. 29 with L_V = (κ + κ²) diam, Eq. 32 with C = 4 M L_V; κ >= 1."""
     x, points, a, b, neg, kernel = case
-    diam, tv = bounds.diameter(torch.cat([x, points, neg])), total_variation(a, b).item()
+    diam, tv = bounds.diameter(x, points, neg), total_variation(a, b).item()
     V, W = (mean_shift(x, points, kernel=kernel, weights=w) for w in (a, b))
     L_V = bounds.published_drift_constant(kernel, diam)
     assert (V - W).norm(dim=-1).max().item() <= L_V * tv + 1e-9
@@ -75,7 +80,7 @@ def test_the_published_constants_hold_and_are_at_least_twice_and_four_times_the_
 def test_a_bound_by_the_masses_at_a_point_is_linear_in_them_too(case):
     """|V⁺_p - V⁺_q| <= K_max diam TV / max(D(p), D(q)), below the quotient bound of Eq. 29's proof at every x."""
     x, points, a, b, _, kernel = case
-    diam, tv = bounds.diameter(torch.cat([x, points])), total_variation(a, b)
+    diam, tv = bounds.diameter(x, points), total_variation(a, b)
     V, W = (mean_shift(x, points, kernel=kernel, weights=w) for w in (a, b))
     masses = [
         kernel_average(x, points, kernel=kernel, log_weights=w.log())[0].exp() for w in (a, b)
@@ -89,10 +94,37 @@ def test_a_bound_by_the_masses_at_a_point_is_linear_in_them_too(case):
 @given(measures())
 def test_the_localised_bound_holds(case):
     x, points, a, b, neg, kernel = case
-    diam = bounds.diameter(torch.cat([x, points, neg]))
+    diam = bounds.diameter(x, points)
+    bound = bounds.localised_bound(x, points, a, b, neg, kernel=kernel).item()
+    assert change_of_loss(case) <= bound * (1 + 1e-9) + 1e-9
     local = bounds.localised_variation(x, points, a, b, kernel=kernel).mean().item()
-    assert change_of_loss(case) <= 2 * diam**2 * local + 1e-9
     assert local <= bounds.kernel_ratio(kernel, diam) * total_variation(a, b).item() + 1e-9
+
+
+@given(measures(), st.sampled_from([flat, epanechnikov, biweight]), st.floats(0.1, 3.0))
+def test_the_localised_bound_holds_out_of_reach_of_a_compact_kernel(case, make, h):
+    x, points, a, b, neg, _ = case
+    kernel = make(h)
+    bound = bounds.localised_bound(x, points, a, b, neg, kernel=kernel).item()
+    assert change_of_loss((x, points, a, b, neg, kernel)) <= bound * (1 + 1e-9) + 1e-9
+    local = bounds.localised_variation(x, points, a, b, kernel=kernel)
+    assert ((local >= 0) & (local <= 1 + 1e-12)).all()
+
+
+def test_the_localised_bound_is_attained_with_far_negatives():
+    """Points {0, 1} read at 1, negatives at -R: the bound's ratio to the change of loss tends to 1 as R grows."""
+    points = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    a, b = points.new_tensor([1.0, 0.0]), points.new_tensor([0.0, 1.0])
+    neg, x = points.new_tensor([[-1e4]]), points[1:]
+    case = x, points, a, b, neg, Gaussian(1.0)
+    bound = bounds.localised_bound(x, points, a, b, neg, kernel=Gaussian(1.0)).item()
+    assert change_of_loss(case) == pytest.approx(bound, rel=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [Riesz(1.0), flat(0.5), epanechnikov(0.5)])
+def test_the_constant_of_a_kernel_that_is_singular_or_out_of_reach_is_infinite(kernel):
+    """Without a positive lower and a finite upper bound of k no multiple of TV bounds the drift."""
+    assert bounds.kernel_ratio(kernel, 1.0) == math.inf
 
 
 def test_the_sharp_constants_are_attained():
@@ -140,7 +172,7 @@ def test_at_the_papers_own_setting_the_global_constants_are_vacuous_and_the_loca
     g = torch.Generator().manual_seed(0)
     x, points = (2 * torch.rand(n, 25, generator=g, dtype=torch.float64) - 1 for n in (20, 16))
     a, b = (torch.randn(16, generator=g, dtype=torch.float64).softmax(-1) for _ in range(2))
-    bound = bounds.localised_bound(x, points, a, b, kernel=Gaussian(0.05))
+    bound = bounds.localised_bound(x, points, a, b, x, kernel=Gaussian(0.05))
     assert 0 <= bound.item() <= 2 * 10.0**2
 
 

@@ -222,7 +222,7 @@ def test_a_checkpoint_is_as_readable_as_any_other_file(tmp_path):
 
 
 def test_what_a_killed_save_left_is_swept(tmp_path):
-    (tmp_path / ".step-000000000001.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / ".step-000000000001.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     save(tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["step-000000000002.safetensors"]
 
@@ -360,3 +360,32 @@ def test_weights_are_read_without_rows_that_are_gone(tmp_path):
     assert checkpoint.load(tmp_path, rows=False).tensors["w"].tolist() == [1, 1]
     with pytest.warns(RuntimeWarning), pytest.raises(checkpoint.DamagedCheckpoint):
         checkpoint.load(tmp_path)
+
+
+def altered(tensors, meta, what):
+    """A checkpoint of which one thing that its SHA-256 covers is another."""
+    first, count = tensors["policy.weight"], tensors["count"]
+    changes = {
+        "bytes": {"policy.weight": first + 1},
+        "type": {"count": count.view(torch.float64)},
+        "shape": {"policy.weight": first.reshape(3, 4)},
+    }
+    tensors = tensors | changes.get(what, {})
+    if what == "name":
+        tensors["policy.bias"] = tensors.pop("policy.weight")
+    new = {"step": "13", "state": '{"phase": "offline"}', "parts": '[["rows", "0"]]'}
+    return tensors, meta | ({what: new[what]} if what in new else {})
+
+
+@pytest.mark.parametrize("what", ["bytes", "type", "shape", "name", "step", "state", "parts"])
+def test_an_altered_checkpoint_in_a_whole_file_does_not_match_its_hash(tmp_path, what):
+    path = save(tmp_path, 12)
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    save_file(tensors, path, metadata=meta)
+    assert_is(checkpoint.read(path), 12)
+    tensors, meta = altered(tensors, meta, what)
+    save_file(tensors, path, metadata=meta)
+    with pytest.raises(checkpoint.DamagedCheckpoint, match="does not match its SHA-256"):
+        checkpoint.read(path)

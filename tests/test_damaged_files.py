@@ -1,7 +1,9 @@
 """Files altered at random: read as they were written, or refused in our own words with their name."""
 
 import contextlib
+import errno
 import io
+import struct
 import zipfile
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wgflow_rl import envs
-from wgflow_rl.data import ogbench
+from wgflow_rl.data import npz, ogbench
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ROWS = 24
@@ -223,3 +225,42 @@ def test_an_array_that_claims_to_be_shorter_is_refused(folder, maze):
         ValueError, match=r"320128 bytes, which is not the size of float64 \(1000, 20\)"
     ):
         ogbench.read(path, MAZE, maze)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_promise_of_many_bytes_is_refused_before_memory_is_reserved(tmp_path, method):
+    """A header of 4 GB and an entry that claims as many, in a file of a few hundred bytes."""
+    header = io.BytesIO()
+    rows = 10**9
+    np.lib.format.write_array_header_1_0(
+        header, {"shape": (rows,), "fortran_order": False, "descr": "<f4"}
+    )
+    path, inside = tmp_path / "x.npz", header.getvalue() + bytes(100)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", inside)
+        entry = archive.getinfo("x.npy")
+    claimed = len(header.getvalue()) + 4 * rows
+    sizes = struct.pack("<LL", entry.compress_size, len(inside))
+    stored = claimed if method == zipfile.ZIP_STORED else entry.compress_size
+    path.write_bytes(path.read_bytes().replace(sizes, struct.pack("<LL", stored, claimed)))
+    with zipfile.ZipFile(path) as archive:
+        assert archive.getinfo("x.npy").file_size == claimed
+    for call in (npz.read, npz.headers, npz.verify):
+        with pytest.raises(npz.Damaged, match="claim"):
+            call(path)
+
+
+def test_arrays_that_compress_well_are_read(tmp_path):
+    npz.write(tmp_path / "x.npz", {"x": np.zeros(10**7, np.uint8)})
+    assert npz.read(tmp_path / "x.npz")["x"].sum() == 0
+
+
+def test_a_disk_that_fails_is_not_a_damaged_file(tmp_path, monkeypatch):
+    npz.write(tmp_path / "x.npz", {"x": np.ones(3)})
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile.ZipFile, "infolist", fail)
+    with pytest.raises(OSError, match=r"Input/output error: .*x.npz"):
+        npz.read(tmp_path / "x.npz")

@@ -60,6 +60,20 @@ def change(path, **changes):
 # Reading
 
 
+def test_d4rls_timeouts_end_trajectories_too(tmp_path, maze):
+    both, plain = tmp_path / "both.npz", tmp_path / "plain.npz"
+    arrays = maze_file(plain, [4, 5, 6])
+    first = np.arange(15) == 3
+    np.savez(both, **arrays | {"terminals": first, "timeouts": arrays["terminals"] & ~first})
+    wanted, found = ogbench.read(plain, MAZE, maze), ogbench.read(both, MAZE, maze)
+    assert found.trajectories == 3
+    for name in ("observations", "next_observations", "terminals", "rewards", "masks"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+    np.savez(both, **arrays | {"timeouts": np.full(15, 7)})
+    with pytest.raises(ValueError, match="timeouts holds"):
+        ogbench.read(both, MAZE, maze)
+
+
 @given(lengths=st.lists(st.integers(2, 6), min_size=1, max_size=5))
 def test_each_trajectory_loses_its_last_row_and_keeps_its_order(tmp_path_factory, maze, lengths):
     path = tmp_path_factory.mktemp("maze") / "x.npz"

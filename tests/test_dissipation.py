@@ -41,9 +41,9 @@ GRID = torch.linspace(-9, 9, 6001, dtype=torch.float64).unsqueeze(-1)
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 def test_a_divergence_falls_at_the_rate_of_its_mean_squared_velocity(divergence):
-    """dD_f(q || p)/dt = -E_q v·u for q carried along u, v = gate (∇log p - ∇log q) with exact scores; u = v: -E|v|².
+    """dD_f(q || p)/dt = -E_q v·u for q carried along u, v = weight (∇log p - ∇log q) with exact scores; u = v: -E|v|².
 
-    By quadrature on the line. u is v faded out in the tails, where some gates have no bound and no mass is left.
+    By quadrature on the line. u is v faded out in the tails, where some weights have no bound and no mass is left.
     """
     x = GRID.clone().requires_grad_()
     v = divergence.weight(Q.log_density(x) - P.log_density(x)).unsqueeze(-1) * (

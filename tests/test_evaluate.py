@@ -1,7 +1,12 @@
 """Evaluation tells how far it is, on a terminal, without changing what it finds."""
 
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
 from tests.runs import untrained
 from wgflow_rl import evaluate
+from wgflow_rl.training.rollout import Evaluation
 
 
 def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys):
@@ -46,3 +51,13 @@ class Short:
         self.done += 1
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs, reward, terminated, truncated or self.done >= self.steps, info
+
+
+def test_the_printed_interval_is_wilsons_of_95_percent(tmp_path, monkeypatch):
+    played = Evaluation(np.arange(20) < 13, np.zeros(20), np.ones(20, int))
+    monkeypatch.setattr(evaluate, "run_episodes", lambda *_, **__: played)
+    args = evaluate.Args(run=untrained(tmp_path / "run"), episodes=20)
+    interval = binomtest(13, 20).proportion_ci(0.95, method="wilson")
+    found = evaluate.report(args)
+    assert found["success"] == 0.65
+    assert found["interval_95"] == pytest.approx([interval.low, interval.high], abs=5e-4)

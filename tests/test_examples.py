@@ -14,7 +14,7 @@ SCRIPTS = sorted(
     path for path in (ROOT / "examples").glob("*.py") if path.stem != "run_policy_onnx"
 )  # that one wants a file: test_export runs it
 QUICK = {"divergences", "kernels_and_shadows"}
-NEEDS = {"digits": "sklearn", "gradient_flows": "geomloss"}
+NEEDS = {"digits": "sklearn"}
 KEPT = {"below": operator.lt, "above": operator.gt, "is": operator.eq, "at most": operator.le}
 NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 

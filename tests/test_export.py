@@ -14,6 +14,7 @@ from tests.runs import untrained
 from wgflow_rl import export
 from wgflow_rl.agents import presets
 from wgflow_rl.training.settings import DEFAULT_ENV, from_command_line
+from wgflow_rl.utils.cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 5, 3
@@ -85,6 +86,31 @@ def test_an_onnx_file_runs_with_onnxruntime_and_numpy_alone(run):
     ).stdout
     assert f"dfp-ml-energy for {DEFAULT_ENV}, step 12" in shown
     assert shown.count("[") == 1 + 1 + 5  # the heading, and a chunk of five actions
+
+
+@pytest.mark.parametrize(("opset", "format"), [(18, 8), (21, 10)])
+def test_an_operator_set_can_be_chosen(run, opset, format):
+    pytest.importorskip("onnxscript")
+    onnx = pytest.importorskip("onnx")
+    said = export.export(export.Args(run, opset=opset).check())
+    model = onnx.load(said["file"])
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [opset]
+    assert model.ir_version == format
+    onnx.checker.check_model(model, full_check=True)
+    assert said["largest_difference"] <= export.TOLERANCE
+
+
+def test_an_operator_set_that_cannot_be_written_is_refused(run):
+    pytest.importorskip("onnxscript")
+    for args, message in (
+        (export.Args(run, opset=17), "--opset is 17; wanted at least 18"),
+        (export.Args(run, "torchscript", opset=18), "only --format onnx has operator sets"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            args.check()
+    with pytest.raises(UserError, match="could only be written in operator set"):
+        export.export(export.Args(run, opset=999).check())
+    assert not list(run.glob("*.onnx")) + list(run.glob(".*.onnx*"))
 
 
 def test_a_file_says_what_it_is(run, tmp_path):

@@ -139,7 +139,7 @@ def test_narrow_kernels_give_the_nearest_sample(c):
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 @given(log_ratio=st.floats(-3.0, 3.0))
-def test_the_gate_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
+def test_the_weight_is_r_times_the_second_derivative_of_f(divergence, log_ratio):
     t = torch.tensor(log_ratio, dtype=torch.float64)
     r, eps = t.exp(), 1e-3 * t.exp()
     f = lambda r: divergence.f(r.log())
@@ -170,7 +170,7 @@ def test_f_vanishes_between_equals(divergence):
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=str)
 @given(c=clouds())
-def test_the_gated_drift_is_the_gradient_flow_of_its_divergence(divergence, c):
+def test_the_weighted_drift_is_the_gradient_flow_of_its_divergence(divergence, c):
     """h^2 times -grad f'(q_h / p_h), f' and its gradient by autograd from the normalised log densities."""
     k, x = Gaussian(1 + c.h), c.x.requires_grad_()
     log_r = KDE(c.neg, k, c.wn).log_density(x) - KDE(c.pos, k, c.wp).log_density(x)
@@ -185,7 +185,7 @@ def test_the_gated_drift_is_the_gradient_flow_of_its_divergence(divergence, c):
 
 
 @given(c=clouds(), k=kernels())
-def test_repeating_a_whole_cloud_changes_no_gated_field(c, k):
+def test_repeating_a_whole_cloud_changes_no_weighted_field(c, k):
     """The ratio is one of densities: the sizes of the sets, and the unit of the weights, are not in it."""
     V = drifting_field(c.x, c.pos, c.neg, kernel=k, divergence=JensenShannon(), pos_weights=c.wp)
     twice = drifting_field(
@@ -309,7 +309,7 @@ def train_one_positive(field, steps=400):
     return x
 
 
-def test_one_positive_per_state_collapses_eq_3_and_not_its_cure():
+def test_one_positive_per_state_collapses_eq_3_but_no_field_linear_in_p():
     """One positive: Eq. 3 finds the mean of the modes, where no data is; fields linear in p find both modes."""
     modes = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     off_mode = lambda x: (x.abs() - 1).abs().mean().item()
@@ -347,7 +347,7 @@ def test_energy_distance_falls_along_its_own_field(c):
     assert after <= before + 1e-12
 
 
-# -- the released normalisation ---------------------------------------------------------------------------------------
+# -- the published normalisation ----------------------------------------------------------------------------------
 
 
 def literal_published(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
@@ -390,7 +390,7 @@ def literal_published(gen, pos, neg, temperatures, wg, wp, wn, clip=1e-6):
     c=clouds(batch=False, degenerate=False),
     temperatures=st.sampled_from([(0.1,), (0.02, 0.05, 0.2)]),
 )
-def test_published_field_is_the_released_sentence(c, temperatures):
+def test_published_field_is_the_formula_of_the_published_code(c, temperatures):
     gen, pos, neg, wp, wn = (
         torch.stack([t, t + 0.1 * c.rand(*t.shape)]) for t in (c.x, c.pos, c.neg, c.wp, c.wn)
     )
@@ -417,7 +417,7 @@ def test_published_scale_and_rms_are_scalars_over_the_whole_batch():
     assert (together[0] - alone[0]).abs().max() > 1e-2
 
 
-def test_a_collapsed_group_moves_as_one_under_the_released_normalisation():
+def test_a_collapsed_group_moves_as_one_under_the_published_normalisation():
     """Far tighter than its distance to the data, a group gets nearly equal velocities at the full rms: silently."""
     g = torch.Generator().manual_seed(0)
     gen = 1e-3 * torch.randn(32, 8, 2, generator=g, dtype=torch.float64)
@@ -480,8 +480,8 @@ def test_regression_onto_a_field_is_one_step_along_it():
 
 
 @pytest.mark.parametrize("divergence", [JensenShannon(), ChiSquare(), ForwardKL(), SkewKL()])
-def test_a_gated_field_keeps_its_gradient_where_it_vanishes(divergence):
-    """In the middle of a cross V = 0 and r = 1 by symmetry: the slope is gate(1) times that of Eq. 3."""
+def test_a_weighted_field_keeps_its_gradient_where_it_vanishes(divergence):
+    """In the middle of a cross V = 0 and r = 1 by symmetry: the slope is weight(1) times that of Eq. 3."""
     pos = torch.tensor([[0.0, -1.0], [0.0, 1.0]], dtype=torch.float64)
     x = torch.zeros(1, 2, dtype=torch.float64)
 
@@ -491,8 +491,8 @@ def test_a_gated_field_keeps_its_gradient_where_it_vanishes(divergence):
         )
         return torch.autograd.functional.jacobian(field, x).reshape(2, 2)
 
-    gate = divergence.weight(torch.zeros((), dtype=torch.float64))
-    assert_close(slope(divergence), gate * slope(ReverseKL()))
+    weight = divergence.weight(torch.zeros((), dtype=torch.float64))
+    assert_close(slope(divergence), weight * slope(ReverseKL()))
     assert slope(divergence).abs().max() > 0.1
 
 

@@ -7,7 +7,6 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.closed_forms import quantiles
 from tests.strategies import KERNELS, SMOOTH, assert_close, clouds, kernels
 from wgflow import (
     KDE,
@@ -24,7 +23,6 @@ from wgflow import (
     Likelihood,
     Potential,
     ReverseKL,
-    Sinkhorn,
     blob_field,
     drifting_field,
     energy_distance,
@@ -35,7 +33,7 @@ from wgflow import (
     mmd_field,
     stein_field,
 )
-from wgflow.testing import gaussians, toy
+from wgflow.testing import toy
 
 MIXTURE = toy.GaussianMixture(
     torch.tensor([[0.0, 0.0], [2.0, 1.0]]).double(),
@@ -76,7 +74,9 @@ def test_a_value_falls_along_its_flow(name):
         1 + torch.randn(20, 2, generator=g, dtype=torch.float64),
     )
     F = FUNCTIONALS[name](y, Gaussian(0.7))
-    dt = 1e-4 if "chi" in name else 0.01  # its gate is 2r, and some particles start where p is thin
+    dt = (
+        1e-4 if "chi" in name else 0.01
+    )  # its weight is 2r, and some particles start where p is thin
     path = flow(F, x0, solver=Euler(dt), steps=100)
     values = math.copysign(1, F.factor) * torch.stack([F.value(p) for p in path.points])
     assert bool((values.diff() <= 1e-9).all())
@@ -266,28 +266,6 @@ def test_stein_finds_the_moments_of_its_target():
     x = flow(lambda x: stein_field(x, target.score, kernel=Gaussian(0.5)), x0, steps=400).end
     assert x.mean().item() == pytest.approx(2.0, abs=0.05)
     assert x.std().item() == pytest.approx(0.5, abs=0.05)
-
-
-def test_sinkhorn_has_its_gaussian_closed_form():
-    pytest.importorskip("geomloss")
-    p, q = (
-        (torch.tensor([m]).double(), torch.tensor([[v]]).double())
-        for m, v in ((0.0, 1.0), (1.0, 2.0))
-    )
-    measured = Sinkhorn(quantiles(p, 400), blur=0.5, scaling=0.95).value(quantiles(q, 400)).item()
-    assert measured == pytest.approx(
-        gaussians.sinkhorn_divergence(p, q, sigma2=0.25).item(), rel=0.02
-    )
-
-
-def test_sinkhorn_flows_to_its_samples():
-    pytest.importorskip("geomloss")
-    g = torch.Generator().manual_seed(0)
-    y = torch.randn(30, 2, generator=g, dtype=torch.float64) + 2
-    F = Sinkhorn(y, blur=0.05)
-    x0 = torch.randn(30, 2, generator=g, dtype=torch.float64)
-    path = flow(F, x0, solver=Euler(0.5), steps=15)
-    assert F.value(path.end) < 0.02 * F.value(x0)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_the_shadow_table():
 
 
 def test_laplace_mean_shift_is_not_its_own_score():
-    """Eq. 8 is Gaussian alone: with the Laplace kernel of the released code the two sides are far apart."""
+    """Eq. 8 is Gaussian alone: with the Laplace kernel of the published code the two sides are far apart."""
     g = torch.Generator().manual_seed(0)
     x, y = (
         torch.randn(20, 2, generator=g, dtype=torch.float64),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     "matplotlib",
     "pykeops",
-    "geomloss",
+    "ot",
     "gymnasium",
     "mujoco",
     "ogbench",
@@ -72,8 +72,6 @@ def state() -> dict:
 
 @pytest.mark.parametrize("name", [name for name in CALLS if hasattr(wgflow, name)])
 def test_no_call_changes_the_state_of_the_process(name):
-    if name == "Sinkhorn":
-        pytest.importorskip("geomloss")
     x, y = (torch.randn(6, 2, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
     before = state()
     CALLS[name](x, y)

@@ -261,7 +261,7 @@ def test_the_likelihood_is_convex_along_mixtures(points, w, depth):
     assert values.diff().diff().min() > -1e-11
 
 
-# -- Eq. 3, the released normalisation --------------------------------------------------------------------------------
+# -- Eq. 3, the published normalisation --------------------------------------------------------------------------------
 
 
 @given(clouds(degenerate=False), st.floats(0.1, 10.0))
@@ -293,7 +293,7 @@ def group_at_equal_distances(points, spread):
 
 @pytest.mark.parametrize("R", [0.02, 0.05, 0.1, 0.2])
 @pytest.mark.parametrize("points", [4, 8, 16])
-def test_below_a_spread_every_positive_affinity_of_the_released_field_meets_the_clip(points, R):
+def test_below_a_spread_every_positive_affinity_of_the_published_field_meets_the_clip(points, R):
     """The clip c is met where spread/distance < (G+1-L) / (G+1 + (G-1)L), with L = R log((1-cG) / (cG(G-1)))."""
     clip = 1e-6
     L = R * math.log((1 - clip * points) / (clip * points * (points - 1)))
@@ -313,19 +313,19 @@ def test_below_a_spread_every_positive_affinity_of_the_released_field_meets_the_
 
 
 def test_a_clipped_group_sees_only_the_mean_of_the_positives():
-    """Positives at -e and +e: the released field of a tight group between them averages to 0, energy's opens it."""
+    """Positives at -e and +e: the published field of a tight group between them averages to 0, energy's opens it."""
     g = torch.Generator().manual_seed(0)
     x = 1e-5 * torch.randn(8, 2, generator=g, dtype=torch.float64)
     e = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    released = [published_field(x, s * e, temperatures=(0.1,)) for s in (-1, 1)]
-    size = released[0].square().mean().sqrt()
-    assert torch.stack(released).mean(0).abs().max() < 5e-3 * size
-    assert (released[0] - released[0].mean(0)).abs().max() < 5e-3 * size
+    published = [published_field(x, s * e, temperatures=(0.1,)) for s in (-1, 1)]
+    size = published[0].square().mean().sqrt()
+    assert torch.stack(published).mean(0).abs().max() < 5e-3 * size
+    assert (published[0] - published[0].mean(0)).abs().max() < 5e-3 * size
     # V_i is in proportion to y - the mean of the other points, which knows nothing of x_i: it opens no law.
-    rate = ((released[1] - released[0]) @ e.T).mean() / 2
+    rate = ((published[1] - published[0]) @ e.T).mean() / 2
     others = (x.sum(0) - x) / (len(x) - 1)
     assert_close(
-        torch.stack(released).mean(0),
+        torch.stack(published).mean(0),
         -rate * others,
         rtol=0,
         atol=0.05 * (rate * others).abs().max().item(),

@@ -39,7 +39,7 @@ from wgflow import (
 FIELDS = {
     "mean_shift": lambda x, p, q, k: mean_shift(x, p, kernel=k),
     "drifting": lambda x, p, q, k: drifting_field(x, p, q, kernel=k),
-    "gated": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
+    "weighted": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
     "likelihood": lambda x, p, q, k: likelihood_field(x, p, kernel=k),
 }
 

@@ -56,8 +56,8 @@ def test_drifting_loss_is_the_regression_onto_its_field():
     loss = drifting_loss(gen, pos, field=energy_field)
     assert_close(loss, regress_onto(gen, energy_field(gen, pos)))
     assert loss.requires_grad
-    released = drifting_loss(gen, pos, neg=pos + 1)
-    (grad,) = torch.autograd.grad(released, gen)
+    published = drifting_loss(gen, pos, neg=pos + 1)
+    (grad,) = torch.autograd.grad(published, gen)
     unit = published_scale(gen.detach(), pos, neg=pos + 1)
     V = published_field(gen.detach(), pos, neg=pos + 1)
     assert_close(grad, -2 * V / unit**2 / V.numel(), rtol=1e-5, atol=1e-7)
@@ -92,7 +92,8 @@ def test_the_loss_of_a_field_is_its_mean_square(c):
     V = field(c.x, c.pos, neg=c.neg, neg_weights=c.wn)
     loss = drifting_loss(c.x, c.pos, neg=c.neg, neg_weights=c.wn, field=field)
     assert_close(loss, V.square().mean())
-    assert_close(DriftingLoss(field)(c.x, c.pos).loss, field(c.x, c.pos).square().mean())
+    x, pos = (t.flatten(0, -3) if t.dim() > 3 else t for t in (c.x, c.pos))
+    assert_close(DriftingLoss(field)(x, pos).loss, field(x, pos).square().mean())
 
 
 def test_magnitudes_show_what_the_normalised_loss_hides():
@@ -145,6 +146,56 @@ def test_a_drifting_loss_in_feature_space_reaches_the_points():
     assert list(both.state_dict()) == ["features.0.weight", "features.0.bias"]
 
 
+def images(*shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_loss_of_images_is_that_of_their_feature_vectors():
+    x, pos, neg = images(6, 1, 8, 9).requires_grad_(), images(5, 1, 8, 9), images(4, 1, 8, 9)
+    phi = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).requires_grad_(False)
+    report = DriftingLoss(features=[phi], guidance=2.0)(x, pos, neg)
+    assert_close(report.loss, DriftingLoss(guidance=2.0)(phi(x), phi(pos), phi(neg)).loss)
+    (grad,) = torch.autograd.grad(report.loss, x)
+    assert grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("shape", [(64, 1, 28, 28), (64, 3, 24, 32), (10, 64, 1, 28, 28)])
+@pytest.mark.parametrize("features", [None, [torch.nn.Identity()], [lambda t: t[..., ::2]]])
+def test_images_without_feature_vectors_are_refused(shape, features):
+    with pytest.raises(ValueError, match=r"wanted points .* features="):
+        DriftingLoss(EnergyField(), features=features)(images(*shape), images(*shape))
+
+
+def test_a_replaced_feature_network_is_the_one_in_use():
+    """Tools that convert modules, e.g. for quantisation, assign the new module in the old one's place."""
+    loss = DriftingLoss(
+        EnergyField(), features=[torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2).eval()]
+    )
+    x, pos = images(6, 2), images(5, 2)
+    phi = torch.nn.Linear(2, 3)
+    loss.features[0] = phi
+    loss = torch.nn.SyncBatchNorm.convert_sync_batchnorm(loss)
+    found = [
+        loss.features[1],
+        *(m for m in loss.modules() if isinstance(m, torch.nn.SyncBatchNorm)),
+    ]
+    assert found[0] is found[1]
+    one = DriftingLoss(EnergyField(), features=[phi])(x, pos).loss
+    two = DriftingLoss(EnergyField(), features=[loss.features[1]])(x, pos).loss
+    assert_close(loss(x, pos).loss, (one + two) / 2, rtol=1e-6, atol=1e-9)
+
+
+def test_a_queue_names_the_way_to_store_images_without_mixing_them():
+    queue, batch = SampleQueue(784, size=8), images(3, 1, 28, 28)
+    with pytest.raises(ValueError, match=r"samples\.flatten\(1\).*unflatten\(-1, \(1, 28, 28\)\)"):
+        queue.push(batch)
+    with pytest.raises(ValueError, match=r"SampleQueue\(784, \.\.\.\)"):
+        SampleQueue(28, size=8).push(batch.expand(3, 1, 28, 28)[:, :, :, :28])
+    queue.push(batch.flatten(1))
+    drawn = queue.draw(5, generator=torch.Generator().manual_seed(0)).unflatten(-1, (1, 28, 28))
+    assert all(any(torch.equal(d, image) for image in batch) for d in drawn)
+
+
 def test_a_queue_keeps_the_newest_of_each_class():
     queue = SampleQueue(1, size=3, classes=2)
     queue.push(torch.arange(5.0)[:, None], torch.zeros(5))
@@ -195,3 +246,17 @@ def test_a_queue_of_one_class_needs_no_labels():
 def test_bad_queues_are_named(says, call):
     with pytest.raises(ValueError, match=says):
         call(SampleQueue(1, size=3, classes=2))
+
+
+@pytest.mark.parametrize("field", [EnergyField(), None], ids=["energy", "published with guidance"])
+def test_a_loss_in_feature_space_is_the_loss_of_the_features(field):
+    """Data, negatives, displacement and spread are all seen through the map, and several maps are averaged."""
+    g = torch.Generator().manual_seed(0)
+    x, pos, neg = (torch.randn(4, n, 3, generator=g, dtype=torch.float64) for n in (6, 5, 7))
+    maps = [lambda z: z * torch.tensor([1.0, 5.0, 0.2]), lambda z: z[..., :2].tanh()]
+    options = {"field": field} if field else {"guidance": 2.0}
+    negatives = () if field else (neg,)
+    together = DriftingLoss(features=maps, **options)(x, pos, *negatives)
+    each = [DriftingLoss(**options)(phi(x), phi(pos), *map(phi, negatives)) for phi in maps]
+    for number, found in enumerate(together):
+        assert_close(found, (each[0][number] + each[1][number]) / 2)

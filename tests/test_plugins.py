@@ -21,7 +21,7 @@ from numpy.testing import assert_array_equal
 from tests.runs import untrained
 from wgflow_rl import data, envs, plugins
 from wgflow_rl.agents import presets
-from wgflow_rl.agents.bc import BC, BCConfig
+from wgflow_rl.agents.cloning import BC, BCConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.data import __main__ as data_command
 from wgflow_rl.experiments import plan
@@ -152,7 +152,7 @@ def write_module(folder, name, text, monkeypatch):
 
 METHOD = """
 from wgflow_rl.agents import presets
-from wgflow_rl.agents.bc import BC, BCConfig
+from wgflow_rl.agents.cloning import BC, BCConfig
 from dataclasses import dataclass
 
 @dataclass(frozen=True)

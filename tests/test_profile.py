@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,3 +108,15 @@ def test_blocks_change_no_value(method, monkeypatch):
         monkeypatch.setattr(networks, "BLOCK", block)
         acts.append(agent.act(obs, torch.Generator().manual_seed(0)))
     torch.testing.assert_close(*acts)
+
+
+def test_the_profiler_writes_nothing_of_its_own_to_stderr():
+    code = """
+from wgflow_rl import profile
+profile.seconds = lambda call, at_least=0: float(call() is not None)
+profile.measure_machine = lambda: profile.Machine(1e11, 1e10)
+profile.main(["--hidden", "16", "16"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "matrix products" in done.stdout
+    assert "USDT" not in done.stderr

@@ -152,7 +152,7 @@ def test_the_other_fields_are_not_linear_in_the_law_of_positives(name):
 
 
 @given(clouds(degenerate=False))
-def test_one_positive_opens_the_gate_of_forward_kl_to_at_most_the_number_of_points(c):
+def test_with_one_positive_the_weight_of_forward_kl_is_at_most_the_number_of_points(c):
     """p_h / q_h = k(x_i, y) / mean_j k(x_i, x_j) <= G, the point itself being among the j."""
     sizes = [
         drifting_field(

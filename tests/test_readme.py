@@ -1,6 +1,9 @@
 """What the README shows runs, and the files it points to exist."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,30 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 LINKS = sorted(set(re.findall(r"\]\((?!https?:|#)([^)#]+)", README)))
 
 
-def test_the_code_blocks_run(tmp_path, monkeypatch):
+def run(code, tmp_path):
+    """Run a block as pasted into a file, in a process of its own."""
+    script = tmp_path / "pasted.py"
+    script.write_text(code, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "WGFLOW_DATA": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_block_of_the_library_runs_as_pasted(tmp_path):
+    (code,) = (block for block in BLOCKS if "wgflow_rl" not in block)
+    before, after = map(float, re.findall(r"tensor\((.*?)\)", " ".join(run(code, tmp_path))))
+    assert 4 < before < 6
+    assert abs(after) < 0.2
+
+
+def test_the_block_of_reinforcement_learning_runs_as_pasted(tmp_path):
     pytest.importorskip("ogbench")
-    monkeypatch.setenv("WGFLOW_DATA", str(tmp_path))
-    names: dict = {}
-    for code in BLOCKS:
-        exec(compile(code, "README.md", "exec"), names)
-    assert names["actions"].shape == (128, 5, 2)
+    (code,) = (block for block in BLOCKS if "wgflow_rl" in block)
+    assert run(code + "print(*actions.shape)", tmp_path) == ["128", "5", "2"]
 
 
 @pytest.mark.parametrize("link", LINKS)

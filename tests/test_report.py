@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -204,6 +205,15 @@ def test_one_seed_has_no_interval_and_none_no_number():
     alone = summary(np.array([5.0]))
     assert alone is not None and alone.interval is None and np.isnan(alone.std)
     assert summary(np.array([])) is None
+
+
+def test_the_bootstrap_interval_of_many_runs_is_that_of_the_normal_law():
+    """mean ± 1.96 s / sqrt(n); a 90 % interval would be narrower by a sixth."""
+    values = np.random.default_rng(0).exponential(size=400)
+    half = 1.96 * values.std() / 20
+    assert results.bootstrap(values) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.08 * half
+    )
 
 
 def group(steps, success, offline, total):
@@ -458,16 +468,194 @@ def test_a_log_stands_apart_in_the_same_tables_and_figures(runs, tmp_path):
     ("text", "message"),
     [
         ("step,seed,success\n1,0,50\n", "line 2: '1,0,50'; wanted three numbers"),
-        ("step,seed,success\n1,0\n", "line 2: '1,0,'; wanted three numbers"),
-        ("step,seed,success\n1,0,0.5\n2,0,nan\n", "line 3: '2,0,'; wanted three numbers"),
+        ("step,seed,success\n1,0\n", "line 2: '1,0'; wanted three numbers"),
+        ("step,seed,success\n1,0,0.5\n2,0,nan\n", "line 3: '2,0,nan'; wanted three numbers"),
         ("step,seed,success\n", "has a header and no rows"),
     ],
 )
-def test_a_log_that_cannot_be_read_is_refused_by_its_line(text, message, tmp_path, capsys):
+def test_a_log_that_cannot_be_read_is_named_with_its_line(text, message, tmp_path, capsys):
     write_log(tmp_path, text)
-    with pytest.raises(SystemExit, match="2"):
-        report.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    report.main([str(tmp_path), "--out", str(tmp_path / "out"), "--tables", "10"])
     assert message in capsys.readouterr().err
+    assert message.replace("'", "") in (tmp_path / "out" / "report.md").read_text().replace("'", "")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        results.read([tmp_path])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffstep,seed,success\n10,0,0.5\n20,0,0.75\n",
+        "step;seed;success\n10;0;0,5\n20;0;0.75\n",
+        "Step,SEED,Success\n10,0,0.5\n20,0,0.75\n",
+        "wall,success, seed ,step,note\n1.5,0.5,0,10,\n2.5,0.75,0,20,good\n",
+        "step\tseed\tsuccess\r\n10\t0\t0.5\r\n20.0\t0\t0.75\r\n\r\n",
+    ],
+    ids=["byte-order mark", "semicolons", "capital letters", "other columns", "tabs"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_logs_of_every_spelling_are_read(text, encoding, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / f"{TRIPLE}.csv").write_bytes(text.encode(encoding))
+    (found,) = results.read([tmp_path])
+    assert found.evaluations.to_numpy().tolist() == [[0, 10, 0.5], [0, 20, 0.75]]
+
+
+def test_tables_that_are_no_logs_are_left_alone(tmp_path):
+    write_log(tmp_path, "step,phase,success,wall_s\n1,offline,0.5,1\n", name="eval")
+    write_log(tmp_path, "a,b\n1,2\n", name="other")
+    write_log(tmp_path, "", name="empty")
+    assert results.read([tmp_path]) == []
+    write_log(tmp_path, "step,success\n1,0.5\n", name="seedless")
+    with pytest.raises(ValueError, match="has no column seed"):
+        results.read([tmp_path])
+
+
+def test_a_seed_of_a_log_that_ended_early_is_unfinished(tmp_path):
+    """Two seeds end at 90 %; one stopped at the end of its offline phase, at 10 %."""
+    rows = [
+        f"{t},{seed},{0.9 if t > 500 else 0.1}" for seed in (0, 1) for t in range(100, 1001, 100)
+    ]
+    rows += [f"{t},2,0.1" for t in range(100, 501, 100)]
+    rows += [f"{t},3,0.9" for t in range(50, 960, 100)]  # less than an interval before the others
+    write_log(tmp_path, "\n".join(["step,seed,success", *rows]))
+    for offline in (500, None):
+        (found,) = results.read([tmp_path], peer_offline=offline)
+        assert found.at_end("online").to_dict() == {0: 0.9, 1: 0.9, 3: 0.9}
+        assert found.unfinished == 1
+    assert found.curve().empty
+    assert "no step has an evaluation of each of its 4 seeds" in found.curve_is_cut
+
+
+def test_a_curve_that_is_cut_says_so(tmp_path):
+    write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.0, 0.1, 0.5, 0.9], preset="laptop")
+    write_run(tmp_path / "runs", "dfp", MAZE, 1, [0.0, 0.1, 0.5, 0.9], preset="laptop", upto=2)
+    (found,) = results.read([tmp_path / "runs"])
+    assert len(found.curve()) == 2
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    assert "dfp: the curve ends at step" in (tmp_path / "report.md").read_text()
+    write_run(
+        tmp_path / "runs", "dfp", MAZE, 1, [0.0, 0.1, 0.5, 0.9], "--lam", "1", preset="laptop"
+    )
+    assert [group.curve_is_cut for group in results.read([tmp_path / "runs"])][1] == ""
+
+
+# ---- runs of other people --------------------------------------------------------------------------------------------
+
+FORMULA = '=HYPERLINK("http://example.org","x")'
+
+
+def rename(run, **settings):
+    path = run / "config.json"
+    stored = json.loads(path.read_text())
+    stored["settings"] |= settings
+    path.write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [
+        ("../../../escaped", True),
+        ("/absolute", False),
+        ("<script>alert(1)</script>", False),
+        ("a | b\n# heading\n![x](http://example.org/x.png)", False),
+        (FORMULA, False),
+        ("$\\frac{$", True),
+        ("x" * 5000, True),
+        ("\x00", False),
+    ],
+    ids=["traversal", "absolute", "html", "markdown", "formula", "mathematics", "long", "null"],
+)
+def test_names_in_received_runs_are_text_everywhere(name, drawn, tmp_path):
+    runs, out = tmp_path / "runs", tmp_path / "deep" / "out"
+    for seed in (0, 1):
+        run = write_run(runs, "dfp", MAZE, seed, [0.5, 1.0], preset="laptop")
+        rename(run, env=name, method=name, preset=name, data=name)
+    before = set(tmp_path.rglob("*"))
+    report.main([str(runs), "--out", str(out), *([] if drawn else ["--no-figures"])])
+    made = set(tmp_path.rglob("*")) - before - {out, out.parent}
+    assert all(path.parent == out for path in made)
+    text = (out / "report.md").read_text()
+    assert "<script" not in text and "![x]" not in text and "\n# heading" not in text
+    for line in section(text, "## All runs").splitlines():
+        assert not line.startswith("|") or len(re.findall(r"(?<!\\)\|", line)) == 7
+    with (out / "runs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert not any(cell[:1] in ("=", "+", "-", "@") for cell in row.values() if cell)
+
+
+def broken(run, kind):
+    config, evaluations = run / "config.json", run / "eval.csv"
+    if kind.startswith("pipe"):
+        path = run / kind.removeprefix("pipe ")
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    elif kind == "device":
+        evaluations.unlink()
+        evaluations.symlink_to("/dev/zero")
+    elif kind == "huge":
+        with evaluations.open("r+b") as file:
+            file.truncate(1 << 40)  # sparse
+    elif kind == "not JSON":
+        config.write_text("{")
+    elif kind == "nested":
+        config.write_text("[" * 10**5)
+    elif kind == "not text":
+        config.write_bytes(b"\xff\xfe\xff")
+    elif kind == "no numbers":
+        evaluations.write_text("step,phase,success\nx,offline,y\n")
+    elif kind == "percent":
+        evaluations.write_text("step,phase,success\n100,offline,97.5\n")
+    elif kind == "no columns":
+        evaluations.write_text("a,b\n1,2\n")
+    else:
+        rename(run, **{kind: {"agent": 3}})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("pipe config.json", "pipe eval.csv", "device", "huge", "not JSON", "nested", "not text"),
+        *(
+            "no numbers",
+            "percent",
+            "no columns",
+            "seed",
+            "env",
+            "method",
+            "preset",
+            "schedule",
+            "data",
+        ),
+    ],
+)
+def test_one_bad_run_does_not_stop_the_report(kind, tmp_path, capsys):
+    good = write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.5, 1.0], preset="laptop")
+    bad = write_run(tmp_path / "runs", "mvp", MAZE, 1, [0.5, 1.0], preset="laptop")
+    broken(bad, kind)
+    args = ["--out", str(tmp_path / "out"), "--no-figures"]
+    report.main([str(tmp_path / "runs"), *args])
+    err = capsys.readouterr().err
+    assert err.count("skipped: ") == 1 and str(bad) in err and str(good) not in err
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "100.0 (1)" in section(text, "## All runs")
+    assert str(bad) in section(text, "## Skipped")
+
+
+@pytest.mark.parametrize("kind", ["pipe train.csv", "pipe other.csv", "pipe checkpoints.csv"])
+def test_a_pipe_does_not_stop_the_report(kind, tmp_path):
+    broken(write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.5, 1.0], preset="laptop"), kind)
+    report.main(
+        [str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--no-figures", "--tables", "9"]
+    )
+    assert "100.0 (1)" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_log_of_very_many_seeds_is_refused(tmp_path):
+    rows = (f"1,{seed},0.5" for seed in range(results.MANY + 1))
+    write_log(tmp_path, "\n".join(["step,seed,success", *rows]))
+    with pytest.raises(ValueError, match="has 1,001 seeds"):
+        results.read([tmp_path])
 
 
 def test_one_seed_and_no_warning(tmp_path):

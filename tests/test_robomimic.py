@@ -57,6 +57,32 @@ def old_args(**controller):
     return args | {"env_kwargs": kwargs}
 
 
+def with_kwargs(**kwargs):
+    """What a file says whose simulator had other settings."""
+    args = env_args("lift")
+    return args | {"env_kwargs": args["env_kwargs"] | kwargs}
+
+
+def link_outside(stored, name):
+    del stored[name]
+    stored[name] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+def test_spellings_of_the_same_simulator_are_read(file):
+    for kwargs in (
+        {"robots": "Panda"},
+        {"gripper_types": "PandaGripper"},
+        {"gripper_types": ["default"]},
+    ):
+        rewrite(
+            file,
+            lambda stored, kwargs=kwargs: stored["data"].attrs.__setitem__(
+                "env_args", json.dumps(with_kwargs(**kwargs))
+            ),
+        )
+        assert len(robomimic.read(file, LIFT))
+
+
 def rewrite(path, change):
     with h5py.File(path, "r+") as stored:
         change(stored)
@@ -299,6 +325,29 @@ def replace(name, change):
             ),
             "input_type is absolute; here it is delta",
         ),
+        *(
+            (
+                lambda stored, kwargs=kwargs: stored["data"].attrs.__setitem__(
+                    "env_args", json.dumps(with_kwargs(**kwargs))
+                ),
+                message,
+            )
+            for kwargs, message in (
+                ({"control_freq": 10}, "recorded with control_freq 10; here it is 20"),
+                ({"robots": ["Sawyer"]}, "recorded with robots 'Sawyer'; here it is 'Panda'"),
+                (
+                    {"gripper_types": "RethinkGripper"},
+                    "recorded with gripper_types 'RethinkGripper'",
+                ),
+                ({"reward_shaping": True}, "recorded with reward_shaping True"),
+            )
+        ),
+        (replace("data/demo_0/rewards", lambda a: a / 2 + 0.1), "wanted sparse rewards, 0 and 1"),
+        (
+            lambda stored: link_outside(stored, "data/demo_0/actions"),
+            "behind a symbolic or external link",
+        ),
+        (lambda stored: link_outside(stored, "mask/train"), "behind a symbolic or external link"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong(file, change, message):

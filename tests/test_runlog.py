@@ -50,6 +50,12 @@ def test_the_interval_is_wilsons(counts):
     assert wilson(*counts) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_the_interval_of_no_and_of_all_successes_ends_exactly_at_0_and_1():
+    for n in range(1, 200):
+        assert wilson(0, n)[0] == 0
+        assert wilson(n, n)[1] == 1
+
+
 @pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
 def test_no_proportion_has_no_interval(counts):
     with pytest.raises(ValueError, match="successes"):
@@ -301,6 +307,29 @@ def test_tensorboard_shows_one_value_per_step_of_a_resumed_run(tmp_path):
     }
     assert shown["eval/success"] == [(0, 0), (20, pytest.approx(0.05)), (40, pytest.approx(0.1))]
     assert shown["train/q"] == [(0, 0), (20, -20), (30, -30), (40, -40)]
+
+
+@pytest.mark.parametrize("tensorboard", [False, True])
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, tensorboard):
+    """The limit of the size of a file stands for a full disk; TensorBoard writes in a thread of its own."""
+    code = """
+    import resource, signal, sys
+    from wgflow_rl.training.runlog import RunLog
+    from wgflow_rl.utils.cli import one_line_errors
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with one_line_errors(), RunLog(sys.argv[1], tensorboard=bool(int(sys.argv[2]))) as log:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        for step in range(10_000):
+            log.train(step, "offline", {"loss": 1.0})
+            if step % 20 == 0:
+                log.evaluation(step, "offline", successes=1, episodes=2, episode_return=0.0, length=1.0)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), str(int(tensorboard))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: [Errno 27] File too large: ")
+    assert str(tmp_path / ("tensorboard" if tensorboard else "train.csv")) in line
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl.agents import presets
+from wgflow_rl.training.runlog import RunLog
 from wgflow_rl.training.settings import (
     DEFAULT_ENV,
     Machine,
@@ -90,6 +92,27 @@ def test_more_threads_than_cores_are_warned_about(monkeypatch):
             Machine(threads=2, route="default").resolved((4, 4))
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_run_finds_its_data_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "run", from_command_line(["--data", "data"]))
+    monkeypatch.chdir("/")
+    assert Settings.resumed(["--resume", str(folder)]).data == str(tmp_path / "data")
+
+
+def test_a_resumed_run_takes_the_new_folder_of_its_data(tmp_path, monkeypatch):
+    settings = from_command_line(["--data", str(tmp_path / "old")])
+    folder = tmp_path / "run"
+    with RunLog(folder, tensorboard=False) as log:
+        log.config(as_json(settings))
+    monkeypatch.chdir(tmp_path)
+    resumed = Settings.resumed(["--resume", str(folder), "--data", "new", "--threads", "1"])
+    assert resumed.data == str(tmp_path / "new")
+    with RunLog(folder, resume_step=0, tensorboard=False) as log:
+        log.config(as_json(resumed))
+    assert Settings.read(folder).data == str(tmp_path / "new")  # the next time without the flag
 
 
 @pytest.mark.parametrize("more", [["--lr", "1"], ["--seed", "1"], ["--res", "x"], ["extra"]])
@@ -195,6 +218,18 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
         ("--seed -1", "--seed is -1; wanted at least 0"),
         ("--threads 0", "--threads is 0; wanted at least 1"),
         ("--envs 0", "--envs is 0; wanted at least 1"),
+        (f"--seed {10**30}", "--seed is 10+; wanted at most 9,223,372,036,854,775,807"),
+        (f"--threads {10**9}", "--threads is 10+; wanted at most 1,024"),
+        (f"--hidden 8 {10**9}", "--hidden is 10+; wanted at most 1,000,000"),
+        (f"--chunk {10**9}", "--chunk is 10+; wanted at most"),
+        (f"--batch {10**12}", "--batch is 10+; wanted at most"),
+        (f"--candidates {10**400}", "--candidates is 10+; wanted at most"),
+        (f"--method bfn --act-samples {10**9}", "--act-samples is 10+; wanted at most"),
+        (f"--envs {10**9}", "--envs is 10+; wanted at most"),
+        (f"--offline-steps {10**30}", "--offline-steps is 10+; wanted at most"),
+        (f"--online-steps {10**30}", "--online-steps is 10+; wanted at most"),
+        (f"--eval-episodes {10**12}", "--eval-episodes is 10+; wanted at most"),
+        (f"--data-rows {10**18}", "--data-rows is 10+; wanted at most"),
         ("--device cupboard", "--device is 'cupboard', which torch cannot use here"),
     ],
 )
@@ -228,6 +263,7 @@ def test_help_names_every_flag_of_the_readme(capsys):
         (ConnectionError("no route"), 2, "error: no route\n"),
         (UserError("wait for it"), 2, "error: wait for it\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (MemoryError(), 2, "error: out of memory (MemoryError); choose smaller sizes\n"),
     ],
 )
 def test_expected_errors_are_one_line(error, code, text, capsys):
@@ -248,6 +284,18 @@ def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(ca
         json.loads("{")
     with pytest.raises(RuntimeError, match="size mismatch"), one_line_errors():
         _ = torch.ones(2, 3) @ torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [lambda: torch.empty(2**55), lambda: np.empty(2**55), lambda: bytearray(2**62)],
+    ids=["torch", "numpy", "python"],
+)
+def test_sizes_beyond_the_memory_are_one_line(allocate, capsys):
+    with pytest.raises(SystemExit, match="2"), one_line_errors():
+        allocate()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory (")
 
 
 def test_a_reader_that_stops_early_ends_a_command_without_a_message():

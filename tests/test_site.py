@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+SNIPPETS = sorted((ROOT / "docs" / "snippets").glob("*.py"))
 SHOWN = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
 
 
@@ -47,6 +48,23 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, alone, request):
     names: dict = {"__name__": page.stem}
     for i, code in enumerate(blocks(page)):
         exec(compile(code, f"{page.name}, block {i}", "exec"), names)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda path: path.stem)
+def test_the_example_of_a_module_runs(snippet, alone, tmp_path, monkeypatch):
+    if snippet.stem.endswith("plots"):
+        pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    code = snippet.read_text(encoding="utf-8")
+    assert max(map(len, code.splitlines())) <= 100
+    exec(compile(code, snippet.name, "exec"), {"__name__": snippet.stem})
+
+
+def test_every_page_of_the_library_has_an_example():
+    listed = re.findall(
+        r"^   (wgflow\.[\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE
+    )
+    assert sorted(listed) == [path.stem for path in SNIPPETS]
 
 
 @pytest.mark.parametrize("page", SHOWN, ids=lambda page: page.name)

@@ -101,6 +101,24 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(folder):
     assert trained(folder) == (list(range(1, 11)), 2)
 
 
+def test_a_resumed_run_keeps_its_threads_whatever_the_sweep_reserves(folder, tmp_path):
+    """Sums are rounded by the number of threads: a run resumed with another would end with other numbers."""
+    folder.mkdir(parents=True)
+    stored = {"argv": [], "settings": {"machine": {"threads": 1}}}
+    (folder / "config.json").write_text(json.dumps(stored))
+    program = tmp_path / "says.py"
+    program.write_text("import os, sys\nprint(sys.argv[1:], os.environ['OMP_NUM_THREADS'])")
+    execute(Job(folder, (), 10, threads=2, program=(str(program),)), retries=0)
+    log = (folder / "train.log").read_text()
+    assert f"{['--resume', str(folder), '--threads', '1']} 1" in log
+    assert "began with 1 threads and keeps them" in log
+    stored["settings"]["machine"]["threads"] = None
+    (folder / "config.json").write_text(json.dumps(stored))
+    (folder / "sweep.json").unlink()
+    execute(Job(folder, (), 10, threads=2, program=(str(program),)), retries=0)
+    assert f"{['--resume', str(folder), '--threads', '2']} 2" in (folder / "train.log").read_text()
+
+
 def test_a_diverged_run_is_reported_and_not_repeated(folder):
     outcome = end(folder, "--nan-at", "3")
     assert outcome.state == "diverged"

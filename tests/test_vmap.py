@@ -12,7 +12,7 @@ FIELDS = {
     "drifting": lambda x, pos, w: wg.drifting_field(
         x, pos, x, kernel=wg.Gaussian(0.7), pos_weights=w
     ),
-    "gated": lambda x, pos, w: wg.drifting_field(
+    "weighted": lambda x, pos, w: wg.drifting_field(
         x, pos, x, kernel=wg.Gaussian(0.7), divergence=wg.ForwardKL(), pos_weights=w
     ),
     "likelihood": lambda x, pos, w: wg.likelihood_field(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["capturable", "checked", "checked_constructor", "values_available"]
+__all__ = ["capturable", "checked", "checked_constructor", "draw_device", "values_available"]
 
 Public = TypeVar("Public", bound=Callable[..., Any])
 EXAMPLES = {
@@ -113,6 +113,14 @@ def _refusal(name: str, value: Any, alternatives: tuple[Any, ...]) -> str:
     elif "Tensor" in classes and not isinstance(value, type | NoneType):
         remedy = f" Convert it: torch.as_tensor({name})."
     return f"{name} is {came}; wanted {wanted}.{remedy}"
+
+
+def draw_device(generator: torch.Generator | None, default: torch.device) -> torch.device:
+    """Return the device on which random numbers are drawn: that of the generator; without one, `default`.
+
+    Draws are moved to the tensors afterwards, so that a generator on the CPU repeats itself on every device.
+    """
+    return default if generator is None else generator.device
 
 
 @contextlib.contextmanager

@@ -30,16 +30,29 @@ __all__ = [
 ]
 
 
-def diameter(points: Tensor) -> float:
-    """Return the largest distance between two points [M, D], a length."""
-    check_clouds(points, points, None, False, ("points", "points"))
+def diameter(*clouds: Tensor) -> float:
+    """Return the largest distance between two points of the union of clouds [M, D], a length.
+
+    Raises:
+        ValueError: On clouds that do not match, hold no points or are batched.
+    """
+    for cloud in clouds:
+        check_clouds(clouds[0], cloud, None, False, ("points", "points"))
+        if cloud.dim() != 2:
+            raise ValueError(f"points are {list(cloud.shape)}; wanted [M, D], one cloud.")
+    points = torch.cat(clouds).double()  # half precision has no distances
     return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").max().item()
 
 
 def kernel_ratio(kernel: Kernel, diam: float) -> float:
     """Return κ = k(0) / k(diam) >= 1, the largest over the smallest kernel value on a support of diameter `diam`.
 
-    Infinite where the ratio overflows or k vanishes: at h = .05 and diam 10, κ = exp(20000).
+    Infinite where the ratio overflows, k vanishes or k is singular at 0: at h = .05 and diam 10, κ = exp(20000).
+
+    Args:
+        kernel: any kernel whose length scale is a number.
+        diam: the diameter of x and the support of the measures, and for the constants of a loss of the negatives
+            too: `diameter(x, points, neg)`.
 
     Raises:
         ValueError: For an anisotropic kernel, whose least value is no function of the distance.
@@ -49,8 +62,10 @@ def kernel_ratio(kernel: Kernel, diam: float) -> float:
             f"kernel is {kernel!r}, whose length scale is a tensor; wanted a number. Divide the points by the tensor "
             "and pass the kernel of length scale 1.0: the bound then holds in those units."
         )
-    sq = torch.tensor([0.0, diam**2], dtype=torch.float64)
-    low, high = kernel.log(sq).flip(0).tolist()
+    sq = torch.tensor([0.0, diam**2], dtype=torch.float64, device="cpu")
+    high, low = kernel.log(sq).tolist()
+    if high == -math.inf:  # a power of 1/r leaves out coincident points, where it is infinite
+        return math.inf
     return math.exp(high - low) if high - low < 700 else math.inf
 
 
@@ -60,7 +75,10 @@ def drift_constant(kernel: Kernel, diam: float) -> float:
 
 
 def loss_constant(kernel: Kernel, diam: float) -> float:
-    """Return the least C with |L(p) - L(p')| <= C TV(p, p') for L = E|V|², namely 2 κ diam²; length²."""
+    """Return the least C with |L(p) - L(p')| <= C TV(p, p') for L = E|V|², namely 2 κ diam²; length².
+
+    `diam` is the diameter of x, the support and the negatives together: `diameter(x, points, neg)`.
+    """
     return 2 * kernel_ratio(kernel, diam) * diam**2
 
 
@@ -85,6 +103,9 @@ def localised_variation(
 ) -> Tensor:
     """Return TV(a_x, b_x) at each x, the total variation between two measures reweighted by k(x, ·).
 
+    Out of reach of a compact kernel a measure becomes a point mass at x, where its mean shift is 0: the variation is
+    then 1, or 0 if neither measure is in reach.
+
     Args:
         x: [..., N, D] points at which the kernel looks.
         points: [..., M, D] shared support of the measures.
@@ -96,28 +117,40 @@ def localised_variation(
         [..., N], in [0, 1].
     """
     check_clouds(x, points, None, False, ("x", "points"))
-    log_k = kernel.log_pairs(x, points)
-    seen = [(log_k + w.log().unsqueeze(-2)).softmax(-1) for w in (a, b)]
-    return total_variation(*seen)
+    log_k = kernel.log_pairs(x.double(), points.double())
+    seen = [_reweighted(log_k, w.double()) for w in (a, b)]
+    return total_variation(*seen).to(x.dtype)
 
 
-def localised_bound(x: Tensor, points: Tensor, a: Tensor, b: Tensor, *, kernel: Kernel) -> Tensor:
-    r"""Return 2 diam² E_x TV(a_x, b_x) >= |L(a) - L(b)|, at most 2 diam² whatever the bandwidth.
+def _reweighted(log_k: Tensor, weights: Tensor) -> Tensor:
+    """Weights [..., N, M + 1] of `points` and of x itself, the latter 1 where the kernel reaches no mass."""
+    log_w = log_k + weights.log().unsqueeze(-2)
+    empty = log_w.amax(-1, keepdim=True) == -math.inf
+    seen = log_w.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+    return torch.cat([seen, empty.to(seen.dtype)], -1)
 
-    The negatives of L must lie within the convex hull of x and points, as x itself does.
+
+def localised_bound(
+    x: Tensor, points: Tensor, a: Tensor, b: Tensor, neg: Tensor, *, kernel: Kernel
+) -> Tensor:
+    r"""Return 2 diam(x, points) diam(x, points, neg) E_x TV(a_x, b_x) >= |L(a) - L(b)|, finite whatever the bandwidth.
+
+    |V|² - |V'|² is the product of V - V', a difference of two means of `points` (or x), and V + V', twice the
+    difference of such a mean and one of `neg`.
 
     Args:
-        x: [N, D] points whose drift is averaged; they count in the diameter.
+        x: [N, D] points whose drift is averaged.
         points: [M, D] shared support of the measures.
         a: [M] weights of one measure.
         b: [M] weights of the other.
+        neg: [K, D] negatives of the loss.
         kernel: any kernel; its bandwidth is a length.
 
     Returns:
         A scalar, length².
     """
-    diam = diameter(torch.cat([x, points]))
-    return 2 * diam**2 * localised_variation(x, points, a, b, kernel=kernel).mean(-1)
+    reach = diameter(x, points) * diameter(x, points, neg)
+    return 2 * reach * localised_variation(x, points, a, b, kernel=kernel).mean(-1)
 
 
 def drift_loss(

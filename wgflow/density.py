@@ -17,12 +17,11 @@ from wgflow.kernels import Gaussian, Kernel, LengthScaleKernel, Scaled
 from wgflow.reductions import (
     check_clouds,
     check_no_nan,
-    kernel_shift,
     kernel_shift_f64,
-    log_of_weights,
     log_total,
     require_unsharded,
 )
+from wgflow.reductions.dense import factor_weights
 
 __all__ = ["KDE"]
 
@@ -38,7 +37,7 @@ class KDE(nn.Module):
     Args:
         samples: y, [..., M, D].
         kernel: its length scale is in the units of the samples; see `wgflow.bandwidths` for rules.
-        weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter.
+        weights: w, [..., M], not negative, or None for equal ones. Only their ratios matter; gradients exist at 0 too.
 
     Raises:
         ValueError: On bad samples or weights.
@@ -57,7 +56,7 @@ class KDE(nn.Module):
             self.register_parameter("length_scale", scale)
         elif isinstance(scale, Tensor):
             self.register_buffer("length_scale", scale)
-        check_clouds(samples, samples, self._log_weights, False, ("samples", "samples"))
+        check_clouds(samples, samples, None, False, ("samples", "samples"), weights=weights)
         check_no_nan(samples - samples, "samples")  # infinity becomes NaN too
 
     @property
@@ -71,24 +70,20 @@ class KDE(nn.Module):
         weights = "" if self.weights is None else f", weights={list(self.weights.shape)}"
         return f"samples={list(self.samples.shape)}, kernel={self.kernel!r}{weights}"
 
-    @property
-    def _log_weights(self) -> Tensor | None:
-        return log_of_weights(self.weights)
-
     def log_density(self, x: Tensor) -> Tensor:
         r"""log p_h(x) = log_mass - log Σ w + log_norm(D): [..., N, D] -> [..., N].
 
         Raises:
             ValueError: If the kernel has infinite mass in this dimension.
         """
-        kernel, w = self.kernel, self._log_weights
+        kernel, w = self.kernel, self.weights
         norm = kernel.log_norm(x.shape[-1])
         if norm is None:
             raise ValueError(
                 f"{kernel!r} has no finite mass in dimension {x.shape[-1]}, so it defines no density; "
                 "its mean shift and its score still exist, or use Gaussian(length_scale)."
             )
-        log_mass, _ = kernel_shift(x, self.samples, kernel=kernel, log_weights=w)
+        log_mass, _ = kernel_shift_f64(x, self.samples, kernel=kernel, weights=w)
         return (log_mass - log_total(self.samples, w) + norm).to(x.dtype)
 
     def score(self, x: Tensor) -> Tensor:
@@ -96,16 +91,16 @@ class KDE(nn.Module):
 
         Differentiable if the gradient kernel has a gradient kernel (Laplace's has none: its score jumps at samples).
         """
-        kernel, w = self.kernel, self._log_weights
+        kernel, w = self.kernel, self.weights
         plain, _ = kernel.standardize()
-        log_mass, shift = kernel_shift_f64(x, self.samples, kernel=kernel, log_weights=w)
+        log_mass, shift = kernel_shift_f64(x, self.samples, kernel=kernel, weights=w)
         if isinstance(plain, Gaussian):
             # The ratio of the sums is 1/h² exactly. From two log masses it loses digits far away, and costs a sum.
             scaled = plain.gradient_kernel
             assert isinstance(scaled, Scaled)
             return (math.exp(scaled.log_scale) * kernel.covector(shift)).to(x.dtype)
         log_slope, shift = kernel_shift_f64(
-            x, self.samples, kernel=kernel.gradient_kernel, log_weights=w
+            x, self.samples, kernel=kernel.gradient_kernel, weights=w
         )
         # Outside the support of a compact kernel both sums are 0: no density, no direction.
         ratio = (log_slope - log_mass.clamp_min(torch.finfo(log_mass.dtype).min)).exp()
@@ -116,14 +111,24 @@ class KDE(nn.Module):
 
         D backward passes through the score, memory linear in N + M. Returned without a graph.
         """
-        with torch.enable_grad():
+        # Outside of inference mode, whose tensors have no derivatives.
+        with torch.inference_mode(False), torch.enable_grad():
             at = x.detach().clone().requires_grad_()
-            score = self.score(at)
+            score = self._detached().score(at)
             columns = [
                 torch.autograd.grad(score[..., d].sum(), at, retain_graph=True)[0]
                 for d in range(x.shape[-1])
             ]
         return torch.stack(columns, -1)
+
+    def _detached(self) -> KDE:
+        """A copy without graphs, whose tensors can be differentiated through even if made in inference mode."""
+        kernel = self.kernel
+        if hasattr(self, "length_scale"):
+            scale = self.length_scale.detach().clone()
+            kernel = dataclasses.replace(kernel, length_scale=scale)  # type: ignore[type-var]
+        weights = None if self.weights is None else self.weights.detach().clone()
+        return KDE(self.samples.detach().clone(), kernel, weights)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """W_ij = w_j k(x_i, y_j) / Σ_j w_j k(x_i, y_j): [..., N, D] -> [..., N, M], dense.
@@ -131,11 +136,22 @@ class KDE(nn.Module):
         A row is 0 where a compact kernel reaches no sample.
         """
         require_unsharded("responsibilities")
-        check_clouds(x, self.samples, None, False, ("x", "samples"))
-        logits, w = self.kernel.log_pairs(x, self.samples), self._log_weights
-        logits = logits if w is None else logits + w.unsqueeze(-2)
-        empty = logits.amax(-1, keepdim=True) == -math.inf
-        return logits.masked_fill(empty, 0.0).softmax(-1).masked_fill(empty, 0.0)
+        check_clouds(x, self.samples, None, False, ("x", "samples"), weights=self.weights)
+        points, samples = x.double(), self.samples.double()
+        logits, present = (
+            self.kernel.log_pairs(points, samples),
+            torch.ones_like(points[..., :1, :1]),
+        )
+        if self.weights is not None:
+            log_weights, unit = factor_weights(None, self.weights)
+            logits, present = logits + log_weights.unsqueeze(-2), unit.unsqueeze(-2)
+        top = logits.detach().masked_fill(present == 0, -math.inf).amax(-1, keepdim=True)
+        empty = top == -math.inf
+        # A sample of weight 0 may be far nearer than all others: its derivative is large, and is kept finite.
+        highest = 0.9 * math.log(torch.finfo(logits.dtype).max)
+        e = present * (logits - top.masked_fill(empty, 0.0)).clamp_max(highest).exp()
+        e = e.masked_fill(empty, 0.0)
+        return (e / e.sum(-1, keepdim=True).masked_fill(empty, 1.0)).to(x.dtype)
 
     def effective_sample_size(self, x: Tensor) -> Tensor:
         """1 / Σ_j W_ij², the effective number of samples in the estimate at x, 1 to M: [..., N, D] -> [..., N], dense.
@@ -158,7 +174,21 @@ class KDE(nn.Module):
         scale = self.kernel.standardize()[1]
         lengths = () if scale is None else scale.shape[:-2]
         batch = torch.broadcast_shapes(y.shape[:-2], w.shape[:-1], lengths)
-        w = w.expand(*batch, m).reshape(-1, m)
-        pick = torch.multinomial(w, n, replacement=True, generator=generator).view(*batch, n, 1)
+        pick = draw_indices(w.expand(*batch, m).reshape(-1, m), n, generator).view(*batch, n, 1)
         centres = y.expand(*batch, m, dim).gather(-2, pick.expand(*batch, n, dim))
         return centres + self.kernel.noise(centres, generator)
+
+
+def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
+    """[B, n] independent draws of column numbers with shares `weights` / Σ weights, [B, M], by inversion in float64.
+
+    torch.multinomial adds weights in their dtype, so that float32 shares are wrong from a million samples on, and
+    refuses more than 2^24.
+    """
+    w = weights.double()
+    cumulative = (w / w.amax(-1, keepdim=True)).cumsum_(-1)
+    u = torch.rand(len(w), n, dtype=w.dtype, device=w.device, generator=generator)
+    # The product may round up to the sum itself, which no sample reaches.
+    total = cumulative[:, -1:]
+    u = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, u, right=True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, checked_constructor
+from wgflow.arguments import checked, checked_constructor, draw_device
 from wgflow.functionals import Functional
 from wgflow.trajectory import Trajectory
 
@@ -162,7 +162,8 @@ class Langevin(Solver):
 
     def step(self, state, v, velocity) -> State:
         x, t, dt, _ = state
-        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
+        device = draw_device(self.generator, x.device)
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype, device=device).to(x)
         return State(x + dt * v + math.sqrt(2 * self.temperature * dt) * noise, t + dt, dt)
 
 
@@ -234,7 +235,10 @@ def flow(
             state = solver.step(state, v, at)
     points, times, speeds = zip(*records, strict=True)
     return Trajectory(
-        torch.stack(points), torch.tensor(times, dtype=torch.float64), torch.stack(speeds), stopped
+        torch.stack(points),
+        torch.tensor(times, dtype=torch.float64, device="cpu"),
+        torch.stack(speeds),
+        stopped,
     )
 
 

@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
 from wgflow.density import KDE
+from wgflow.distances import sq_distances
 from wgflow.divergences import Divergence
 from wgflow.fields import blob_field, check_beta, energy_field, mean_kernel_gradient, mmd_field
-from wgflow.kernels import Kernel, as_kernels, describe
-from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, log_of_weights
+from wgflow.kernels import Kernel, as_kernels, describe, positive
+from wgflow.reductions import (
+    check_clouds,
+    check_no_nan,
+    check_weights,
+    kernel_shift_f64,
+    require_unsharded,
+)
+from wgflow.transport import Between, Within, cost, plan
 
 __all__ = [
     "MMD",
@@ -63,8 +71,9 @@ class Functional(ABC):
         Returns:
             [..., N, D], in the units of the value per length.
         """
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
+        # Outside of inference mode, whose tensors have no derivatives.
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.value(at).sum(), at)
         return -self.factor * x.shape[-2] * gradient
 
@@ -185,8 +194,8 @@ class MMD(Functional):
         values = []
         for k in as_kernels(self.kernel):
             within, _ = kernel_shift_f64(x, x, kernel=k, skip_self=True)
-            across, _ = kernel_shift_f64(x, self.samples, kernel=k, log_weights=w.log())
-            own, _ = kernel_shift_f64(self.samples, self.samples, kernel=k, log_weights=w.log())
+            across, _ = kernel_shift_f64(x, self.samples, kernel=k, weights=w)
+            own, _ = kernel_shift_f64(self.samples, self.samples, kernel=k, weights=w)
             values.append(
                 within.exp().mean(-1) / (x.shape[-2] - 1)
                 - 2 * across.exp().mean(-1)
@@ -230,9 +239,9 @@ class EnergyDistance(Functional):
         return energy_field(x, self.samples, beta=self.beta)
 
     def _powers(self, x: Tensor, y: Tensor) -> Tensor:
-        r = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+        sq = sq_distances(x, y)
         # Zeros are replaced before the power, whose derivative at 0 may be infinite.
-        return torch.where(r == 0, 1.0, r).pow(self.beta) * (r != 0)
+        return torch.where(sq == 0, 1.0, sq).pow(self.beta / 2) * (sq != 0)
 
 
 @checked
@@ -314,44 +323,71 @@ class Likelihood(Functional):
 class Sinkhorn(Functional):
     r"""The Sinkhorn divergence to samples with cost |x - y|², regularisation 2 blur² (Feydy et al. 2019).
 
-    Computed by geomloss (`pip install wgflow[ot]`). velocity = -(N/2) ∇_i of it.
+    OT(x, y) - OT(x, x)/2 - OT(y, y)/2, OT the least Σ π |x - y|² + 2 blur² KL(π || equal weights ⊗ w). Squared length.
+    velocity_i = -(N/2) ∇_i of it: the displacement of x_i to the mean of its partners, less the same within x.
+
+    Plans are solved in float64 until their marginals err by less than 1e-9; if a small blur prevents that, a
+    RuntimeWarning states the error. All pairs are held in memory, and a system of min(N, M) equations is solved some
+    ten times. The value is twice differentiable in x, samples and the velocity once, not in the weights.
 
     Args:
         samples: [..., M, D].
         blur: a length.
-        scaling: the annealing ratio of geomloss, below 1. Values are within 1 % at 0.9, within 0.1 % at 0.99, and
-            within some 5 % at geomloss's default of 0.5.
+        weights: [..., M], w >= 0, of which only ratios matter; None: equal.
     """
 
     factor: ClassVar[float] = 0.5
     samples: Tensor
     blur: float
-    scaling: float = 0.9
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        positive("blur", self.blur)
 
     def value(self, x: Tensor) -> Tensor:
-        check_clouds(x, self.samples, None, False, ("x", "samples"))
-        check_clouds(x, x, None, False, ("x", "x"))
-        # Infinity becomes NaN too; geomloss would fail on either, without naming it.
-        check_no_nan(x - x, "x")
-        check_no_nan(self.samples - self.samples, "samples")
-        return 2 * self._half()(x.contiguous(), self.samples.contiguous())
+        values, (lead, problems) = [], self._problems(x)
+        for a, b, w in problems:
+            to, own, theirs = self._between(a, w), self._within(a), self._within(b, w)
+            across = cost(sq_distances(a, b), to)
+            within = cost(sq_distances(a, a), own) + cost(sq_distances(b, b), theirs)
+            values.append(across - within / 2)
+        return torch.stack(values).view(lead).to(x.dtype)
 
-    def _half(self) -> Any:
-        """The loss of geomloss, whose cost is |x - y|² / 2."""
-        try:
-            from geomloss import SamplesLoss
-        except ImportError as missing:
-            raise ImportError(
-                "Sinkhorn needs geomloss, which is not installed: pip install geomloss."
-            ) from missing
-        return SamplesLoss(
-            "sinkhorn", p=2, blur=self.blur, scaling=self.scaling, backend="tensorized"
-        )
+    def velocity(self, x: Tensor) -> Tensor:
+        velocities, (lead, problems) = [], self._problems(x)
+        for a, b, w in problems:
+            towards = plan(sq_distances(a, b), self._between(a, w))
+            away = plan(sq_distances(a, a), self._within(a))
+            mass = (towards.sum(-1) - away.sum(-1)).unsqueeze(-1)
+            velocities.append(len(a) * (towards @ b - away @ a - mass * a))
+        return torch.stack(velocities).view(*lead, *x.shape[-2:]).to(x.dtype)
+
+    def _problems(self, x: Tensor) -> tuple[torch.Size, Iterator[tuple[Tensor, ...]]]:
+        """The leading shape, and (x [N, D], samples [M, D], shares [M]) of each element, in float64 and centred."""
+        require_unsharded("Sinkhorn")
+        check_clouds(x, self.samples, None, False, ("x", "samples"), weights=self.weights)
+        check_clouds(self.samples, x, None, False, ("samples", "x"))
+        check_no_nan(x - x, "x")  # infinity becomes NaN too
+        check_no_nan(self.samples - self.samples, "samples")
+        w = _shares(self.samples, self.weights).detach().double()
+        lead = torch.broadcast_shapes(x.shape[:-2], self.samples.shape[:-2], w.shape[:-1])
+        origin = self.samples.detach().double().mean(-2, keepdim=True)
+        a, b = x.double() - origin, self.samples.double() - origin
+        a, b = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (a, b))
+        w = w.expand(*lead, -1).reshape(-1, w.shape[-1])
+        return lead, zip(a, b, w / w.sum(-1, keepdim=True), strict=True)
+
+    def _between(self, x: Tensor, w: Tensor) -> Between:
+        return Between(x.new_full(x.shape[:1], 1 / len(x)), w, 2 * self.blur**2)
+
+    def _within(self, x: Tensor, w: Tensor | None = None) -> Within:
+        w = x.new_full(x.shape[:1], 1 / len(x)) if w is None else w
+        return Within(w, w, 2 * self.blur**2)
 
 
 def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
     """Weights that sum to 1, [..., M]. Raises: ValueError on a negative weight or NaN."""
-    log_of_weights(weights)
+    check_weights(weights)
     w = torch.ones_like(samples[..., 0]) if weights is None else weights
     return w / w.sum(-1, keepdim=True)
 

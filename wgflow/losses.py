@@ -119,18 +119,22 @@ class DriftingReport(NamedTuple):
 class DriftingLoss(nn.Module):
     r"""`drifting_loss` averaged over feature spaces, with guidance: the training objective of a drifting generator.
 
-    Called as loss(x, pos, neg=None) with x [..., N, D], pos [..., P, D], neg [..., M, D], classes along a leading
-    dimension, each with its own positives. Returns a `DriftingReport`; the gradient reaches x only.
+    Called as loss(x, pos, neg=None) with x [N, D], pos [P, D], neg [M, D], or with classes along one
+    leading dimension, each with its own positives. With `features`, x, pos and neg are whatever
+    these accept, for example images [N, C, H, W]; the shapes above are then those of the feature
+    vectors. Returns a `DriftingReport`; the gradient reaches x only.
 
     Args:
         field: a field such as `EnergyField()`, or a function (x, pos) -> velocity, evaluated in feature space.
-        features: maps [..., D] -> [..., F], applied to x, pos and neg. None: the points themselves. Modules are
-            registered but not trained here: freeze them; gradients pass through them to x.
+        features: maps to feature vectors, [N, ...] -> [N, F], applied to x, pos and neg. None: the
+            points themselves. Modules are registered but not trained here: freeze them; gradients
+            pass through them to x.
         guidance: strength >= 1 of classifier-free guidance, for a `PublishedField`; above 1 the call needs
             unconditional data as `neg`.
 
     Raises:
-        ValueError: on guidance with another field or without neg, and as the field does.
+        ValueError: on guidance with another field or without neg, on points or feature vectors with
+            more than one leading dimension, and as the field does.
     """
 
     def __init__(
@@ -148,29 +152,28 @@ class DriftingLoss(nn.Module):
             )
         if features is not None and not features:
             raise ValueError(
-                "features is empty; wanted maps [..., D] -> [..., F], or None for the points themselves."
+                "features is empty; wanted maps [N, ...] -> [N, F], or None for the points."
             )
         maps = [nn.Identity()] if features is None else features
         self.features = nn.ModuleList(m if isinstance(m, nn.Module) else _Map(m) for m in maps)
         self.field, self.guidance = field, guidance
 
     def forward(self, x: Tensor, pos: Tensor, neg: Tensor | None = None) -> DriftingReport:
-        weights = None
-        check_clouds(x, pos, None, False, ("x", "pos"))
-        if neg is not None:
-            check_clouds(x, neg, None, False, ("x", "neg"))
-            if isinstance(self.field, PublishedField):
-                w = guidance_weight(self.guidance, gen=x.shape[-2], neg=neg.shape[-2])
-                weights = neg.new_full(neg.shape[:-1], w)
-        elif self.guidance != 1:
+        if neg is None and self.guidance != 1:
             raise ValueError(
                 f"guidance = {self.guidance} needs unconditional data; pass it as neg [..., M, D]."
             )
         reports = []
-        for phi in self.features:
+        for i, phi in enumerate(self.features):
             a = phi(x)
             with torch.no_grad():
                 b, c = phi(pos), None if neg is None else phi(neg)
+            label = "{}" if isinstance(phi, nn.Identity) else f"features[{i}]({{}})"
+            _check_points(label, x=a, pos=b, neg=c)
+            weights = None
+            if c is not None and isinstance(self.field, PublishedField):
+                w = guidance_weight(self.guidance, gen=a.shape[-2], neg=c.shape[-2])
+                weights = c.new_full(c.shape[:-1], w)
             loss, unit = _loss_and_unit(a, b, c, weights, self.field)
             reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(a, b)))
         losses, displacements, spreads = (
@@ -180,6 +183,23 @@ class DriftingLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"field={self.field!r}, guidance={self.guidance:g}"
+
+
+def _check_points(label: str, *, x: Tensor, pos: Tensor, neg: Tensor | None) -> None:
+    """Refuse what is not [N, D] or [classes, N, D] in feature space. Raises: ValueError."""
+    given = {
+        label.format(name): t for name, t in (("x", x), ("pos", pos), ("neg", neg)) if t is not None
+    }
+    for name, t in given.items():
+        if t.dim() > 3:
+            raise ValueError(
+                f"{name} is {list(t.shape)}; wanted points [N, D] or [classes, N, D]. Images need "
+                "feature vectors: DriftingLoss(features=[network]) with a network that returns "
+                "[N, F], or features=[lambda t: t.flatten(1)] for their pixels."
+            )
+    first, *others = given
+    for other in others:
+        check_clouds(given[first], given[other], None, False, (first, other))
 
 
 class _Map(nn.Module):

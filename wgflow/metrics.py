@@ -1,4 +1,7 @@
-r"""Distances between two samples, x [N, D] from one distribution and y [M, D] from another; no densities needed."""
+r"""Distances between two samples, x [N, D] from one distribution and y [M, D] from another; no densities needed.
+
+Weights are w >= 0, of which only ratios matter; None: equal. All sums are made in float64 and rounded once.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, draw_device, values_available
+from wgflow.distances import distances, safe_root, sq_distances
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, require_unsharded
+from wgflow.reductions import (
+    check_clouds,
+    check_no_nan,
+    kernel_shift_f64,
+    log_total,
+    require_unsharded,
+)
 
 __all__ = [
     "energy_distance",
@@ -25,65 +35,83 @@ __all__ = [
 
 
 @checked
-def energy_distance(x: Tensor, y: Tensor) -> Tensor:
+def energy_distance(
+    x: Tensor, y: Tensor, *, x_weights: Tensor | None = None, y_weights: Tensor | None = None
+) -> Tensor:
     r"""2 E|x-y| - E|x-x'| - E|y-y'| without self pairs (Székely and Rizzo 2013): unbiased, of either sign near 0.
 
     Args:
         x: [..., N, D], N >= 2.
         y: [..., M, D], M >= 2.
+        x_weights: [..., N]; at least two of them positive.
+        y_weights: [..., M]; likewise.
 
     Returns:
-        [...], lengths, one for each pair of clouds in the batch. Differentiable; computed in blocks of rows.
+        [...], lengths, one for each pair of clouds in the batch. Twice differentiable; computed in blocks of rows.
 
     Raises:
         ValueError: on clouds that do not match or hold one point, on NaN.
     """
     require_unsharded("energy_distance")
-    check_clouds(x, x, None, True, ("x", "x"))
-    check_clouds(y, y, None, True, ("y", "y"))
-    check_clouds(x, y, None, False)
-    n, m = x.shape[-2], y.shape[-2]
-    within = _mean_distance(x, x) * (n / (n - 1)) + _mean_distance(y, y) * (m / (m - 1))
-    distance = 2 * _mean_distance(x, y) - within
+    check_clouds(x, y, None, False, weights=y_weights)
+    check_clouds(y, x, None, False, ("y", "x"), weights=x_weights)
+    (a, p), (b, q) = _measure(x, x_weights, "x"), _measure(y, y_weights, "y")
+    within = _mean_distance(a, p, a, p) / _unequal(p) + _mean_distance(b, q, b, q) / _unequal(q)
+    distance = 2 * _mean_distance(a, p, b, q) - within
     check_no_nan(distance, "x or y")
     return distance.to(x.dtype)  # rounded last: for equal laws the three means cancel
 
 
 @checked
-def mmd2(x: Tensor, y: Tensor, *, kernel: Kernel | Sequence[Kernel]) -> Tensor:
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel | Sequence[Kernel],
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+) -> Tensor:
     r"""E k(x,x') + E k(y,y') - 2 E k(x,y) without self pairs: the unbiased squared MMD (Gretton et al. 2012).
 
     Args:
         x: [..., N, D], N >= 2.
         y: [..., M, D], M >= 2.
         kernel: one kernel, or several whose sum is meant.
+        x_weights: [..., N]; at least two of them positive.
+        y_weights: [..., M]; likewise.
 
     Returns:
         [...], in the units of k. Differentiable; large clouds are summed in blocks.
 
     Raises:
-        ValueError: as `kernel_average`.
+        ValueError: as `kernel_average`; on one point in a cloud.
     """
     require_unsharded("mmd2")
     check_clouds(x, y, None, False)
-    n, m = x.shape[-2], y.shape[-2]
+    _, p = _measure(x, x_weights, "x")
+    _, q = _measure(y, y_weights, "y")
 
-    def mean(a: Tensor, b: Tensor, pairs_per_row: int, skip: bool) -> Tensor:
+    def mean(a: Tensor, p: Tensor, b: Tensor, q: Tensor, skip: bool) -> Tensor:
         masses = [
-            kernel_shift_f64(a, b, kernel=k, skip_self=skip)[0].exp().mean(-1)
+            (p * kernel_shift_f64(a, b, kernel=k, weights=q, skip_self=skip)[0].exp()).sum(-1)
             for k in as_kernels(kernel)
         ]
-        return torch.stack(masses).sum(0) / pairs_per_row
+        return torch.stack(masses).sum(0)
 
+    within = mean(x, p, x, p, True) / _unequal(p) + mean(y, q, y, q, True) / _unequal(q)
     # In float64 until the end: for equal laws the three means cancel.
-    return (mean(x, x, n - 1, True) + mean(y, y, m - 1, True) - 2 * mean(x, y, m, False)).to(
-        x.dtype
-    )
+    return (within - 2 * mean(x, p, y, q, False)).to(x.dtype)
 
 
 @checked
 def sliced_w2(
-    x: Tensor, y: Tensor, *, projections: int = 256, generator: torch.Generator | None = None
+    x: Tensor,
+    y: Tensor,
+    *,
+    projections: int = 256,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""The sliced Wasserstein-2 distance: the root mean square, over random directions, of W2 of the projections.
 
@@ -91,67 +119,96 @@ def sliced_w2(
         x: [N, D].
         y: [M, D]; N and M may differ, the 1-D transport is exact.
         projections: the number of directions.
+        x_weights: [N].
+        y_weights: [M].
         generator: draws the directions.
 
     Returns:
-        A scalar, a length. Differentiable.
+        A scalar, a length. Differentiable in x and y, with derivative 0 where it vanishes.
 
     Raises:
         ValueError: on clouds that do not match or come in batches, projections < 1.
     """
-    _check_both(x, y)
-    if x.dim() != 2 or y.dim() != 2:
-        raise ValueError(
-            f"x is {list(x.shape)} and y is {list(y.shape)}; wanted one cloud each, [N, D] and [M, D]. For a batch, "
-            "call once per cloud."
-        )
+    p, q = _check_both(x, y, x_weights, y_weights)
     if projections < 1:
         raise ValueError(
             f"projections = {projections}; wanted at least 1, and some hundreds for a steady number."
         )
-    directions = torch.randn(x.shape[-1], projections, generator=generator, dtype=torch.float64)
-    directions = (directions / directions.norm(dim=0)).to(x)
-    a, b = (x @ directions).sort(dim=0).values, (y @ directions).sort(dim=0).values
-    n, m = len(a), len(b)
-    if n == m:
-        return (a - b).square().mean().sqrt()
-    # Both quantile functions are steps: between two of their jumps (in units of 1/nm) each is one point.
-    edges = torch.cat([torch.arange(n) * m, torch.arange(1, m) * n]).unique()
-    width = torch.diff(edges, append=torch.tensor([n * m])).to(x) / (n * m)
-    cost = (a[edges // m] - b[edges // n]).square()
-    return (width @ cost).mean().sqrt()
+    directions = torch.randn(
+        x.shape[-1],
+        projections,
+        generator=generator,
+        dtype=torch.float64,
+        device=draw_device(generator, torch.device("cpu")),
+    )
+    directions = (directions / directions.norm(dim=0)).to(x.device)
+    origin = x.detach().double().mean(0)
+    a, i = ((x.double() - origin) @ directions).sort(dim=0)
+    b, j = ((y.double() - origin) @ directions).sort(dim=0)
+    if x_weights is None and y_weights is None and len(a) == len(b):
+        return safe_root((a - b).square().mean()).to(x.dtype)
+    # Both quantile functions are steps: between two of their jumps each is one point.
+    jumps_a, jumps_b = p[i].cumsum(0).mT.contiguous(), q[j].cumsum(0).mT.contiguous()
+    jumps = torch.cat([jumps_a, jumps_b], -1).clamp_max(1.0).sort(-1).values
+    width = torch.diff(jumps, prepend=jumps.new_zeros(projections, 1))
+    middle = jumps - 0.5 * width
+    at_a = torch.searchsorted(jumps_a, middle).clamp_max(len(a) - 1)
+    at_b = torch.searchsorted(jumps_b, middle).clamp_max(len(b) - 1)
+    cost = (a.mT.gather(-1, at_a) - b.mT.gather(-1, at_b)).square()
+    return safe_root((width * cost).sum(-1).mean()).to(x.dtype)
 
 
 @checked
-def w2(x: Tensor, y: Tensor) -> Tensor:
-    r"""The exact Wasserstein-2 distance between clouds of equal size, by assignment (scipy) in O(N³).
+def w2(
+    x: Tensor, y: Tensor, *, x_weights: Tensor | None = None, y_weights: Tensor | None = None
+) -> Tensor:
+    r"""The exact Wasserstein-2 distance: by assignment (scipy) in O(N³), or by network simplex (POT).
+
+    POT (`pip install wgflow[ot]`) is needed for unequal sizes and weights.
 
     Args:
         x: [N, D].
-        y: [N, D].
+        y: [M, D].
+        x_weights: [N].
+        y_weights: [M].
 
     Returns:
-        A scalar, a length. Differentiable, with the assignment held fixed.
+        A scalar, a length. Differentiable in x and y with the plan held fixed, with derivative 0 where it vanishes.
 
     Raises:
-        ValueError: on clouds of unequal size.
+        ValueError: on clouds that do not match or come in batches.
+        ImportError: without POT where it is needed.
     """
-    _check_both(x, y)
-    if x.shape != y.shape or x.dim() != 2:
-        raise ValueError(
-            f"x is {list(x.shape)}, y {list(y.shape)}; an assignment wants two clouds [N, D] of one size. "
-            "Thin the larger: y[torch.randperm(len(y))[: len(x)]], or use sliced_w2."
-        )
-    # Imported here: scipy.optimize would double the time of `import wgflow`.
-    from scipy.optimize import linear_sum_assignment
+    p, q = _check_both(x, y, x_weights, y_weights)
+    cost = sq_distances(x.double(), y.double())
+    if x_weights is None and y_weights is None and len(x) == len(y):
+        # Imported here: scipy.optimize would double the time of `import wgflow`.
+        from scipy.optimize import linear_sum_assignment
 
-    cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-    rows, columns = linear_sum_assignment(cost.detach().cpu().numpy())
-    return (x[torch.from_numpy(rows)] - y[torch.from_numpy(columns)]).square().sum(-1).mean().sqrt()
+        rows, columns = linear_sum_assignment(cost.detach().cpu().numpy())
+        rows, columns = (torch.as_tensor(t, device=x.device) for t in (rows, columns))
+        return safe_root(cost[rows, columns].mean()).to(x.dtype)
+    try:
+        import ot
+    except ImportError as missing:
+        raise ImportError(
+            f"w2 of {len(x)} and {len(y)} points or with weights needs POT: pip install POT. Without it, thin the "
+            "larger cloud: y[torch.randperm(len(y))[: len(x)]], or use sliced_w2."
+        ) from missing
+    plan = ot.emd(*(t.detach().cpu().numpy() for t in (p, q, cost)), numItermax=10_000_000)
+    plan = torch.as_tensor(plan, device=x.device)
+    return safe_root((plan * cost).sum()).to(x.dtype)
 
 
 @checked
-def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
+def kde_kl(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+) -> Tensor:
     r"""An estimate of KL(q_h || p_h): the mean of log q_h - log p_h over x ~ q, each point left out of its own density.
 
     Of either sign near equality, infinite where only one of the densities is 0. Smoothing hides differences below
@@ -161,6 +218,8 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
         x: [..., N, D], N >= 2, samples of q.
         y: [..., M, D], samples of p.
         kernel: of both density estimates.
+        x_weights: [..., N]; at least two of them positive.
+        y_weights: [..., M].
 
     Returns:
         [...], nats.
@@ -171,15 +230,18 @@ def kde_kl(x: Tensor, y: Tensor, *, kernel: Kernel) -> Tensor:
     """
     require_unsharded("kde_kl")
     check_clouds(x, y, None, False)
-    n, m = x.shape[-2], y.shape[-2]
-    log_q, _ = kernel_shift_f64(x, x, kernel=kernel, skip_self=True)
-    log_p, _ = kernel_shift_f64(x, y, kernel=kernel)
-    if bool((log_q.maximum(log_p) == -math.inf).any()):
+    _, p = _measure(x, x_weights, "x")
+    wx = None if x_weights is None else p
+    log_q, _ = kernel_shift_f64(x, x, kernel=kernel, weights=wx, skip_self=True)
+    log_p, _ = kernel_shift_f64(x, y, kernel=kernel, weights=y_weights)
+    if bool(((log_q.maximum(log_p) == -math.inf) & (p > 0)).any()):
         raise ValueError(
             f"a point of x is out of reach of every other sample of x and of y, so no ratio is known there: {kernel!r} "
             "has compact support. Widen it, or use a Gaussian."
         )
-    return ((log_q - log_p).mean(-1) - math.log((n - 1) / m)).to(x.dtype)
+    log_ratio = (log_q - log_total(x, wx, True)) - (log_p - log_total(y, y_weights))
+    # Points without weight do not count, not even where their densities are 0.
+    return (p * torch.where(p > 0, log_ratio, 0.0)).sum(-1).to(x.dtype)
 
 
 @checked
@@ -202,17 +264,18 @@ def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
         raise ValueError(
             f"radius = {radius!r}; wanted a positive length, such as 3 standard deviations of a mode."
         )
-    nearest = torch.cdist(centres, x, compute_mode="donot_use_mm_for_euclid_dist").amin(-1)
+    nearest = distances(centres, x).amin(-1)
     return (nearest <= radius).to(x.dtype).mean()
 
 
 @checked
-def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
+def mode_proportions(x: Tensor, centres: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """The fraction of the points that are nearest to each mode.
 
     Args:
         x: [N, D].
         centres: [K, D], the modes.
+        weights: [N], of the points.
 
     Returns:
         [K], summing to 1.
@@ -221,8 +284,10 @@ def mode_proportions(x: Tensor, centres: Tensor) -> Tensor:
         ValueError: on batches, empty clouds, NaN.
     """
     _check_modes(x, centres)
-    nearest = torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
-    return torch.bincount(nearest, minlength=len(centres)).to(x.dtype) / len(x)
+    check_clouds(centres, x, None, False, ("centres", "x"), weights=weights)
+    _, w = _measure(x, weights, "x", least=1)
+    nearest = sq_distances(x, centres).argmin(-1)
+    return torch.zeros_like(w[:1]).expand(len(centres)).scatter_add(0, nearest, w).to(x.dtype)
 
 
 @checked
@@ -243,19 +308,27 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, x, None, True, ("x", "x"))
     x, pos, n = x.detach(), pos.detach(), x.shape[-2]
-    spread = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").mean() * (n / (n - 1))
-    reach = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist").mean()
+    spread = distances(x, x).mean() * (n / (n - 1))
+    reach = distances(x, pos).mean()
     check_no_nan(spread + reach, "x or pos")
-    return spread / reach.clamp_min(torch.finfo(x.dtype).tiny)
+    return (spread / reach.clamp_min(torch.finfo(spread.dtype).tiny)).to(x.dtype)
 
 
-def _check_both(x: Tensor, y: Tensor) -> None:
-    """Refuse clouds that do not match, are empty or hold NaN. Raises: ValueError."""
+def _check_both(
+    x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The shares of x and y. Raises: ValueError on clouds that do not match, are empty, batched or hold NaN."""
     require_unsharded("a metric")
-    check_clouds(x, y, None, False)
-    check_clouds(y, x, None, False, ("y", "x"))
+    check_clouds(x, y, None, False, weights=y_weights)
+    check_clouds(y, x, None, False, ("y", "x"), weights=x_weights)
     check_no_nan(x - x, "x")  # infinity becomes NaN too
     check_no_nan(y - y, "y")
+    if x.dim() != 2 or y.dim() != 2:
+        raise ValueError(
+            f"x is {list(x.shape)} and y is {list(y.shape)}; wanted one cloud each, [N, D] and [M, D]. For a batch, "
+            "call once per cloud."
+        )
+    return _measure(x, x_weights, "x", least=1)[1], _measure(y, y_weights, "y", least=1)[1]
 
 
 def _check_modes(x: Tensor, centres: Tensor) -> None:
@@ -271,14 +344,37 @@ def _check_modes(x: Tensor, centres: Tensor) -> None:
         )
 
 
-def _mean_distance(x: Tensor, y: Tensor) -> Tensor:
+def _measure(x: Tensor, weights: Tensor | None, name: str, least: int = 2) -> tuple[Tensor, Tensor]:
+    """(points, shares that sum to 1) in float64. Raises: ValueError on fewer points with weight than `least`."""
+    if x.shape[-2] < least:
+        raise ValueError(
+            f"{name} is {list(x.shape)}, one point; wanted at least 2, whose mutual distances count."
+        )
+    w = torch.ones_like(x[..., 0]) if weights is None else weights
+    w = w.double() / w.double().sum(-1, keepdim=True)
+    if (
+        weights is not None
+        and least == 2
+        and values_available(w)
+        and not bool(((w.detach() > 0).sum(-1) >= 2).all())
+    ):
+        raise ValueError(
+            f"{name}_weights leave one point of {name}; wanted at least 2 with weight."
+        )
+    return x.double(), w
+
+
+def _unequal(shares: Tensor) -> Tensor:
+    """The probability that two draws are different samples."""
+    return 1 - shares.square().sum(-1)
+
+
+def _mean_distance(x: Tensor, p: Tensor, y: Tensor, q: Tensor) -> Tensor:
+    """Σ_ij p_i q_j |x_i - y_j|."""
     batch = math.prod(torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]))
     rows = max(1, (1 << 22) // (y.shape[-2] * max(batch, 1)))
-    wide = torch.promote_types(x.dtype, torch.float32)  # torch has no distances in half precision
-    total = sum(
-        torch.cdist(part.to(wide), y.to(wide), compute_mode="donot_use_mm_for_euclid_dist").sum(
-            (-2, -1), dtype=torch.float64
-        )
-        for part in x.split(rows, -2)
-    )
-    return total / (x.shape[-2] * y.shape[-2])  # type: ignore[operator]
+    parts = [
+        (w * (distances(part, y) * q.unsqueeze(-2)).sum(-1)).sum(-1)
+        for part, w in zip(x.split(rows, -2), p.split(rows, -1), strict=True)
+    ]
+    return torch.stack(parts).sum(0)

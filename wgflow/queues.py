@@ -2,10 +2,12 @@ r"""A memory of data samples by class, for batches with many positives of each l
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, draw_device
 
 __all__ = ["SampleQueue"]
 
@@ -15,7 +17,7 @@ class SampleQueue(nn.Module):
     """The last `size` samples of each class, in a ring buffer that moves and is saved with its module.
 
     Args:
-        dim: D, the dimension of a sample.
+        dim: D, the dimension of a sample; C H W for images, stored as rows: `images.flatten(1)`.
         size: how many samples are kept per class.
         classes: how many labels there are; 1 for unconditional data.
     """
@@ -53,7 +55,7 @@ class SampleQueue(nn.Module):
         """
         if samples.dim() != 2 or samples.shape[-1] != self.dim:
             raise ValueError(
-                f"samples are {list(samples.shape)}; wanted [N, {self.dim}]. Flatten a batch: t.flatten(0, -2)."
+                f"samples are {list(samples.shape)}; wanted [N, {self.dim}].{self._remedy(samples)}"
             )
         labels = self._labels(labels, len(samples))
         for c in labels.unique().tolist():
@@ -70,7 +72,7 @@ class SampleQueue(nn.Module):
         Args:
             n: samples per label.
             labels: [C], or None where there is one class.
-            generator: of the draws, on the CPU.
+            generator: of the draws; None: torch's default generator of the CPU.
 
         Returns:
             [C, n, D], or [n, D] without labels.
@@ -85,10 +87,24 @@ class SampleQueue(nn.Module):
             raise ValueError(
                 f"nothing was pushed yet for labels {empty}; push data of every label before drawing it."
             )
-        pick = (torch.rand(len(wanted), n, generator=generator) * held[wanted, None]).long()
+        device = draw_device(generator, torch.device("cpu"))
+        uniform = torch.rand(len(wanted), n, generator=generator, device=device).cpu()
+        pick = (uniform * held[wanted, None]).long()
         device = self.samples.device
         drawn = self.samples[wanted.to(device)[:, None], pick.to(device)]
         return drawn[0] if labels is None else drawn
+
+    def _remedy(self, samples: Tensor) -> str:
+        """Return a way out for samples of a wrong shape, one that mixes no two samples."""
+        shape = tuple(samples.shape)
+        if len(shape) > 2 and math.prod(shape[1:]) == self.dim:
+            return f" One row per image: samples.flatten(1), and drawn.unflatten(-1, {shape[1:]})."
+        if len(shape) == 3 and shape[-1] == self.dim:
+            return " Flatten the leading dimensions: samples.flatten(0, -2)."
+        if len(shape) > 2:
+            size = math.prod(shape[1:])
+            return f" For images, SampleQueue({size}, ...) holds samples.flatten(1)."
+        return ""
 
     def _labels(self, labels: Tensor | None, n: int | None = None) -> Tensor:
         if labels is None:
@@ -96,7 +112,7 @@ class SampleQueue(nn.Module):
                 raise ValueError(
                     f"labels are missing for a queue of {self.classes} classes; pass them [N]."
                 )
-            return torch.zeros(1 if n is None else n, dtype=torch.long)
+            return torch.zeros(1 if n is None else n, dtype=torch.long, device="cpu")
         if n is not None and len(labels) != n:
             raise ValueError(
                 f"labels are {list(labels.shape)} for {n} samples; wanted one label for each."

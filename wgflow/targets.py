@@ -164,6 +164,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
         raise ValueError(
             "weights hold a negative number, or a row without any mass; they are masses, w >= 0."
         )
+    # Their squares may overflow or vanish; the ratio depends on no factor.
+    weights = weights / weights.detach().amax(-1, keepdim=True)
     return weights.sum(-1).square() / weights.square().sum(-1)
 
 

@@ -2,6 +2,8 @@ r"""The result of a flow: snapshots that can be plotted and saved."""
 
 from __future__ import annotations
 
+import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +64,7 @@ class Trajectory:
         return plots.samples(ax, self.end, colour=plots.COLOURS[1])
 
     def save(self, path: str | Path) -> Path:
-        """Write the snapshots to an .npz file of plain arrays, without pickle.
+        """Write the snapshots to an .npz file of plain arrays, without pickle, whole or not at all.
 
         Returns:
             The path written, with the suffix .npz.
@@ -73,7 +75,16 @@ class Trajectory:
             name: getattr(self, name).detach().cpu().numpy()
             for name in ("points", "times", "speed")
         }
-        np.savez_compressed(path, stopped=np.array(self.stopped), **arrays)
+        # Exclusive creation under a random name follows no link; a failed save leaves the earlier file.
+        temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                np.savez_compressed(file, stopped=np.array(self.stopped), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         return path
 
     @classmethod

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.colours import INK, RULE
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.files import replacing
 
 EXECUTED = 40  # number of executed chunks drawn
 
@@ -45,6 +46,7 @@ class Args:
             raise ValueError(f"--state is {self.state}; wanted at least 0")
         if self.samples < 3:
             raise ValueError(f"--samples is {self.samples}; wanted at least 3")
+        at_most(MOST, state=self.state, samples=self.samples)
         if self.out is not None and self.out.suffix != ".png":
             raise ValueError(f"--out is {self.out}; wanted a name that ends in .png")
         return self
@@ -125,9 +127,8 @@ def draw(
     axes.legend(frameon=False, fontsize=8.5)
     axes.set_title(title, fontsize=10, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png")
-    publish(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
     return path
 
 

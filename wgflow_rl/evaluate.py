@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,9 @@ from tqdm import tqdm
 from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.envs.guard import Guard
+from wgflow_rl.envs.rendering import WITHOUT_DISPLAY
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.training.runlog import wilson
@@ -27,6 +30,7 @@ from wgflow_rl.training.settings import Settings
 from wgflow_rl.training.snapshot import restore, under
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.utils.cli import UserError, one_line_errors
+from wgflow_rl.utils.files import replacing
 
 FIRST_EPISODE = 1_000_000_000  # episode numbers not used by evaluations during training
 
@@ -39,7 +43,8 @@ class Args:
     """The run's folder."""
     episodes: int = 50
     checkpoint: Literal["last", "best"] = "last"
-    """best: checkpoint with the highest success rate during training, the latest of equal ones."""
+    """best: checkpoint with the highest score during training (success rate, where the environment
+    has no score), the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained)."""
     video: Path | None = None
@@ -58,6 +63,7 @@ class Args:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
+        at_most(MOST, episodes=self.episodes, act_samples=self.act_samples or 0)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
@@ -102,7 +108,7 @@ def load_agent(
                 f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; omit the flag"
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
-    env = envs.make(settings.env)
+    env = envs.make(settings.env, history=settings.agent.history)
     assert env.observation_space.shape and env.action_space.shape
     agent = presets.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
@@ -113,14 +119,15 @@ def load_agent(
 
 def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
     """Step of the best evaluation, even if recorded after the checkpoint; None without one."""
-    at, success = saved.state.get("best", (0, -1.0))
+    at, best = saved.state.get("best", (0, -1.0))
     if saved.state.get("evaluating") is not None:
         _, rows = read_rows(run / "eval.csv")
         for row in rows:
             # Rounded as in the CSV file, so that equal rates compare equal.
-            if int(row["step"]) == saved.step and float(row["success"]) >= float(f"{success:.8g}"):
+            score = float(row.get("score") or row["success"])
+            if int(row["step"]) == saved.step and score >= float(f"{best:.8g}"):
                 return saved.step
-    return at if success >= 0 else None
+    return at if best >= 0 else None
 
 
 def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
@@ -131,7 +138,8 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
         seen.append(obs[0])
         return agent.act(obs, generator)
 
-    env, generator = envs.make(settings.env), torch.Generator().manual_seed(settings.seed)
+    env = envs.make(settings.env, history=settings.agent.history)
+    generator = torch.Generator().manual_seed(settings.seed)
     player = Collector([env], seed=FIRST_EPISODE, guard=Guard(settings.env))
     while len(seen) < count:
         player.step(act, generator)
@@ -153,7 +161,6 @@ def run_episodes(
     """
     count = min(EVAL_ENVS, episodes)
     shown = min(shown, count) if video else 0
-    frames: list[np.ndarray] = []
     last_frames: dict[int, np.ndarray] = {}
 
     def add_frame(played: dict[int, int]) -> None:
@@ -161,7 +168,7 @@ def run_episodes(
         now = {i: _render(pool[i]) for i, episode in played.items() if i == episode and i < shown}
         last_frames.update(now)
         if now:
-            frames.append(np.concatenate([last_frames[i] for i in range(shown)], axis=1))
+            write_frame(np.concatenate([last_frames[i] for i in range(shown)], axis=1))
 
     steps = 0
 
@@ -180,8 +187,15 @@ def run_episodes(
         ) as bar,
         contextlib.ExitStack() as stack,
     ):
-        made = (envs.make(settings.env, **(rendering if i < shown else {})) for i in range(count))
+        made = (
+            envs.make(
+                settings.env, history=settings.agent.history, **(rendering if i < shown else {})
+            )
+            for i in range(count)
+        )
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
+        if video is not None:
+            write_frame = stack.enter_context(_film(video))
         result = evaluate(
             agent.act,
             pool,
@@ -193,8 +207,6 @@ def run_episodes(
         )
         bar.n = episodes
         bar.refresh()
-    if video:
-        _write_video(video, frames)
     return result
 
 
@@ -205,20 +217,23 @@ def _render(env: gymnasium.Env) -> np.ndarray:
             raise TypeError(f"render() returned {frame!r:.60}; wanted an image [height, width, 3]")
     except Exception as error:  # each GL platform raises its own types
         raise UserError(
-            f"rendering failed ({type(error).__name__}: {error}). Without a display, set MUJOCO_GL=egl or "
-            "MUJOCO_GL=osmesa before the command; it needs that library (Debian: libegl1 or libosmesa6)."
+            f"rendering failed ({type(error).__name__}: {error}). {WITHOUT_DISPLAY}"
         ) from error
     return frame
 
 
-def _write_video(path: Path, frames: list[np.ndarray]) -> None:
+@contextlib.contextmanager
+def _film(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that encodes one frame [height, width, 3] of an MP4; no frame is kept in memory."""
     import imageio.v2 as imageio
 
     path.parent.mkdir(parents=True, exist_ok=True)
     writer: Any
-    with imageio.get_writer(path, fps=30, macro_block_size=2) as writer:
-        for frame in frames:
-            writer.append_data(frame)
+    with (
+        replacing(path, suffix=path.suffix) as temporary,
+        imageio.get_writer(temporary, fps=30, macro_block_size=2) as writer,
+    ):
+        yield writer.append_data
 
 
 @torch.no_grad()
@@ -249,6 +264,7 @@ def report(args: Args) -> dict[str, Any]:
         "episodes": args.episodes,
         "success": successes / args.episodes,
         "interval_95": [round(low, 3), round(high, 3)],
+        **({} if result.scores is None else {"score": result.score}),
         "return": float(result.returns.mean()),
         "length": float(result.lengths.mean()),
         **({"video": str(args.video)} if args.video else {}),

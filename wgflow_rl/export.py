@@ -24,16 +24,25 @@ from torch.overrides import TorchFunctionMode
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
+from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.training.runlog import PACKAGES
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.utils.cli import UserError, one_line_errors
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.files import replacing
 
 FORMAT = 1  # version of the metadata stored in the file
 STATES = 64  # states of the policy's episodes on which the file is compared with the agent
 TOLERANCE = 1e-4  # absolute, of actions in [-1, 1]; rounding of float32 is about 1e-6
 KINDS = {"randn": "normal", "rand": "uniform"}  # torch function -> name of the input
+LEAST_OPSET = 18  # of torch's exporter, whose conversion to older sets fails for these policies
+IR_VERSIONS = {
+    18: 8,
+    19: 9,
+    20: 9,
+    21: 10,
+    22: 10,
+}  # ONNX's file format of each operator set's first release
 SUFFIX = {"onnx": ".onnx", "torchscript": ".pt"}
 
 Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]
@@ -52,6 +61,8 @@ class Args:
     """best: checkpoint with the highest success rate during training, the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained); 1 omits the critic."""
+    opset: int | None = None
+    """ONNX operator set, for runtimes that lack the newest (default: the exporter's)."""
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
@@ -62,6 +73,11 @@ class Args:
         """
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
+        at_most(MOST, act_samples=self.act_samples or 0)
+        if self.opset is not None and self.format != "onnx":
+            raise ValueError(f"--opset is {self.opset}, but only --format onnx has operator sets")
+        if self.opset is not None and self.opset < LEAST_OPSET:
+            raise ValueError(f"--opset is {self.opset}; wanted at least {LEAST_OPSET}")
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
             raise ValueError(
                 f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}"
@@ -158,9 +174,17 @@ def _version(package: str) -> str | None:
 
 
 def write_onnx(
-    policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path
+    policy: nn.Module,
+    inputs: Sequence[Tensor],
+    about: dict[str, Any],
+    path: Path,
+    opset: int | None = None,
 ) -> Run:
-    """Write an ONNX file for any batch size, with metadata "wgflow"; return it loaded."""
+    """Write an ONNX file for any batch size, with metadata "wgflow"; return it loaded.
+
+    Raises:
+        UserError: If a package is missing, or the policy cannot be written in the operator set.
+    """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401 (needed by the exporter, whose own message is less clear)
@@ -173,9 +197,17 @@ def write_onnx(
     shapes = (sizes[0], tuple(sizes[1:])) if len(sizes) > 1 else (sizes[0],)
     program = torch.onnx.export(
         policy, tuple(inputs), dynamo=True, dynamic_shapes=shapes, input_names=names,
-        output_names=[about["output"]["name"]], verbose=False,
+        output_names=[about["output"]["name"]], opset_version=opset, verbose=False,
     )  # fmt: skip
     assert program is not None
+    written = program.model.opset_imports.get("")
+    if opset is not None and written != opset:  # the converter only warns
+        raise UserError(
+            f"--opset is {opset}, but this policy could only be written in operator set {written}; choose that, or "
+            "--format torchscript"
+        )
+    if opset in IR_VERSIONS:
+        program.model.ir_version = IR_VERSIONS[opset]
     program.model.metadata_props["wgflow"] = json.dumps(about)
     program.save(str(path), external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -188,7 +220,11 @@ def write_onnx(
 
 
 def write_torchscript(
-    policy: nn.Module, inputs: Sequence[Tensor], about: dict[str, Any], path: Path
+    policy: nn.Module,
+    inputs: Sequence[Tensor],
+    about: dict[str, Any],
+    path: Path,
+    opset: None = None,
 ) -> Run:
     """Write a TorchScript archive for any batch size, with wgflow.json; return it loaded."""
     traced = torch.jit.trace(policy, tuple(inputs), check_trace=False)
@@ -200,7 +236,14 @@ def write_torchscript(
 WRITERS = {"onnx": write_onnx, "torchscript": write_torchscript}
 
 
-def write(agent: Agent, form: str, obs: Tensor, about: dict[str, Any], path: Path) -> Run:
+def write(
+    agent: Agent,
+    form: str,
+    obs: Tensor,
+    about: dict[str, Any],
+    path: Path,
+    opset: int | None = None,
+) -> Run:
     """Export the agent, traced on two states of obs [B >= 2, S]; return the loaded file."""
     _, drawn = reference(agent, obs[:2])
     inputs = [obs[:2], *(draw for _, draw in drawn)]
@@ -210,7 +253,7 @@ def write(agent: Agent, form: str, obs: Tensor, about: dict[str, Any], path: Pat
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecation warnings of torch's exporters
-            return WRITERS[form](PolicyModule(agent).eval(), inputs, about, path)
+            return WRITERS[form](PolicyModule(agent).eval(), inputs, about, path, opset)
     finally:
         logger.setLevel(level)
 
@@ -257,9 +300,8 @@ def export(args: Args) -> dict[str, Any]:
     about = describe(settings, step, obs, actions, drawn)
     about["agent"] |= {} if args.act_samples is None else {"act_samples": args.act_samples}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        run = write(agent, args.format, obs, about, temporary)
+    with replacing(path) as temporary:
+        run = write(agent, args.format, obs, about, temporary, args.opset)
         error, ties = compare(agent, run, obs)
         alone, _ = compare(agent, run, obs[:1])  # runtimes have separate code for a batch of one
         error = max(error, alone)
@@ -268,9 +310,6 @@ def export(args: Args) -> dict[str, Any]:
                 f"the actions of the {args.format} file differ from those of the run by up to {error:.2g} on "
                 f"{STATES} states (allowed: {TOLERANCE:g}). Nothing was written; please report it with config.json"
             )
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,

@@ -9,6 +9,7 @@ or written.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -142,7 +143,8 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     """An agent, and the parts of a training step as functions by name."""
-    env, cfg = envs.make(settings.env), settings.agent
+    cfg = settings.agent
+    env = envs.make(settings.env, history=cfg.history)
     obs_dim, action_dim = (
         len(space.sample()) for space in (env.observation_space, env.action_space)
     )
@@ -152,7 +154,13 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     generator = torch.Generator().manual_seed(settings.seed)
 
     def sample():
-        return replay.sample(cfg.batch, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator)
+        return replay.sample(
+            cfg.batch,
+            chunk=cfg.chunk,
+            horizon=cfg.predicted,
+            gamma=cfg.gamma,
+            generator=generator,
+        )
 
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
@@ -216,6 +224,9 @@ Takes the flags of wgflow_rl.train, which choose the agent; nothing is trained, 
 
 
 def main(args: list[str] | None = None) -> None:
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "6"
+    )  # else the profiler writes "USDT:" lines to stderr
     with one_line_errors():
         flags = sys.argv[1:] if args is None else args
         print(report(from_command_line(flags, prog="python -m wgflow_rl.profile", about=ABOUT)))

@@ -12,6 +12,8 @@ Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other 
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from wgflow_rl.experiments import results, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
     cell,
+    escape,
     list_lines,
     markdown,
     matching,
@@ -54,6 +57,7 @@ COLUMNS = (
     *("table", "phase", "row", "column", "env", "by", "protocol"),
     *("seeds", "mean", "std", "low", "high", "values"),
 )
+NAMES = ("row", "column", "env", "protocol")  # columns with text from files of unknown origin
 ABOUT = f"""\
 Success in percent at the last evaluation of a phase. Rows marked *paper* are the numbers of {PAPER}, as printed. Rows
 marked *ours* are `mean ± standard deviation (number of seeds)`, with n - 1 in the standard deviation; the letter refers
@@ -121,12 +125,12 @@ def costs(groups: Sequence[RunGroup]) -> list[str]:
     """Table of median times in milliseconds, from the logs of one run per group."""
     rows = []
     for group in groups:
-        if group.peer or (pace := stopwatch.from_logs(group.folder, "")) is None:
+        if group.peer or (pace := _pace(group)) is None:
             continue
         online = f"{1000 * pace.online_step:.1f}" if group.total != group.offline else MISSING
         rows.append(
             [
-                *(group.name, group.env, group.protocol),
+                *map(escape, (group.name, group.env, group.protocol)),
                 *(f"{1000 * pace.offline_step:.1f}", online, f"{pace.evaluation:.1f}"),
             ]
         )
@@ -140,10 +144,21 @@ def costs(groups: Sequence[RunGroup]) -> list[str]:
     ]
 
 
+def _pace(group: RunGroup) -> stopwatch.Pace | None:
+    """Times of one run of the group; None if its logs do not tell them."""
+    files = [group.folder / name for name in ("train.csv", "eval.csv", "config.json")]
+    if not all(path.is_file() for path in files):  # a pipe would block
+        return None
+    try:
+        return stopwatch.from_logs(group.folder, "")
+    except (ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
+        return None  # damaged; the results do not need them
+
+
 def all_runs(groups: Sequence[RunGroup]) -> list[str]:
     """Table of all runs and logs found."""
     rows = [
-        [group.env, group.name, group.protocol]
+        [escape(group.env), escape(group.name), escape(group.protocol)]
         + [cell(group, phase, interval=True) for phase in ("offline", "online")]
         + [f"{group.unfinished} unfinished" if group.unfinished else ""]
         for group in groups
@@ -157,6 +172,7 @@ def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> li
     """Draw the figures of these tables and of all other runs; return lines of Markdown."""
     lines = ["## Figures", "", NOT_DRAWN, ""]
     drawn: set[int] = set()
+    stems: set[str] = set()
     for figure in FIGURES:
         table = TABLES[figure.table]
         found = {row.label: matching(table, row, groups) for row in table.rows + table.variants}
@@ -172,8 +188,24 @@ def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> li
         found = {
             group.name: [other for other in mine if other.name == group.name] for group in mine
         }
-        lines += _draw_conditions({env: env}, found, f"curves-{env}", "Offline, then online", out)
+        stem = _unused(f"curves-{_slug(env)}", stems)
+        lines += _draw_conditions({env: env}, found, stem, "Offline, then online", out)
     return lines
+
+
+def _slug(name: str) -> str:
+    """Reduce a name of unknown origin to letters, digits, points, underscores and dashes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100]
+
+
+def _unused(stem: str, used: set[str]) -> str:
+    """Return the stem of a file, with a number if it is used already."""
+    found, number = stem, 1
+    while found in used:
+        number += 1
+        found = f"{stem}-{number}"
+    used.add(found)
+    return found
 
 
 def _draw_figure(
@@ -223,19 +255,23 @@ def _draw_conditions(
         }
         path = out / f"{stem}{f'-{index + 1}' * (len(protocols) > 1)}.png"
         draw(panels, path, title=title, dashed=dashed, online_only=online_only)
-        lines += [f"![{title}]({path.name})", "", protocol + "." * bool(protocol), ""]
+        lines += [f"![{title}]({path.name})", "", escape(protocol) + "." * bool(protocol), ""]
+        cut = {group.curve_is_cut: None for inside in panels.values() for group in inside.values()}
+        lines += [f"- {escape(sentence)}" for sentence in cut if sentence]
+        lines += [""] if any(cut) else []
     return lines
 
 
 def write(args: Args) -> Path:
-    """Write the report and return its path.
-
-    Also raises what `results.read` raises.
+    """Write the report and return its path. Runs and logs that cannot be read are named in it.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    groups = results.read(args.runs, peer_offline=args.peer_offline_steps)
+    skipped: list[str] = []
+    groups = results.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
+    for reason in skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
     numbers = args.numbers(groups)
     records: list[dict[str, Any]] = []
     lines = ["# The paper's tables with our runs", "", ABOUT]
@@ -246,6 +282,8 @@ def write(args: Args) -> Path:
         print(found)
     else:
         lines += all_runs(groups)
+    if skipped:
+        lines += ["## Skipped", "", *(f"- {escape(reason)}" for reason in skipped), ""]
     lines += render(numbers, groups, records)
     make_folder(args.out.resolve())
     if groups and args.figures:
@@ -258,8 +296,18 @@ def write(args: Args) -> Path:
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
+    """Format records; names of unknown origin that a spreadsheet would compute are quoted."""
+    records = [
+        {name: _inert(value) if name in NAMES else value for name, value in record.items()}
+        for record in records
+    ]
     frame = pd.DataFrame(records, columns=list(COLUMNS)).astype({"seeds": "Int64"})
     return frame.to_csv(index=False)
+
+
+def _inert(value: Any) -> Any:
+    """Quote text that a spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
 
 
 def check(folder: Path) -> bool:

@@ -35,6 +35,7 @@ from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
 
+MOST_SEEDS = 10_000
 REFRESH = 1.0  # seconds between updates of the progress bar
 
 
@@ -98,6 +99,8 @@ class Args:
         ):
             if value is not None and value < least:
                 raise ValueError(f"--{name} is {value}; wanted at least {least}")
+        if (self.seeds or 0) > MOST_SEEDS:
+            raise ValueError(f"--seeds is {self.seeds}; wanted at most {MOST_SEEDS:,}")
         cores = self.cpus or os.cpu_count() or 1
         if self.address is None and self.cpus_per_run > cores:
             raise ValueError(
@@ -191,8 +194,7 @@ def _ray(args: Args) -> Iterator[Any]:
             quiet(args.address)
     except Exception as error:  # types of Ray and of gRPC
         raise UserError(
-            f"Ray could not start ({type(error).__name__}: {error}). It comes with pip install 'wgflow[sweep]'; on "
-            "this machine it needs a writable temporary folder and loopback ports, with --address a running cluster."
+            f"Ray could not start ({type(error).__name__}: {str(error).strip()}). {_advice(str(error))}"
         ) from error
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -200,6 +202,29 @@ def _ray(args: Args) -> Iterator[Any]:
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _advice(message: str) -> str:
+    """Return what helps against a message of Ray."""
+    if "AF_UNIX" in message:
+        return (
+            "The path of the temporary folder is too long for Ray's sockets; set RAY_TMPDIR to a short one, such as "
+            "RAY_TMPDIR=/tmp."
+        )
+    if "home directory" in message or ".ray" in message:
+        return (
+            "Ray keeps its token in ~/.ray/auth_token; set HOME to a folder that can be written to, or RAY_AUTH_TOKEN "
+            "to any long random text."
+        )
+    if "token" in message.lower() or "authenticat" in message.lower():
+        return (
+            "The cluster asks for a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN or ~/.ray/auth_token to "
+            "the token of its head (docs/reproduce.md)."
+        )
+    return (
+        "It comes with pip install 'wgflow[sweep]'; on this machine it needs a writable temporary folder and loopback "
+        "ports, with --address a running cluster."
+    )
 
 
 def _interrupt(number: int, frame: object) -> None:

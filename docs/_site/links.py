@@ -27,6 +27,11 @@ def shown() -> dict[Path, Path]:
     return pages
 
 
+def destinations() -> dict[Path, Path]:
+    """File of the repository -> the page that shows it on the site."""
+    return shown() | {ROOT / "examples" / "README.md": DOCS / "gallery" / "index.rst"}
+
+
 def relink(text: str, source: Path, page: Path, pages: dict[Path, Path]) -> str:
     """Links of the file `source`, as they have to be in `page`. What does not exist is left for Sphinx to report."""
 
@@ -46,7 +51,7 @@ def generate(app: Any) -> None:
         text = source.read_text(encoding="utf-8")
         if not text.startswith("# "):
             text = f"# {source.stem}\n\n{text}"
-        text = relink(text, source, page, pages)
+        text = relink(text, source, page, destinations())
         if page.name == "benchmarks.md":
             below = (other.relative_to(GENERATED).with_suffix("") for other in pages.values())
             tables = [str(name) for name in below if name.parts[0] == "results"]
@@ -63,7 +68,7 @@ def generate(app: Any) -> None:
 def source_read(app: Any, docname: str, content: list[str]) -> None:
     page = Path(app.env.doc2path(docname))
     if page.suffix == ".md" and GENERATED not in page.parents:
-        content[0] = relink(content[0], page, page, shown())
+        content[0] = relink(content[0], page, page, destinations())
 
 
 def setup(app: Any) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from sphinx.ext import autosummary
 
 import wgflow
 
-PAGES = Path(__file__).resolve().parent.parent / "generated" / "api"
+DOCS = Path(__file__).resolve().parent.parent
+PAGES = DOCS / "generated" / "api"
 
 
 def offered(module: str, name: str) -> bool:
@@ -25,6 +26,11 @@ def submodules(module: str) -> list[str]:
     """Return the public modules of a package of wgflow_rl. Packages of wgflow export all their public names."""
     path = getattr(import_module(module), "__path__", ()) if module.startswith("wgflow_rl") else ()
     return [f"{module}.{m.name}" for m in pkgutil.iter_modules(path) if not m.name.startswith("_")]
+
+
+def has_snippet(module: str) -> bool:
+    """Return True if the page of a module begins with an example; tests/test_site.py runs it."""
+    return (DOCS / "snippets" / f"{module}.py").exists()
 
 
 def remove_old_pages(app: Any, config: Any) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor
 from wgflow.distributed.processes import Processes, name_of
 from wgflow.kernels import Kernel, rescale
 from wgflow.reductions import check_clouds, kernel_shift_f64, sharding
+from wgflow.reductions.blocked import gradients_at_zero
+from wgflow.reductions.dense import mask_empty_rows, within_range
 
 LOWEST = torch.finfo(torch.float64).min
 
@@ -39,13 +41,13 @@ class Ring:
         self.processes, self.backend = Processes(group), backend
 
     def kernel_shift_f64(
-        self, x, y, log_weights, kernel: Kernel, skip_self: bool
+        self, x, y, log_weights, weights, kernel: Kernel, skip_self: bool
     ) -> tuple[Tensor, Tensor]:
         """`kernel_shift_f64` of shards. Raises the same errors on every rank, and ValueError if ranks disagree."""
         mine, error, scale = {}, None, None
         try:
             with sharding.use(self):
-                mine = header(x, y, log_weights, kernel, skip_self)
+                mine = header(x, y, log_weights, weights, kernel, skip_self)
             kernel, scale = kernel.standardize()
             if scale is not None:
                 # Divide here and multiply below, as in `reductions.api`: the length scale keeps its gradient.
@@ -60,8 +62,8 @@ class Ring:
                 if not skip_self
                 else "skip_self=True leaves nothing of one point on all ranks; draw at least two, or skip_self=False."
             )
-        call = Call(self, kernel, skip_self, sizes)
-        log_mass, shift = RingAverage.apply(x, y, log_weights, call)  # type: ignore[misc]
+        call = Call(self, kernel, skip_self, sizes, log_weights is not None)
+        log_mass, shift = RingAverage.apply(x, y, log_weights, weights, call)  # type: ignore[misc]
         return log_mass, shift if scale is None else shift * scale
 
     def count(self, y: Tensor) -> int:
@@ -69,24 +71,29 @@ class Ring:
         header = {"call": "count", "own": y.shape[-2]}
         return sum(h["own"] for h in self.processes.agree(header, None, y.device))
 
-    def log_total(self, log_weights: Tensor) -> Tensor:
+    def log_total(self, weights: Tensor) -> Tensor:
         """log Σ w over the samples of all processes, [..., 1]. Differentiable."""
         header = {
             "call": "log_total",
-            "leading dimensions": list(log_weights.shape[:-1]),
-            "dtype": str(log_weights.dtype),
-            "requires_grad": torch.is_grad_enabled() and log_weights.requires_grad,
+            "leading dimensions": list(weights.shape[:-1]),
+            "dtype": str(weights.dtype),
+            "requires_grad": torch.is_grad_enabled() and weights.requires_grad,
         }
-        self.processes.agree(header, None, log_weights.device)
-        return LogTotal.apply(log_weights, self.processes)  # type: ignore[return-value]
+        self.processes.agree(header, None, weights.device)
+        return LogTotal.apply(weights, self.processes)  # type: ignore[return-value]
 
 
 def header(
-    x: Tensor, y: Tensor, log_weights: Tensor | None, kernel: Kernel, skip_self: bool
+    x: Tensor,
+    y: Tensor,
+    log_weights: Tensor | None,
+    weights: Tensor | None,
+    kernel: Kernel,
+    skip_self: bool,
 ) -> dict[str, Any]:
     """The arguments that must agree on all ranks, and the number of samples on this one. Raises: ValueError."""
-    check_clouds(x, y, log_weights, skip_self)
-    clouds = [t for t in (x, y, log_weights) if t is not None]
+    check_clouds(x, y, log_weights, skip_self, weights=weights)
+    clouds = [t for t in (x, y, log_weights, weights) if t is not None]
     if not all(bool((t < math.inf).all()) for t in (x.abs(), y.abs(), *clouds[2:])):
         raise ValueError(
             "x, y or log_weights holds NaN (or infinity), so the average is not a number; "
@@ -95,10 +102,11 @@ def header(
     return {
         "call": "kernel_shift",
         "log_weights": "None" if log_weights is None else "given",
+        "weights": "None" if weights is None else "given",
         "dimension": x.shape[-1],
         "dtype": [str(t.dtype) for t in clouds],
         "leading dimensions": [
-            list(t.shape[:d]) for t, d in zip(clouds, (-2, -2, -1), strict=False)
+            list(t.shape[:d]) for t, d in zip(clouds, (-2, -2, -1, -1), strict=False)
         ],
         "kernel": name_of(kernel),
         "skip_self": skip_self,
@@ -115,11 +123,17 @@ class Call:
     kernel: Kernel
     skip_self: bool
     sizes: tuple[int, ...]  # samples on each rank
+    log_weighted: bool  # whether there are log weights
 
-    def shards(self, y: Tensor, log_weights: Tensor | None) -> Iterator[tuple[int, list[Tensor]]]:
-        """(rank of its owner, [y, log weights]), own shard first; the next one is received while one is summed."""
+    def shards(
+        self, y: Tensor, log_weights: Tensor | None, weights: Tensor | None
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """(rank of its owner, [y, log weights, weights] as far as given), own shard first.
+
+        The next one is received while one is summed.
+        """
         p = self.ring.processes
-        here = [t.detach().contiguous() for t in (y, log_weights) if t is not None]
+        here = [t.detach().contiguous() for t in (y, log_weights, weights) if t is not None]
         for step in range(p.size):
             there, wait = here, None
             if step < p.size - 1:
@@ -138,53 +152,69 @@ class Call:
         room = [y.new_empty((*y.shape[:-2], m, y.shape[-1]), dtype=dtype)]
         return room + [w.new_empty((*w.shape[:-1], m), dtype=dtype) for w in rest]
 
+    def weights(self, shard: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """(log weights, weights) of a shard."""
+        rest = iter(shard[1:])
+        log_weights = next(rest) if self.log_weighted else None
+        return log_weights, next(rest, None)
+
     def block(self, x: Tensor, shard: list[Tensor], own: bool) -> tuple[Tensor, Tensor] | None:
         """(log_mass, shift) of these points against one shard, in float64; None if there is nothing to sum."""
-        y, w = shard[0], shard[1] if len(shard) > 1 else None
+        y, (log_w, w) = shard[0], self.weights(shard)
         skip = self.skip_self and own
         if x.numel() == 0 or y.shape[-2] <= skip:
             return None
-        weightless = None
+        # The local sum would refuse batch elements in which no sample of the shard has weight.
+        weightless = []
+        if log_w is not None:
+            weightless.append(log_w.detach().amax(-1, keepdim=True) == -math.inf)
+            log_w = torch.where(weightless[-1], 0, log_w)
         if w is not None:
-            # The local sum would refuse batch elements in which no sample of the shard has weight.
-            weightless = w.detach().amax(-1, keepdim=True) == -math.inf
-            w = torch.where(weightless, 0, w)
+            weightless.append(w.detach().amax(-1, keepdim=True) == 0)
+            w = torch.where(weightless[-1], 1, w)
         with sharding.use(None):
             log_mass, shift = kernel_shift_f64(
-                x, y, kernel=self.kernel, log_weights=w, skip_self=skip, backend=self.ring.backend
+                x,
+                y,
+                kernel=self.kernel,
+                log_weights=log_w,
+                weights=w,
+                skip_self=skip,
+                backend=self.ring.backend,
             )
-        return (
-            log_mass if weightless is None else log_mass.masked_fill(weightless, -math.inf)
-        ), shift
+        for empty in weightless:
+            log_mass = log_mass.masked_fill(empty, -math.inf)
+        return log_mass, shift
 
 
 class RingAverage(torch.autograd.Function):
     """Two rounds: one for the sums, one for the gradients, whose accumulators travel with their shards."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, y: Tensor, log_weights: Tensor | None, call: Call):
-        leads = [x.shape[:-2], y.shape[:-2], () if log_weights is None else log_weights.shape[:-1]]
+    def forward(
+        ctx, x: Tensor, y: Tensor, log_weights: Tensor | None, weights: Tensor | None, call: Call
+    ):
+        given = [w for w in (log_weights, weights) if w is not None]
+        leads = [x.shape[:-2], y.shape[:-2], *(w.shape[:-1] for w in given)]
         rows = (*torch.broadcast_shapes(*leads), x.shape[-2])
         log_mass = x.new_full(rows, -math.inf, dtype=torch.float64)
         shift = x.new_zeros((*rows, x.shape[-1]), dtype=torch.float64)
-        weighty = (
-            None if log_weights is None else log_weights.new_zeros((*leads[2], 1), dtype=torch.bool)
-        )
-        for rank, shard in call.shards(y, log_weights):
-            if weighty is not None and shard[1].shape[-1]:
-                weighty |= shard[1].amax(-1, keepdim=True) > -math.inf
+        weighty = [w.new_zeros((*w.shape[:-1], 1), dtype=torch.bool) for w in given]
+        nothing = [-math.inf] * (log_weights is not None) + [0.0] * (weights is not None)
+        for rank, shard in call.shards(y, log_weights, weights):
+            for found, w, zero in zip(weighty, shard[1:], nothing, strict=True):
+                if w.shape[-1]:
+                    found |= w.amax(-1, keepdim=True) > zero
             part = call.block(x, shard, rank == call.ring.processes.rank)
             if part is not None:
                 log_mass, shift = merge((log_mass, shift), part)
-        if weighty is not None and not bool(
-            weighty.all()
-        ):  # on every rank: each has seen all shards
+        if not all(bool(w.all()) for w in weighty):  # on every rank: each has seen all shards
             raise ValueError(
                 "all weights of y are zero in some batch element, on all ranks together; weigh one of them, or leave "
                 "the term out."
             )
         ctx.call = call
-        ctx.save_for_backward(x, y, log_weights, log_mass, shift)
+        ctx.save_for_backward(x, y, log_weights, weights, log_mass, shift)
         return log_mass, shift
 
     @staticmethod
@@ -194,16 +224,14 @@ class RingAverage(torch.autograd.Function):
                 "create_graph=True through the ring: its second derivative would hold every pair of points. "
                 'Gather the clouds on one process and pass backend="dense".'
             )
-        x, y, log_weights, log_mass, shift = ctx.saved_tensors
+        x, y, log_weights, weights, log_mass, shift = ctx.saved_tensors
         call: Call = ctx.call
-        p, wants, samples = (
-            call.ring.processes,
-            ctx.needs_input_grad[:3],
-            any(ctx.needs_input_grad[1:3]),
-        )
+        p, samples = call.ring.processes, any(ctx.needs_input_grad[1:4])
+        given = [t is not None for t in (x, y, log_weights, weights)]
+        wants = [want for want, there in zip(ctx.needs_input_grad, given, strict=False) if there]
         dx = torch.zeros_like(x, dtype=torch.float64)
         behind: list[Tensor] = []
-        for rank, shard in call.shards(y, log_weights):
+        for rank, shard in call.shards(y, log_weights, weights):
             # Gradients follow their shard one step behind; those of this block are computed while others arrive.
             ahead = call.empty(shard, rank, torch.float64) if samples else []
             own, doing = rank == p.rank, "passing gradients on"
@@ -222,9 +250,13 @@ class RingAverage(torch.autograd.Function):
             home = call.empty(behind, p.rank)
             p.pass_on(behind, home, "bringing gradients home", channel=1)()
             behind = home
-        inputs = [t for t in (y, log_weights) if t is not None]
-        dy, dw, *_ = (*(g.to(t.dtype) for g, t in zip(behind, inputs, strict=False)), None, None)
-        return dx.to(x.dtype), dy, dw, None
+        if not samples:
+            return dx.to(x.dtype), None, None, None, None
+        dl, dw = call.weights(behind)
+        if weights is not None:
+            dw = within_range(dw, weights)
+        dl = None if dl is None else dl.to(log_weights.dtype)
+        return dx.to(x.dtype), behind[0].to(y.dtype), dl, dw, None
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -244,6 +276,9 @@ def share(call: Call, x: Tensor, shard: list[Tensor], own: bool, wants, at) -> l
 
     The losing side, keeping (log_mass, shift) of each block: one forward less, but memory O(N world_size).
     """
+    w = call.weights(shard)[1]
+    if w is not None and wants[-1] and w.numel() and bool((w == 0).any()):
+        return share_at_zero(call, x, shard, own, at)
     log_mass, shift, g_mass, g_shift = at
     # Half precision is widened, so that each block's gradient is not rounded to it before they are added.
     wide = [t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in (x, *shard)]
@@ -258,21 +293,37 @@ def share(call: Call, x: Tensor, shard: list[Tensor], own: bool, wants, at) -> l
     return [next(grads) if t.requires_grad else None for t in leaves]
 
 
+def share_at_zero(call: Call, x: Tensor, shard: list[Tensor], own: bool, at) -> list[Tensor | None]:
+    """`share` with weights of 0, whose derivatives the masses of the block alone do not determine."""
+    log_mass, shift, g_mass, g_shift = at
+    part = call.block(x, shard, own)
+    if part is None:
+        return [None] * (1 + len(shard))
+    g_shift = mask_empty_rows(g_shift, log_mass)
+    log_w, w = call.weights(shard)
+    dx, dy, dl, dw = gradients_at_zero(
+        x, shard[0], log_w, w, log_mass, shift, g_mass, g_shift, call.kernel, call.skip_self and own
+    )
+    # The -x of shift = barycentre - x belongs to this block in part only.
+    rest = (1 - portion(part[0], log_mass)).unsqueeze(-1) * g_shift
+    return [g for g in (dx + rest.sum_to_size(x.shape), dy, dl, dw) if g is not None]
+
+
 class LogTotal(torch.autograd.Function):
     """log Σ w over all ranks. Each result depends on all weights, so gradients are summed over the ranks."""
 
     @staticmethod
-    def forward(ctx, log_weights: Tensor, processes: Processes) -> Tensor:
-        own = log_weights.logsumexp(-1, keepdim=True).contiguous()
+    def forward(ctx, weights: Tensor, processes: Processes) -> Tensor:
+        own = sharding.log_sum(weights).contiguous()
         total = torch.stack(processes.all_gather(own, "adding the weights")).logsumexp(0)
         ctx.processes = processes
-        ctx.save_for_backward(log_weights, total)
+        ctx.save_for_backward(weights, total)
         return total
 
     @staticmethod
     def backward(ctx, g: Tensor):  # type: ignore[override]
-        log_weights, total = ctx.saved_tensors
+        weights, total = ctx.saved_tensors
         g = torch.stack(
             ctx.processes.all_gather(g.contiguous(), "adding gradients of the weights")
         ).sum(0)
-        return g * (log_weights - total).exp(), None
+        return within_range((g * (-total).exp()).expand(weights.shape), weights), None

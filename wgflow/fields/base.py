@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
+from wgflow.distances import distances
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.reductions import (
     check_clouds,
     kernel_shift_f64,
-    log_of_weights,
     log_total,
     require_unsharded,
 )
@@ -199,12 +199,11 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
         ValueError: inside `wgflow.distributed.sharded`, and on clouds or weights that do not fit.
     """
     require_unsharded("a relative field")
-    check_clouds(x, pos, log_of_weights(weights), False, ("x", "pos"))
-    # Not by matrix products: exact in any precision.
-    distance = torch.cdist(x, pos, compute_mode="donot_use_mm_for_euclid_dist")
+    check_clouds(x, pos, None, False, ("x", "pos"), weights=weights)
+    distance = distances(x, pos)
     if weights is not None:
         distance = (distance * weights.unsqueeze(-2)).sum(-1) / weights.sum(-1, keepdim=True)
-    return distance.mean().clamp_min(LENGTH_FLOOR)
+    return distance.mean().clamp_min(LENGTH_FLOOR).to(x.dtype)
 
 
 def rms(V: Tensor, floor: float = 0.0) -> Tensor:
@@ -217,11 +216,8 @@ def mean_kernel_gradient(
     x: Tensor, y: Tensor, gradient: Kernel, weights: Tensor | None, skip_self: bool = False
 ) -> Tensor:
     r"""∇_x of the weighted mean of k(x, y_j): mean_j s(x, y_j) (y_j - x), with s the `gradient` kernel of k."""
-    log_weights = log_of_weights(weights)
-    log_mass, shift = kernel_shift_f64(
-        x, y, kernel=gradient, log_weights=log_weights, skip_self=skip_self
-    )
-    mean = (log_mass - log_total(y, log_weights, skip_self)).exp().unsqueeze(-1)
+    log_mass, shift = kernel_shift_f64(x, y, kernel=gradient, weights=weights, skip_self=skip_self)
+    mean = (log_mass - log_total(y, weights, skip_self)).exp().unsqueeze(-1)
     return mean * gradient.covector(shift)
 
 

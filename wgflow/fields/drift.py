@@ -14,9 +14,7 @@ from wgflow.fields.base import Field, refuse_lone_weights, store_kernels
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.reductions import (
     check_clouds,
-    kernel_shift,
     kernel_shift_f64,
-    log_of_weights,
     log_total,
 )
 
@@ -69,7 +67,7 @@ def mean_shift(
         x: [..., N, D] points.
         y: [..., M, D] samples.
         kernel: its length scale is in the units of x.
-        weights: [..., M], w >= 0, or None. Only ratios of weights matter.
+        weights: [..., M], w >= 0, or None. Only ratios of weights matter; derivatives exist at 0 too.
         skip_self: leave y[i] out for x[i]. Only meaningful when y *is* x.
 
     Returns:
@@ -78,9 +76,8 @@ def mean_shift(
     Raises:
         ValueError: as `kernel_average`; on weights that are negative or all zero.
     """
-    return kernel_shift(
-        x, y, kernel=kernel, log_weights=log_of_weights(weights), skip_self=skip_self
-    )[1]
+    shift = kernel_shift_f64(x, y, kernel=kernel, weights=weights, skip_self=skip_self)[1]
+    return shift.to(x.dtype)
 
 
 @checked
@@ -129,13 +126,13 @@ def drifting_field(
             for k in (kernel, *others)
         ]
         return torch.stack(each).sum(0)
-    log_wp, log_wn = log_of_weights(pos_weights), log_of_weights(neg_weights)
-    log_p, towards = kernel_shift_f64(x, pos, kernel=kernel, log_weights=log_wp)
-    log_q, away = kernel_shift_f64(x, neg, kernel=kernel, log_weights=log_wn, skip_self=skip_self)
+    log_p, towards = kernel_shift_f64(x, pos, kernel=kernel, weights=pos_weights)
+    log_q, away = kernel_shift_f64(x, neg, kernel=kernel, weights=neg_weights, skip_self=skip_self)
     V = towards - away
     if isinstance(divergence, ReverseKL):
         return V.to(x.dtype)
-    log_ratio = (log_q - log_total(neg, log_wn, skip_self)) - (log_p - log_total(pos, log_wp))
+    log_q = log_q - log_total(neg, neg_weights, skip_self)
+    log_ratio = log_q - (log_p - log_total(pos, pos_weights))
     # Compact kernels: out of reach of one cloud or both, the ratio is infinite or NaN. Where V = 0 the weight is
     # irrelevant; masked before the product, so that a finite weight there keeps the gradient of V.
     nowhere = ~log_ratio.isfinite() & (V == 0).all(-1)

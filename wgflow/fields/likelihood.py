@@ -12,7 +12,7 @@ from torch import Tensor
 from wgflow.arguments import checked, checked_constructor
 from wgflow.fields.base import Field, refuse_negatives, store_kernels
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.reductions import check_clouds, kernel_shift_f64, log_of_weights
+from wgflow.reductions import check_clouds, kernel_shift_f64
 
 __all__ = ["LikelihoodField", "likelihood_field"]
 
@@ -70,6 +70,7 @@ def likelihood_field(
     )  # sums over columns: the mass at each positive
     # Compact kernels: a positive out of reach of every point has no pull, whatever finite weight it gets here.
     log_q = torch.where(log_q == -math.inf, 0.0, log_q)
-    log_weights = -log_q if pos_weights is None else log_of_weights(pos_weights) - log_q  # type: ignore[operator]
-    log_pull, shift = kernel_shift_f64(x, pos, kernel=kernel, log_weights=log_weights)
+    log_pull, shift = kernel_shift_f64(
+        x, pos, kernel=kernel, weights=pos_weights, log_weights=-log_q
+    )
     return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)

@@ -195,6 +195,7 @@ def stein_field(x: Tensor, score: Callable[[Tensor], Tensor], *, kernel: Kernel)
     """
     require_unsharded("stein_field")
     check_clouds(x, x, None, False)
-    k = kernel.log_pairs(x, x).exp().to(x.dtype)
+    k = kernel.log_pairs(x.double(), x.double()).exp()
     repulsion = mean_kernel_gradient(x, x, kernel.gradient_kernel, None)
-    return (k @ score(x) / x.shape[-2] - repulsion).to(x.dtype)
+    # In float64, which autocast does not touch.
+    return (k @ score(x).double() / x.shape[-2] - repulsion).to(x.dtype)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked, checked_constructor
+from wgflow.distances import distances
 from wgflow.fields.base import Field, rms
 from wgflow.reductions import check_clouds, check_no_nan, require_unsharded, values_available
+from wgflow.reductions.autograd import full_precision
 
 __all__ = ["PublishedField", "published_field", "published_magnitudes", "published_scale"]
 
@@ -76,12 +78,14 @@ class PublishedField(Field):
         neg_weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The field in its own coordinates and their unit, from one evaluation of the distances."""
-        targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
-        d, unit = _distances(x, targets, weights, self.scale_floor)
-        V = torch.zeros_like(x)
-        for V_R in _fields(x, targets, weights, pos.shape[-2], d, unit, self):
-            V = V + V_R / rms(V_R, self.rms_floor)
-        return V, unit
+        joint = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
+        dtype, (x, targets, weights) = x.dtype, _wide(x, *joint)
+        with full_precision(x.device):
+            d, unit = _distances(x, targets, weights, self.scale_floor)
+            V = torch.zeros_like(x)
+            for V_R in _fields(x, targets, weights, pos.shape[-2], d, unit, self):
+                V = V + V_R / rms(V_R, self.rms_floor)
+        return V.to(dtype), unit.to(dtype)
 
 
 @checked
@@ -161,10 +165,13 @@ def published_magnitudes(
         [R], dimensionless, without gradient.
     """
     with torch.no_grad():
-        targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
-        d, unit = _distances(x, targets, weights, SCALE_FLOOR)
-        fields = _fields(x, targets, weights, pos.shape[-2], d, unit, PublishedField(temperatures))
-        return torch.stack([rms(V_R) for V_R in fields])
+        joint = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
+        dtype, (x, targets, weights) = x.dtype, _wide(x, *joint)
+        field = PublishedField(temperatures)
+        with full_precision(x.device):
+            d, unit = _distances(x, targets, weights, SCALE_FLOOR)
+            fields = _fields(x, targets, weights, pos.shape[-2], d, unit, field)
+            return torch.stack([rms(V_R) for V_R in fields]).to(dtype)
 
 
 @checked
@@ -182,8 +189,17 @@ def published_scale(
 
     Arguments and errors as `published_field`.
     """
-    targets, weights = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
-    return _distances(x, targets, weights, scale_floor)[1]
+    joint = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
+    dtype, (x, targets, weights) = x.dtype, _wide(x, *joint)
+    return _distances(x, targets, weights, scale_floor)[1].to(dtype)
+
+
+def _wide(
+    x: Tensor, targets: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments in float32 at least: half precision has no distances."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return x.to(wide), targets.to(wide), None if weights is None else weights.to(wide)
 
 
 def _joint(x, pos, neg, x_weights, pos_weights, neg_weights) -> tuple[Tensor, Tensor | None]:
@@ -250,7 +266,7 @@ def _distances(
     x: Tensor, targets: Tensor, weights: Tensor | None, scale_floor: float
 ) -> tuple[Tensor, Tensor]:
     """Distances divided by their mean s, and s / sqrt(D)."""
-    d = torch.cdist(x, targets, compute_mode="donot_use_mm_for_euclid_dist")
+    d = distances(x, targets)
     s = d.mean() if weights is None else (d * weights.unsqueeze(-2)).mean() / weights.mean()
     check_no_nan(s - s.detach(), "x, pos, neg or a weight")  # infinity becomes NaN too
     s = s.clamp_min(scale_floor)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import values_available
+from wgflow.distances import sq_distances
 
 
 class Kernel(ABC):
@@ -24,8 +25,8 @@ class Kernel(ABC):
         """log k at squared distances `sq` (length²), elementwise; -inf where k vanishes or is undefined."""
 
     def log_pairs(self, x: Tensor, y: Tensor) -> Tensor:
-        """log k(x_i, y_j) for all pairs: x [..., N, D], y [..., M, D] -> [..., N, M]."""
-        return self.log(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square())
+        """log k(x_i, y_j) for all pairs: x [..., N, D], y [..., M, D] -> [..., N, M], in float32 at least."""
+        return self.log(sq_distances(x, y))
 
     @abstractmethod
     def log_norm(self, dim: int) -> float | Tensor | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wgflow.arguments import draw_device
 from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, positive
 from wgflow.kernels.radial import (
     direction,
@@ -79,9 +80,10 @@ class Matern(LengthScaleKernel):
     def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         # The radius is a mixture of Gamma(D + k) over the terms u^k of the polynomial.
         dim = like.shape[-1]
-        masses = torch.tensor(self._radial_masses(dim), device=like.device)
+        masses = torch.tensor(self._radial_masses(dim), device=draw_device(generator, like.device))
         points = like[..., 0].numel()
         term = torch.multinomial(masses, points, replacement=True, generator=generator)
+        term = term.to(like.device)
         waits = exponential_noise(like, dim + self.order, generator)
         counted = torch.arange(dim + self.order, device=like.device) < dim + term.view(
             *like.shape[:-1], 1

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from wgflow.arguments import draw_device
 from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, as_length_scale, positive
 from wgflow.kernels.radial import normal_noise, safe_sq
 
@@ -67,8 +68,13 @@ class RationalQuadratic(LengthScaleKernel):
         freedom = 2 * self.alpha - like.shape[-1]
         if freedom <= 0:
             return super()._noise(like, generator)
-        half = torch.full((*like.shape[:-1], 1), freedom / 2, dtype=like.dtype, device=like.device)
-        chi_square = 2 * torch._standard_gamma(half, generator=generator)
+        half = torch.full(
+            (*like.shape[:-1], 1),
+            freedom / 2,
+            dtype=torch.promote_types(like.dtype, torch.float32),  # no gamma in half precision
+            device=draw_device(generator, like.device),
+        )
+        chi_square = 2 * torch._standard_gamma(half, generator=generator).to(like)
         return math.sqrt(self.sq_scale) * normal_noise(like, generator) / chi_square.sqrt()
 
 

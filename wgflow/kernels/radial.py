@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.arguments import draw_device
+
 
 def log_sphere_area(dim: int) -> float:
     """Log of the area of the unit sphere in `dim` dimensions: log 2 π^(D/2) / Γ(D/2)."""
@@ -25,7 +27,8 @@ def safe_sq(sq: Tensor) -> Tensor:
 
 def normal_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normals shaped as `like`."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    device = draw_device(generator, like.device)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like)
 
 
 def direction(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -35,6 +38,6 @@ def direction(like: Tensor, generator: torch.Generator | None) -> Tensor:
 def exponential_noise(like: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """[..., count] unit exponentials: a sum of k of them is Gamma(k)."""
     shape = (*like.shape[:-1], count)
-    return (
-        -torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device).neg().log1p()
-    )
+    device = draw_device(generator, like.device)
+    uniform = torch.rand(shape, generator=generator, dtype=like.dtype, device=device)
+    return -uniform.neg().log1p().to(like)

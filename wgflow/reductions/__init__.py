@@ -9,18 +9,18 @@ from wgflow.reductions.api import kernel_average, kernel_shift, kernel_shift_f64
 from wgflow.reductions.dispatch import explain_backend
 from wgflow.reductions.keops import keops_warmup
 from wgflow.reductions.sharding import log_total, require_unsharded
-from wgflow.reductions.validation import check_clouds, check_no_nan, log_of_weights
+from wgflow.reductions.validation import check_clouds, check_no_nan, check_weights
 
 __all__ = [
     "capturable",
     "check_clouds",
     "check_no_nan",
+    "check_weights",
     "explain_backend",
     "keops_warmup",
     "kernel_average",
     "kernel_shift",
     "kernel_shift_f64",
-    "log_of_weights",
     "log_total",
     "require_unsharded",
     "values_available",

@@ -12,7 +12,7 @@ from wgflow.arguments import checked
 from wgflow.kernels import Kernel, rescale
 from wgflow.reductions import sharding
 from wgflow.reductions.autograd import BlockedSum, DenseSum
-from wgflow.reductions.dense import dense_sum
+from wgflow.reductions.dense import combine_weights, dense_sum, exact_centre
 from wgflow.reductions.dispatch import choose
 from wgflow.reductions.validation import check_clouds, check_no_nan
 
@@ -44,8 +44,8 @@ def kernel_average(
 
     Returns:
         log_mass [..., N] and barycentre [..., N, D] in the dtype of x. Few pairs, float64 input and kernels with a
-        tensor as length scale are summed in float64; float32 is used where it changes weights by less than 2e-4, so a
-        field by less than 1e-3 of the distances it averages (a step much shorter than these has fewer digits). Where
+        tensor as length scale are summed in float64; float32 is used where it changes weights by less than 2e-4, and
+        each row's barycentre - x by less than 1e-3 of the root mean square of the distances it averages. Where
         no sample has weight (compact kernels), log_mass is -inf and the barycentre is x itself.
 
     Gradients flow to x, y, log_weights and a tensor length scale. A second derivative exists for "dense", and for
@@ -87,45 +87,50 @@ def kernel_shift_f64(
     y: Tensor,
     *,
     kernel: Kernel,
+    weights: Tensor | None = None,
     log_weights: Tensor | None = None,
     skip_self: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     r"""`kernel_shift` in float64, whatever the dtype of x: fields subtract and exponentiate, then round once.
 
-    The weights may be float64 too. Arguments, gradients and errors otherwise as `kernel_average`.
+    Samples count w_j e^(l_j), with `weights` w [..., M], w >= 0, and `log_weights` l [..., M]; both may be float64.
+    Derivatives with respect to w are right at w = 0 too, those of its logarithm would be 0/0. Arguments, gradients and
+    errors otherwise as `kernel_average`.
     """
     shards = sharding.shards_of(backend)
     if shards is not None:
         # Before any check: an error here would be one on this process alone, and the others would wait.
-        return shards.kernel_shift_f64(x, y, log_weights, kernel, skip_self)
-    check_clouds(x, y, log_weights, skip_self)
+        return shards.kernel_shift_f64(x, y, log_weights, weights, kernel, skip_self)
+    check_clouds(x, y, log_weights, skip_self, weights=weights)
     plain, scale = kernel.standardize()
     if scale is not None:
         # Divide here and multiply below: no backend knows of tensor length scales, and autograd does the rest.
         scale, x, y = rescale(scale, x, y)
         log_weights = None if log_weights is None else log_weights.double()
-    choice = choose(x, y, plain, log_weights, backend)
+    total = combine_weights(log_weights, weights)
+    choice = choose(x, y, plain, total, backend)
     if choice.backend == "dense":
-        log_mass, shift = _dense(x, y, log_weights, plain, skip_self)
+        log_mass, shift = _dense(x, y, log_weights, weights, total, plain, skip_self)
     else:
-        log_mass, shift = BlockedSum.apply(x, y, log_weights, plain, skip_self, choice)  # type: ignore[misc]
-    check_no_nan(log_mass, "x, y or log_weights")
-    check_no_nan(shift, "x, y or log_weights")
+        log_mass, shift = BlockedSum.apply(  # type: ignore[misc]
+            x, y, log_weights, weights, plain, skip_self, choice
+        )
+    check_no_nan(log_mass, "x, y or the weights")
+    check_no_nan(shift, "x, y or the weights")
     return log_mass, shift if scale is None else shift * scale
 
 
-def _dense(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor]:
+def _dense(x, y, log_weights, weights, total, kernel, skip_self) -> tuple[Tensor, Tensor]:
     # All of it in float64: at small sizes the cast costs less than one launch, and it is what keeps small h,
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     if x.dtype == torch.float64:
         # Centred; float32 input has digits to spare without.
-        origin = y.detach().mean(-2, keepdim=True)
+        origin = exact_centre(y.detach(), None if total is None else total.detach())
         x, y = x - origin, y - origin
     else:
         x, y = x.double(), y.double()
-        log_weights = None if log_weights is None else log_weights.double()
-    tensors = (x, y) if log_weights is None else (x, y, log_weights)
+    tensors = [t for t in (x, y, log_weights, weights) if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return DenseSum.apply(x, y, log_weights, kernel, skip_self)  # type: ignore[misc]
-    return dense_sum(x, y, log_weights, kernel, skip_self)
+        return DenseSum.apply(x, y, log_weights, weights, kernel, skip_self)  # type: ignore[misc]
+    return dense_sum(x, y, total, kernel, skip_self)

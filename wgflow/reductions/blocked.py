@@ -8,8 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from wgflow.arguments import values_available
 from wgflow.kernels import Kernel
-from wgflow.reductions.dense import finish, grad_tile, merge, sum_tile
+from wgflow.reductions.dense import (
+    exact_centre,
+    factor_weights,
+    finish,
+    grad_tile,
+    merge,
+    sum_tile,
+    within_range,
+)
 
 # Pairs per tile and thread: 1 MB in float64, the size of a core's level-2 cache.
 TILE_PAIRS = 1 << 17
@@ -74,51 +83,103 @@ def columns(
         yield c, None if log_weights is None else log_weights[..., c]
 
 
-def diagonal(first: int | None, c: slice, rows: int) -> int | None:
-    """Offset of the entries i = j in a tile whose rows start at `first`; None if it has none of them."""
+def diagonal(first: int | Tensor | None, c: slice, rows: int) -> int | Tensor | None:
+    """Offset of the entries i = j in a tile whose rows start at `first`, None if it has none; or of numbered rows."""
+    if isinstance(first, Tensor):
+        return first - c.start
     return None if first is None or not c.start - rows < first < c.stop else first - c.start
 
 
-def sum_rows(x, y, log_weights, kernel: Kernel, first: int | None, dtype, wide: int | None = None):
-    """(log_mass, shift) of a block of rows in float64, its tiles in `dtype`.
+def sum_rows(
+    x,
+    y,
+    log_weights,
+    kernel: Kernel,
+    first: int | Tensor | None,
+    dtype,
+    wide: int | None = None,
+    origin: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log_mass, shift, mean square distance) of a block of rows in float64, its tiles in `dtype`.
 
-    `first` is the number of the first row if each leaves its own sample out, else None.
+    `first` is the number of the first row if each leaves its own sample out (or the numbers of all), else None.
     """
-    origin = y.mean(-2, keepdim=True).double()
+    if origin is None:
+        origin = exact_centre(y, log_weights).double()
     here = (x.double() - origin).to(dtype)
     sums = None
     for c, part in columns(y, log_weights, wide or tile_shape(x, y)[1]):
         there = (y[..., c, :].double() - origin).to(dtype)
         part = None if part is None else part.to(dtype)
-        top, total, moment = sum_tile(here, there, part, kernel, diagonal(first, c, x.shape[-2]))
+        own = diagonal(first, c, x.shape[-2])
+        values = torch.cat([there, there.square().sum(-1, keepdim=True)], -1)
+        top, total, moment = sum_tile(here, there, part, kernel, own, values)
         new = (top.double(), total.double(), moment.double())
         sums = new if sums is None else merge(sums, new)
     assert sums is not None
-    return finish(x.double() - origin, sums)
+    top, total, moment = sums
+    here = x.double() - origin
+    log_mass, shift = finish(here, (top, total, moment[..., :-1]))
+    return (
+        log_mass,
+        shift,
+        mean_square_distance(here, shift, (moment[..., -1:] / total).squeeze(-1)),
+    )
 
 
-def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor]:
-    """(log_mass, shift) in float64; distances, exponentials and the sums of a tile in `dtype`."""
+def mean_square_distance(x: Tensor, shift: Tensor, second: Tensor) -> Tensor:
+    """Σ_j W_ij |y_j - x_i|² from the shift and second = Σ_j W_ij |y_j|²."""
+    return second - (x * (x + 2 * shift)).sum(-1)
+
+
+def forward(x, y, log_weights, kernel, skip_self, dtype, numbers: Tensor | None = None):
+    """(log_mass, shift, mean square distance) in float64; distances, exponentials and the sums of a tile in `dtype`.
+
+    `numbers` are those of the rows among the samples, for `skip_self` where x is a part of one cloud.
+    """
     lead, x, y, log_weights = flatten(x, y, log_weights, skip_self)
     tall, wide, several = tile_shape(x, y)
     log_mass = x.new_empty(x.shape[:-1], dtype=torch.float64)
     shift = x.new_empty(x.shape, dtype=torch.float64)
+    spread = torch.empty_like(log_mass)
+    origin = exact_centre(y, log_weights).double()
     for batch, r in tiles(x.shape[0], x.shape[1], tall, several):
         part = None if log_weights is None else log_weights[batch]
-        first = r.start if skip_self else None
-        log_mass[batch, r], shift[batch, r] = sum_rows(
-            x[batch, r], y[batch], part, kernel, first, dtype, wide
+        first = first_row(r, skip_self, numbers)
+        log_mass[batch, r], shift[batch, r], spread[batch, r] = sum_rows(
+            x[batch, r], y[batch], part, kernel, first, dtype, wide, origin[batch]
         )
-    return log_mass.view(*lead, -1), shift.view(*lead, -1, x.shape[-1])
+    rows = (*lead, -1)
+    return log_mass.view(rows), shift.view(*rows, x.shape[-1]), spread.view(rows)
 
 
-def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Gradients:
-    """(dx, dy, d log w) in float64 by `grad_tile`, its tiles in `dtype`."""
+def first_row(r: slice, skip_self: bool, numbers: Tensor | None) -> int | Tensor | None:
+    if not skip_self:
+        return None
+    return r.start if numbers is None else numbers[r]
+
+
+def gradients(
+    saved,
+    g_mass,
+    g_shift,
+    kernel,
+    skip_self,
+    dtype,
+    samples,
+    unit: Tensor | None = None,
+    numbers: Tensor | None = None,
+) -> Gradients:
+    """(dx, dy, d log w) in float64 by `grad_tile`, its tiles in `dtype`.
+
+    With `unit` of `factor_weights`, of the shape of the log weights, the third is its gradient. `numbers` as `forward`.
+    """
     x0, y0, log_weights, log_mass, shift = saved
+    unit = None if unit is None else flatten(x0, y0, unit, skip_self)[3]
     lead, x, y, log_weights = flatten(x0, y0, log_weights, skip_self)
     B, N, D = x.shape
     tall, wide, several = tile_shape(x, y)
-    origin = y.mean(-2, keepdim=True).double()
+    origin = exact_centre(y, log_weights).double()
     rowwise = [
         t.reshape(B, N, *t.shape[len(lead) + 1 :]) for t in (log_mass, shift, g_mass, g_shift)
     ]
@@ -131,12 +192,34 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         weights = None if log_weights is None else log_weights[batch].to(dtype)
         for c, part in columns(y[batch], weights, wide):
             there = (y[batch][..., c, :].double() - origin[batch]).to(dtype)
-            own = diagonal(r.start if skip_self else None, c, here.shape[-2])
+            own = diagonal(first_row(r, skip_self, numbers), c, here.shape[-2])
+            present = None if unit is None else unit[batch][..., c]
             dx_tile, dy_tile, dw_tile = grad_tile(
-                here, there, part, at[0], at[1], at[2], at[3], kernel, own
+                here, there, part, at[0], at[1], at[2], at[3], kernel, own, present
             )
             dx[batch, r] += dx_tile
             dy[batch][..., c, :] += dy_tile
             dw[batch][..., c] += dw_tile
     dw = None if log_weights is None else unflatten(dw, lead, saved[2].shape)
     return dx.view(*lead, -1, D).sum_to_size(x0.shape), unflatten(dy, lead, y0.shape), dw
+
+
+def some_are_zero(weights: Tensor) -> bool:
+    """Return True if a weight is 0, or may be since values cannot be read."""
+    return not values_available(weights) or bool((weights == 0).any())
+
+
+def gradients_at_zero(
+    x, y, log_weights, weights, log_mass, shift, g_mass, g_shift, kernel, skip_self
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """(dx, dy, dl, dw) with weights of 0, in float64 by direct differences; dw in the dtype of the weights."""
+    L, unit = factor_weights(log_weights, weights)
+    L, unit = (t.detach() for t in torch.broadcast_tensors(L, unit))
+    dx, dy, dunit = gradients(
+        (x, y, L, log_mass, shift), g_mass, g_shift, kernel, skip_self, torch.float64, True, unit
+    )
+    assert dy is not None and dunit is not None
+    w = weights.double()
+    dw = within_range(dunit.sum_to_size(weights.shape) / w.masked_fill(w == 0, 1.0), weights)
+    dl = None if log_weights is None else (dunit * unit).sum_to_size(log_weights.shape)
+    return dx, dy, dl, dw

@@ -16,9 +16,15 @@ from wgflow.reductions.gemm import gaussian_of
 from wgflow.reductions.validation import broadcast, check_clouds
 
 BACKENDS = ("auto", "dense", "blocked", "gemm", "keops")
-# Largest error of an exponent in float32: a fifth of the 1e-3 that no field exceeds.
+# Largest error of an exponent, so of a weight, in float32: twice this and SHORTEST add up to less than 1e-3.
 TOLERANCE = 2e-4
-EXACT = 1e-10  # the same for float64 input
+EXACT = 1e-10  # the same for float64
+# Rounding errors of a shift by matrix products, in eps times the reach of the clouds: at most 3 in
+# benchmarks/results/accuracy.md, one product of 256 samples after the other adds up as a random walk.
+ROUNDING = 4.0
+# Largest rounding error as a fraction of the distances averaged, by the dtype of the input; shorter rows are refined.
+SHORTEST = {torch.float32: 5e-4, torch.float64: 1e-9}
+EPS64 = torch.finfo(torch.float64).eps
 # Numbers of pairs up to which dense sums in float64 are the fastest: (largest dimension, pairs). Milliseconds of
 # dense | gemm in float32 with its error estimate, where both curves cross, one thread of an EPYC 7003 with torch 2.13:
 # D = 2, 8: .56 | .58 at 65,536 pairs; D = 32: .91 | .65 at 32,761; D = 128: .99 | .67 at 9,216, .48 | .58 at 4,096.
@@ -35,18 +41,25 @@ DENSE_PAIRS = 1 << 22
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend, the dtype of its products and exponentials (masses and shifts are float64), and the reason."""
+    """A backend, the dtype of its products and exponentials (masses and shifts are float64), its error and the reason.
+
+    `error` bounds the error of a shift Σ_j W_ij (y_j - x_i), as a fraction of the root mean square of the distances
+    |y_j - x_i| that it averages with weights W_ij. None: exact to rounding, see docs/backends.md.
+    """
 
     backend: str
     dtype: torch.dtype
     automatic: bool
-    # Estimated error of an exponent, about the relative error of the field; None: exact to rounding.
     error: float | None
     reason: str
+    # Bound of the rounding errors of a shift, a length; rows that average shorter distances than it allows for are
+    # refined. None: none are.
+    rounding: float | None = None
+    instead: Choice | None = None  # where most rows need refinement
 
     def __str__(self) -> str:
         error = (
-            "exact to rounding" if self.error is None else f"relative error about {self.error:.0e}"
+            "exact to rounding" if self.error is None else f"relative error below {self.error:.0e}"
         )
         return f"{self.backend} in {str(self.dtype).removeprefix('torch.')}, {error}: {self.reason}"
 
@@ -64,39 +77,48 @@ def radius(points: Tensor, centre: Tensor) -> float:
     return math.sqrt(float(torch.stack(parts).amax()))
 
 
-def expanded_error(
-    x: Tensor, y: Tensor, h: float, log_weights: Tensor | None, dtype: torch.dtype
-) -> float:
-    """Error of a Gaussian exponent by the expanded square: eps ((|x - c| + |y - c|)²/2h² + spread of log w).
-
-    c is the mean of y, and the distances are the largest. The relative error of a field is smaller, since errors of
-    different samples average out: at most a third of this in benchmarks/results/sums.md.
-    """
+def reach(x: Tensor, y: Tensor) -> float:
+    """|x - c| + |y - c| at its largest, c the mean of y: no distance is longer."""
     centre = y.mean(-2, keepdim=True)
-    size = (radius(x, centre) + radius(y, centre)) ** 2 / (2 * h**2)
+    return radius(x, centre) + radius(y, centre)
+
+
+def long_sum(dim: int) -> float:
+    """Growth of the rounding error of a scalar product with its length: a random walk (Higham and Mary 2019).
+
+    An eighth of the square root, since products accumulate in several registers and blocks.
+    """
+    return 1 + math.sqrt(dim) / 8
+
+
+def exponent_error(
+    length: float, dim: int, kernel: Kernel, log_weights: Tensor | None, dtype: torch.dtype
+) -> float | None:
+    """Bound of the error of log w k for pairs up to `length` apart; None if the kernel has no estimate.
+
+    Gaussians by the expanded square: eps (length²/2h² + spread of log w). Other kernels by direct differences, if their
+    logarithm grows slowly. Errors of different samples average out, so that of a field is far smaller in most cases.
+    """
+    eps, size = torch.finfo(dtype).eps, 0.0
+    gaussian = gaussian_of(kernel)
     if log_weights is not None:
         finite = log_weights[log_weights > -math.inf]
-        size += float(finite.amax() - finite.amin())
-    return torch.finfo(dtype).eps * size
-
-
-def direct_error(x: Tensor, y: Tensor, kernel: Kernel, dtype: torch.dtype) -> float | None:
-    """Error of an exponent by direct differences, for kernels whose logarithm grows slowly; None if unknown."""
-    eps = torch.finfo(dtype).eps
+        # Blocks add log w itself, so that its size is rounded, not only its spread.
+        size = float(finite.amax() - finite.amin() if gaussian else finite.abs().amax())
+    if gaussian is not None:
+        return eps * (long_sum(dim) * length**2 / (2 * gaussian[0] ** 2) + size)
+    while isinstance(kernel, Scaled):
+        kernel = kernel.kernel
     match kernel:
-        case Scaled(inner, _):
-            return direct_error(x, y, inner, dtype)
         case Laplace():
-            constant, length = 0.0, kernel.h
+            constant, unit = 0.0, kernel.h
         case Matern():
-            constant, length = 0.0, kernel.decay_length
+            constant, unit = 0.0, kernel.decay_length
         case RationalQuadratic():
-            # The exponent alone errs by 4 eps alpha; the rest is the barycentre, rounded at the size of the cloud.
-            constant, length = 4 * kernel.alpha, math.sqrt(kernel.sq_scale)
+            constant, unit = 4 * kernel.alpha, math.sqrt(kernel.sq_scale)
         case _:
             return None
-    centre = y.mean(-2, keepdim=True)
-    return eps * (constant + (radius(x, centre) + radius(y, centre)) / length)
+    return eps * (constant + long_sum(dim) * length / unit + size)
 
 
 def products_are_exact() -> bool:
@@ -155,17 +177,31 @@ def choose(
     else:
         plain = backend
     with torch.no_grad():
-        error = _error(x, y, kernel, gaussian, log_weights, single)
-    scale = 1.0 if single == torch.float64 else 2.0**-29  # error of float64 / error of float32
-    double = None if error is None else error * scale
+        length = reach(x, y)
+        error = exponent_error(length, x.shape[-1], kernel, log_weights, single)
+    limit = SHORTEST[single]
+
+    def estimated(dtype: torch.dtype, reason: str, instead: Choice | None = None) -> Choice:
+        scale = torch.finfo(dtype).eps / torch.finfo(single).eps
+        rounding = None if backend == "keops" else ROUNDING * torch.finfo(dtype).eps * length
+        # Two weights with opposite errors move a shift by their sum.
+        bound = None if error is None else 2 * error * scale + limit
+        return Choice(backend, dtype, automatic, bound, reason, rounding, instead)
+
+    exact = Choice("blocked", torch.float64, automatic, None, "direct differences")
+    double = None if error is None else error * EPS64 / torch.finfo(single).eps
+    within = error is not None and error <= (EXACT if single == torch.float64 else TOLERANCE)
     if error is None:
         why = f"{kernel!r} has no error estimate"
     elif single == torch.float32 and not products_are_exact():
         why = "torch is set to round the factors of float32 products"
-    elif error <= (EXACT if single == torch.float64 else TOLERANCE):
-        return Choice(
-            backend, single, automatic, error, f"{n} pairs, the fastest that is accurate enough"
-        )
+    elif within:
+        instead = exact
+        if single == torch.float32 and backend == "gemm" and double is not None and double <= EXACT:
+            instead = estimated(
+                torch.float64, "float32 would lose the digits of short distances", exact
+            )
+        return estimated(single, f"{n} pairs, the fastest that is accurate enough", instead)
     else:
         why = f"{str(single)[6:]} would err by {error:.0e}"
     if automatic and (double is None or double > EXACT):
@@ -176,17 +212,7 @@ def choose(
             'scales apart. Pass backend="auto" or "blocked", which take direct differences.',
             stacklevel=4,
         )
-    return Choice(backend, torch.float64, automatic, double, why)
-
-
-def _error(x, y, kernel, gaussian, log_weights, dtype) -> float | None:
-    if gaussian is not None:
-        return expanded_error(x, y, gaussian[0], log_weights, dtype)
-    error = direct_error(x, y, kernel, dtype)
-    if error is None or log_weights is None:
-        return error
-    # Blocks add log w itself, so that its size is rounded, not only its spread.
-    return error + torch.finfo(dtype).eps * float(log_weights[log_weights > -math.inf].abs().amax())
+    return estimated(torch.float64, why, exact)
 
 
 @checked
@@ -202,8 +228,9 @@ def explain_backend(
     """Explain which backend `kernel_average` would select for the same arguments, without summing. Print the result.
 
     Returns:
-        A value with `backend`, `dtype`, `error` (relative, of a weight; None is exact to rounding)
-        and `reason`.
+        A value with `backend`, `dtype`, `error` and `reason`. A mean shift errs by less than `error` times the root
+        mean square of the distances it averages; None is exact to rounding. Rows that average distances too short for
+        the digits of `dtype` are summed again in float64.
 
     Raises:
         ValueError: See `kernel_average`.

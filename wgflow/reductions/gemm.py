@@ -55,12 +55,14 @@ class Factors:
         self.s = math.sqrt(1 / LN2) / h
         self.centre = y.mean(-2, keepdim=True).double()
         B, M, D = y.shape
-        self.right = y.new_empty(B, D + 2, M, dtype=dtype)  # rows β, b, 1
-        self.right[:, -1] = 1
+        self.right = y.new_empty(B, D + 3, M, dtype=dtype)  # rows β, b, 1, |b|²/2
+        self.right[:, -2] = 1
         for j in range(0, M, CHUNK):
             b = self.scaled(y[:, j : j + CHUNK], self.centre)
-            self.right[:, 1:-1, j : j + CHUNK] = b.mT
-            self.right[:, 0, j : j + CHUNK] = b.double().square_().sum(-1).mul_(-0.5)
+            self.right[:, 1:-2, j : j + CHUNK] = b.mT
+            half = b.double().square_().sum(-1).mul_(0.5)
+            self.right[:, -1, j : j + CHUNK] = half
+            self.right[:, 0, j : j + CHUNK] = -half
         # log2 weights are relative to the heaviest: eps times an exponent is an error.
         self.heaviest = y.new_zeros(B, 1, dtype=torch.float64)
         if log_weights is not None:
@@ -84,18 +86,20 @@ class Factors:
         return out, a.double().square_().sum(-1).mul_(-0.5)
 
     def parts(self, batch: Index) -> list[tuple[int, Tensor, Tensor]]:
-        """(first column, columns of the right factor, their rows [b; 1]) of each tile in a row of tiles; cached."""
+        """(first column, rows [β; b; 1] and [b; 1; |b|²/2] of its columns) of each tile in a row of tiles; cached."""
         if self._parts is None or self._parts[0] != batch:
             wide = self.tile[1]
             split = self.right[batch].split(wide, -1)
-            parts = [(j * wide, part, part[..., 1:, :]) for j, part in enumerate(split)]
+            parts = [
+                (j * wide, part[..., :-1, :], part[..., 1:, :]) for j, part in enumerate(split)
+            ]
             self._parts = batch, parts
         return self._parts[1]
 
     def sample(self, batch: Index) -> Tensor:
         """A few columns of the right factor, evenly spaced."""
         M = self.right.shape[-1]
-        return self.right[batch][..., :: -(-M // SAMPLE)]
+        return self.right[batch][..., :-1, :: -(-M // SAMPLE)]
 
     def rows(self) -> Iterator[tuple[Index, slice]]:
         return tiles(self.x.shape[0], self.x.shape[1], self.tile[0], self.tile[2])
@@ -112,13 +116,14 @@ class Factors:
         return tall, wide, max(1, pairs // max(1, N * M))
 
 
-def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor]:
-    """(log_mass, shift) in float64; products and exponentials in `dtype`, their sums over tiles in float64."""
+def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(log_mass, shift, mean square distance) in float64; products and exponentials in `dtype`, sums in float64."""
     lead, x, y, log_weights = flatten(x, y, log_weights, skip_self)
     h, log_scale = gaussian_of(kernel)  # type: ignore[misc]
     f = Factors(x, y, log_weights, h, dtype)
     log_mass = x.new_empty(x.shape[:-1], dtype=torch.float64)
     shift = x.new_empty(x.shape, dtype=torch.float64)
+    spread = torch.empty_like(log_mass)
     exact_reference = False
     for batch, rows in f.rows():
         done = None if exact_reference else _rows(f, batch, rows, skip_self, exact=False)
@@ -133,13 +138,14 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
             done = blocked.sum_rows(
                 x[batch, rows], y[batch], part, Gaussian(h), first, torch.float64
             )
-        log_mass[batch, rows], shift[batch, rows] = done
-    return (log_mass + log_scale).view(*lead, -1), shift.view(*lead, -1, x.shape[-1])
+        log_mass[batch, rows], shift[batch, rows], spread[batch, rows] = done
+    shape = (*lead, -1)
+    return (log_mass + log_scale).view(shape), shift.view(*shape, x.shape[-1]), spread.view(shape)
 
 
 def _rows(
     f: Factors, batch: Index, rows: slice, skip_self: bool, exact: bool
-) -> tuple[Tensor, Tensor] | None:
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """The sums of some rows; None if the reference exponents were so far off that weights over- or underflowed."""
     A, minus_half = f.left(batch, rows)
     # Products this narrow run in one thread; as a batch of one block of rows per thread they run in all.
@@ -160,7 +166,7 @@ def _rows(
     reference = torch.stack(tops).amax(0).double() - (0.7 if exact else 0.4) * highest
     A[..., -1] = -reference
     clamp = exact or bool(denormal > DENORMAL)
-    acc = Total(A)
+    acc = Total(A, A.shape[-1])
     work = A.new_empty(A[..., 0].numel() * f.tile[1])
     e = turned = work
     for start, part, values in f.parts(batch):
@@ -174,20 +180,22 @@ def _rows(
     acc = acc.read()
     if spread:
         acc, reference = acc.transpose(0, 1).flatten(1), reference.flatten()
-    total = acc[..., -1, :]
+    total = acc[..., -2, :]
     # Check all sums: the mass can be finite where the mass times a coordinate is not.
     if not bool((total > 2.0 ** (-0.6 * highest)).all() & acc.isfinite().all()):
         return None
     log_mass = (total.log2() + reference + minus_half + f.heaviest[batch]) * LN2
     here = f.x[batch, rows].double() - f.centre[batch]
-    return log_mass, (acc[..., :-1, :] / (total * f.s).unsqueeze(-2)).mT - here
+    shift = (acc[..., :-2, :] / (total * f.s).unsqueeze(-2)).mT - here
+    second = acc[..., -1, :] / total * (2 / f.s**2)
+    return log_mass, shift, blocked.mean_square_distance(here, shift, second)
 
 
 class Total:
-    """Σ [b; 1] e over tiles: a few of them in the dtype of the tiles, by the product itself, then in float64."""
+    """Σ [b; 1; ...] e over tiles: a few of them in the dtype of the tiles, by the product itself, then in float64."""
 
-    def __init__(self, A: Tensor):
-        self.whole = A.new_zeros(*A.shape[:-2], A.shape[-1] - 1, A.shape[-2], dtype=torch.float64)
+    def __init__(self, A: Tensor, values: int):
+        self.whole = A.new_zeros(*A.shape[:-2], values, A.shape[-2], dtype=torch.float64)
         self.part, self.tiles = torch.zeros_like(self.whole, dtype=A.dtype), 0
 
         self.multiply = self.part.addmm_ if A.dim() == 2 else self.part.baddbmm_
@@ -245,8 +253,9 @@ def gradients(saved, g_mass, g_shift, kernel, skip_self, dtype, samples) -> Grad
         pull = torch.cat([G / f.s, constant.unsqueeze(-1)], -1).to(dtype)
         turned = G.to(dtype).mT.contiguous() if samples else G
         work, more = (A.new_empty(A[..., 0].numel() * wide) for _ in range(2))
-        acc = Total(A)
+        acc = Total(A, A.shape[-1] - 1)
         for j, part, values in f.parts(batch):
+            values = values[..., :-1, :]
             W = _powers(A, part, _view(A, part, work), rows.start - j if skip_self else None, True)
             Wu = torch.matmul(pull, values, out=_view(A, part, more)).mul_(W)
             acc.add(values, Wu.mT)

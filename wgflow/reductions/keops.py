@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern, RationalQuadratic, Scaled
 from wgflow.reductions.blocked import flatten
+from wgflow.reductions.dense import exact_centre
 
 __all__ = ["keops_warmup"]
 
@@ -82,8 +83,10 @@ def reduction(formula: str, parameters: int, dim: int, skip_self: bool):
     return genred()(formula, variables, reduction_op="Max_SumShiftExpWeight", axis=1, formula2=step)
 
 
-def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor]:
-    """(log_mass, shift) in float64, summed by KeOps in `dtype`; one call per batch element.
+def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """(log_mass, shift, infinity) in float64, summed by KeOps in `dtype`; one call per batch element.
+
+    KeOps sums y - x itself, so that no row is refined: infinity stands for the mean square distance.
 
     Raises:
         RuntimeError: Without pykeops or a compiler.
@@ -95,7 +98,7 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
     run = reduction(formula, len(parameters), D, skip_self)
     like = {"dtype": dtype, "device": x.device}
     G, absent = torch.tensor(parameters, **like), torch.tensor([ABSENT], **like)
-    origin = y.mean(-2, keepdim=True).double()
+    origin = exact_centre(y, log_weights).double()
     x, y = ((t.double() - origin).to(dtype).contiguous() for t in (x, y))
     w = (
         torch.zeros(B, y.shape[1], **like)
@@ -120,7 +123,8 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
         nothing.squeeze(-1), -math.inf
     )
     shift = (out[..., 2:] / out[..., 1:2]).masked_fill_(nothing, 0.0)
-    return log_mass.view(*lead, -1), shift.view(*lead, -1, D)
+    log_mass, shift = log_mass.view(*lead, -1), shift.view(*lead, -1, D)
+    return log_mass, shift, torch.full_like(log_mass, math.inf)
 
 
 def keops_warmup(

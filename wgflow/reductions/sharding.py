@@ -23,12 +23,18 @@ class Shards(Protocol):
     backend: str  # of the local sums
 
     def kernel_shift_f64(
-        self, x: Tensor, y: Tensor, log_weights: Tensor | None, kernel: Kernel, skip_self: bool
+        self,
+        x: Tensor,
+        y: Tensor,
+        log_weights: Tensor | None,
+        weights: Tensor | None,
+        kernel: Kernel,
+        skip_self: bool,
     ) -> tuple[Tensor, Tensor]: ...
 
     def count(self, y: Tensor) -> int: ...
 
-    def log_total(self, log_weights: Tensor) -> Tensor: ...
+    def log_total(self, weights: Tensor) -> Tensor: ...
 
 
 BACKENDS: dict[str, Callable[[], Shards]] = {}  # values of `backend=` that involve other processes
@@ -66,23 +72,31 @@ def require_unsharded(what: str) -> None:
         )
 
 
-def log_total(y: Tensor, log_weights: Tensor | None, skip_self: bool = False) -> Tensor | float:
+def log_sum(weights: Tensor) -> Tensor:
+    """log Σ w in float64, [..., 1], for weights of any size; its derivative exists at w = 0. -inf if all are 0."""
+    w = weights.double()
+    largest = w.detach().amax(-1, keepdim=True)
+    largest = largest.masked_fill(largest == 0, 1.0)
+    return (w / largest).sum(-1, keepdim=True).log() + largest.log()
+
+
+def log_total(y: Tensor, weights: Tensor | None, skip_self: bool = False) -> Tensor | float:
     """log Σ w over all samples of an average of `kernel_shift`, those on other processes included.
 
     Args:
         y: [..., M, D].
-        log_weights: [..., M], or None for w = 1.
+        weights: [..., M], w >= 0, or None for w = 1.
         skip_self: each point leaves itself out.
 
     Returns:
-        A float without weights, else [..., 1], or [..., N] with `skip_self`. Differentiable in the
-        weights.
+        A float without weights, else float64 [..., 1], or [..., N] with `skip_self`. Differentiable in
+        the weights, at 0 too.
     """
     shards = current()
-    if log_weights is None:
+    if weights is None:
         count = y.shape[-2] if shards is None else shards.count(y)
         return math.log(count - skip_self)
-    total = (
-        log_weights.logsumexp(-1, keepdim=True) if shards is None else shards.log_total(log_weights)
-    )
-    return total + torch.log1p(-(log_weights - total).exp()) if skip_self else total
+    total = log_sum(weights) if shards is None else shards.log_total(weights)
+    if not skip_self:
+        return total
+    return total + torch.log1p(-weights.double() / total.exp())

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.distances import safe_root
 from wgflow.kernels import positive
 
 __all__ = [
@@ -78,7 +79,7 @@ def w2(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor]) -> Tensor:
     (m_p, P), (m_q, S) = p, q
     root = _sqrtm(P)
     squared = (m_p - m_q).square().sum() + (P + S - 2 * _sqrtm(root @ S @ root)).trace()
-    return squared.clamp_min(0).sqrt()
+    return safe_root(squared.clamp_min(0))
 
 
 def mmd2(p: tuple[Tensor, Tensor], q: tuple[Tensor, Tensor], *, h: float) -> Tensor:
@@ -134,5 +135,22 @@ def sinkhorn_divergence(
 
 def _sqrtm(matrix: Tensor) -> Tensor:
     """The symmetric positive square root."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
+    return _Root.apply(matrix)  # type: ignore[return-value]
+
+
+class _Root(torch.autograd.Function):
+    """R = A^½. Its derivative solves R dR + dR R = dA; that of `eigh` is infinite where eigenvalues coincide."""
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        root = (vectors * values.clamp_min(0).sqrt()) @ vectors.mT
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        (root,) = ctx.saved_tensors
+        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+        system = torch.kron(root, eye) + torch.kron(eye, root)
+        return torch.linalg.solve(system, grad.flatten()).view_as(root)

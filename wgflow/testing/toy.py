@@ -1,17 +1,20 @@
 r"""Toy distributions with exact samples, and exact log densities and scores where they are known.
 
-Whatever samples takes `generator=`; the global seed is not touched.
+Whatever samples takes `generator=`; the global seed is not touched. Samples lie on the device of the generator, and
+without one on the CPU.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from wgflow.arguments import draw_device
 from wgflow.density import KDE
 from wgflow.kernels import Gaussian
 
@@ -56,9 +59,13 @@ class GaussianMixture:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, D] independent draws."""
-        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
-        return self.means[k] + self.std[k, None] * noise
+        device = draw_device(generator, self.means.device)
+        w = self.weights.to(device)
+        k = torch.multinomial(w, n, replacement=True, generator=generator).to(self.means.device)
+        noise = torch.randn(
+            n, self.means.shape[1], generator=generator, dtype=self.means.dtype, device=device
+        )
+        return self.means[k] + self.std[k, None] * noise.to(self.means)
 
     def _log_joint(self, x: Tensor) -> Tensor:
         gap = (x.unsqueeze(-2) - self.means).square().sum(-1)
@@ -81,18 +88,22 @@ class GaussianMixture:
 
 def eight_gaussians(*, radius: float = 1.0, std: float = 0.1) -> GaussianMixture:
     """Eight equal Gaussians on a circle."""
-    angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
-    means = radius * torch.stack([angle.cos(), angle.sin()], -1)
-    return GaussianMixture(means.float(), torch.full((8,), std), torch.full((8,), 1 / 8))
+    return _on_a_circle([1 / 8] * 8, radius, std)
 
 
 def unbalanced_mixture(
     *, weights: tuple[float, ...] = (0.6, 0.3, 0.1), std: float = 0.1
 ) -> GaussianMixture:
     """Unequal Gaussians on the unit circle, to see whether a method keeps proportions or only finds modes."""
-    angle = torch.arange(len(weights), dtype=torch.float64) * (2 * math.pi / len(weights))
-    means = torch.stack([angle.cos(), angle.sin()], -1).float()
-    return GaussianMixture(means, torch.full((len(weights),), std), torch.tensor(weights))
+    return _on_a_circle(weights, 1.0, std)
+
+
+def _on_a_circle(weights: Sequence[float], radius: float, std: float) -> GaussianMixture:
+    """Gaussians of equal width, evenly spaced; on the CPU, whatever torch's default device."""
+    count = len(weights)
+    angle = torch.arange(count, dtype=torch.float64, device="cpu") * (2 * math.pi / count)
+    means = radius * torch.stack([angle.cos(), angle.sin()], -1).float()
+    return GaussianMixture(means, means.new_full((count,), std), means.new_tensor(weights))
 
 
 class _Curve(ABC):
@@ -113,7 +124,7 @@ class _Curve(ABC):
             raise ValueError(
                 f"noise = {self.noise}: a curve without noise has no density; wanted a positive one."
             )
-        u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
+        u = (torch.arange(NODES, dtype=torch.float64, device=x.device) + 0.5) / NODES
         return KDE(self._curve(u).flatten(0, -2).to(x), Gaussian(self.noise))
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -137,10 +148,10 @@ class TwoMoons(_Curve):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        upper = self._curve(torch.rand(n, generator=generator))[0]
+        upper = self._curve(_rand(n, generator=generator))[0]
         # The lower moon is the upper one rotated by π.
-        side = (torch.rand(n, 1, generator=generator) < 0.5).float() * 2 - 1
-        return side * upper + self.noise * torch.randn(n, 2, generator=generator)
+        side = (_rand(n, 1, generator=generator) < 0.5).float() * 2 - 1
+        return side * upper + self.noise * _randn(n, 2, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -155,8 +166,8 @@ class SwissRoll(_Curve):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        spiral = self._curve(torch.rand(n, generator=generator))
-        return spiral + self.noise * torch.randn(n, 2, generator=generator)
+        spiral = self._curve(_rand(n, generator=generator))
+        return spiral + self.noise * _randn(n, 2, generator=generator)
 
 
 class _Closed(ABC):
@@ -167,8 +178,8 @@ class _Closed(ABC):
 
     def score(self, x: Tensor) -> Tensor:
         """∇log density, [..., D] -> [..., D], units 1/length. Without a graph."""
-        with torch.enable_grad():
-            at = x.detach().requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            at = x.detach().clone().requires_grad_()
             (grad,) = torch.autograd.grad(self.log_density(at).sum(), at)
         return grad
 
@@ -186,27 +197,30 @@ class Checkerboard(_Closed):
                 f"cells = {self.cells}, noise = {self.noise}; wanted 2 cells or more, positive noise."
             )
 
-    def _corners(self) -> Tensor:
-        i, j = torch.meshgrid(torch.arange(self.cells), torch.arange(self.cells), indexing="ij")
+    def _corners(self, device: torch.device) -> Tensor:
+        along = torch.arange(self.cells, device=device)
+        i, j = torch.meshgrid(along, along, indexing="ij")
         dark = (i + j) % 2 == 0
         return torch.stack([i[dark], j[dark]], -1) * (2 / self.cells) - 1
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        corners = self._corners()
-        square = torch.randint(len(corners), (n,), generator=generator)
-        inside = torch.rand(n, 2, generator=generator) * (2 / self.cells)
-        return corners[square] + inside + self.noise * torch.randn(n, 2, generator=generator)
+        corners = self._corners(_device(generator))
+        square = _randint(len(corners), n, generator=generator)
+        inside = _rand(n, 2, generator=generator) * (2 / self.cells)
+        return corners[square] + inside + self.noise * _randn(n, 2, generator=generator)
 
     def log_density(self, x: Tensor) -> Tensor:
         """[..., 2] -> [...]: a square convolved with the noise is a product of differences of normal integrals."""
-        low, side = self._corners().to(x), 2 / self.cells
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
+        low, side = self._corners(x.device).to(x), 2 / self.cells
         # By symmetry on the side where both integrals are small, and as logarithms: far away their difference and
         # their product would underflow.
         beyond = (x.unsqueeze(-2) - low - side / 2).abs() - side / 2
         near, far = (torch.special.log_ndtr(-t / self.noise) for t in (beyond, beyond + side))
         along = near + torch.log1p(-(far - near).exp())
-        return along.sum(-1).logsumexp(-1) - math.log(len(low)) - 2 * math.log(side)
+        log_p = along.sum(-1).logsumexp(-1) - math.log(len(low)) - 2 * math.log(side)
+        return log_p.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -224,10 +238,11 @@ class Rings(_Closed):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        radius = torch.tensor(self.radii)[torch.randint(len(self.radii), (n,), generator=generator)]
-        angle = 2 * math.pi * torch.rand(n, generator=generator)
+        radii = torch.tensor(self.radii, device=_device(generator))
+        radius = radii[_randint(len(radii), n, generator=generator)]
+        angle = 2 * math.pi * _rand(n, generator=generator)
         circle = torch.stack([angle.cos(), angle.sin()], -1) * radius.unsqueeze(-1)
-        return circle + self.noise * torch.randn(n, 2, generator=generator)
+        return circle + self.noise * _randn(n, 2, generator=generator)
 
     def log_density(self, x: Tensor) -> Tensor:
         """[..., 2] -> [...]: a circle convolved with a Gaussian is a Bessel function of the radius (Rice)."""
@@ -257,7 +272,7 @@ class Funnel(_Closed):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, dim] independent draws."""
-        noise = torch.randn(n, self.dim, generator=generator)
+        noise = _randn(n, self.dim, generator=generator)
         neck = self.width * noise[:, :1]
         return torch.cat([neck, (0.5 * neck).exp() * noise[:, 1:]], -1)
 
@@ -280,10 +295,26 @@ class Pinwheel:
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """[n, 2] independent draws."""
-        arm = torch.randint(self.arms, (n,), generator=generator)
-        z = torch.randn(n, 2, generator=generator) * torch.tensor(
-            [self.along, self.across]
-        ) + torch.tensor([1.0, 0.0])
+        arm = _randint(self.arms, n, generator=generator)
+        z = _randn(n, 2, generator=generator)
+        z = z * z.new_tensor([self.along, self.across]) + z.new_tensor([1.0, 0.0])
         angle = arm * (2 * math.pi / self.arms) + self.twist * z[:, 0].exp()
         cos, sin = angle.cos(), angle.sin()
         return torch.stack([cos * z[:, 0] - sin * z[:, 1], sin * z[:, 0] + cos * z[:, 1]], -1)
+
+
+def _device(generator: torch.Generator | None) -> torch.device:
+    """Where a target is drawn: on the device of the generator; without one, on the CPU."""
+    return draw_device(generator, torch.device("cpu"))
+
+
+def _rand(*shape: int, generator: torch.Generator | None) -> Tensor:
+    return torch.rand(shape, generator=generator, device=_device(generator))
+
+
+def _randn(*shape: int, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=_device(generator))
+
+
+def _randint(high: int, n: int, *, generator: torch.Generator | None) -> Tensor:
+    return torch.randint(high, (n,), generator=generator, device=_device(generator))

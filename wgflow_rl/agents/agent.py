@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 from collections import namedtuple
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +44,7 @@ class Agent(nn.Module):
 
     critic: TwinCritic
     target_critic: TwinCritic
+    acts = "policy"  # name of the network that acts, of which cfg.average keeps an average
 
     def __init__(
         self,
@@ -55,8 +59,9 @@ class Agent(nn.Module):
     ):
         super().__init__()
         self.cfg: Any = cfg
-        self.obs_dim, self.chunk_dim = obs_dim, cfg.chunk * action_dim  # S, C
-        self.sizes = (obs_dim, self.chunk_dim, cfg.hidden)
+        self.obs_dim, self.chunk_dim = obs_dim, cfg.predicted * action_dim  # S, C
+        self.sizes = (obs_dim, self.chunk_dim, cfg.hidden, cfg.trunk)
+        self.critic_sizes = (obs_dim, cfg.chunk * action_dim, cfg.hidden)  # values executed actions
         self.latent: tuple[int, ...] | None = (self.chunk_dim,)  # noise per chunk; None: no noise
         self.noise: dict[str, tuple[Any, ...]] = {}
         self._targets: list[tuple[nn.Module, nn.Module, float]] = []
@@ -64,10 +69,17 @@ class Agent(nn.Module):
             obs_mean, obs_std = torch.zeros(obs_dim), torch.ones(obs_dim)
         self.normalise = Standardise(obs_mean, obs_std)
         self.setup(torch.Generator().manual_seed(seed))
+        if cfg.average:
+            self.average = copy.deepcopy(getattr(self, self.acts)).requires_grad_(False)
+            self.register_buffer("average_updates", torch.zeros(()))
         self._noise_type = namedtuple("Noise", self.noise)  # type: ignore[misc]
         self.to(device)
-        self.optimiser = torch.optim.Adam(
-            [p for p in self.parameters() if p.requires_grad], lr=cfg.lr, fused=True
+        optimiser = torch.optim.AdamW if cfg.weight_decay else torch.optim.Adam
+        self.optimiser = optimiser(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=cfg.lr,
+            weight_decay=cfg.weight_decay,
+            fused=True,
         )
 
     # ---- what a method declares ----------------------------------------------------------------
@@ -140,11 +152,26 @@ class Agent(nn.Module):
         """target <- (1 - rate) target + rate online, after each optimiser step."""
         for target, online, rate in self._targets:
             torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
+        if self.cfg.average:
+            # An average over the last tenth of all updates at first, so that the initial weights leave no trace.
+            self.average_updates += 1
+            rate = (9 / (self.average_updates + 10)).clamp_min(1 - self.cfg.average)
+            trained = getattr(self, self.acts)
+            for mean, weight in zip(self.average.parameters(), trained.parameters(), strict=True):
+                mean.lerp_(weight, rate)
 
-    def anneal(self, progress: float) -> None:
-        """Set the learning rate to lr (1 - progress (1 - lr_end)): linear over the online phase."""
+    def anneal(self, progress: float, *, online: bool = True) -> None:
+        """Set the learning rate for the fraction `progress` of a phase.
+
+        Online it is linear, lr (1 - progress (1 - lr_end)); offline a half cosine from lr to lr lr_end_offline.
+        """
+        cfg = self.cfg
+        if online:
+            share = 1 - progress * (1 - cfg.lr_end)
+        else:
+            share = 1 - (1 - math.cos(math.pi * progress)) / 2 * (1 - cfg.lr_end_offline)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.cfg.lr * (1 - progress * (1 - self.cfg.lr_end))
+            group["lr"] = cfg.lr * share
 
     def start_online(self) -> None:
         """Prepare for the online phase; called once, before its first environment step."""
@@ -156,16 +183,31 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
-        """Choose the chunk to execute, [B, h, A] in [-1, 1], for obs [B, S]: one of `act_samples` by its value.
+        """Choose the actions to execute, [B, h, A] in [-1, 1], for obs [B, S]: of the best of `act_samples` chunks.
 
         `wgflow_rl.export` traces this with one B: draw only with `sampling.normal` and `sampling.uniform`.
         """
         obs = self.normalise(obs.to(self.device))
-        chunks = self.sample(obs, self.draw_latent(obs, self.act_samples, generator)).clamp(-1, 1)
+        latent = self.draw_latent(obs, self.act_samples, generator)
+        with self.averaged():
+            chunks = self.sample(obs, latent).clamp(-1, 1)
         if self.act_samples > 1:  # an exported policy of one sample needs no critic
             score, temperature = self.q(obs, chunks), self.cfg.act_temperature
             chunks = choose(chunks, score, temperature=temperature, generator=generator)
-        return chunks.reshape(obs.shape[0], self.cfg.chunk, -1)
+        return chunks.reshape(obs.shape[0], self.cfg.predicted, -1)[:, : self.cfg.chunk]
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the average over the updates act inside the block, if cfg.average is set."""
+        if not self.cfg.average:
+            yield
+            return
+        trained = getattr(self, self.acts)
+        setattr(self, self.acts, self.average)
+        try:
+            yield
+        finally:
+            setattr(self, self.acts, trained)
 
     def draw_latent(self, obs: Tensor, n: int, generator: torch.Generator) -> Tensor | None:
         """Draw the noise behind n chunks per state, `[B, n, *latent]`."""
@@ -177,7 +219,9 @@ class Agent(nn.Module):
     def diagnose(self, batch: Batch, generator: torch.Generator) -> Log:
         """Measure on held-out chunks what the losses hide; too slow for every update."""
         obs, n = self.normalise(batch.obs), self.act_samples
-        chunks = self.sample(obs, self.draw_latent(obs, max(diagnostics.SAMPLES, n), generator))
+        latent = self.draw_latent(obs, max(diagnostics.SAMPLES, n), generator)
+        with self.averaged():
+            chunks = self.sample(obs, latent)
         score = self.q(obs, chunks[:, :n].clamp(-1, 1))
         log = diagnostics.compare_with_data(chunks[:, : diagnostics.SAMPLES], batch)
         return log | diagnostics.executed(score, getattr(self.cfg, "act_temperature", 0.0))

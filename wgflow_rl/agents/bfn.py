@@ -40,11 +40,12 @@ class BFN(Agent):
     """Flow of the behaviour; the best of its N samples is executed, and is the a' of `Agent.critic_loss`."""
 
     cfg: BFNConfig
+    acts = "flow"
 
     def setup(self, generator: torch.Generator) -> None:
         cfg, C = self.cfg, self.chunk_dim
         self.flow = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
         self.noise = {
             "flow": (normal, 1, C),  # x_0 of flow matching

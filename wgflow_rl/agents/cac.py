@@ -49,7 +49,7 @@ class CAC(Agent):
     def setup(self, generator: torch.Generator) -> None:
         cfg, C = self.cfg, self.chunk_dim
         self.policy = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.target_policy = self.target_network(self.policy, rate=cfg.target_rate)
         self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
         levels = karras_levels(cfg.levels, cfg.sigma_min, cfg.sigma_max)

@@ -5,26 +5,66 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+MOST = 1_000_000  # largest size or count of an agent; what still exceeds the memory is an error of its own
+
 
 @dataclass(frozen=True)
 class AgentConfig:
     """Numbers of the protocol that every method shares (Li et al. 2025; Koo et al. 2026, Table 5)."""
 
     chunk: int = 5  # h, actions per chunk, executed open loop; 1 on every offline row
+    history: int = (
+        1  # observations that an agent reads: the last ones, the first of an episode repeated
+    )
+    # Actions that the policy predicts, of which the first `chunk` are executed before it predicts anew (receding
+    # horizon; Chi et al. 2023). 0: as many as are executed.
+    horizon: int = 0
     gamma: float = 0.99
     lr: float = 3e-4  # Adam, all networks
     lr_end: float = (
         1.0  # fraction of lr that is left at the end of the online phase, linearly; 1: constant
     )
+    lr_end_offline: float = (
+        1.0  # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
+    )
+    weight_decay: float = 0.0  # decoupled (AdamW instead of Adam), all networks
     target_rate: float = 5e-3  # Polyak rate of the target networks
+    average: float = 0.0  # EMA of the policy's weights per update, which acts; 0: the policy itself
     hidden: tuple[int, ...] = (512, 512, 512, 512)
+    # Widths of residual blocks of a policy that read the observation alone, once for all samples of a state; `hidden`
+    # are then residual blocks that also read the noise. (): a multilayer perceptron of both.
+    trunk: tuple[int, ...] = ()
     batch: int = 256
     standardise: bool = False  # observations to zero mean and unit variance over the offline data
 
+    @property
+    def predicted(self) -> int:
+        """Number of actions that the policy predicts."""
+        return self.horizon or self.chunk
+
     def check(self) -> None:
         """Raise ValueError for the first value out of range, naming its command-line flag."""
-        at_least(1, chunk=self.chunk, batch=self.batch, hidden=min(self.hidden, default=0))
+        at_least(
+            1,
+            chunk=self.chunk,
+            history=self.history,
+            batch=self.batch,
+            hidden=min(self.hidden, default=0),
+        )
+        for name, value in vars(self).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int):
+                    at_most(MOST, **{name: number})
         fraction(target_rate=self.target_rate, lr_end=self.lr_end)
+        fraction(lr_end_offline=self.lr_end_offline, average=self.average)
+        at_least(0, weight_decay=self.weight_decay)
+        if self.horizon:
+            at_least(self.chunk, horizon=self.horizon)
+        at_least(1, trunk=min(self.trunk, default=1))
+        if self.trunk and (len(set(self.hidden)) != 1 or len(set(self.trunk)) != 1):
+            raise ValueError(
+                f"--hidden is {self.hidden} and --trunk is {self.trunk}; residual blocks need equal widths"
+            )
         if not 0 < self.gamma < 1:
             raise ValueError(f"--gamma is {self.gamma}; wanted a discount in (0, 1)")
         if not 0 < self.lr < math.inf:
@@ -36,6 +76,13 @@ def at_least(least: float, **numbers: float) -> None:
     for name, value in numbers.items():
         if not value >= least:
             raise ValueError(f"--{_flag(name)} is {value}; wanted at least {least}")
+
+
+def at_most(most: float, **numbers: float) -> None:
+    """Raise ValueError for the first number above `most`, naming its flag."""
+    for name, value in numbers.items():
+        if not value <= most:
+            raise ValueError(f"--{_flag(name)} is {str(value)[:30]}; wanted at most {most:,}")
 
 
 def fraction(**numbers: float) -> None:

@@ -66,7 +66,7 @@ class DFP(Agent):
     def setup(self, generator: torch.Generator) -> None:
         cfg, C = self.cfg, self.chunk_dim
         self.policy = Policy(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.old_policy = self.target_network(self.policy, rate=cfg.old_rate)
         self.target_critic = self.target_network(self.critic, rate=cfg.target_rate)
         self.field = fields.parse(cfg.field)

@@ -34,11 +34,12 @@ class FBRAC(Agent):
     """Flow policy trained by flow matching and by Q; the critic is `Agent.critic_loss`."""
 
     cfg: FBRACConfig
+    acts = "flow"
 
     def setup(self, generator: torch.Generator) -> None:
         C = self.chunk_dim
         self.flow = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
         self.noise = {
             "flow": (normal, 1, C),  # x_0 of flow matching

@@ -38,7 +38,7 @@ class FQL(Agent):
         C = self.chunk_dim
         self.policy = Policy(*self.sizes, generator=generator)
         self.flow = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
         self.noise = {
             "flow": (normal, 1, C),  # x_0 of flow matching

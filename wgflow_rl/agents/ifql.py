@@ -37,10 +37,11 @@ class IFQL(Agent):
     """Flow of the behaviour, twin critics and a state value; the best of N by min Q_target is executed."""
 
     cfg: IFQLConfig
+    acts = "flow"
 
     def setup(self, generator: torch.Generator) -> None:
         self.flow = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.value = StateValue(self.obs_dim, self.cfg.hidden, generator=generator)
         self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
         self.noise = {"flow": (normal, 1, self.chunk_dim), "time": (uniform, 1, 1)}

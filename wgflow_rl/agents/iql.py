@@ -36,7 +36,7 @@ class IQL(Agent):
 
     def setup(self, generator: torch.Generator) -> None:
         self.policy = DeterministicPolicy(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.value = StateValue(self.obs_dim, self.cfg.hidden, generator=generator)
         self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
         self.latent = None

@@ -88,14 +88,102 @@ def _linear(size: int, out: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
+class ResidualStateMLP(nn.Module):
+    """f(s, v) = head(W_s trunk(s) + W_v v), where trunk and head are stacks of blocks x + W_2 gelu(W_1 LayerNorm(x)).
+
+    Most of the work depends on the state alone and is done once for all its vectors. Weights are Glorot uniform, drawn
+    with `generator`; biases are 0.
+
+    Args:
+        obs_dim: size of s.
+        in_dim: size of v.
+        out_dim: size of the output.
+        hidden: width of each block of the head, all equal.
+        trunk: width of each block of the trunk, all equal.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        in_dim: int,
+        out_dim: int,
+        hidden: tuple[int, ...],
+        trunk: tuple[int, ...],
+        *,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        for name, widths in (("hidden", hidden), ("trunk", trunk)):
+            if len(set(widths)) != 1:
+                raise ValueError(
+                    f"{name} is {widths}; residual blocks have equal widths, for example {name}=(256, 256)"
+                )
+        self.trunk = nn.Sequential(
+            _linear(obs_dim, trunk[0], generator),
+            *(ResidualBlock(width, generator) for width in trunk),
+            nn.LayerNorm(trunk[0]),
+        )
+        self.state = _linear(trunk[0], hidden[0], generator)
+        self.vector = nn.Linear(in_dim, hidden[0], bias=False) if in_dim else None
+        if self.vector is not None:
+            nn.init.xavier_uniform_(self.vector.weight, generator=generator)
+        self.head = nn.Sequential(
+            *(ResidualBlock(width, generator) for width in hidden),
+            nn.LayerNorm(hidden[0]),
+            _linear(hidden[0], out_dim, generator),
+        )
+
+    def forward(self, obs: Tensor, v: Tensor) -> Tensor:
+        """obs [B, S], v [B, G, V] -> [B, G, out_dim]. Differentiable in both."""
+        x = self.state(self.trunk(obs))[:, None]
+        return self.head(x if self.vector is None else x + self.vector(v))
+
+
+class ResidualBlock(nn.Module):
+    """x + W_2 gelu(W_1 LayerNorm(x))."""
+
+    def __init__(self, width: int, generator: torch.Generator):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width),
+            _linear(width, width, generator),
+            nn.GELU(),
+            _linear(width, width, generator),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def state_network(
+    obs_dim: int,
+    in_dim: int,
+    out_dim: int,
+    hidden: tuple[int, ...],
+    trunk: tuple[int, ...],
+    *,
+    generator: torch.Generator,
+) -> nn.Module:
+    """The network of a policy: `ResidualStateMLP` with a trunk, `StateMLP` without."""
+    if trunk:
+        return ResidualStateMLP(obs_dim, in_dim, out_dim, hidden, trunk, generator=generator)
+    return StateMLP(obs_dim, in_dim, out_dim, hidden, generator=generator)
+
+
 class Policy(nn.Module):
     """Pushforward policy a = f(z, s): noise in, one action chunk out, one network evaluation (DFP Sec. 3)."""
 
     def __init__(
-        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+        self,
+        obs_dim: int,
+        chunk_dim: int,
+        hidden: tuple[int, ...],
+        trunk: tuple[int, ...] = (),
+        *,
+        generator: torch.Generator,
     ):
         super().__init__()
-        self.net = StateMLP(obs_dim, chunk_dim, chunk_dim, hidden, generator=generator)
+        self.net = state_network(obs_dim, chunk_dim, chunk_dim, hidden, trunk, generator=generator)
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """obs [B, S], noise [B, G, C] ~ N(0, I) -> chunks [B, G, C], not clipped."""
@@ -109,10 +197,18 @@ class VectorField(nn.Module):
     """
 
     def __init__(
-        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+        self,
+        obs_dim: int,
+        chunk_dim: int,
+        hidden: tuple[int, ...],
+        trunk: tuple[int, ...] = (),
+        *,
+        generator: torch.Generator,
     ):
         super().__init__()
-        self.net = StateMLP(obs_dim, chunk_dim + 1, chunk_dim, hidden, generator=generator)
+        self.net = state_network(
+            obs_dim, chunk_dim + 1, chunk_dim, hidden, trunk, generator=generator
+        )
 
     def forward(self, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """obs [B, S], x [B, G, C], t [B, G, 1] -> [B, G, C]."""
@@ -123,10 +219,18 @@ class MeanVelocityPolicy(nn.Module):
     """One-step MeanFlow policy a = e - u(s, e, 0, 1), u the mean velocity between two times (Geng et al. 2025)."""
 
     def __init__(
-        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+        self,
+        obs_dim: int,
+        chunk_dim: int,
+        hidden: tuple[int, ...],
+        trunk: tuple[int, ...] = (),
+        *,
+        generator: torch.Generator,
     ):
         super().__init__()
-        self.net = StateMLP(obs_dim, chunk_dim + 2, chunk_dim, hidden, generator=generator)
+        self.net = state_network(
+            obs_dim, chunk_dim + 2, chunk_dim, hidden, trunk, generator=generator
+        )
 
     def forward(self, obs: Tensor, e: Tensor) -> Tensor:
         """obs [B, S], noise e [B, G, C] ~ N(0, I) -> chunks [B, G, C], not clipped."""
@@ -142,10 +246,16 @@ class DeterministicPolicy(nn.Module):
     """a = f(s): one action chunk per state."""
 
     def __init__(
-        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+        self,
+        obs_dim: int,
+        chunk_dim: int,
+        hidden: tuple[int, ...],
+        trunk: tuple[int, ...] = (),
+        *,
+        generator: torch.Generator,
     ):
         super().__init__()
-        self.net = StateMLP(obs_dim, 0, chunk_dim, hidden, generator=generator)
+        self.net = state_network(obs_dim, 0, chunk_dim, hidden, trunk, generator=generator)
 
     def forward(self, obs: Tensor) -> Tensor:
         """obs [B, S] -> [B, 1, C], not clipped."""
@@ -165,19 +275,25 @@ class StateValue(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Two independent action values Q_1, Q_2 of (state, chunk)."""
+    """Two independent action values Q_1, Q_2 of (state, chunk).
+
+    Args:
+        chunk_dim: coordinates of the executed actions, the first of a chunk; those after them are not read.
+    """
 
     def __init__(
         self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
     ):
         super().__init__()
+        self.chunk_dim = chunk_dim
         self.nets = nn.ModuleList(
             StateMLP(obs_dim, chunk_dim, 1, hidden, generator=generator, layer_norm=True)
             for _ in range(2)
         )
 
     def forward(self, obs: Tensor, chunks: Tensor) -> Tensor:
-        """obs [B, S], chunks [B, G, C] -> [2, B, G]."""
+        """obs [B, S], chunks [B, G, C or more] -> [2, B, G]."""
+        chunks = chunks[..., : self.chunk_dim]
         return torch.stack([net(obs, chunks).squeeze(-1) for net in self.nets])
 
     def mean(self, obs: Tensor, chunks: Tensor) -> Tensor:

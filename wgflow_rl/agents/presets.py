@@ -17,9 +17,18 @@ from torch import Tensor
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.bc import BC, BCConfig
 from wgflow_rl.agents.bfn import BFN, BFNConfig
 from wgflow_rl.agents.cac import CAC, CACConfig
+from wgflow_rl.agents.cloning import (
+    BC,
+    BCConfig,
+    DriftBC,
+    DriftBCConfig,
+    FlowBC,
+    FlowBCConfig,
+    MeanFlowBC,
+    MeanFlowBCConfig,
+)
 from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.agents.fawac import FAWAC, FAWACConfig
@@ -48,6 +57,13 @@ class Schedule:
     checkpoint_every: int
     log_every: int
     data_rows: int | None  # generated without a data folder; None: as many as the official set
+    data_episodes: int | None = None  # training trajectories, drawn at random (seed 42); None: all
+    mirror: bool = (
+        False  # add the training data's mirror images, where the task has a mirror symmetry (PushT)
+    )
+    # Evaluation plays the starts reset(seed=eval_seed), reset(seed=eval_seed + 1), ... every time, as the published
+    # protocol of some tasks does; None: new starts at every evaluation.
+    eval_seed: int | None = None
 
 
 # ---- the methods ---------------------------------------------------------------------------------------------------
@@ -73,6 +89,7 @@ ONLINE: dict[str, AgentConfig] = {  # offline, then online
     "dfp-energy": DFPConfig(field="energy", improve_field="energy"),
 }
 DEFAULT = "dfp-ml-energy"  # of `python -m wgflow_rl.train`
+DEFAULT_PUSHT = "drift-bc"  # the same with `--env pusht`, whose demonstrations are official
 OFFLINE: dict[str, AgentConfig] = {  # offline only: DFP's Table 7, beside fql and dfp
     "bc": BCConfig(),
     "iql": IQLConfig(),
@@ -84,11 +101,20 @@ OFFLINE: dict[str, AgentConfig] = {  # offline only: DFP's Table 7, beside fql a
     "fbrac": FBRACConfig(),
     "ifql": IFQLConfig(),
 }
-ROWS = ONLINE | OFFLINE
+CLONING: dict[str, AgentConfig] = {  # cloning of chunks without values, beside bc; not in the paper
+    "drift-bc": DriftBCConfig(),
+    "flow-bc": FlowBCConfig(),
+    "meanflow-bc": MeanFlowBCConfig(),
+}
+CLONERS = ("bc", *CLONING)  # methods without values
+ROWS = ONLINE | OFFLINE | CLONING
 METHODS = tuple(ROWS)  # of this package; `register` adds to ROWS
 AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
     BFNConfig: BFN,
     BCConfig: BC,
+    DriftBCConfig: DriftBC,
+    FlowBCConfig: FlowBC,
+    MeanFlowBCConfig: MeanFlowBC,
     IQLConfig: IQL,
     ReBRACConfig: ReBRAC,
     IDQLConfig: IDQL,
@@ -227,6 +253,19 @@ MAZE = DFPConfig(
 )
 ARM = replace(MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32, act_temperature=0.0)
 LIFT = ARM  # also for can and square, on which it has not been measured
+PUSHT = replace(
+    MAZE,
+    chunk=8,  # 2 observations, 16 actions predicted, 8 executed: Diffusion Policy's protocol (Chi et al. 2023)
+    history=2,
+    horizon=16,
+    trunk=(512,) * 4,
+    lr_end=1.0,
+    lr_end_offline=0.02,
+    weight_decay=1e-4,
+    average=0.999,
+    standardise=False,  # positions are scaled to [-1, 1]
+    act_temperature=0.0,
+)
 
 MAZE_SCHEDULE = Schedule(
     offline_steps=4_000,
@@ -262,11 +301,26 @@ LIFT_SCHEDULE = Schedule(
     data_rows=10_000,
 )
 
+PUSHT_SCHEDULE = Schedule(
+    offline_steps=8_000,
+    online_steps=20_000,
+    online_start=0,
+    online_share=0.5,
+    eval_every=1_000,
+    eval_episodes=50,
+    checkpoint_every=1_000,
+    log_every=100,
+    data_rows=None,
+    mirror=True,  # twice the demonstrations: without it the policy overfits after 4,000 steps (docs/pusht.md)
+    eval_seed=100_000,  # Diffusion Policy's 50 test starts
+)
+
 # Settings that the laptop preset gives every method alike, so that two of them differ in the method alone. What defines
 # a method (chunk, N of bfn, weights of losses) stays its own.
 ALIKE = (
     *("gamma", "lr", "lr_end", "target_rate", "hidden", "batch", "standardise"),
     *("candidates", "top_k", "old_rate", "target_samples", "act_samples", "act_temperature"),
+    *("history", "horizon", "trunk", "lr_end_offline", "weight_decay", "average"),
 )
 PRESETS = ("laptop", "paper", "paper-offline")
 
@@ -293,12 +347,20 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
             like, schedule = MAZE, MAZE_SCHEDULE
         if env.startswith(ROBOMIMIC):
             like, schedule = LIFT, LIFT_SCHEDULE
+        if env.startswith("pusht"):
+            like, schedule = PUSHT, PUSHT_SCHEDULE
+            agent = replace(agent, chunk=PUSHT.chunk)
         if method in METHODS:
             agent = laptop(method, agent, like)
     schedule = REGISTERED.get(method) or schedule
-    if name == "paper-offline" or method in OFFLINE:
+    if name == "paper-offline" or method in OFFLINE | CLONING:
         schedule = replace(schedule, online_steps=0, online_start=0)
     return agent, schedule
+
+
+def default_method(env: str) -> str:
+    """The method of `python -m wgflow_rl.train --env ENV`."""
+    return DEFAULT_PUSHT if env.startswith("pusht") else DEFAULT
 
 
 def paper(method: str, env: str) -> AgentConfig:

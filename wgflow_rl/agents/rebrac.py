@@ -47,7 +47,7 @@ class ReBRAC(Agent):
 
     def setup(self, generator: torch.Generator) -> None:
         self.policy = DeterministicPolicy(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.sizes, generator=generator)
+        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.target_policy = self.target_network(self.policy, rate=self.cfg.target_rate)
         self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))

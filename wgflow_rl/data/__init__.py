@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from wgflow_rl import envs
-from wgflow_rl.data import custom, generated, ogbench, robomimic
+from wgflow_rl.data import custom, generated, ogbench, pusht, robomimic
 from wgflow_rl.data.arrays import from_rows, from_trajectories, split
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.data.shards import Shards
+from wgflow_rl.utils.files import expand_user
 
 __all__ = [
     "SOURCES",
@@ -28,7 +29,7 @@ __all__ = [
 # Readers, modules or `custom.Reader`, with the names of `envs.SOURCES`. Each provides
 # load(folder, env, memory=), contents(path, env), which reads every file, and
 # download(env, folder, mirror=, shards=); nothing else depends on names or formats of files.
-SOURCES: dict[str, Any] = {"ogbench": ogbench, "robomimic": robomimic}
+SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 BUILT_IN = tuple(SOURCES)
 
 
@@ -60,7 +61,7 @@ def reader(env: str) -> Any:
 
 def cache_root() -> Path:
     """Folder of generated data: $WGFLOW_DATA, or ~/.cache/wgflow."""
-    return Path(os.environ.get("WGFLOW_DATA") or "~/.cache/wgflow").expanduser()
+    return expand_user(os.environ.get("WGFLOW_DATA") or "~/.cache/wgflow")
 
 
 def load(
@@ -72,32 +73,55 @@ def load(
     workers: int | None = None,
     progress: bool = True,
     memory_gb: float = 4.0,
+    history: int = 1,
+    episodes: int | None = None,
+    mirror: bool = False,
 ) -> tuple[Episodes | Shards, Episodes]:
     """Load the (training, validation) data of an environment, labelled for its task.
 
     Args:
         env: one of `envs.names()`.
         folder: folder with the source's files, official or generated. None: generate the data into
-            the cache unless they are there; a registered reader receives None. With a folder,
-            `rows`, `seed`, `workers` and `progress` are unused.
+            the cache unless they are there; data that cannot be generated (PushT) are read from
+            `cache_root()`, and a registered reader receives None. With a folder, `rows`, `seed`,
+            `workers` and `progress` are unused.
         rows: training transitions to generate, rounded up to whole parts. None: as many as the
             official set. A tenth as many are added for validation.
         seed: seed of the generated data, which are bit-identical for any number of workers.
-        workers: worker processes of the generation; None: one per core. They are spawned, so a
-            script needs its `if __name__ == "__main__"` guard.
+        workers: worker processes of the generation; None: one per core. They do not import the
+            caller's main module.
         progress: show a progress bar.
         memory_gb: memory for a folder of shards, in 10^9 bytes; shards that do not fit take turns.
             A data set in a single file is read whole.
+        history: observations are the last `history` ones as one vector, as in `envs.make`.
+        episodes: number of training trajectories, drawn at random with seed 42; None: all.
+        mirror: add the mirror images of the training data, if the task is symmetric.
 
     Raises:
         ValueError: See the source's `load`.
         FileNotFoundError: See the source's `load`.
     """
-    source = reader(env)
+    name, source = envs.parse(env).source, reader(env)
     if folder is None and not isinstance(source, custom.Reader):
-        folder = generated.generate(
-            env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
-        )
+        if name in generated.MAKERS:
+            folder = generated.generate(
+                env, root=cache_root(), rows=rows, seed=seed, workers=workers, progress=progress
+            )
+        else:
+            folder = cache_root()  # where `python -m wgflow_rl.data download` puts them
     if folder is not None:
-        folder = Path(folder).expanduser()
-    return source.load(folder, env, memory=1e9 * memory_gb)
+        folder = expand_user(folder)
+    train, validation = source.load(folder, env, memory=1e9 * memory_gb)
+    if history == 1 and episodes is None and not mirror:
+        return train, validation
+    if not isinstance(train, Episodes):
+        raise ValueError(
+            f"{folder} holds shards, which are read as they are; --history and --data-episodes need a single file"
+        )
+    if episodes is not None:
+        train = train.subset(episodes, seed=42)
+    if mirror:
+        if not hasattr(source, "mirrored"):
+            raise ValueError(f"--mirror needs a task with a mirror symmetry, which {env} has not")
+        train = train + source.mirrored(train)
+    return train.with_history(history), validation.with_history(history)

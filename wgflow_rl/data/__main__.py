@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated, Any
 import tyro
 
 from wgflow_rl import data, envs, plugins
-from wgflow_rl.data import generated, ogbench, statistics
-from wgflow_rl.utils.cli import one_line_errors
+from wgflow_rl.data import generated, ogbench, pusht, statistics
+from wgflow_rl.utils.cli import UserError, one_line_errors
+from wgflow_rl.utils.files import expand_user
 
 Env = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")
@@ -41,20 +43,30 @@ class List:
 def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
     """Folders with files of an environment's data set: downloads first, then generated data."""
     name, found = envs.parse(env), {}
-    roots = [root for root in (downloads.expanduser(), data.cache_root()) if root.is_dir()]
+    roots = [root for root in _roots(downloads) if root.is_dir()]
     for folder in (path for root in roots for path in sorted((root, *root.iterdir()))):
         if files := [
             *folder.glob(f"{name.dataset}*.npz"),
             *folder.glob(f"{name.suite}/{name.kind}/*.hdf5"),
+            *(pusht.files(folder) if name.source == "pusht" else ()),
         ]:
             found[folder] = files
     return found
 
 
+def _roots(downloads: Path) -> list[Path]:
+    """Folders that may hold data; those in a home folder that does not exist are left out."""
+    roots = []
+    for root in (lambda: expand_user(downloads), data.cache_root):
+        with contextlib.suppress(UserError):
+            roots.append(root())
+    return roots
+
+
 def _check_shards(shards: int) -> None:
-    if shards < 0:
+    if not 0 <= shards <= 1000:
         raise ValueError(
-            f"--shards is {shards}; wanted 0 for a single data set, or the number of shards"
+            f"--shards is {shards}; wanted 0 for a single data set, or the number of shards, at most 1,000"
         )
 
 
@@ -83,7 +95,7 @@ class Generate:
             raise ValueError(
                 f"--shards is {self.shards}, but only data of OGBench's environments can be sharded; leave it out"
             )
-        root = data.cache_root() if self.folder is None else self.folder.expanduser()
+        root = data.cache_root() if self.folder is None else expand_user(self.folder)
         folder = self._make(root, self.seed)
         if self.shards:
             folder = self._collect(folder, root)
@@ -114,8 +126,9 @@ class Download:
     """Download the official files, unless present. An interrupted download is continued."""
 
     env: Env
-    folder: Path = DOWNLOADS
-    """Folder to download to."""
+    folder: Path | None = None
+    """Folder to download to (default: ~/.ogbench/data; for data that cannot be generated, the cache,
+    where training looks for them)."""
     mirror: str | None = None
     """URL of a server with the official one's layout, used instead.
     Its SHA256SUMS, if any, is checked."""
@@ -125,8 +138,10 @@ class Download:
 
     def run(self) -> None:
         _check_shards(self.shards)
+        can_generate = envs.parse(self.env).source in generated.MAKERS
+        folder = self.folder or (DOWNLOADS if can_generate else data.cache_root())
         folder = data.reader(self.env).download(
-            self.env, self.folder.expanduser(), mirror=self.mirror, shards=self.shards
+            self.env, expand_user(folder), mirror=self.mirror, shards=self.shards
         )
         Check(self.env, folder).run()
 
@@ -141,7 +156,7 @@ class Check:
     plugin: plugins.Flag = ()
 
     def run(self) -> None:
-        for part in data.reader(self.env).contents(self.folder.expanduser(), self.env):
+        for part in data.reader(self.env).contents(expand_user(self.folder), self.env):
             print(f"{part.source}\n  {part.summary()}")
 
 
@@ -173,20 +188,24 @@ class Info:
             else:
                 found = statistics.collect([ogbench.relabel(train, env)])
             print("\n  ".join([f"{env}:", *found.lines()]))
-        picture = self.picture or (folder or Path()) / f"{dataset}.png"
+        near = folder or Path()
+        if near.is_file() or near.suffix == ".zarr":
+            near = near.parent
+        picture = self.picture or near / f"{dataset}.png"
         statistics.draw(own, picture, self.env)
         print(picture)
 
     def _folder(self) -> Path | None:
         if self.folder is not None:
-            return self.folder.expanduser()
+            return expand_user(self.folder)
         if isinstance(data.reader(self.env), data.custom.Reader):
             return None
         found = _found(self.env, DOWNLOADS)
         if not found:
+            how = "generate" if envs.parse(self.env).source in generated.MAKERS else "download"
             raise ValueError(
-                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or generate some: "
-                f"python -m wgflow_rl.data generate {self.env}"
+                f"no data of {self.env} in {DOWNLOADS} or {data.cache_root()}; give --folder DIR, or {how} some: "
+                f"python -m wgflow_rl.data {how} {self.env}"
             )
         return max(found, key=lambda folder: max(path.stat().st_mtime for path in found[folder]))
 

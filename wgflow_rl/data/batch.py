@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """A batch of h-step chunks; B states, chunk length h, action size A."""
+    """A batch of h-step chunks; B states, chunk length h, action size A, T >= h actions per prediction (usually h)."""
 
     obs: Tensor  # [B, S] s_t
-    actions: Tensor  # [B, h, A] a_t ... a_{t+h-1}; after the trajectory's end, its last action
-    valid: Tensor  # [B, h] 1 where the action belongs to the trajectory of s_t
+    actions: Tensor  # [B, T, A] a_t ... a_{t+T-1}; after the trajectory's end, its last action
+    valid: Tensor  # [B, T] 1 where the action belongs to the trajectory of s_t
     returns: (
         Tensor  # [B] R_h = sum_i gamma^i r_{t+i}, up to and including the step that ends the task
     )
     discount: Tensor  # [B] gamma^h, 0 where the task ended inside the chunk
     next_obs: Tensor  # [B, S] s_{t+h}
-    next_actions: Tensor  # [B, h, A] a_{t+h} ... a_{t+2h-1}, the data's actions from s_{t+h} on
-    next_valid: Tensor  # [B, h] 1 where that action belongs to the same trajectory
+    next_actions: Tensor  # [B, T, A] a_{t+h} ... a_{t+h+T-1}, the data's actions from s_{t+h} on
+    next_valid: Tensor  # [B, T] 1 where that action belongs to the same trajectory
     complete: Tensor  # [B] 1 where the h-step target is known: whole chunk, or task ended inside it
 
     @property
     def chunk(self) -> Tensor:
-        """`actions` as one vector per chunk, [B, 1, C] with C = h A."""
+        """`actions` as one vector per chunk, [B, 1, C] with C = T A."""
         return self.actions.flatten(1)[:, None]
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -131,6 +131,42 @@ class Episodes:
         """Undiscounted return of each trajectory, [trajectories] float64."""
         starts = np.flatnonzero(self.terminals) + 1 - self.lengths
         return np.add.reduceat(self.rewards, starts, dtype=np.float64)
+
+    def __add__(self, other: Episodes) -> Episodes:
+        """The trajectories of both."""
+        both = {name: [getattr(self, name), getattr(other, name)] for name in LAYOUT}
+        return replace(self, **{name: np.concatenate(arrays) for name, arrays in both.items()})
+
+    def subset(self, count: int, *, seed: int) -> Episodes:
+        """Draw `count` trajectories without replacement, in their order.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if not 1 <= count <= self.trajectories:
+            raise ValueError(
+                f"{count} trajectories were asked for, but {self.source} has {self.trajectories} for training; give "
+                f"--data-episodes from 1 to {self.trajectories}"
+            )
+        chosen = np.random.default_rng(seed).permutation(self.trajectories)[:count]
+        trajectory = np.cumsum(self.terminals) - self.terminals  # of each row
+        rows = np.isin(trajectory, chosen)
+        return replace(self, **{name: getattr(self, name)[rows] for name in LAYOUT})
+
+    def with_history(self, count: int) -> Episodes:
+        """Replace observations by the last `count` ones, oldest first; the first of a trajectory is repeated."""
+        if count == 1:
+            return self
+        row, start = (
+            np.arange(len(self)),
+            np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths),
+        )
+        obs = [self.observations[np.maximum(row - k, start)] for k in range(count - 1, -1, -1)]
+        return replace(
+            self,
+            observations=np.concatenate(obs, 1),
+            next_observations=np.concatenate([*obs[1:], self.next_observations], 1),
+        )
 
     def summary(self) -> str:
         """One line of text: sizes, rewards, successes."""

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from wgflow_rl import envs, plugins
 from wgflow_rl.data import demonstrations, npz, oracles
 from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.files import open_to_append
 
 LENGTH = 1000  # minimum transitions per part
 TRAIN, VALIDATION = 0, 1
@@ -64,6 +66,7 @@ def generate(
             generator or a damaged part.
         RuntimeError: If a worker is killed or an extra is not installed. Finished parts are kept
             for the next call.
+        OSError: If the data are not there and cannot be written.
     """
     name = envs.parse(env)
     maker = MAKERS.get(name.source)
@@ -78,12 +81,24 @@ def generate(
         raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")
     if seed < 0:
         raise ValueError(f"seed is {seed}; wanted 0 or more")
+    for what, number, most in (
+        ("rows", rows, 10**9),
+        ("seed", seed, 2**63 - 1),
+        ("workers", workers or 1, 1024),
+    ):
+        if number > most:
+            raise ValueError(f"{what} is {str(number)[:30]}; wanted at most {most:,}")
     envs.require(env)
     count = -(-rows // LENGTH)
     folder = root / f"{name.dataset}-rows{count * LENGTH}-seed{seed}-v{maker.VERSION}"
-    root.mkdir(parents=True, exist_ok=True)
+
+    def is_complete() -> bool:
+        return all(path.exists() for path in maker.files(folder, env))
+
+    if is_complete():  # needs no lock, which a read-only disk could not hold
+        return folder
     with _exclusive_lock(root / f".{folder.name}.lock"):
-        if not all(path.exists() for path in maker.files(folder, env)):
+        if not is_complete():
             splits = {TRAIN: count, VALIDATION: max(1, count // 10)}
             _generate_parts(
                 env, seed, splits, folder, workers=workers or _cores(), progress=progress
@@ -94,7 +109,16 @@ def generate(
 @contextlib.contextmanager
 def _exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a file lock, released with its process: concurrent runs wait for the data."""
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open_to_append(path)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: generated data cannot be kept in {path.parent}. Set WGFLOW_DATA to a folder that can "
+            "be written to, or name a folder with the data (--data of a training)",
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -144,7 +168,8 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         initializer=_start_worker,
         initargs=(plugins.imported(),),
     ) as pool:
-        futures = [pool.submit(_make_part, job) for job in jobs]
+        with _bare_main():
+            futures = [pool.submit(_make_part, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -157,6 +182,21 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         finally:
             # After Ctrl-C, finish the parts in progress and start no others.
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _bare_main() -> Iterator[None]:
+    """Hide the main module from spawned processes, so that scripts need no `__main__` guard.
+
+    A process imports the main module when it starts. Without the guard a script would generate its
+    data again there, and wait for the lock that its parent holds.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker(modules: tuple[str, ...]) -> None:

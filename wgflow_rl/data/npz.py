@@ -2,14 +2,14 @@
 
 An npz file is a zip archive of npy files, whose checksums zipfile compares only at the end of an
 entry. numpy's reader stops after the number of bytes that the npy header implies, so a damaged
-header can bypass the comparison. Here the size in the header must be that of the entry.
+header can bypass the comparison. Here the size in the header must be that of the entry, and an
+entry that claims more bytes than its compressed size can hold is refused before memory is reserved.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import zipfile
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.files import is_access_error, replacing, require_regular
+from wgflow_rl.utils.memory import MAX_RATIO, check_memory
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -43,19 +45,16 @@ class Member(NamedTuple):
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays atomically; equal arrays give equal bytes."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp.npz")
-    try:
-        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarray]:
     """Read the arrays of a file, or those in `names`.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
+        OSError: If the file does not exist or the system fails to read it.
+        UserError: If an array exceeds the memory of the machine.
         Damaged: The message names file and fault.
     """
     with _archive(path) as members:
@@ -91,6 +90,7 @@ def verify(path: Path) -> None:
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]]]:
     """Open a file as {array name: (archive, entry)}; errors inside the block become `Damaged`."""
+    require_regular(path)
     with path.open("rb") as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
@@ -100,10 +100,15 @@ def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.Zi
                     if name == entry.filename or name in members:
                         raise ValueError(f"{entry.filename!r} is not an array, or occurs twice")
                     members[name] = (archive, entry)
+                stored = sum(entry.compress_size for entry in archive.infolist())
+                if stored > (size := path.stat().st_size):
+                    raise ValueError(f"its entries claim {stored:,} bytes of a file of {size:,}")
                 yield members
-        except MemoryError:
+        except (MemoryError, UserError):
             raise
         except Exception as error:
+            if is_access_error(error):
+                raise OSError(error.errno, error.strerror, str(path)) from error
             # zipfile, zlib and numpy raise a dozen types of errors on altered bytes,
             # NotImplementedError among them.
             raise Damaged(
@@ -118,6 +123,10 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
     Raises:
         ValueError: For objects, or if its size is not that of the entry.
     """
+    if entry.file_size > MAX_RATIO * entry.compress_size:
+        raise ValueError(
+            f"{entry.filename} claims {entry.file_size:,} bytes in {entry.compress_size:,} compressed ones"
+        )
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:
@@ -136,8 +145,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    _header(
-        archive, entry
-    )  # sizes agree: reading the array reaches the end, where the checksum is compared
+    # Sizes agree: reading the array reaches the end, where the checksum is compared.
+    check_memory(_header(archive, entry).nbytes, f"{archive.filename}: {entry.filename}")
     with archive.open(entry) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)

@@ -20,10 +20,12 @@ from wgflow_rl import envs
 from wgflow_rl.data import fetch, npz
 from wgflow_rl.data.episodes import Episodes, row_bytes
 from wgflow_rl.data.shards import Shard, Shards
+from wgflow_rl.envs.rendering import importing_simulators
 
 # A public copy of the official files, without the 100M sets (OGBench's issue 49).
 MIRROR = "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main"
 LABELS = ("qpos", "button_states")  # arrays that determine rewards and masks
+ENDS = ("terminals", "timeouts")  # arrays that end trajectories; only D4RL's files have timeouts
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, Episodes]:
@@ -159,6 +161,8 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
     }
     if envs.parse(env).suite.startswith(("scene", "puzzle")):
         wanted["button_states"] = (inner.unwrapped._num_buttons,)  # not a function of qpos
+    if "timeouts" in members:
+        wanted["timeouts"] = ()
     another = f"this is data of another environment than {env}. Give --data the right folder."
     for name in wanted:
         if name not in members:
@@ -171,11 +175,11 @@ def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
     (rows,) = lengths["observations"]
     for name, size in wanted.items():
         shape, kind = members[name].shape, members[name].dtype
-        if name == "terminals" and shape != (rows,):
-            raise ValueError(f"{path}: terminals is {shape}; wanted one entry per row, {(rows,)}")
+        if name in ENDS and shape != (rows,):
+            raise ValueError(f"{path}: {name} is {shape}; wanted one entry per row, {(rows,)}")
         if shape != (rows, *size):
             raise ValueError(f"{path}: {name} is {shape}, wanted {(rows, *size)}: {another}")
-        if kind.kind not in ("biuf" if name in ("terminals", "button_states") else "f"):
+        if kind.kind not in ("biuf" if name in (*ENDS, "button_states") else "f"):
             raise ValueError(f"{path}: {name} is {kind}; wanted floating-point numbers")
     return members
 
@@ -210,15 +214,18 @@ def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
 
 
 def _ends(path: Path) -> np.ndarray:
-    """Ends of trajectories, [rows] bool.
+    """Ends of trajectories, [rows] bool: `terminals`, and D4RL's `timeouts` if the file has them.
+
+    D4RL marks a trajectory that reached its goal in `terminals` and one that was cut off in `timeouts`.
 
     Raises:
         ValueError: If they are inconsistent.
     """
-    values = npz.read(path, ("terminals",))["terminals"]
-    ends = values == 1
-    if not (ends | (values == 0)).all():
-        raise ValueError(f"{path}: terminals holds {np.unique(values)[:5]}; wanted 0 and 1")
+    ends: Any = False
+    for name, values in npz.read(path, ENDS).items():
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError(f"{path}: {name} holds {np.unique(values)[:5]}; wanted 0 and 1")
+        ends = ends | (values == 1)
     if not ends[-1]:
         raise ValueError(
             f"{path}: the last row, {len(ends) - 1}, does not end a trajectory; the file looks truncated"
@@ -289,8 +296,8 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
     Raises:
         ConnectionError: The message names alternatives if a file cannot be downloaded.
     """
-    from ogbench.utils import DATASET_URL
-
+    with importing_simulators():
+        from ogbench.utils import DATASET_URL
     name = envs.parse(env)
     server, parts = (mirror or DATASET_URL).rstrip("/"), [name.dataset]
     if shards:

@@ -134,6 +134,7 @@ class Replay:
         chunk: int,
         gamma: float,
         generator: torch.Generator,
+        horizon: int = 0,
         online_share: float = 0.0,
         step: int = 0,
     ) -> Batch:
@@ -144,6 +145,7 @@ class Replay:
             chunk: chunk length h.
             gamma: discount factor per environment step.
             generator: source of the indices.
+            horizon: actions T per row of the batch, the first h of which are the chunk; 0: h.
             online_share: fraction of the batch drawn from online rows only, once there are any; the
                 rest is drawn from the whole ring. 0, the protocol of the paper: everything from the
                 whole ring.
@@ -162,12 +164,14 @@ class Replay:
             fresh = round(batch * online_share)
             age = torch.randint(online, (fresh,), **where)
             start[:fresh] = (self.head - 1 - age) % self.capacity
-        return self.chunks(start.to(self.rows["obs"].device), chunk=chunk, gamma=gamma)
+        start = start.to(self.rows["obs"].device)
+        return self.chunks(start, chunk=chunk, gamma=gamma, horizon=horizon)
 
-    def chunks(self, start: Tensor, *, chunk: int, gamma: float) -> Batch:
+    def chunks(self, start: Tensor, *, chunk: int, gamma: float, horizon: int = 0) -> Batch:
         """Chunks that start at the rows `start` [B], with R_h = sum_i gamma^i r_{t+i} as `returns`."""
-        rows = self.rows
-        steps = torch.arange(2 * chunk, device=start.device)  # this chunk and the next
+        rows, horizon = self.rows, horizon or chunk
+        # The actions from s_t and those from s_{t+h}.
+        steps = torch.arange(chunk + horizon, device=start.device)
         # Offline rows are contiguous; online rows of one environment are `lanes` apart.
         stride = torch.where(self._age(start) < self.added, self.lanes, 1)
         index = (start[:, None] + stride[:, None] * steps) % self.capacity
@@ -176,21 +180,22 @@ class Replay:
         valid = torch.cat([ends.new_ones(len(start), 1), ~ends[:, :-1]], 1).cumprod(1)
         last = valid.sum(1, keepdim=True) - 1
         index = index.gather(1, torch.minimum(steps, last))  # repeat the last valid row
-        (index, after), steps = index.split(chunk, 1), steps[:chunk]
-        valid, next_valid = valid.to(rows["rewards"].dtype).split(chunk, 1)
-        alive = rows["masks"][index].cumprod(1)  # 0 from the step that ends the task on
-        counted = valid * torch.cat([alive.new_ones(len(start), 1), alive[:, :-1]], 1)
-        powers = gamma**steps
+        valid = valid.to(rows["rewards"].dtype)
+        executed = index[:, :chunk]
+        alive = rows["masks"][executed].cumprod(1)  # 0 from the step that ends the task on
+        before = torch.cat([alive.new_ones(len(start), 1), alive[:, :-1]], 1)
+        powers = gamma ** steps[:chunk]
+        returns = (rows["rewards"][executed] * valid[:, :chunk] * before * powers).sum(1)
         return Batch(
             obs=rows["obs"][start],
-            actions=rows["actions"][index],
-            valid=valid,
-            returns=(rows["rewards"][index] * counted * powers).sum(1),
+            actions=rows["actions"][index[:, :horizon]],
+            valid=valid[:, :horizon],
+            returns=returns,
             discount=gamma**chunk * alive[:, -1],
-            next_obs=rows["next_obs"][index[:, -1]],
-            next_actions=rows["actions"][after],
-            next_valid=next_valid,
-            complete=torch.maximum(valid[:, -1], 1 - alive[:, -1]),
+            next_obs=rows["next_obs"][executed[:, -1]],
+            next_actions=rows["actions"][index[:, chunk:]],
+            next_valid=valid[:, chunk:],
+            complete=torch.maximum(valid[:, chunk - 1], 1 - alive[:, -1]),
         )
 
     def _age(self, index: Tensor) -> Tensor:

@@ -9,9 +9,7 @@ demonstration is a trajectory.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,14 +18,13 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl import envs
-from wgflow_rl.data import fetch
+from wgflow_rl.data import fetch, hdf5
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.envs.robomimic import KEYS
-from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.files import replacing
 
 FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # in order of preference
-SERVER = "http://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomimic 0.3
+SERVER = "https://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomimic 0.3
 OFFICIAL = "low_dim_v141.hdf5"
 SPLITS = ("train", "valid")
 HELD_OUT = 10  # in a file without masks, every tenth demonstration is for validation
@@ -36,6 +33,7 @@ WIDTHS = {
     "robot0_eef_quat": 4,
     "robot0_gripper_qpos": 2,
 }  # sizes of the parts of an observation; "object" has the rest
+GRIPPERS = {"PandaGripper": "default"}  # robosuite's default gripper of a Panda
 CONTROL = (
     "type",
     "input_type",
@@ -118,9 +116,11 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         own, server = path_of(env).parent, (mirror or SERVER).rstrip("/")
         (folder / own).mkdir(parents=True, exist_ok=True)
         try:
+            sums = fetch.checksums(server)
             fetch.fetch(
                 f"{server}/{own}/{OFFICIAL}",
                 folder / own / OFFICIAL,
+                sha256=sums.get(f"{own}/{OFFICIAL}"),
                 verify=lambda part: list(contents(part, env)),
             )
         except ConnectionError as error:
@@ -136,15 +136,12 @@ def read(path: Path, env: str, split: str = "train") -> Episodes:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: The message names file and demonstration if an array is missing, truncated or of
-            another shape, or if the environment or controller differs.
+        ValueError: The message names file and demonstration if an array is missing, truncated, of
+            another shape or stored in another file, or if the environment or controller differs.
     """
-    with _open(path) as file:
-        _check_environment(path, file, env)
-        parts = [
-            _read_demonstration(path, file[f"data/{name}"])
-            for name in _demonstrations(path, file, split)
-        ]
+    with hdf5.opened(path, kind="a robomimic data set", install=envs.robomimic.INSTALL) as file:
+        _check_environment(path, file.get("data").attrs, env)
+        parts = [_read_demonstration(file, f"data/{name}") for name in _demonstrations(file, split)]
     for key in ("observations", "next_observations", "actions"):
         if len(widths := {part[key].shape[1] for part in parts}) > 1:
             raise ValueError(
@@ -159,33 +156,28 @@ def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> No
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     masks: dict[str, list[str]] = {}
     total = number = 0
-    try:
-        with h5py.File(temporary, "w") as file:
-            group = file.create_group("data")
-            for split, parts in zip(SPLITS, (train, validation), strict=True):
-                for part in parts:
-                    ends = np.cumsum(part["lengths"])
-                    for operator, length, end in zip(
-                        part["operators"], part["lengths"], ends, strict=True
-                    ):
-                        demo = group.create_group(f"demo_{number}")
-                        for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
-                            demo[key] = part[key][end - length : end]
-                        demo.attrs["num_samples"] = int(length)
-                        demo.attrs["model_file"] = str(part["model_file"])
-                        for mask in (split, operator, f"{operator}_{split}"):
-                            masks.setdefault(str(mask), []).append(f"demo_{number}")
-                        number, total = number + 1, total + int(length)
-            group.attrs["total"] = total
-            group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
-            for name, demos in masks.items():
-                file[f"mask/{name}"] = np.array(demos, dtype="S")
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group("data")
+        for split, parts in zip(SPLITS, (train, validation), strict=True):
+            for part in parts:
+                ends = np.cumsum(part["lengths"])
+                for operator, length, end in zip(
+                    part["operators"], part["lengths"], ends, strict=True
+                ):
+                    demo = group.create_group(f"demo_{number}")
+                    for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
+                        demo[key] = part[key][end - length : end]
+                    demo.attrs["num_samples"] = int(length)
+                    demo.attrs["model_file"] = str(part["model_file"])
+                    for mask in (split, operator, f"{operator}_{split}"):
+                        masks.setdefault(str(mask), []).append(f"demo_{number}")
+                    number, total = number + 1, total + int(length)
+        group.attrs["total"] = total
+        group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
+        for name, demos in masks.items():
+            file[f"mask/{name}"] = np.array(demos, dtype="S")
 
 
 def split_observation(observation: np.ndarray) -> dict[str, np.ndarray]:
@@ -194,41 +186,16 @@ def split_observation(observation: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(KEYS, np.split(observation, ends), strict=True))
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise UserError(f"reading {path} needs h5py: {envs.robomimic.INSTALL}") from error
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (
-        OSError,
-        RuntimeError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        json.JSONDecodeError,
-    ) as error:
-        # Raised by h5py for truncated or altered bytes, and by the block for unexpected contents.
-        raise ValueError(
-            f"{path} is not a robomimic data set, or is damaged ({type(error).__name__}: {error}). Delete it, then "
-            "download or generate it again."
-        ) from error
-
-
-def _demonstrations(path: Path, file: Any, split: str) -> list[str]:
+def _demonstrations(file: hdf5.Contents, split: str) -> list[str]:
     """Names of the demonstrations of a split, ordered by number."""
-    if strange := [name for name in file["data"] if not re.fullmatch(r"demo_\d+", name)]:
+    path, found = file.path, list(file.get("data"))
+    if strange := [name for name in found if not re.fullmatch(r"demo_\d{1,9}", name)]:
         raise ValueError(f"{path}: data has {strange[0]!r}; wanted only demo_0, demo_1, ...")
-    every = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
+    every = sorted(found, key=lambda name: int(name.removeprefix("demo_")))
     masks = {
-        name: {demo.decode() for demo in file[f"mask/{name}"][:]}
+        name: {demo.decode() for demo in file.read(f"mask/{name}")}
         for name in SPLITS
-        if f"mask/{name}" in file
+        if file.array(f"mask/{name}") is not None
     }
     if masks:
         if lacking := set(SPLITS) - masks.keys():
@@ -248,15 +215,16 @@ def _demonstrations(path: Path, file: Any, split: str) -> list[str]:
         ]
     if not names:
         raise ValueError(
-            f"{path}: no demonstration in split {split}; it has {len(every)} and masks {list(file.get('mask', ()))}"
+            f"{path}: no demonstration in split {split}; it has {len(every)} and masks {list(masks)}"
         )
     return names
 
 
-def _read_demonstration(path: Path, demo: Any) -> dict[str, np.ndarray]:
+def _read_demonstration(file: hdf5.Contents, demo: str) -> dict[str, np.ndarray]:
     """Read one demonstration as the arrays of `Episodes`."""
-    where = f"{path}: {demo.name}"
-    length = int(demo.attrs.get("num_samples", len(demo["actions"])))
+    where = f"{file.path}: /{demo}"
+    length = file.get(demo).attrs.get("num_samples")
+    length = len(file.array(f"{demo}/actions")) if length is None else int(length)
     columns = [
         "actions",
         "rewards",
@@ -265,21 +233,27 @@ def _read_demonstration(path: Path, demo: Any) -> dict[str, np.ndarray]:
     ]
     arrays = {}
     for name in columns:
-        if name not in demo:
+        array = file.array(f"{demo}/{name}")
+        if array is None:
             raise ValueError(
                 f"{where} has no {name}; wanted low-dimensional data with {', '.join(KEYS)} in obs and next_obs"
             )
-        arrays[name] = demo[name][:]
-        if len(arrays[name]) != length or length == 0:
+        if len(array) != length or length == 0:
             raise ValueError(
-                f"{where}: {name} has {len(arrays[name])} rows, wanted {length}; the file looks truncated"
+                f"{where}: {name} has {len(array)} rows, wanted {length}; the file looks truncated"
             )
         width = WIDTHS.get(name.rpartition("/")[2])
-        row_shape = () if name in ("rewards", "dones") else (width or arrays[name].shape[-1],)
-        if arrays[name].shape[1:] != row_shape or arrays[name].dtype.kind not in "biuf":
+        row_shape = () if name in ("rewards", "dones") else (width or array.shape[-1],)
+        if array.shape[1:] != row_shape or array.dtype.kind not in "biuf":
             raise ValueError(
-                f"{where}: {name} is {arrays[name].dtype} {arrays[name].shape}; wanted numbers {(length, *row_shape)}"
+                f"{where}: {name} is {array.dtype} {array.shape}; wanted numbers {(length, *row_shape)}"
             )
+        arrays[name] = file.read(f"{demo}/{name}")
+    if not np.isin(arrays["rewards"], (0, 1)).all():
+        raise ValueError(
+            f"{where}: rewards holds {np.unique(arrays['rewards'])[:5]}; wanted sparse rewards, 0 and 1. Record the "
+            "file without reward_shaping."
+        )
     dones = arrays["dones"].astype(np.float32)
 
     def concatenate(part: str) -> np.ndarray:
@@ -295,18 +269,24 @@ def _read_demonstration(path: Path, demo: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _check_environment(path: Path, file: Any, env: str) -> None:
-    """Check that actions have the same effect here.
+def _check_environment(path: Path, attributes: Mapping[str, Any], env: str) -> None:
+    """Check that actions and rewards have the same meaning here.
 
     Raises:
-        ValueError: If task or controller differ.
+        ValueError: If task, robot, gripper, control frequency, rewards or controller differ.
     """
-    args: Mapping[str, Any] = json.loads(file["data"].attrs["env_args"])
+    args: Mapping[str, Any] = json.loads(attributes["env_args"])
     ours = envs.robomimic.env_args(envs.parse(env).suite)
     if args["env_name"] != ours["env_name"]:
         raise ValueError(
             f"{path} was recorded in {args['env_name']}, but {env} is {ours['env_name']}"
         )
+    for name, (came, wanted) in _settings_of(args, ours).items():
+        if came != wanted:
+            raise ValueError(
+                f"{path} was recorded with {name} {came!r}; here it is {wanted!r}, so its actions or rewards would "
+                "have a different meaning"
+            )
     theirs, controller = envs.robomimic.arm_controller(args), envs.robomimic.arm_controller(ours)
     for name in CONTROL:
         if np.any(theirs[name] != controller[name]):
@@ -314,3 +294,22 @@ def _check_environment(path: Path, file: Any, env: str) -> None:
                 f"{path} was recorded with a controller whose {name} is {theirs[name]}; here it is {controller[name]}, "
                 "so its actions would have a different effect"
             )
+
+
+def _settings_of(args: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings of the simulator by name, as (in the file, here), in one spelling; robosuite's defaults if absent."""
+
+    def spelled(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        robots = kwargs["robots"]
+        robots = robots if isinstance(robots, str) else ", ".join(robots)
+        grippers = kwargs.get("gripper_types", "default")
+        grippers = [grippers] if isinstance(grippers, str) else list(grippers or [None])
+        return {
+            "robots": robots,
+            "gripper_types": ", ".join(GRIPPERS.get(each, str(each)) for each in grippers),
+            "control_freq": kwargs.get("control_freq", 20),
+            "reward_shaping": kwargs.get("reward_shaping", False),
+        }
+
+    theirs, here = spelled(args["env_kwargs"]), spelled(ours["env_kwargs"])
+    return {name: (theirs[name], here[name]) for name in here}

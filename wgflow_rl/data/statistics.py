@@ -10,7 +10,7 @@ import numpy as np
 
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.utils.colours import BLUE, INK, RULE, SHADE
-from wgflow_rl.utils.files import publish
+from wgflow_rl.utils.files import replacing
 
 EDGES = np.linspace(-1, 1, 42)  # 41 bins, one of them centred on 0
 DOTS = 4000  # number of states in the figure
@@ -132,9 +132,5 @@ def draw(statistics: Statistics, path: Path, title: str) -> None:
         axes.set_facecolor(SHADE if axes is space else "white")
         axes.tick_params(colors=INK, labelsize=8)
     figure.suptitle(title, fontsize=11, color=INK)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-        publish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,14 +6,19 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
+from gymnasium.wrappers import FlattenObservation, FrameStackObservation
+
 from wgflow_rl import plugins
-from wgflow_rl.envs import custom, ogbench, robomimic
+from wgflow_rl.envs import custom, ogbench, pusht, robomimic
+from wgflow_rl.envs.check import check
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
 __all__ = [
     "SOURCES",
     "Name",
     "SingleTask",
+    "check",
     "check_name",
     "make",
     "names",
@@ -25,10 +30,10 @@ __all__ = [
 
 # Sources of environments, modules or `custom.Source`; `wgflow_rl.data` has readers of the same
 # names. Each provides names(), parse(env) and make(env, **options).
-SOURCES: dict[str, Any] = {"ogbench": ogbench, "robomimic": robomimic}
+SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 BUILT_IN = tuple(SOURCES)
 
-Name = ogbench.Name | robomimic.Name | custom.Name
+Name = ogbench.Name | pusht.Name | robomimic.Name | custom.Name
 
 
 def register(
@@ -88,8 +93,8 @@ def parse(env: str) -> Name:
     near = near[:4] or difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
     raise ValueError(
         f"env is {env!r}, which is not one of the {len(names())} known names. Nearest: {', '.join(near) or 'none'}. "
-        "Names look like cube-single-play-singletask-task2-v0 or lift-mh-low_dim; wgflow_rl.envs.names() lists all. "
-        "--plugin MODULE adds those of a module."
+        "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht; wgflow_rl.envs.names() lists "
+        "all. --plugin MODULE adds those of a module."
     )
 
 
@@ -107,18 +112,23 @@ def require(env: str) -> None:
     """Check that the packages of `env` are installed.
 
     Raises:
-        RuntimeError: The message names the missing extra.
+        RuntimeError: The message names what to install.
     """
-    if parse(env).source == "robomimic":
+    source = parse(env).source
+    if source == "robomimic":
         robomimic.import_robosuite()
+    elif source == "pusht":
+        pusht.import_gym_pusht()
 
 
-def make(env: str, **options: Any) -> SingleTask:
+def make(env: str, *, history: int = 1, **options: Any) -> gymnasium.Env:
     """Make an environment: observations float32 [S], actions float32 [A] in [-1, 1], a time limit.
 
     Args:
         env: such as "cube-single-play-singletask-task2-v0"; without "-task2", the suite's default
             task.
+        history: observations are the last `history` ones, oldest first, as one vector; the first
+            of an episode is repeated.
         options: keyword arguments of the suite's constructor (`width=480, height=480` for sharper
             videos).
 
@@ -126,4 +136,7 @@ def make(env: str, **options: Any) -> SingleTask:
         ValueError: The message lists the nearest names.
         RuntimeError: See `require`.
     """
-    return SOURCES[parse(env).source].make(env, **options)
+    made: gymnasium.Env = SOURCES[parse(env).source].make(env, **options)
+    if history > 1:
+        made = FlattenObservation(FrameStackObservation(made, history, padding_type="reset"))
+    return made

@@ -15,6 +15,8 @@ import numpy as np
 
 from wgflow_rl.utils.cli import UserError
 
+LONGEST = 100_000  # steps of an episode; the suites' own limits are 4,000 and less
+
 
 class EnvironmentFailed(UserError):
     """An environment raised, or returned an invalid observation or reward."""
@@ -45,10 +47,11 @@ class Guard:
     Args:
         env: name of the environment in messages.
         timeout: seconds that one reset or step may take.
+        longest: steps that an episode may take.
     """
 
-    def __init__(self, env: str, *, timeout: float = 600.0):
-        self.env, self.timeout = env, timeout
+    def __init__(self, env: str, *, timeout: float = 600.0, longest: int = LONGEST):
+        self.env, self.timeout, self.longest = env, timeout, longest
         self._call: Call | None = None  # in progress
         self._left = threading.Event()
 
@@ -66,7 +69,13 @@ class Guard:
         call = Call(self.env, episode, seed, step, action)
         with self._watching(call):
             obs, reward, terminated, truncated, info = env.step(action)
-        return _checked(obs, float(reward), env, call), float(reward), terminated, truncated, info
+        obs, ended = _checked(obs, reward, env, call), bool(terminated or truncated)
+        if step >= self.longest and not ended:
+            raise EnvironmentFailed(
+                f"the environment has not ended its episode in {call}: an evaluation would never end. Wrap it in "
+                "gymnasium.wrappers.TimeLimit, or register it with limit=STEPS."
+            )
+        return obs, float(reward), terminated, truncated, info
 
     @contextlib.contextmanager
     def _watching(self, call: Call) -> Iterator[None]:
@@ -109,16 +118,27 @@ class Guard:
         os._exit(2)
 
 
-def _checked(obs: np.ndarray, reward: float, env: gymnasium.Env, call: Call) -> np.ndarray:
-    """Return a copy of `obs`. Raises: EnvironmentFailed if it or the reward is invalid."""
-    wanted = env.observation_space.shape
-    if np.shape(obs) != wanted or not np.isfinite(obs).all() or not np.isfinite(reward):
-        came = _short(obs) if np.shape(obs) == wanted else f"of shape {np.shape(obs)}"
+def _checked(obs: Any, reward: Any, env: gymnasium.Env, call: Call) -> np.ndarray:
+    """Return a copy of `obs` in the type of its space. Raises: EnvironmentFailed if it or the reward is invalid."""
+    space = env.observation_space
+    try:
+        array = np.array(obs, dtype=space.dtype)
+        valid = array.shape == space.shape and np.isfinite(array).all() and np.isfinite(reward)
+    except (TypeError, ValueError):  # a dictionary, None, lists of unequal lengths, reward None
+        array, valid = np.array(None), False
+    if not valid:
+        came = _short(array) if array.shape == space.shape else _kind(obs)
         raise EnvironmentFailed(
             f"the environment answered with observation {came} and reward {reward} in {call}; wanted finite numbers "
-            f"and shape {wanted}."
+            f"and shape {space.shape}."
         )
-    return np.array(obs)
+    return array
+
+
+def _kind(obs: Any) -> str:
+    return (
+        f"of shape {obs.shape}" if isinstance(obs, np.ndarray) else f"of type {type(obs).__name__}"
+    )
 
 
 def _short(array: Any) -> str:

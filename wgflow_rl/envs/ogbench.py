@@ -27,6 +27,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.rendering import importing_simulators
 from wgflow_rl.utils.cli import UserError
 
 # Suite -> kind of official data set. Mazes of type teleport are excluded: step() draws from numpy's
@@ -104,7 +105,8 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
     its reset samples; here it is replaced by one Box that can be seeded.
     """
     try:
-        import ogbench  # noqa: F401  (registers its environments)
+        with importing_simulators():
+            import ogbench  # noqa: F401  (registers its environments)
     except ModuleNotFoundError as error:
         raise UserError(
             f"OGBench's environments need its package ({error}): pip install 'wgflow[rl]', on Python 3.11 or 3.12"
@@ -112,7 +114,7 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
 
     spec = gymnasium.spec(gym_id)
     assert isinstance(spec.entry_point, str) and spec.max_episode_steps is not None
-    with warnings.catch_warnings():
+    with importing_simulators(), warnings.catch_warnings():
         # Without a display, the import of dm_control warns before it selects another renderer.
         warnings.filterwarnings("ignore", message=".*DISPLAY", category=UserWarning)
         creator: Any = load_env_creator(spec.entry_point)

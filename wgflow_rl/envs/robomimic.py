@@ -25,6 +25,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.rendering import importing_simulators
 from wgflow_rl.utils.cli import UserError
 
 KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
@@ -242,7 +243,8 @@ def import_robosuite() -> Any:
     """
     logging.getLogger("robosuite_logs").addFilter(_is_error)
     try:
-        import robosuite
+        with importing_simulators():
+            import robosuite
     except ModuleNotFoundError as error:
         raise UserError(
             f"lift, can and square need the extra robomimic ({error}): {INSTALL}"

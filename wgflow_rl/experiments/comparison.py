@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import html
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -85,6 +87,12 @@ def average(groups: Iterable[RunGroup | None], phase: Phase) -> str:
     if not all(map(len, values)):
         return MISSING
     return f"{100 * np.mean([np.mean(each) for each in values]):.1f}"
+
+
+def escape(text: str) -> str:
+    """Escape a name of unknown origin: in Markdown it is text, without markup, HTML or line breaks."""
+    line = " ".join(text.split())
+    return re.sub(r"([\\`*\[\]|~$])", r"\\\1", html.escape(line, quote=False))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -178,7 +186,7 @@ def extra_rows(
     lines = ["**Not in the paper**", ""]
     for columns in blocks(table):
         rows = [
-            [label, f"ours ({key})" if not members[0].peer else f"log ({key})", *cells]
+            [escape(label), f"ours ({key})" if not members[0].peer else f"log ({key})", *cells]
             for label, members in found.items()
             for key, cells in protocol_rows(table, columns, members, legend)
         ]
@@ -201,9 +209,9 @@ class Legend:
         return self.keys.setdefault(protocol, letters)
 
     def lines(self) -> list[str]:
-        return [f"- ({key}) {protocol}" for protocol, key in self.keys.items()] + [""] * bool(
-            self.keys
-        )
+        return [f"- ({key}) {escape(protocol)}" for protocol, key in self.keys.items()] + [
+            ""
+        ] * bool(self.keys)
 
 
 def critics(table: ResultTable) -> str:

@@ -42,6 +42,11 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
+    panels = {
+        plain(panel): {plain(label): group for label, group in lines.items()}
+        for panel, lines in panels.items()
+    }
+    dashed = [plain(label) for label in dashed]
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -84,6 +89,11 @@ def draw(
     figure.savefig(picture, format="png")
     write_whole(path, picture.getvalue())
     return path
+
+
+def plain(text: str) -> str:
+    """Shorten a name, and escape dollar signs, which matplotlib would take for mathematics."""
+    return " ".join(text.split())[:80].replace("$", r"\$")
 
 
 def _line(

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
 
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils.files import open_to_append, write_whole
 from wgflow_rl.utils.threads import THREADS
 
 State = Literal["new", "started", "done", "failed", "diverged"]
@@ -119,12 +119,20 @@ def _attempts(job: Job, lock: TextIO, retries: int, pause: float) -> Outcome:
 def _train(job: Job, lock: TextIO) -> tuple[int, str]:
     """Run one process; return its exit code and, if that is not 0, its error message."""
     command = [sys.executable, *job.program]
-    threads = str(job.threads)
+    # The rounding of sums depends on the number of threads, so a resumed run keeps that of its config.json.
+    threads = _stored_threads(job.folder) or job.threads
     if (job.folder / "config.json").exists():
-        command += ["--resume", str(job.folder), "--threads", threads]
+        command += ["--resume", str(job.folder)]
     else:
-        command += [*job.flags, "--run-dir", str(job.folder), "--threads", threads]
-    with (job.folder / "train.log").open("a", encoding="utf-8") as log:
+        command += [*job.flags, "--run-dir", str(job.folder)]
+    command += ["--threads", str(threads)]
+    with open_to_append(job.folder / "train.log") as log:
+        if threads != job.threads:
+            log.write(
+                f"warning: this run began with {threads} threads and keeps them, for equal numbers; the sweep reserves "
+                f"{job.threads} (--cpus-per-run)\n"
+            )
+            log.flush()
         begin = log.tell()
         # The process inherits the lock, so a training whose sweep was killed still holds its
         # folder. In its own session it does not receive Ctrl-C from the terminal: the sweep
@@ -134,7 +142,7 @@ def _train(job: Job, lock: TextIO) -> tuple[int, str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=os.environ | dict.fromkeys(THREADS, threads),
+            env=os.environ | dict.fromkeys(THREADS, str(threads)),
             pass_fds=[lock.fileno()],
             start_new_session=True,
         )
@@ -144,6 +152,15 @@ def _train(job: Job, lock: TextIO) -> tuple[int, str]:
         finally:
             _terminate(process)
     return process.returncode, _error_message(job.folder / "train.log", begin, process.returncode)
+
+
+def _stored_threads(folder: Path) -> int | None:
+    """Number of threads that a run has stored; None before its start."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        threads = stored["settings"]["machine"]["threads"]
+        return threads if isinstance(threads, int) and threads > 0 else None
+    return None
 
 
 def _terminate(process: subprocess.Popen) -> None:
@@ -172,7 +189,7 @@ def _newest_checkpoint(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _exclusive_lock(folder: Path) -> Iterator[TextIO]:
-    with (folder / ".sweep.lock").open("a", encoding="utf-8") as file:
+    with open_to_append(folder / ".sweep.lock") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

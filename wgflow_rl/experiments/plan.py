@@ -24,7 +24,19 @@ from wgflow_rl.training.settings import Settings, as_json, from_command_line, of
 LOGGING = ("log_every", "checkpoint_every")  # of the schedule: without effect on results
 # Settings added after folders had been named: omitted from the hash at these values, so that names
 # stay valid.
-ADDED_DEFAULTS = {"envs": 1, "noise_on": "cpu"}
+ADDED_DEFAULTS = {
+    "envs": 1,
+    "noise_on": "cpu",
+    "history": 1,
+    "horizon": 0,
+    "lr_end_offline": 1.0,
+    "weight_decay": 0.0,
+    "average": 0.0,
+    "trunk": (),
+    "data_episodes": None,
+    "mirror": False,
+    "eval_seed": None,
+}
 RESERVED = (
     "--method",
     "--env",
@@ -64,14 +76,17 @@ class Plan:
 
 def digest(settings: Settings) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the settings that change results."""
-    contents = of_results(as_json(settings))
-    contents = {
-        k: v for k, v in contents.items() if k not in ADDED_DEFAULTS or v != ADDED_DEFAULTS[k]
-    }
-    contents["schedule"] = {k: v for k, v in contents["schedule"].items() if k not in LOGGING}
+    contents = _without_added(of_results(as_json(settings)))
+    contents["agent"] = _without_added(contents["agent"])
+    schedule = _without_added(contents["schedule"])
+    contents["schedule"] = {k: v for k, v in schedule.items() if k not in LOGGING}
     if contents["data"] is not None:
         contents["data"] = str(Path(contents["data"]).expanduser().resolve())
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k not in ADDED_DEFAULTS or v != ADDED_DEFAULTS[k]}
 
 
 def table(number: int) -> ResultTable:
@@ -152,7 +167,10 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
             )
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)
     if extra:
-        return Kind(row, env, from_command_line(flags), flags)
+        settings = from_command_line(flags)
+        if settings.data is not None:  # absolute: other machines have another current folder
+            flags = (*flags, "--data", settings.data)
+        return Kind(row, env, settings, flags)
     # Without extra flags, avoid the command-line parser, which takes half a second per cell of a
     # table.
     agent, schedule = presets.preset(preset, row.method, envs.check_name(env))

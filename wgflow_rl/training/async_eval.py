@@ -38,7 +38,7 @@ class CheckpointEvaluator:
         plugins.load(settings.plugin, optional=True)
         self.settings = settings
         count = min(EVAL_ENVS, settings.schedule.eval_episodes)
-        self.envs = [envs.make(settings.env) for _ in range(count)]
+        self.envs = [envs.make(settings.env, history=settings.agent.history) for _ in range(count)]
         obs, action = self.envs[0].observation_space.shape, self.envs[0].action_space.shape
         assert obs and action
         self.agent = presets.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
@@ -58,6 +58,7 @@ class CheckpointEvaluator:
                 episodes=settings.schedule.eval_episodes,
                 seed=settings.seed,
                 first_episode=step,
+                eval_seed=settings.schedule.eval_seed,
                 guard=guard,
             )
 

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from wgflow_rl.utils.files import make_folder, write_whole
+from wgflow_rl.utils.files import make_folder, remove_temporaries, require_regular, write_whole
 
 FORMAT = 3  # version of the format; increase it with every incompatible change
 
@@ -157,8 +157,7 @@ def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None
     for part in folder.glob("rows-*.safetensors"):
         if part.name not in needed:
             part.unlink(missing_ok=True)
-    for left in folder.glob(".*.safetensors.tmp"):  # left by a save that was killed
-        left.unlink(missing_ok=True)
+    remove_temporaries(folder)
 
 
 def _listed(path: Path) -> tuple[Part, ...]:
@@ -233,6 +232,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         ValueError: If another version of this package wrote it.
     """
     try:
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -262,6 +262,7 @@ def _found(folder: Path) -> dict[int, Path]:
     names = {
         path: re.fullmatch(r"step-(\d+)\.safetensors", path.name)
         for path in folder.glob("step-*.safetensors")
+        if path.is_file()  # to open a pipe would block
     }
     return {int(match[1]): path for path, match in names.items() if match}
 

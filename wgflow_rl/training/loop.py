@@ -55,7 +55,8 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         guard = enter(Guard(settings.env, timeout=machine.env_timeout))
         pool = 0 if machine.async_eval else min(EVAL_ENVS, settings.schedule.eval_episodes)
         playing = [
-            enter(contextlib.closing(envs.make(settings.env))) for _ in range(settings.envs + pool)
+            enter(contextlib.closing(envs.make(settings.env, history=settings.agent.history)))
+            for _ in range(settings.envs + pool)
         ]
         collecting, evaluating = playing[: settings.envs], playing[settings.envs :]
 
@@ -82,6 +83,11 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
                 mininterval=1,
             )
         )
+        if not resume and not state.data_are_solved:
+            bar.write(
+                f"warning: no transition of the data ends the task of {settings.env}, so training sees no success "
+                "before the online phase. Check --env and --data, or go on if this is intended."
+            )
         stop = enter(StopRequest())
         Trainer(state, log, evaluator, bar, stop).train()
     return settings.folder
@@ -102,6 +108,7 @@ class InlineEvaluator:
             seed=settings.seed,
             first_episode=step,
             guard=self.guard,
+            eval_seed=settings.schedule.eval_seed,
         )
         future.set_result(result)
         return future
@@ -175,6 +182,8 @@ class Trainer:
             if collected <= schedule.online_start:
                 return {}
             agent.anneal(collected / schedule.online_steps)
+        elif cfg.lr_end_offline != 1:
+            agent.anneal(state.step / schedule.offline_steps, online=False)
         batch = state.sample()
         noise = agent.draw_noise(cfg.batch, state.generator)
         return checked_update(agent, batch, noise, online=collected >= 1, at=str(state))
@@ -205,9 +214,8 @@ class Trainer:
             raise EvaluationFailed(
                 f"the evaluation of step {step} failed: {type(error).__name__}: {error} (--resume repeats it)"
             ) from error
-        success = float(result.success.mean())
-        if success >= state.best.success:
-            state.best = Best(step, success)
+        if result.score >= state.best.score:
+            state.best = Best(step, result.score)
         row = self.log.evaluation(
             step,
             state.phase(step),
@@ -215,10 +223,12 @@ class Trainer:
             episodes=len(result.success),
             episode_return=float(result.returns.mean()),
             length=float(result.lengths.mean()),
+            scores=result.scores,
         )
         self.log.curve(self.settings.env)
+        name = "success" if result.scores is None else "score"
         self.bar.set_postfix_str(
-            f"{state.phase(step)}, success {success:.2f}, length {row['length']:.0f}"
+            f"{state.phase(step)}, {name} {row[name]:.2f}, length {row['length']:.0f}"
         )
         self.pending, state.evaluating, self.unsaved = None, None, True
 

@@ -133,6 +133,12 @@ class Evaluation(NamedTuple):
     success: np.ndarray  # [E] bool
     returns: np.ndarray  # [E] undiscounted
     lengths: np.ndarray  # [E] steps
+    scores: np.ndarray | None = None  # [E] final info["score"] of environments that have one
+
+    @property
+    def score(self) -> float:
+        """Number by which checkpoints are compared: the mean score, or the success rate."""
+        return float(np.mean(self.success if self.scores is None else self.scores))
 
 
 def evaluate(
@@ -143,6 +149,7 @@ def evaluate(
     seed: int,
     first_episode: int,
     guard: Guard,
+    eval_seed: int | None = None,
     frame: Callable[[dict[int, int]], None] | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes on a pool of environments that step together, so that the policy acts on batches.
@@ -151,6 +158,7 @@ def evaluate(
         envs: the pool; each takes the next episode when its own ends.
         seed, first_episode: start states are those of episodes first_episode, first_episode + 1, ... of this seed.
         guard: names failures of the environments.
+        eval_seed: start states are instead those of reset(seed=eval_seed), reset(seed=eval_seed + 1), ...
         frame: called after each round of steps with {index of an environment: the episode it has just stepped}.
 
     Raises:
@@ -158,6 +166,7 @@ def evaluate(
     """
     generator = torch.Generator().manual_seed(reset_seed(seed, EVAL_SEEDS, first_episode))
     result = Evaluation(np.zeros(episodes, bool), np.zeros(episodes), np.zeros(episodes, int))
+    scores = np.zeros(episodes)
     players = [Player(env, guard) for env in envs]
     playing: dict[int, int] = {}  # environment -> episode
     started = 0
@@ -165,7 +174,8 @@ def evaluate(
     def start(i: int) -> None:
         nonlocal started
         number = first_episode + started
-        players[i].start(number, reset_seed(seed, EVAL_SEEDS, number))
+        own = reset_seed(seed, EVAL_SEEDS, number) if eval_seed is None else eval_seed + started
+        players[i].start(number, own)
         playing[i], started = started, started + 1
 
     for i in range(min(len(envs), episodes)):
@@ -179,10 +189,11 @@ def evaluate(
             result.returns[episode] += reward
             if terminated or truncated:
                 result.success[episode] = bool(info["success"])
+                scores[episode] = info.get("score", np.nan)
                 del playing[i]
         if frame is not None:
             frame(stepped)
         for i in stepped:
             if i not in playing and started < episodes:
                 start(i)
-    return result
+    return result if np.isnan(scores).all() else result._replace(scores=scores)

@@ -19,16 +19,26 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
+
+import numpy as np
 
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import make_folder, write_whole
+from wgflow_rl.utils.files import (
+    make_folder,
+    naming_errors,
+    open_to_append,
+    remove_temporaries,
+    require_regular,
+    write_whole,
+)
 
 EVAL_COLUMNS = (
     "step",
@@ -61,7 +71,10 @@ _row_callbacks: list[RowCallback] = []
 PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
 
 
-def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple[float, float]:
+Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal distribution
+
+
+def wilson(successes: int, episodes: int, z: float = Z95) -> tuple[float, float]:
     """Wilson's score interval of a success rate, 95 % by default (E. B. Wilson, 1927, JASA 22).
 
     Unlike k/n ± z sigma it stays in [0, 1] and has a positive width for 0 and n successes of n.
@@ -79,7 +92,11 @@ def wilson(successes: int, episodes: int, z: float = 1.959963984540054) -> tuple
         / (episodes + z * z)
         * math.sqrt(successes * (episodes - successes) / episodes + z * z / 4)
     )
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exact at the ends, where centre and half differ by rounding alone.
+    return (
+        max(0.0, centre - half) if successes else 0.0,
+        min(1.0, centre + half) if successes < episodes else 1.0,
+    )
 
 
 def on_row(callback: RowCallback) -> RowCallback:
@@ -122,6 +139,8 @@ def check_folder(folder: str | os.PathLike[str], *, resume: bool) -> None:
         for name in ("config.json", "train.csv", "eval.csv")
         if (p := Path(folder) / name).exists()
     ]
+    for place in found:
+        require_regular(place)
     # Headers alone, left by a run that was killed before its first row, may be overwritten.
     holds_run = any(
         path.name == "config.json" or path.read_bytes().count(b"\n") > 1 for path in found
@@ -170,17 +189,19 @@ class RunLog:
             check_folder(
                 self.folder, resume=resume_step is not None
             )  # another run may have ended before the lock
+            remove_temporaries(self.folder)
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
+            opened.enter_context(_quiet_event_threads())
             # A repeated evaluation gives equal numbers, so its events need not be purged.
             self._events = (
                 _events(self.folder / "tensorboard", resume_step) if tensorboard else None
             )
             if self._events is not None:
-                opened.callback(self._events.close)
+                opened.callback(self._close_events)
             self._opened = opened.pop_all()
         self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
 
@@ -192,7 +213,7 @@ class RunLog:
     def config(self, settings: Mapping[str, Any]) -> None:
         """Write config.json: settings (JSON-able), versions, commit and command line.
 
-        A resumed run keeps its original settings and adds an entry to "resumed".
+        A resumed run keeps its original settings, except for the folder of its data, and adds an entry to "resumed".
 
         Raises:
             TypeError: For settings that are not JSON-able.
@@ -208,6 +229,8 @@ class RunLog:
                     f"{path} is damaged: it has no list of resumes. Give it an empty one: resumed, []."
                 )
             contents["resumed"].append({"step": self.resume_step, **here})
+            if isinstance(contents.get("settings"), dict) and "data" in settings:
+                contents["settings"]["data"] = settings["data"]  # the files may have moved
         write_whole(path, json.dumps(contents, indent=2) + "\n")
 
     def train(self, step: int, phase: str, values: Mapping[str, Any]) -> None:
@@ -233,8 +256,11 @@ class RunLog:
         episodes: int,
         episode_return: float,
         length: float,
+        scores: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """Add a row to eval.csv: success with Wilson 95 % interval, mean return, mean steps.
+
+        Of an environment with scores also their mean and its normal 95 % interval.
 
         Returns:
             The row.
@@ -253,10 +279,20 @@ class RunLog:
             "length": float(length),
             "wall_s": round(self.wall_s, 1),
         }
+        if scores is not None:
+            mean, half = scores.mean(), Z95 * scores.std() / math.sqrt(len(scores))
+            row |= {
+                "score": float(mean),
+                "score_low": float(mean - half),
+                "score_high": float(mean + half),
+            }
         self._eval.add(row)
-        self._mirror("eval", {name: row[name] for name in EVAL_COLUMNS[2:]}, step)
+        self._mirror(
+            "eval", {name: row[name] for name in row if name not in ("step", "phase")}, step
+        )
         if self._events is not None:
-            self._events.flush()
+            with naming_errors(self.folder / "tensorboard"):
+                self._events.flush()
         self._call_back("eval", row)
         return row
 
@@ -274,8 +310,13 @@ class RunLog:
 
     def _mirror(self, table: str, numbers: Mapping[str, float], step: int) -> None:
         if self._events is not None:
-            for name, number in numbers.items():
-                self._events.add_scalar(f"{table}/{name}", number, step)
+            with naming_errors(self.folder / "tensorboard"):
+                for name, number in numbers.items():
+                    self._events.add_scalar(f"{table}/{name}", number, step)
+
+    def _close_events(self) -> None:
+        with naming_errors(self.folder / "tensorboard"):
+            self._events.close()
 
     def curve(self, title: str = "") -> Path:
         """Draw curve.png from the rows of eval.csv; return its path."""
@@ -331,7 +372,7 @@ def _commit() -> str | None:
 
 def _lock(path: Path) -> TextIO:
     # flock rather than a file with a process id: the kernel releases it when the process ends.
-    file = path.open("a", encoding="utf-8")
+    file = open_to_append(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -340,6 +381,22 @@ def _lock(path: Path) -> TextIO:
             f"another process is writing to {path.parent}; wait for it, or use --run-dir."
         ) from error
     return file
+
+
+@contextlib.contextmanager
+def _quiet_event_threads() -> Iterator[None]:
+    """Print no traceback of TensorBoard's threads: what they raise is raised again by the next write."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__module__.partition(".")[0] != "tensorboard":
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _events(folder: Path, resume_step: int | None):

@@ -17,10 +17,11 @@ import tyro
 
 from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
-from wgflow_rl.agents.config import AgentConfig, above, at_least
+from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
 from wgflow_rl.agents.presets import Schedule
 from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
+from wgflow_rl.utils.files import expand_user, require_regular
 
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 PROG = "python -m wgflow_rl.train"
@@ -46,6 +47,7 @@ class Machine:
         above(0, env_timeout=self.env_timeout)
         if self.threads is not None:
             at_least(1, threads=self.threads)
+            at_most(1024, threads=self.threads)
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -79,7 +81,7 @@ class Settings:
     Defaults are those of the preset for method and environment.
 
     The flags depend on the method: see `--method NAME --help`. `--resume DIR` continues a stopped
-    run and takes only --plugin and the flags of the machine, --device to --async-eval.
+    run and takes only --plugin, the flags of the machine, --device to --async-eval, and --data if the data have moved.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
@@ -112,10 +114,14 @@ class Settings:
 
     @staticmethod
     def resumed(args: Sequence[str]) -> Settings:
-        """Settings of `--resume DIR [--plugin MODULE] [flags of Machine]`: the run's, with a new machine."""
+        """Settings of `--resume DIR [--plugin MODULE] [--data DIR] [flags of Machine]`: the run's, with a new machine.
+
+        With `--data` the files may have moved; a checkpoint refuses other contents.
+        """
         first = argparse.ArgumentParser(prog=PROG, add_help=False, allow_abbrev=False)
         first.add_argument("--resume", metavar="DIR", required=True)
         first.add_argument("--plugin", action="append", default=[])
+        first.add_argument("--data", metavar="DIR")
         folder, flags = first.parse_known_args(args)
         plugins.load(folder.plugin)
         settings = Settings.read(Path(folder.resume))
@@ -125,14 +131,18 @@ class Settings:
         )
         more = tuple(name for name in folder.plugin if name not in settings.plugin)
         plugin = (*settings.plugin, *more)
-        return replace(settings, run_dir=folder.resume, plugin=plugin, machine=machine).check()
+        data = settings.data if folder.data is None else folder.data
+        resumed = replace(
+            settings, run_dir=folder.resume, plugin=plugin, machine=machine, data=data
+        )
+        return resumed.check()
 
     @property
     def folder(self) -> Path:
         return Path(self.run_dir or f"runs/{self.method}-{self.env}-s{self.seed}")
 
     def check(self) -> Settings:
-        """Return the settings.
+        """Return the settings, with the path of the data absolute: a run may be resumed from another folder.
 
         Raises:
             ValueError: The message names the first invalid setting.
@@ -143,7 +153,12 @@ class Settings:
         at_least(0, seed=self.seed)
         at_least(1, swap_every=self.swap_every, envs=self.envs)
         above(0, memory_gb=self.memory_gb)
+        at_most(2**63 - 1, seed=self.seed)
+        at_most(10_000, envs=self.envs)
         schedule = self.schedule
+        at_most(10**12, offline_steps=schedule.offline_steps, online_steps=schedule.online_steps)
+        at_most(10**9, data_rows=schedule.data_rows or 0)
+        at_most(10**6, eval_episodes=schedule.eval_episodes)
         for name in ("offline_steps", "online_steps", "online_start"):
             at_least(0, **{name: getattr(schedule, name)})
         for name in ("eval_every", "eval_episodes", "checkpoint_every", "log_every"):
@@ -159,7 +174,11 @@ class Settings:
                 f"--online-start is {schedule.online_start} of {schedule.online_steps} online steps, so nothing would "
                 "be learned online; wanted fewer"
             )
-        return self
+        return (
+            self
+            if self.data is None
+            else replace(self, data=str(expand_user(self.data).absolute()))
+        )
 
     @staticmethod
     def read(folder: Path) -> Settings:
@@ -176,6 +195,7 @@ class Settings:
         path = folder / "config.json"
         if not path.exists():
             raise FileNotFoundError(f"{folder} holds no run: there is no config.json in it")
+        require_regular(path)
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))["settings"]
             named = stored.get("plugin", [])
@@ -211,14 +231,15 @@ def from_command_line(
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
-    first.add_argument("--method", default=presets.DEFAULT)
+    first.add_argument("--method")
     first.add_argument("--env", default=DEFAULT_ENV)
     first.add_argument("--plugin", action="append", default=[])
     chosen, _ = first.parse_known_args(args)
     plugins.load(chosen.plugin)
     envs.check_name(chosen.env)
-    agent, schedule = presets.preset(chosen.preset, chosen.method, chosen.env)
-    default = Settings(agent, schedule, method=chosen.method, env=chosen.env, preset=chosen.preset)
+    method = chosen.method or presets.default_method(chosen.env)
+    agent, schedule = presets.preset(chosen.preset, method, chosen.env)
+    default = Settings(agent, schedule, method=method, env=chosen.env, preset=chosen.preset)
     return tyro.cli(
         Settings, args=list(args), default=default, prog=prog, description=about
     ).check()

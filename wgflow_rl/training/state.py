@@ -28,10 +28,10 @@ HELD_OUT = 256  # validation chunks for diagnostics
 
 
 class Best(NamedTuple):
-    """Evaluation with the highest success rate, the latest of equal ones."""
+    """Evaluation with the highest score (the success rate where the environment has no score), the latest of equals."""
 
     step: int
-    success: float
+    score: float
 
 
 class TrainingState:
@@ -61,6 +61,9 @@ class TrainingState:
             folder=settings.data,
             rows=schedule.data_rows,
             memory_gb=settings.memory_gb,
+            history=cfg.history,
+            episodes=schedule.data_episodes,
+            mirror=schedule.mirror,
             progress=progress,
         )
         check_sizes(train.widths, envs[0], settings.env)
@@ -74,7 +77,9 @@ class TrainingState:
             lanes=settings.envs,
         )
         self.held_out = Replay(validation, capacity=len(validation), device=device)
-        obs = torch.as_tensor(train.head().observations)
+        head = train.head()
+        self.data_are_solved = head.successes > 0  # of shards, the first one
+        obs = torch.as_tensor(head.observations)
         self.agent = presets.build(
             cfg,
             obs_dim=train.widths[0],
@@ -90,7 +95,7 @@ class TrainingState:
         self.generator = torch.Generator(where).manual_seed(settings.seed)  # batches and noise
         self.acting = torch.Generator().manual_seed(settings.seed)
         self.step = 0
-        self.best = Best(step=0, success=-1.0)
+        self.best = Best(step=0, score=-1.0)
         self.evaluating: int | None = (
             None  # the step whose evaluation has begun and is not recorded
         )
@@ -115,6 +120,7 @@ class TrainingState:
         self.batch = self.replay.sample(
             cfg.batch,
             chunk=cfg.chunk,
+            horizon=cfg.predicted,
             gamma=cfg.gamma,
             generator=self.generator,
             online_share=schedule.online_share,
@@ -126,7 +132,11 @@ class TrainingState:
         """Compute the agent's diagnostics on fixed validation chunks and noise."""
         cfg, generator = self.settings.agent, torch.Generator().manual_seed(0)
         batch = self.held_out.sample(
-            HELD_OUT, chunk=cfg.chunk, gamma=cfg.gamma, generator=generator
+            HELD_OUT,
+            chunk=cfg.chunk,
+            horizon=cfg.predicted,
+            gamma=cfg.gamma,
+            generator=generator,
         )
         return self.agent.diagnose(batch, generator)
 
@@ -178,7 +188,7 @@ class TrainingState:
         if state["data"] != self.data_checksum:
             raise ValueError(
                 f"the data read now are not those the run in {run} began with, so it cannot be continued. "
-                "Put the files back, or start a new run."
+                "Put the files back, name their new folder with --data, or start a new run."
             )
         for name, value in self._result_settings().items():
             if (began := state["settings"].get(name)) != value:

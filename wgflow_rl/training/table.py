@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils.files import naming_errors, require_regular, write_whole
 
 
 class Table:
@@ -70,19 +70,22 @@ class Table:
             self.columns += new
             self._rewrite()
         else:
-            self._file.write(self._line(self.rows[-1]))
-            self._file.flush()
+            with naming_errors(self.path):
+                self._file.write(self._line(self.rows[-1]))
+                self._file.flush()
 
     def sync(self) -> None:
         """Flush the rows to the disk."""
-        os.fsync(self._file.fileno())
+        with naming_errors(self.path):
+            os.fsync(self._file.fileno())
 
     def last(self, column: str) -> float:
         """Value of a column in the last row; 0 without rows."""
         return float(self.rows[-1][column]) if self.rows else 0.0
 
     def close(self) -> None:
-        self._file.close()
+        with naming_errors(self.path):
+            self._file.close()
 
     def _rewrite(self) -> None:
         header = self._line({name: name for name in self.columns})
@@ -106,6 +109,7 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, s
 
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
     """Read (header, cells of the other lines); an empty line marks the position of a CSV error."""
+    require_regular(path)
     # Ignore what follows the last newline: an incomplete row.
     whole = Path(path).read_bytes().decode(errors="replace").rpartition("\n")[0]
     lines: list[list[str]] = []

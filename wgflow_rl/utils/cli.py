@@ -19,9 +19,9 @@ class UserError(RuntimeError):
 def one_line_errors() -> Iterator[None]:
     """Print expected errors as `error: ...` on stderr; exit with 2, or with 130 on Ctrl-C.
 
-    Expected are OSError (files, network), UserError, and a ValueError raised in this project's own
-    code. Any other exception is a bug and keeps its traceback. A reader of stdout that stops early,
-    as in `... | head`, ends the command with 141 and no message.
+    Expected are OSError (files, network), UserError, a failed allocation of memory, and a ValueError
+    raised in this project's own code. Any other exception is a bug and keeps its traceback. A reader
+    of stdout that stops early, as in `... | head`, ends the command with 141 and no message.
     """
     try:
         yield
@@ -29,13 +29,32 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from error
-    except (OSError, UserError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             raise SystemExit(141) from None  # 128 + SIGPIPE, as a shell reports it
-        if isinstance(error, ValueError) and not _raised_here(error):
+        if _out_of_memory(error):
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            print(f"error: out of memory ({reason}); choose smaller sizes", file=sys.stderr)
+            raise SystemExit(2) from error
+        if not isinstance(error, OSError | UserError) and not (
+            isinstance(error, ValueError) and _raised_here(error)
+        ):
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Return True for failed allocations of Python, numpy and torch, which has no type for those on a CPU."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (
+            isinstance(error, RuntimeError)
+            and ("allocate memory" in text or "not enough memory" in text)
+        )
+    )
 
 
 def _reader_is_gone() -> bool:

@@ -1,0 +1,210 @@
+"""Laws of the training loop, read from whole runs of a few steps: what happens when, at which rate, what is kept."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from tests.runs import FLAGS, outcome, saved, stop_after, tiny_world, walks
+from tests.walk import WalkHome
+from wgflow_rl import data
+from wgflow_rl.agents.dfp import DFP
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.training import checkpoint, loop
+from wgflow_rl.training.rollout import Collector, Evaluation
+from wgflow_rl.training.settings import from_command_line
+from wgflow_rl.training.state import TrainingState
+from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.updates import TrainingDiverged
+
+OFFLINE, ONLINE, START = 5, 7, 1  # steps of FLAGS
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    tiny_world(monkeypatch.setattr)
+
+
+def settings(folder, *, agent=(), schedule=(), **changes):
+    usual = from_command_line([*FLAGS.split(), "--run-dir", str(folder)])
+    agent, schedule = (
+        replace(part, **dict(new))
+        for part, new in ((usual.agent, agent), (usual.schedule, schedule))
+    )
+    return replace(usual, agent=agent, schedule=schedule, **changes)
+
+
+def run(folder, *, resume=False, **changes):
+    loop.run(settings(folder, **changes), resume=resume, progress=False)
+
+
+def state_of(folder, **changes):
+    """The state of a run before its first step."""
+    return TrainingState(
+        settings(folder, **changes), envs=[WalkHome()], guard=Guard("walk"), progress=False
+    )
+
+
+# ---- what happens when -----------------------------------------------------------------------------------------------
+
+
+def test_offline_updates_then_one_switch_then_environment_steps_with_an_annealed_update_each(
+    tmp_path, monkeypatch
+):
+    """Algorithm 1 with the rate lr (1 - k/K (1 - lr_end)) that the optimiser has in online step k of K."""
+    seen, update, step, start = [], loop.checked_update, Collector.step, DFP.start_online
+
+    def updated(agent, batch, noise, *, online, at):
+        seen.append(("update", online, pytest.approx(agent.optimiser.param_groups[0]["lr"])))
+        return update(agent, batch, noise, online=online, at=at)
+
+    monkeypatch.setattr(loop, "checked_update", updated)
+    monkeypatch.setattr(Collector, "step", lambda *args: seen.append("environment") or step(*args))
+    monkeypatch.setattr(DFP, "start_online", lambda agent: seen.append("switch") or start(agent))
+    run(tmp_path / "run", agent={"lr": 1e-3, "lr_end": 0.2})
+    rates = [1e-3 * (1 - 0.8 * k / ONLINE) for k in range(1, ONLINE + 1)]
+    online = [event for rate in rates for event in ("environment", ("update", True, rate))]
+    assert seen == [("update", False, 1e-3)] * OFFLINE + ["switch", online[0]] + online[2 * START :]
+
+
+def test_evaluations_play_their_own_episodes_and_the_latest_of_the_best_is_kept(
+    tmp_path, monkeypatch
+):
+    asked, successes = [], {4: 1, 8: 1, 12: 0}  # of two episodes
+
+    def played(act, envs, *, episodes, seed, first_episode, guard):
+        asked.append((first_episode, seed, episodes))
+        success = np.arange(episodes) < successes[first_episode]
+        return Evaluation(success, np.array([-1.0, -3.0]), np.array([2, 6]))
+
+    monkeypatch.setattr(loop, "evaluate", played)
+    run(tmp_path / "run", seed=3)
+    assert asked == [(step, 3, 2) for step in successes]
+    rows = read_rows(tmp_path / "run" / "eval.csv")[1]
+    assert [(int(r["step"]), r["phase"]) for r in rows] == [
+        (4, "offline"),
+        (8, "online"),
+        (12, "online"),
+    ]
+    interval = binomtest(1, 2).proportion_ci(0.95, method="wilson")
+    expected = (0.5, interval.low, interval.high, -2, 4)
+    columns = ("success", "success_low", "success_high", "return", "length")
+    assert [float(rows[0][name]) for name in columns] == pytest.approx(expected)
+    assert checkpoint.load(tmp_path / "run" / "checkpoints").state["best"] == [8, 0.5]
+    assert saved(tmp_path / "run") == [8, 9, 12]
+
+
+def test_the_last_step_is_logged_evaluated_and_saved(tmp_path):
+    run(tmp_path / "run", schedule={"log_every": 5, "eval_every": 5, "checkpoint_every": 5})
+    for name in ("train.csv", "eval.csv"):
+        rows = read_rows(tmp_path / "run" / name)[1]
+        found = [(int(row["step"]), row["phase"]) for row in rows]
+        assert found == [(5, "offline"), (10, "online"), (12, "online")]
+    last = checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert last.step == 12
+    assert sum(len(part["rewards"]) for part in last.rows) == ONLINE
+
+
+# ---- resuming ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["online", "in an evaluation"])
+def test_a_run_that_was_stopped_goes_on_as_the_one_that_was_not(moment, tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        if moment == "online":
+            stop_after(patch, 10)
+        else:
+            submit = loop.InlineEvaluator.submit
+            broken = lambda self, step: submit(self, step) if step != 8 else 1 / 0
+            patch.setattr(loop.InlineEvaluator, "submit", broken)
+        with pytest.raises((SystemExit, ZeroDivisionError)):
+            run(tmp_path / "run")
+    run(tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["training", "validation"])
+def test_a_run_does_not_go_on_with_other_data_or_settings(which, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"gamma is 0.5, but the run in .* began with 0.99"):
+        run(tmp_path / "run", resume=True, agent={"gamma": 0.5})
+    others = list(walks())
+    others[which] = replace(others[which], actions=-others[which].actions)
+    monkeypatch.setattr(data, "load", lambda *_, **__: tuple(others))
+    with pytest.raises(ValueError, match="the data read now are not those"):
+        run(tmp_path / "run", resume=True)
+
+
+# ---- the state of a run --------------------------------------------------------------------------------------------
+
+
+def test_a_seed_decides_weights_batches_actions_and_start_states(tmp_path):
+    def draws(seed):
+        state = state_of(tmp_path, seed=seed)
+        return (
+            next(state.agent.parameters()),
+            state.sample().obs,
+            torch.rand(3, generator=state.acting),
+            torch.as_tensor(state.collector.players[0].obs),
+        )
+
+    for one, same, other in zip(draws(0), draws(0), draws(1), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+
+def test_states_are_normalised_by_the_training_data_even_where_they_are_constant(
+    tmp_path, monkeypatch
+):
+    train, validation = walks()
+    train.observations[:, 1] = 4.0
+    monkeypatch.setattr(data, "load", lambda *_, **__: (train, validation))
+    normalise = state_of(tmp_path, agent={"standardise": True}).agent.normalise
+    x = torch.as_tensor(train.observations)
+    torch.testing.assert_close(normalise.mean, x.mean(0))
+    torch.testing.assert_close(normalise.std, torch.stack([x[:, 0].std(), torch.tensor(1e-3)]))
+
+
+def test_measures_are_of_the_validation_data_repeat_and_take_nothing_from_the_run(
+    tmp_path, monkeypatch
+):
+    def measures(train=1, validation=1):
+        signs = zip(walks(), (train, validation), strict=True)
+        both = [replace(part, actions=sign * part.actions) for part, sign in signs]
+        monkeypatch.setattr(data, "load", lambda *_, **__: tuple(both))
+        state = state_of(tmp_path)
+        before, found = state.generator.get_state(), state.diagnose()
+        state.step += 3
+        torch.testing.assert_close(state.diagnose(), found)
+        assert torch.equal(state.generator.get_state(), before)
+        return found["energy_score"]
+
+    assert measures(train=-1) == measures() != measures(validation=-1)
+
+
+def test_batches_have_the_discount_and_the_share_of_the_settings(tmp_path):
+    state = state_of(tmp_path, agent={"gamma": 0.5, "batch": 64}, schedule={"online_share": 0.5})
+    assert state.replay.capacity == 60 + ONLINE
+    row = {"obs": [77.0, 0.0], "next_obs": [77.0, 0.0], "actions": [0.0]}
+    for _ in range(ONLINE):
+        state.replay.add(**row, rewards=0.0, masks=1.0, terminals=False)
+    batch = state.sample()
+    assert set(batch.discount.tolist()) <= {0.0, 0.5**2}
+    online = (batch.obs[:, 0] == 77).sum()
+    assert (
+        32 <= online <= 32 + 12
+    )  # the other half comes from the whole ring, a tenth of which is online
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    state = state_of(tmp_path)
+    next(state.agent.parameters()).data[0] = torch.inf
+    with pytest.raises(TrainingDiverged, match="is not finite at step 0"):
+        state.save(tmp_path / "checkpoints")
+    assert not (tmp_path / "checkpoints").exists()

@@ -1,0 +1,360 @@
+"""The loss of every method is the equation of its paper, in value and in gradient.
+
+Each equation is written out here. What could be mistaken for one another differs: the twin critics, target and online
+networks, states before and after normalisation, samples and their clipped copies, known and unknown targets.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import wgflow as wg
+from tests.small_agents import A, B, build, make_batch, noise_for
+from wgflow_rl.agents import fields, presets
+
+H = 2  # actions per chunk
+MEAN, STD = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([2.0, 0.5, 3.0])
+
+
+def scene(method, **numbers):
+    """An agent in float64, a batch, its noise, and its normalised states."""
+    agent = build(method, chunk=H, standardise=True, obs_mean=MEAN, obs_std=STD, **numbers)
+    for name in ("policy", "old_policy", "target_policy", "flow", "diffusion"):
+        if hasattr(agent, name):
+            last = getattr(agent, name).net.rest[-1]
+            last.weight.data *= 2  # so that samples leave the box
+    for name in ("critic", "target_critic"):
+        if hasattr(agent, name):
+            for number, net in enumerate(getattr(agent, name).nets):
+                net.rest[-1].bias.data += 0.4 - 0.2 * number
+    agent.double()
+    batch = make_batch(H)
+    batch.valid[1, 1] = batch.valid[4, 1] = 0  # two trajectories end inside the chunk,
+    batch.complete[1] = 0  # one of them with an unknown target,
+    batch.discount[4] = 0  # one at the end of the task
+    batch.next_valid[2] = 0
+    batch.next_valid[3, 1] = 0
+    batch = type(batch)(*(t.double() for t in batch))
+    noise = noise_for(agent)
+    noise = type(noise)(*(t.double() for t in noise))
+    return agent, batch, noise, (batch.obs - MEAN) / STD, (batch.next_obs - MEAN) / STD
+
+
+def assert_is_the_loss(expected, agent, batch, noise, *, online):
+    """Compare the loss and its gradients in all weights, absent ones included."""
+    loss, _ = agent.loss(batch, noise, online=online)
+    assert_close(loss, expected, rtol=1e-6, atol=1e-9)
+    weights = dict(agent.named_parameters())
+    moved = {name: p for name, p in weights.items() if p.requires_grad}
+    found, wanted = (
+        dict(
+            zip(
+                moved,
+                torch.autograd.grad(value, list(moved.values()), allow_unused=True),
+                strict=True,
+            )
+        )
+        for value in (loss, expected)
+    )
+    for name in moved:
+        a, b = (
+            torch.zeros_like(moved[name]) if g is None else g for g in (found[name], wanted[name])
+        )
+        assert_close(a, b, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# ---- parts of the equations ----------------------------------------------------------------------------------------
+
+
+def still(module):
+    """The same function without a gradient in its weights."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+def outside(chunks):
+    """The chunks, some of whose coordinates must be outside the box."""
+    assert (chunks.abs() > 1).any()
+    assert (chunks.abs() < 1).any()
+    return chunks
+
+
+def td(agent, batch, s, value):
+    """(Q_i(s, a) - R - gamma^h V(s'))^2 over both critics and the chunks with a known target, divided by all chunks."""
+    y = (batch.returns + batch.discount * value).detach()
+    errors = [
+        (q[:, 0] - y) ** 2 * batch.complete
+        for q in agent.critic(s, batch.actions.reshape(B, 1, -1))
+    ]
+    return (errors[0].sum() + errors[1].sum()) / (2 * B)
+
+
+def best_next_value(agent, s_next, chunks):
+    """mean_i Q'_i(s', a') at the chunk that the mean of the online critics likes best, all inside the box."""
+    chunks = outside(chunks).clamp(-1, 1)
+    q, target = (sum(net(s_next, chunks)) / 2 for net in (agent.critic, agent.target_critic))
+    return target[torch.arange(B), q.argmax(1)].detach()
+
+
+def implicit_q(agent, batch, s, s_next):
+    """IQL Eq. 5 and 6: V is the tau-expectile of min_i Q'_i(s, a), and the bootstrap of both critics."""
+    data = batch.actions.reshape(B, 1, -1)
+    q = agent.target_critic(s, data)[..., 0]
+    assert 0 < (q[0] < q[1]).sum() < B
+    u = torch.minimum(*q).detach() - agent.value(s)
+    tau = agent.cfg.expectile
+    assert 0 < (u < 0).sum() < B
+    loss = (tau - (u < 0).double()).abs() * u**2 * batch.complete
+    return td(agent, batch, s, still(agent.value)(s_next)) + loss.mean()
+
+
+def euler(velocity, s, x, steps):
+    for i in range(steps):
+        x = x + velocity(s, x, torch.full_like(x[..., :1], i / steps)) / steps
+    return x
+
+
+def on_data(error, batch):
+    """Mean over coordinates, with those after the end of the trajectory as zeros."""
+    return (error * batch.valid.repeat_interleave(A, 1)[:, None]).mean()
+
+
+def flow_matching(velocity, s, batch, x0, t):
+    """|v(s, (1 - t) x_0 + t a, t) - (a - x_0)|^2, elementwise."""
+    a = batch.actions.reshape(B, 1, -1)
+    return (velocity(s, x0 + t * (a - x0), t) - a + x0) ** 2
+
+
+def process(t):
+    """(alpha_t, sigma_t) for beta(t) = .1 + 19.9 t: alpha_t^2 = exp(-int_0^t beta)."""
+    alpha2 = (-(0.1 * t + 19.9 * t**2 / 2)).exp()
+    return alpha2.sqrt(), (1 - alpha2).sqrt()
+
+
+def noise_prediction(eps, s, batch, e, t):
+    alpha, sigma = process(t)
+    return (eps(s, alpha * batch.actions.reshape(B, 1, -1) + sigma * e, t) - e) ** 2
+
+
+def scaled(q):
+    """mean Q / mean |Q|, the denominator without gradient (TD3+BC)."""
+    assert (q > 0).any()
+    assert (q < 0).any()
+    return q.mean() / q.abs().mean().detach()
+
+
+def capped(advantage, alpha):
+    """min(exp(alpha A), 100)."""
+    weight = (alpha * advantage).exp()
+    assert (weight > 100).any()
+    assert (weight < 100).any()
+    return torch.minimum(weight, torch.tensor(100.0))
+
+
+both_phases = pytest.mark.parametrize("online", [False, True], ids=["offline", "online"])
+
+
+# ---- methods -------------------------------------------------------------------------------------------------------
+
+
+def test_bc():
+    agent, batch, noise, s, _ = scene("bc")
+    loss = on_data((agent.policy(s) - batch.actions.reshape(B, 1, -1)) ** 2, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_bfn(samples):
+    agent, batch, noise, s, s_next = scene("qc-bfn", target_samples=samples)
+    value = best_next_value(agent, s_next, euler(agent.flow, s_next, noise.target, 3))
+    flow = flow_matching(agent.flow, s, batch, noise.flow, noise.time)
+    loss = td(agent, batch, s, value) + on_data(flow, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_fql():
+    """The student climbs the mean of the critics and is not clipped in the distillation."""
+    agent, batch, noise, s, s_next = scene("qc-fql", alpha=3.0)
+    value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
+    flow = flow_matching(agent.flow, s, batch, noise.flow, noise.time)
+    teacher = outside(euler(agent.flow, s, noise.student, 3)).clamp(-1, 1).detach()
+    student = outside(agent.policy(s, noise.student))
+    q = sum(still(agent.critic)(s, student.clamp(-1, 1))) / 2
+    distill = ((student - teacher) ** 2).mean()
+    loss = td(agent, batch, s, value) + on_data(flow, batch) + 3 * distill - q.mean()
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+@both_phases
+@pytest.mark.parametrize("ivc", [0.0, 0.7])
+def test_mvp(online, ivc):
+    """MeanFlow on the data and, online, on the K best of the old policy; du/dt by a small step along the path."""
+    agent, batch, noise, s, s_next = scene(
+        "mvp-topk", lam=0.3, ivc=ivc, time_mean=-0.4, time_std=0.8
+    )
+    u, d = agent.policy.u, 1e-5
+
+    def mean_flow(a, e, times):
+        r, t = (1 / (1 + (0.4 - 0.8 * times).exp())).sort(-1).values.split(1, -1)
+        z, v = (1 - t) * a + t * e, e - a
+        slope = (u(s, z + d * v, r, t + d) - u(s, z - d * v, r, t - d)) / (2 * d)
+        instant = (u(s, (1 - r) * a + r * e, r, r) - v) ** 2
+        return (u(s, z, r, t) - (v - (t - r) * slope).detach()) ** 2 + ivc * instant
+
+    data = batch.actions.reshape(B, 1, -1)
+    value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
+    loss = td(agent, batch, s, value) + on_data(
+        mean_flow(data, noise.data, noise.data_times), batch
+    )
+    if online:
+        best = best_of_the_old(agent, s, noise).clamp(-1, 1)
+        loss = loss + 0.3 * mean_flow(best, noise.positives, noise.positive_times).mean()
+    assert_is_the_loss(loss, agent, batch, noise, online=online)
+
+
+def best_of_the_old(agent, s, noise):
+    """The K best samples of the old policy, not clipped, by the mean of the online critics in the box (DFP Eq. 15)."""
+    pool = outside(agent.old_policy(s, noise.candidates)).detach()
+    q = sum(agent.critic(s, pool.clamp(-1, 1))) / 2
+    order = q.argsort(1, descending=True)[:, : agent.cfg.top_k]
+    assert not torch.equal(q.argmax(1), sum(agent.critic(s, pool)).argmax(1))
+    return pool.gather(1, order[..., None].expand(-1, -1, pool.shape[-1]))
+
+
+@both_phases
+def test_dfp(online):
+    """DFP Eqs. 16 and 18 with a field and a weight of its own for each term and phase."""
+    numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8}
+    agent, batch, noise, s, s_next = scene(
+        "dfp", field="energy", improve_field="likelihood", **numbers
+    )
+    a_hat = outside(agent.policy(s, noise.generated))
+    mask = batch.valid.repeat_interleave(A, 1)[:, None]
+    data, best = batch.actions.reshape(B, 1, -1), best_of_the_old(agent, s, noise)
+    to_data = fields.parse("energy")((a_hat * mask).detach(), data * mask)
+    to_best = fields.parse("likelihood")(a_hat.detach(), best)
+    value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
+    loss = td(agent, batch, s, value) + wg.regress_onto(a_hat * mask, to_data)
+    loss = loss + (0.3 if online else 0.8) * wg.regress_onto(a_hat, to_best)
+    assert_is_the_loss(loss, agent, batch, noise, online=online)
+
+
+def test_iql():
+    agent, batch, noise, s, s_next = scene("iql", expectile=0.8, alpha=12.0)
+    data = batch.actions.reshape(B, 1, -1)
+    advantage = torch.minimum(*agent.target_critic(s, data)[..., 0]) - agent.value(s)
+    weight = capped(advantage, 12.0).detach() * batch.complete
+    error = (agent.policy(s) - data) ** 2 / 2
+    loss = implicit_q(agent, batch, s, s_next) + on_data(weight[:, None, None] * error, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_idql():
+    """The diffusion learns at the M times i/M, i = 1 ... M, that sampling uses."""
+    agent, batch, noise, s, s_next = scene("idql", expectile=0.8, diffusion_steps=4)
+    t = (noise.time * 4).ceil() / 4
+    error = noise_prediction(agent.diffusion, s, batch, noise.diffusion, t)
+    loss = implicit_q(agent, batch, s, s_next) + on_data(error, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_ifql():
+    agent, batch, noise, s, s_next = scene("ifql", expectile=0.8)
+    error = flow_matching(agent.flow, s, batch, noise.flow, noise.time)
+    loss = implicit_q(agent, batch, s, s_next) + on_data(error, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_fawac():
+    """A = Q(s, a) - Q(s, a') by the mean of the online critics, a' of the policy; no gradient through the weight."""
+    agent, batch, noise, s, s_next = scene("fawac", alpha=9.0)
+    own = outside(euler(agent.flow, s, noise.policy, 3)).clamp(-1, 1)
+    q = [sum(agent.critic(s, a))[:, 0] / 2 for a in (batch.actions.reshape(B, 1, -1), own)]
+    weight = capped(q[0] - q[1], 9.0).detach() * batch.complete
+    error = flow_matching(agent.flow, s, batch, noise.flow, noise.time)
+    value = best_next_value(agent, s_next, euler(agent.flow, s_next, noise.target, 3))
+    loss = td(agent, batch, s, value) + on_data(weight[:, None, None] * error, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_fbrac():
+    """The gradient of the mean of the critics passes through every Euler step."""
+    agent, batch, noise, s, s_next = scene("fbrac", alpha=0.7)
+    chunk = outside(euler(agent.flow, s, noise.policy, 3)).clamp(-1, 1)
+    q = sum(still(agent.critic)(s, chunk)) / 2
+    flow = flow_matching(agent.flow, s, batch, noise.flow, noise.time)
+    value = best_next_value(agent, s_next, euler(agent.flow, s_next, noise.target, 3))
+    loss = td(agent, batch, s, value) - scaled(q) + 0.7 * on_data(flow, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_rebrac():
+    """a' is smoothed by clipped noise; the penalty counts known next actions; both policies take the lower critic."""
+    numbers = {"actor_penalty": 0.3, "critic_penalty": 0.2, "target_noise": 0.4, "noise_clip": 0.5}
+    agent, batch, noise, s, s_next = scene("rebrac", **numbers)
+    smooth = 0.4 * noise.target
+    assert (smooth.abs() > 0.5).any()
+    a_next = outside(agent.target_policy(s_next).tanh() + smooth.clamp(-0.5, 0.5)).clamp(-1, 1)
+    known = batch.next_valid.repeat_interleave(A, 1)
+    penalty = ((a_next[:, 0] - batch.next_actions.reshape(B, -1)) ** 2 * known).sum(1)
+    value = torch.minimum(*agent.target_critic(s_next, a_next))[:, 0] - 0.2 * penalty
+    chunk = agent.policy(s).tanh()
+    q = torch.minimum(*still(agent.critic)(s, chunk))
+    bc = B * H * A * on_data((chunk - batch.actions.reshape(B, 1, -1)) ** 2, batch) / B
+    loss = td(agent, batch, s, value) + 0.3 * bc - scaled(q)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_srpo():
+    """<sigma_t^2 (eps(s, a_t, t) - e), pi(s)> / beta at times in [.02, .98], without the diffusion's own derivative."""
+    agent, batch, noise, s, s_next = scene("srpo", expectile=0.8, beta=0.3)
+    chunk = outside(agent.policy(s))
+    t, t_data = (0.02 + 0.96 * time for time in (noise.score_time, noise.diffusion_time))
+    alpha, sigma = process(t)
+    pull = sigma**2 * (agent.diffusion(s, alpha * chunk + sigma * noise.score, t) - noise.score)
+    q = sum(still(agent.critic)(s, chunk.clamp(-1, 1))) / 2
+    policy = (pull.detach() * chunk).sum(-1).mean() / 0.3 - scaled(q)
+    diffusion = noise_prediction(agent.diffusion, s, batch, noise.diffusion, t_data)
+    loss = implicit_q(agent, batch, s, s_next) + policy + on_data(diffusion, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_cac():
+    """Consistency between neighbouring noise levels, and the lower critic at an action of two evaluations."""
+    agent, batch, noise, s, s_next = scene("cac", eta=0.4, levels=5, sigma_max=9.0, sigma_min=0.1)
+    for policy in (agent.policy, agent.target_policy):
+        policy.net.rest[-1].weight.data *= 4
+    levels = [(0.1 ** (1 / 7) + i / 4 * (9 ** (1 / 7) - 0.1 ** (1 / 7))) ** 7 for i in range(5)]
+    levels = torch.tensor(levels, dtype=torch.float64)
+
+    def f(policy, s, x, level):
+        """Karras et al. 2022 with deviation .5 of the data, shifted to be the identity at the lowest level."""
+        level = level * torch.ones_like(x[..., :1])
+        skip, out = (
+            0.25 / ((level - 0.1) ** 2 + 0.25),
+            0.5 * (level - 0.1) / (level**2 + 0.25).sqrt(),
+        )
+        return skip * x + out * policy(s, x / (level**2 + 0.25).sqrt(), level.log() / 4)
+
+    def generate(policy, s, z):
+        x = outside(f(policy, s, 9 * z[..., 0, :], levels[4])).clamp(-1, 1)
+        return outside(f(policy, s, x + (levels[2] ** 2 - 0.01).sqrt() * z[..., 1, :], levels[2]))
+
+    n = (noise.level * 4).floor().long()
+    assert set(n.flatten().tolist()) == {0, 1, 2, 3}
+    data = batch.actions.reshape(B, 1, -1)
+    student = f(agent.policy, s, data + levels[n + 1] * noise.data, levels[n + 1])
+    teacher = f(agent.target_policy, s, data + levels[n] * noise.data, levels[n])
+    a_next = generate(agent.target_policy, s_next, noise.target).clamp(-1, 1)
+    value = torch.minimum(*agent.target_critic(s_next, a_next))[:, 0]
+    q = torch.minimum(*still(agent.critic)(s, generate(agent.policy, s, noise.policy).clamp(-1, 1)))
+    loss = td(agent, batch, s, value) + on_data((student - teacher.detach()) ** 2, batch)
+    assert_is_the_loss(loss - 0.4 * scaled(q), agent, batch, noise, online=False)
+
+
+def test_every_method_is_here():
+    kinds = {
+        type(presets.ROWS[name]).__name__.removesuffix("Config").lower() for name in presets.METHODS
+    }
+    assert {name.removeprefix("test_") for name in globals()} >= kinds

@@ -1,0 +1,51 @@
+"""Pairwise distances by direct differences, differentiable as often as wanted, also at 0 and in half precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["distances", "safe_root", "sq_distances"]
+
+
+class _SquaredDistances(torch.autograd.Function):
+    """Squared distances. `torch.cdist` has no second derivative; that of its square is a product of matrices."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[override]
+        x, y = ctx.saved_tensors
+        # Σ_j g_ij (x_i - y_j) is a difference of two sums: float64 and a common origin keep its digits, and autocast
+        # leaves float64 alone.
+        origin = y.detach().mean(-2, keepdim=True)
+        a, b, g = (x - origin).double(), (y - origin).double(), g.double()
+        dx = 2 * (a * g.sum(-1).unsqueeze(-1) - g @ b)
+        dy = 2 * (b * g.sum(-2).unsqueeze(-1) - g.mT @ a)
+        return dx.sum_to_size(x.shape).to(x.dtype), dy.sum_to_size(y.shape).to(y.dtype)
+
+
+def sq_distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|² for x [..., N, D] and y [..., M, D]: [..., N, M], in float32 at least."""
+    wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no distances
+    return _SquaredDistances.apply(x.to(wide), y.to(wide))  # type: ignore[return-value]
+
+
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|, as `sq_distances`; coincident points have derivative 0."""
+    return safe_root(sq_distances(x, y))
+
+
+def safe_root(sq: Tensor) -> Tensor:
+    """The square root, with derivative 0 where it is 0: a length that vanishes has no direction."""
+    # Zeros are replaced before the root: a masked infinity would still give 0 * inf = NaN.
+    zero = sq == 0
+    return torch.where(zero, 1.0, sq).sqrt().masked_fill(zero, 0.0)
