@@ -471,10 +471,15 @@ def test_a_reader_receives_the_folder_and_the_name(tmp_path):
     pair = data.split(data.from_trajectories(trajectories([3, 3]), "own-v0"))
     asked = []
     data.register("own", lambda folder, env: asked.append((folder, env)) or pair)
-    assert data.load("own-v0") is pair and data.load("own-v0", folder=tmp_path) is pair
+    for found in (data.load("own-v0"), data.load("own-v0", folder=tmp_path)):
+        assert [id(part) for part in found] == [id(part) for part in pair]
     assert asked == [(None, "own-v0"), (tmp_path, "own-v0")]
     with pytest.raises(ValueError, match="one of wgflow's"):
         data.register("ogbench", lambda folder, env: pair)
+    for wrong in (pair[0], None, (pair[0],), (1, 2)):
+        data.register("own", lambda folder, env, wrong=wrong: wrong)
+        with pytest.raises(ValueError, match="two Episodes.*data.split"):
+            data.load("own-v0")
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])

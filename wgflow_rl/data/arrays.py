@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,13 +133,12 @@ def split(episodes: Episodes, share: float = 0.1) -> tuple[Episodes, Episodes]:
         )
     held_out = min(max(1, round(share * len(ends))), len(ends) - 1)
     cut = ends[-held_out - 1]
-    parts = (slice(None, cut), slice(cut, None))
-    first, second = (
-        {name: a[part] for name, a in vars(episodes).items() if isinstance(a, np.ndarray)}
-        for part in parts
-    )
-    of = {"env": episodes.env, "source": episodes.source}
-    return Episodes(**first, **of), Episodes(**second, **of)
+    return _rows(episodes, slice(None, cut)), _rows(episodes, slice(cut, None))
+
+
+def _rows(episodes: Episodes, rows: slice) -> Episodes:
+    arrays = {name: a[rows] for name, a in vars(episodes).items() if isinstance(a, np.ndarray)}
+    return replace(episodes, **arrays)
 
 
 def _scale(actions: np.ndarray, bounds: Bounds | None) -> np.ndarray:

@@ -22,10 +22,22 @@ class Reader:
     read: Read
 
     def load(self, folder: Path | None, env: str, *, memory: float) -> Pair:
-        return self.read(folder, env)
+        """Read the data.
+
+        Raises:
+            ValueError: If the function returns anything but two `Episodes`.
+        """
+        found: object = self.read(folder, env)
+        match found:
+            case (Episodes(), Episodes()):
+                return found
+        raise ValueError(
+            f"the reader of {env} returned {type(found).__name__}; wanted (training, validation), two Episodes. "
+            "data.split(episodes) makes them of one."
+        )
 
     def contents(self, path: Path, env: str) -> Iterator[Episodes]:
-        yield from self.read(path, env)
+        yield from self.load(path, env, memory=0.0)
 
     def download(
         self, env: str, folder: Path, *, mirror: str | None = None, shards: int = 0
