@@ -2,6 +2,7 @@ r"""The result of a flow: snapshots that can be plotted and saved."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Trajectory"]
 
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
@@ -24,7 +32,7 @@ class Trajectory:
         points: [K, ..., N, D] positions.
         times: [K].
         speed: [K], the rms speed at each snapshot.
-        stopped: why the flow ended: "steps", "at rest" or "callback".
+        stopped: why the flow ended: "steps", "at rest", "callback" or, of `integrate`, "time".
     """
 
     points: Tensor
@@ -62,18 +70,24 @@ class Trajectory:
         return plots.samples(ax, self.end, colour=plots.COLOURS[1])
 
     def save(self, path: str | Path) -> Path:
-        """Write the snapshots to an .npz file of plain arrays, without pickle.
+        """Write the snapshots to an .npz file of plain arrays, without pickle; wholly or not at all.
 
         Returns:
             The path written, with the suffix .npz.
         """
         path = Path(path)
         path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-        arrays = {
-            name: getattr(self, name).detach().cpu().numpy()
-            for name in ("points", "times", "speed")
-        }
-        np.savez_compressed(path, stopped=np.array(self.stopped), **arrays)
+        texts = {"stopped": self.stopped, "dtype": str(self.points.dtype).removeprefix("torch.")}
+        arrays = {name: np.array(text) for name, text in texts.items()}
+        for name in ("points", "times", "speed"):
+            t = getattr(self, name).detach().cpu()
+            # numpy has no bfloat16; float32 holds its numbers exactly.
+            arrays[name] = (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+            whole = Path(folder) / path.name
+            with whole.open("xb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            whole.replace(path)
         return path
 
     @classmethod
@@ -83,4 +97,6 @@ class Trajectory:
             points, times, speed = (
                 torch.from_numpy(file[name]) for name in ("points", "times", "speed")
             )
-            return cls(points, times, speed, str(file["stopped"]))
+            # Files of earlier versions have no dtype.
+            dtype = DTYPES.get(str(file["dtype"]) if "dtype" in file else "", points.dtype)
+            return cls(points.to(dtype), times, speed.to(dtype), str(file["stopped"]))
