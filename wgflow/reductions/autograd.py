@@ -18,12 +18,16 @@ GRADIENTS = {"gemm": gemm.gradients, "blocked": blocked.gradients, "keops": bloc
 class DenseSum(torch.autograd.Function):
     """The dense sum. Its backward consists of differentiable operations, so second derivatives exist."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x, y, log_weights, kernel, skip_self):
-        log_mass, shift = dense_sum(x, y, log_weights, kernel, skip_self)
-        ctx.kernel, ctx.skip_self = kernel, skip_self
-        ctx.save_for_backward(x, y, log_weights, log_mass, shift)
-        return log_mass, shift
+    def forward(x, y, log_weights, kernel, skip_self):
+        return dense_sum(x, y, log_weights, kernel, skip_self)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, y, log_weights, ctx.kernel, ctx.skip_self = inputs
+        ctx.save_for_backward(x, y, log_weights, *output)
 
     @staticmethod
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
@@ -38,13 +42,15 @@ class BlockedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, y, log_weights, kernel, skip_self, choice: Choice):
+    def forward(x, y, log_weights, kernel, skip_self, choice: Choice):
         run = FORWARD[choice.backend]
         with full_precision(x.device):
-            log_mass, shift = run(x, y, log_weights, kernel, skip_self, choice.dtype)
-        ctx.kernel, ctx.skip_self, ctx.choice = kernel, skip_self, choice
-        ctx.save_for_backward(x, y, log_weights, log_mass, shift)
-        return log_mass, shift
+            return run(x, y, log_weights, kernel, skip_self, choice.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, y, log_weights, ctx.kernel, ctx.skip_self, ctx.choice = inputs
+        ctx.save_for_backward(x, y, log_weights, *output)
 
     @staticmethod
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
