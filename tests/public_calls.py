@@ -116,6 +116,8 @@ CALLS = {
     "Adaptive": moved(wg.Adaptive(0.1)),
     "HeavyBall": moved(wg.HeavyBall(0.1)),
     "Langevin": lambda x, y: moved(wg.Langevin(0.1, generator=seeded()))(x, y),
+    "MALA": lambda x, y: moved(wg.MALA(0.1, wg.KDE(y, K).log_density, generator=seeded()))(x, y),
+    "integrate": lambda x, y: wg.integrate(wg.KDE(y, K).score, x, times=[0.5, 1.0], rtol=1e-3),
     "Trajectory": lambda x, y: wg.flow(lambda x: wg.mean_shift(x, y, kernel=K), x, steps=3).end,
     # losses
     "regress_onto": lambda x, y: wg.regress_onto(x, wg.mean_shift(x, y, kernel=K)),

@@ -13,9 +13,11 @@ from tests.closed_forms import draw, quantiles, random_gaussian
 from tests.strategies import assert_close
 from wgflow import (
     KDE,
+    MALA,
     MMD,
     Adaptive,
     Annealed,
+    BlobKL,
     Euler,
     Gaussian,
     HeavyBall,
@@ -25,6 +27,7 @@ from wgflow import (
     drifting_field,
     energy_field,
     flow,
+    integrate,
     mean_shift,
     mmd2,
     sliced_w2,
@@ -408,3 +411,76 @@ def test_an_adaptive_flow_of_nothing_ends():
     run = flow(torch.zeros_like, x, solver=Adaptive(0.1), steps=600)
     assert (run.end == x).all()
     assert run.times.isfinite().all()
+
+
+def test_integration_ends_at_its_times_within_its_tolerance():
+    """dx/dt = -A x: the matrix exponential; and with a clock, dx/dt = -x cos t: exp(-sin t)."""
+    g = torch.Generator().manual_seed(0)
+    A = torch.randn(3, 3, generator=g, dtype=torch.float64)
+    x0, times = torch.randn(2, 5, 3, generator=g, dtype=torch.float64), [0.0, 0.3, 1.0, 2.5]
+    path = integrate(lambda x: -x @ A.mT, x0, times=times, rtol=1e-9, atol=1e-12)
+    exact = torch.stack([x0 @ torch.linalg.matrix_exp(-t * A).mT for t in times])
+    assert_close(path.points, exact, rtol=1e-6, atol=1e-7)
+    assert (path.times.tolist(), path.stopped) == (times, "time")
+    clocked = integrate(lambda x, c: -c * x, x0, times=[4.0], schedule=math.cos, rtol=1e-9)
+    assert_close(clocked.end, x0 * math.exp(-math.sin(4.0)), rtol=1e-6, atol=1e-7)
+
+
+def test_integration_is_the_limit_of_the_flow():
+    y = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    F, x0 = BlobKL(KDE(y, Gaussian(0.7)), Gaussian(0.7)), 0.3 * y[:5]
+    stepped = flow(F, x0, solver=Heun(0.01), steps=100).end
+    assert_close(integrate(F, x0, times=[1.0]).end, stepped, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "call"),
+    [
+        (ValueError, "increasing", lambda x: integrate(lambda x: -x, x, times=[1.0, 0.5])),
+        (ValueError, "increasing", lambda x: integrate(lambda x: -x, x, times=[0.0])),
+        (ValueError, "tolerances", lambda x: integrate(lambda x: -x, x, times=[1.0], rtol=0.0)),
+        (ValueError, "one vector", lambda x: integrate(lambda x: x.sum(-1), x, times=[1.0])),
+        (FloatingPointError, "not finite", lambda x: integrate(lambda x: x / 0, x, times=[1.0])),
+    ],
+)  # fmt: skip
+def test_bad_integrations_are_named(error, says, call):
+    with pytest.raises(error, match=says):
+        call(torch.randn(3, 2))
+
+
+def test_mala_keeps_its_density_at_a_step_at_which_langevin_does_not():
+    """N(0, 1), dt = 1: unadjusted Langevin has the variance 1 / (1 - dt / 2) = 2 of its own chain."""
+    x0 = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    seeded = lambda: torch.Generator().manual_seed(1)
+    exact = MALA(1.0, lambda x: -x.square().sum(-1) / 2, generator=seeded())
+    kept = flow(lambda x: -x, x0, solver=exact, steps=30).end
+    assert kept.var().item() == pytest.approx(1.0, abs=0.04)
+    assert kept.square().square().mean().item() == pytest.approx(3.0, abs=0.3)
+    biased = flow(lambda x: -x, x0, solver=Langevin(1.0, generator=seeded()), steps=30).end
+    assert biased.var().item() == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_trajectory_keeps_its_dtype_in_a_file(dtype, tmp_path):
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    path = flow(lambda x: -x, x, steps=2)
+    back = Trajectory.load(path.save(tmp_path / "run"))
+    assert torch.equal(back.points, path.points)
+    assert torch.equal(back.speed, path.speed)
+    assert back.points.dtype == dtype
+
+
+def test_a_failed_save_leaves_the_good_file(tmp_path, monkeypatch):
+    path = flow(lambda x: -x, torch.ones(4, 2), steps=2)
+    saved = path.save(tmp_path / "run.npz")
+    before = saved.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez_compressed", full)
+    with pytest.raises(OSError, match="No space"):
+        path.save(saved)
+    assert [f.name for f in tmp_path.iterdir()] == ["run.npz"]
+    assert saved.read_bytes() == before

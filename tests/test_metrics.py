@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -327,3 +327,108 @@ def test_kde_kl_of_three_points_is_its_definition():
     q = (k(x, x).sum(1) - 1) / 2
     p = k(x, y).mean(1)
     assert_close(kde_kl(x, y, kernel=Gaussian(1.0)), (q.log() - p.log()).mean())
+
+
+WEIGHTED = {
+    "energy_distance": energy_distance,
+    "mmd2": lambda x, y, **w: mmd2(x, y, kernel=Gaussian(0.7), **w),
+    "kde_kl": lambda x, y, **w: kde_kl(x, y, kernel=Gaussian(0.7), **w),
+    "sliced_w2": lambda x, y, **w: sliced_w2(
+        x, y, projections=20, generator=torch.Generator().manual_seed(0), **w
+    ),
+    "w2": w2,
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+@settings(max_examples=10)
+@given(c=clouds(batch=False, degenerate=False))
+def test_metrics_see_ratios_of_weights_only_and_no_sample_without_weight(name, c):
+    if name == "w2":
+        pytest.importorskip("ot")
+    metric = WEIGHTED[name]
+    value = metric(c.x, c.pos, x_weights=c.wn.new_ones(len(c.x)), y_weights=c.wp)
+    assert_close(metric(c.x, c.pos, y_weights=3 * c.wp), value)
+    far, none = torch.cat([c.pos, c.pos[:1] + 7]), torch.cat([c.wp, torch.zeros(1).double()])
+    assert_close(metric(c.x, far, y_weights=none), value)
+    assert_close(metric(c.x, c.pos, y_weights=torch.ones_like(c.wp)), metric(c.x, c.pos))
+    if name != "kde_kl":
+        assert_close(metric(c.pos, c.x, x_weights=c.wp), value)
+
+
+@given(clouds(batch=False, degenerate=False))
+def test_a_sample_of_double_weight_is_two_samples_to_a_distance_of_measures(c):
+    """To W2 and the terms across clouds; a U-statistic has no pairs of a sample with its copy."""
+    twice, w = torch.cat([c.pos, c.pos[:1]]), torch.ones_like(c.wp)
+    w[0] = 2
+    metric = WEIGHTED["sliced_w2"]
+    assert_close(metric(c.x, c.pos, y_weights=w), metric(c.x, twice))
+
+
+@given(clouds(batch=False, degenerate=False))
+def test_the_weighted_energy_distance_is_its_u_statistic(c):
+    def mean(a, p, b, q, skip):
+        mass = p[:, None] * q * (1 - torch.eye(len(p), len(q)).double() if skip else 1)
+        return (mass * torch.cdist(a, b)).sum() / mass.sum()
+
+    w = c.rand(len(c.x)).exp()
+    expected = 2 * mean(c.x, w, c.pos, c.wp, False)
+    expected = expected - mean(c.x, w, c.x, w, True) - mean(c.pos, c.wp, c.pos, c.wp, True)
+    assert_close(energy_distance(c.x, c.pos, x_weights=w, y_weights=c.wp), expected)
+
+
+def test_exact_transport_of_unequal_clouds():
+    """On a line it is the sliced distance; samples in n copies each are n times the weight."""
+    pytest.importorskip("ot")
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 1, generator=g, dtype=torch.float64) for n in (7, 11))
+    p = torch.rand(7, generator=g, dtype=torch.float64)
+    assert_close(w2(x, y, x_weights=p), sliced_w2(x, y, x_weights=p, projections=1))
+    a, b = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (4, 6))
+    assert_close(w2(a, b), w2(a.repeat(3, 1), b.repeat(2, 1)))
+    a.requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: w2(a, b), a)
+
+
+@pytest.mark.parametrize("metric", [w2, sliced_w2, energy_distance])
+def test_a_metric_has_no_gradient_where_it_vanishes(metric):
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    settings = {"generator": torch.Generator().manual_seed(0)} if metric is sliced_w2 else {}
+    (gradient,) = torch.autograd.grad(metric(x, x.detach().clone(), **settings), x)
+    assert gradient.isfinite().all()
+    if metric is not energy_distance:  # a U-statistic is not least at equal samples
+        assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_metrics_are_blind_to_translations_in_float32(name):
+    """The points lie on a grid that float32 resolves at the offset, so that nothing is rounded."""
+    g = torch.Generator().manual_seed(0)
+    x, y = ((torch.randn(8, 2, generator=g) * 8).round() / 8 for _ in range(2))
+    metric = WEIGHTED[name]
+    assert_close(metric(x + 2.0**20, y + 2.0**20), metric(x, y), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_transport_between_gaussians_has_derivatives_where_covariances_are_round_or_equal(dim):
+    eye = torch.eye(dim, dtype=torch.float64)
+    zero = torch.zeros(dim, dtype=torch.float64)
+
+    def symmetric(f):
+        return lambda A: f(0.5 * (A + A.mT))
+
+    cost = lambda A: gaussians.entropic_transport((zero, A), (zero, 2 * eye), sigma2=0.3)
+    at = eye.clone().requires_grad_()
+    assert torch.autograd.gradcheck(symmetric(cost), at)
+    assert torch.autograd.gradgradcheck(symmetric(cost), at)
+    (gradient,) = torch.autograd.grad(gaussians.w2((zero, at), (zero, eye)), at)
+    assert gradient.isfinite().all()
+
+
+def test_an_energy_distance_of_one_point_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"x is \[1, 2\].*at least 2"):
+        energy_distance(torch.zeros(1, 2), torch.randn(3, 2))
+    with pytest.raises(ValueError, match="y_weights leave one point"):
+        energy_distance(
+            torch.randn(3, 2), torch.randn(3, 2), y_weights=torch.tensor([1.0, 0.0, 0.0])
+        )

@@ -39,7 +39,7 @@ from wgflow.fields import (
     published_scale,
     stein_field,
 )
-from wgflow.flows import Adaptive, Euler, HeavyBall, Heun, Langevin, flow
+from wgflow.flows import MALA, Adaptive, Euler, HeavyBall, Heun, Langevin, flow, integrate
 from wgflow.functionals import (
     MMD,
     BlobDivergence,
@@ -97,6 +97,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KDE",
+    "MALA",
     "MMD",
     "Adaptive",
     "Alpha",
@@ -153,6 +154,7 @@ __all__ = [
     "flow",
     "guidance_weight",
     "importance_weights",
+    "integrate",
     "kde_kl",
     "keops_warmup",
     "kernel_average",

@@ -89,7 +89,7 @@ class KDE(nn.Module):
     def score(self, x: Tensor) -> Tensor:
         r"""∇log p_h(x), units 1/length: [..., N, D] -> [..., N, D]. Gaussian: mean shift / h² (DFP Eq. 7).
 
-        Differentiable if the gradient kernel has a gradient kernel (Laplace's has none: its score jumps at samples).
+        Differentiable if the gradient kernel has a gradient kernel, as all have.
         """
         kernel, w = self.kernel, self.weights
         plain, _ = kernel.standardize()

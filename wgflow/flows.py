@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,17 @@ from wgflow.arguments import checked, checked_constructor, draw_device
 from wgflow.functionals import Functional
 from wgflow.trajectory import Trajectory
 
-__all__ = ["Adaptive", "Euler", "HeavyBall", "Heun", "Langevin", "Solver", "flow"]
+__all__ = [
+    "MALA",
+    "Adaptive",
+    "Euler",
+    "HeavyBall",
+    "Heun",
+    "Langevin",
+    "Solver",
+    "flow",
+    "integrate",
+]
 
 
 class State(NamedTuple):
@@ -167,6 +177,41 @@ class Langevin(Solver):
         return State(x + dt * v + math.sqrt(2 * self.temperature * dt) * noise, t + dt, dt)
 
 
+@checked_constructor
+@dataclass(frozen=True)
+class MALA(Solver):
+    r"""Langevin dynamics with a Metropolis test of each particle: samples p without bias (Roberts and Tweedie 1996).
+
+    The proposal x + dt v + sqrt(2 dt) ξ is accepted with probability min(1, p(x') q(x | x') / (p(x) q(x' | x))), q its
+    density. The velocity is usually ∇log p; a function of x alone, it may be any other. dt is a length², chosen such
+    that a fraction of about 0.57 is accepted.
+
+    Args:
+        dt: the time step.
+        log_density: log p up to a constant, [..., N, D] -> [..., N].
+        generator: draws the noise ξ and the tests; None: torch's default generator.
+    """
+
+    dt: float
+    log_density: Callable[[Tensor], Tensor]
+    generator: torch.Generator | None = field(default=None, compare=False, repr=False)
+
+    def step(self, state, v, velocity) -> State:
+        x, t, dt, _ = state
+        device = draw_device(self.generator, x.device)
+        like = {"generator": self.generator, "dtype": x.dtype, "device": device}
+        jump = dt * v + math.sqrt(2 * dt) * torch.randn(x.shape, **like).to(x)
+        there = x + jump
+        back = velocity(there, t)
+        log_ratio = self.log_density(there) - self.log_density(x)
+        # log q(x | x') - log q(x' | x), with q(x' | x) = N(x + dt v, 2 dt).
+        log_ratio = log_ratio + ((jump - dt * v).square() - (jump + dt * back).square()).sum(-1) / (
+            4 * dt
+        )
+        accepted = torch.rand(x.shape[:-1], **like).to(x).log() < log_ratio
+        return State(torch.where(accepted.unsqueeze(-1), there, x), t + dt, dt)
+
+
 @checked
 def flow(
     velocity: Callable[..., Tensor] | Functional,
@@ -186,7 +231,7 @@ def flow(
             is taken.
         x0: [..., N, D] initial positions.
         steps: the largest number of time steps.
-        solver: `Euler`, `Heun`, `Adaptive`, `HeavyBall` or `Langevin`, with the time step.
+        solver: `Euler`, `Heun`, `Adaptive`, `HeavyBall`, `Langevin` or `MALA`, with the time step.
         schedule: t -> a number; velocity is then called as velocity(x, schedule(t)). With
             `Annealed(1.0, 0.1, over=5.0)`: lambda x, h: drifting_field(x, pos, x, kernel=Gaussian(h)).
         min_speed: stop when the rms speed is at or below it; 0 never does.
@@ -203,21 +248,14 @@ def flow(
     _check(x0, steps, snapshots)
     if not isinstance(solver, Solver):
         raise ValueError(f"solver is {solver!r}; wanted one such as Euler(0.1) or Adaptive(0.1).")
-    plain: Callable[..., Tensor] = (
-        velocity.velocity if isinstance(velocity, Functional) else velocity
-    )
-    at = (lambda x, t: plain(x)) if schedule is None else (lambda x, t: plain(x, schedule(t)))
-
+    at = _velocity(velocity, schedule)
     every = math.ceil(steps / (snapshots - 1))
     state, stopped, records = State(x0.detach().clone(), 0.0, solver.dt), "steps", []
     with torch.no_grad():
         for i in range(steps + 1):
             x, t = state.x, state.t
             v = at(x, t)
-            if v.shape != x.shape:
-                raise ValueError(
-                    f"velocity gave {list(v.shape)} at points {list(x.shape)}; wanted one vector for each point."
-                )
+            _check_velocity(x, v)
             speed = _rms(v)
             if not bool(speed.isfinite()):
                 raise FloatingPointError(
@@ -240,6 +278,90 @@ def flow(
         torch.stack(speeds),
         stopped,
     )
+
+
+@checked
+def integrate(
+    velocity: Callable[..., Tensor] | Functional,
+    x0: Tensor,
+    *,
+    times: Tensor | Sequence[float],
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    schedule: Callable[[float], float] | None = None,
+) -> Trajectory:
+    r"""Integrate dx/dt = velocity(x) to given times within a tolerance, from `x0` at time 0.
+
+    By the Runge-Kutta method of order 8 with dense output of scipy (`solve_ivp`, DOP853), in float64 on the CPU; the
+    velocity is evaluated on the device of x0. For smooth velocities: those of compact kernels and of `EnergyField` have
+    kinks, at which steps become short.
+
+    Args:
+        velocity: as for `flow`.
+        x0: [..., N, D] initial positions. In float32 the velocity carries rounding errors of 1e-7, which no tolerance
+            should undercut.
+        times: the times of the snapshots, increasing, not negative; the last is the final time.
+        rtol: the local error relative to |x|.
+        atol: the local error, a length.
+        schedule: as for `flow`.
+
+    Returns:
+        A `Trajectory` with `stopped="time"`, without gradients.
+
+    Raises:
+        ValueError: on x0, times or tolerances.
+        FloatingPointError: where the velocity is not finite, or no step is accurate enough.
+    """
+    _check(x0, 1, 2)
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
+    increasing = times.dim() == 1 and times.numel() > 0 and bool((times.diff() > 0).all())
+    if not (increasing and times[0] >= 0 and 0 < times[-1] < math.inf):
+        raise ValueError(
+            f"times are {times.tolist()}; wanted increasing times >= 0, such as [0, 1, 5]."
+        )
+    if not (0 < rtol < 1 and 0 < atol < math.inf):
+        raise ValueError(
+            f"rtol = {rtol!r}, atol = {atol!r}; wanted positive tolerances, rtol below 1."
+        )
+    from scipy.integrate import solve_ivp  # here: it would double the time of `import wgflow`
+
+    at = _velocity(velocity, schedule)
+
+    def rate(t: float, flat: Any) -> Any:
+        x = torch.from_numpy(flat).to(x0).view(x0.shape)
+        v = at(x, float(t))
+        _check_velocity(x, v)
+        if not bool(v.isfinite().all()):
+            raise FloatingPointError(f"the velocity is not finite at t = {t:g}.")
+        return v.detach().double().cpu().flatten().numpy()
+
+    start = x0.detach().double().cpu().flatten().numpy()
+    with torch.no_grad():
+        solved = solve_ivp(
+            rate, (0.0, float(times[-1])), start, "DOP853", times.numpy(), rtol=rtol, atol=atol
+        )
+        if not solved.success:
+            raise FloatingPointError(f"scipy stopped at t = {solved.t[-1]:g}: {solved.message}")
+        points = torch.from_numpy(solved.y.T.copy()).to(x0).view(-1, *x0.shape)
+        speed = torch.stack([_rms(at(x, float(t))) for x, t in zip(points, times, strict=True)])
+    return Trajectory(points, times.clone(), speed, "time")
+
+
+def _velocity(
+    velocity: Callable[..., Tensor] | Functional, schedule: Callable[[float], float] | None
+) -> Callable[[Tensor, float], Tensor]:
+    """The velocity as a function of points and time."""
+    plain: Callable[..., Tensor] = (
+        velocity.velocity if isinstance(velocity, Functional) else velocity
+    )
+    return (lambda x, t: plain(x)) if schedule is None else (lambda x, t: plain(x, schedule(t)))
+
+
+def _check_velocity(x: Tensor, v: Tensor) -> None:
+    if v.shape != x.shape:
+        raise ValueError(
+            f"velocity gave {list(v.shape)} at points {list(x.shape)}; wanted one vector for each point."
+        )
 
 
 def _check(x0: Tensor, steps: int, snapshots: int) -> None:

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Trajectory"]
 
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
@@ -26,7 +33,7 @@ class Trajectory:
         points: [K, ..., N, D] positions.
         times: [K].
         speed: [K], the rms speed at each snapshot.
-        stopped: why the flow ended: "steps", "at rest" or "callback".
+        stopped: why the flow ended: "steps", "at rest", "callback" or, of `integrate`, "time".
     """
 
     points: Tensor
@@ -71,15 +78,17 @@ class Trajectory:
         """
         path = Path(path)
         path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-        arrays = {
-            name: getattr(self, name).detach().cpu().numpy()
-            for name in ("points", "times", "speed")
-        }
+        texts = {"stopped": self.stopped, "dtype": str(self.points.dtype).removeprefix("torch.")}
+        arrays = {name: np.array(text) for name, text in texts.items()}
+        for name in ("points", "times", "speed"):
+            t = getattr(self, name).detach().cpu()
+            # numpy has no bfloat16; float32 holds its numbers exactly.
+            arrays[name] = (t.float() if t.dtype == torch.bfloat16 else t).numpy()
         # Exclusive creation under a random name follows no link; a failed save leaves the earlier file.
         temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(8)}.tmp")
         try:
             with temporary.open("xb") as file:
-                np.savez_compressed(file, stopped=np.array(self.stopped), **arrays)
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -94,4 +103,6 @@ class Trajectory:
             points, times, speed = (
                 torch.from_numpy(file[name]) for name in ("points", "times", "speed")
             )
-            return cls(points, times, speed, str(file["stopped"]))
+            # Files of earlier versions have no dtype.
+            dtype = DTYPES.get(str(file["dtype"]) if "dtype" in file else "", points.dtype)
+            return cls(points.to(dtype), times, speed.to(dtype), str(file["stopped"]))

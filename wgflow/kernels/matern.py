@@ -112,7 +112,7 @@ class Laplace(LengthScaleKernel):
     r"""k = exp(-r / h): the kernel of the published drifting models, Matérn of smoothness 1/2.
 
     Its shadow is Matérn-3/2: the mean shift ascends that density, not its own. The score of its KDE jumps at the
-    samples, so second derivatives raise.
+    samples: there, its derivative leaves the coincident sample out.
 
     Args:
         length_scale: h, the decay length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
@@ -165,14 +165,46 @@ class Yukawa(Kernel):
 
     @property
     def gradient_kernel(self) -> Kernel:
-        raise ValueError(
-            "the score of a Laplace density jumps at every sample, so it has no gradient; "
-            "use Matern(length_scale, nu=1.5) or Gaussian(length_scale) where the score is differentiated again."
-        )
+        return Scaled(YukawaSlope(self.length_scale), -2 * math.log(self.length_scale))
 
     @property
     def shadow(self) -> Kernel:
         return Laplace(self.length_scale)
+
+    @property
+    def shadow_scale(self) -> float:
+        return self.length_scale**2
+
+
+@dataclass(frozen=True)
+class YukawaSlope(Kernel):
+    """k = (1 + u) exp(-u) / u³, u = r / h: the gradient kernel of `Yukawa`, up to a constant.
+
+    A coincident sample has weight 0, where the score of a Laplace density jumps.
+    """
+
+    length_scale: float
+
+    def log(self, sq: Tensor) -> Tensor:
+        u = safe_sq(sq).sqrt() / self.length_scale
+        return (u.log1p() - u - 3 * u.log()).masked_fill(sq == 0, -math.inf)
+
+    def log_norm(self, dim: int) -> float | None:
+        if dim <= 3:
+            return None  # 1/r³ is not integrable
+        terms = math.exp(math.lgamma(dim - 3)) + math.exp(math.lgamma(dim - 2))
+        return -(log_sphere_area(dim) + dim * math.log(self.length_scale) + math.log(terms))
+
+    @property
+    def gradient_kernel(self) -> Kernel:
+        raise ValueError(
+            "the Hessian of a Laplace density is unbounded at every sample and has no gradient here; use "
+            "Matern(length_scale, nu=1.5) or Gaussian(length_scale) where the Hessian is differentiated."
+        )
+
+    @property
+    def shadow(self) -> Kernel:
+        return Yukawa(self.length_scale)
 
     @property
     def shadow_scale(self) -> float:

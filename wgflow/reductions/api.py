@@ -113,7 +113,7 @@ def kernel_shift_f64(
     if choice.backend == "dense":
         log_mass, shift = _dense(x, y, log_weights, weights, total, plain, skip_self)
     else:
-        log_mass, shift = BlockedSum.apply(  # type: ignore[misc]
+        log_mass, shift, *_ = BlockedSum.apply(  # type: ignore[misc]
             x, y, log_weights, weights, plain, skip_self, choice
         )
     check_no_nan(log_mass, "x, y or the weights")

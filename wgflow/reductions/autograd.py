@@ -27,12 +27,16 @@ GRADIENTS = {"gemm": gemm.gradients, "blocked": blocked.gradients, "keops": bloc
 class DenseSum(torch.autograd.Function):
     """The dense sum. Its backward consists of differentiable operations, so second derivatives exist."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x, y, log_weights, weights, kernel, skip_self):
-        log_mass, shift = dense_sum(x, y, combine_weights(log_weights, weights), kernel, skip_self)
-        ctx.kernel, ctx.skip_self = kernel, skip_self
-        ctx.save_for_backward(x, y, log_weights, weights, log_mass, shift)
-        return log_mass, shift
+    def forward(x, y, log_weights, weights, kernel, skip_self):
+        return dense_sum(x, y, combine_weights(log_weights, weights), kernel, skip_self)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, y, log_weights, weights, ctx.kernel, ctx.skip_self = inputs
+        ctx.save_for_backward(x, y, log_weights, weights, *output)
 
     @staticmethod
     def backward(ctx, g_mass, g_shift):  # type: ignore[override]
@@ -49,7 +53,8 @@ class BlockedSum(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, y, log_weights, weights, kernel, skip_self, choice: Choice):
+    def forward(x, y, log_weights, weights, kernel, skip_self, choice: Choice):
+        """(log_mass, shift, refined rows or None, the choice in the end)."""
         total = combine_weights(log_weights, weights)
         with full_precision(x.device):
             while True:
@@ -61,12 +66,18 @@ class BlockedSum(torch.autograd.Function):
             log_mass, shift, _ = sums
             if rows is not None:
                 refine(x, y, total, kernel, skip_self, rows, log_mass, shift)
-        ctx.kernel, ctx.skip_self, ctx.choice = kernel, skip_self, choice
-        ctx.save_for_backward(x, y, log_weights, weights, log_mass, shift, rows)
-        return log_mass, shift
+        return log_mass, shift, rows, choice
 
     @staticmethod
-    def backward(ctx, g_mass, g_shift):  # type: ignore[override]
+    def setup_context(ctx, inputs, output):
+        x, y, log_weights, weights, ctx.kernel, ctx.skip_self, _ = inputs
+        log_mass, shift, rows, ctx.choice = output
+        if rows is not None:
+            ctx.mark_non_differentiable(rows)
+        ctx.save_for_backward(x, y, log_weights, weights, log_mass, shift, rows)
+
+    @staticmethod
+    def backward(ctx, g_mass, g_shift, *_):  # type: ignore[override]
         *saved, rows = ctx.saved_tensors
         x, y, log_weights, weights, log_mass, shift = saved
         how, choice = (ctx.kernel, ctx.skip_self), ctx.choice

@@ -1,0 +1,104 @@
+"""Every public call under half precision, autocast, inference mode and another default device of torch."""
+
+import pytest
+import torch
+
+import wgflow as wg
+from tests.public_calls import CALLS
+from wgflow.testing import toy
+
+TARGETS = {
+    "eight": toy.eight_gaussians,
+    "unbalanced": toy.unbalanced_mixture,
+    "moons": toy.TwoMoons,
+    "roll": toy.SwissRoll,
+    "board": toy.Checkerboard,
+    "rings": toy.Rings,
+    "funnel": toy.Funnel,
+    "pinwheel": toy.Pinwheel,
+}
+
+
+def clouds(dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    return (torch.randn(6, 2, generator=g).to(dtype) for _ in range(2))
+
+
+def tensors(result):
+    """The tensors of a result, in order."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, list | tuple):
+        return [t for each in result for t in tensors(each)]
+    if isinstance(result, wg.Trajectory):
+        return [result.points]
+    return []
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_that_of_the_input_and_of_nothing_else(name, dtype):
+    """The result for half precision is the result for the same numbers in float32, rounded."""
+    half = tensors(CALLS[name](*clouds(dtype)))
+    single = tensors(CALLS[name](*(t.float() for t in clouds(dtype))))
+    if name in DRAWS:
+        assert all(t.isfinite().all() for t in half)
+        return
+    steps = 50 * torch.finfo(dtype).eps  # of a flow, each rounded
+    for a, b in zip(half, single, strict=True):
+        torch.testing.assert_close(a.float(), b.float(), rtol=steps, atol=steps)
+
+
+# Other numbers of the generator are drawn in another dtype.
+DRAWS = {
+    *("Gaussian", "Laplace", "Matern", "RationalQuadratic", "Compact", "flat", "epanechnikov"),
+    *("biweight", "student_t", "Langevin", "MALA"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_autocast_changes_nothing(name):
+    """User functions may be cast; these are elementwise."""
+    plain = tensors(CALLS[name](*clouds()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = tensors(CALLS[name](*clouds()))
+    for a, b in zip(plain, cast, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_inference_mode_changes_nothing(name):
+    plain = tensors(CALLS[name](*clouds()))
+    with torch.inference_mode():
+        inference = tensors(CALLS[name](*clouds()))
+    for a, b in zip(plain, inference, strict=True):
+        assert torch.equal(a.detach(), b)
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"SampleQueue"}))  # its buffers are made there
+def test_the_default_device_is_not_that_of_a_call(name):
+    x, y = clouds()
+    with torch.device("meta"):
+        result = tensors(CALLS[name](x, y))
+    assert all(t.device.type == "cpu" for t in result)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_lies_where_its_generator_does(name):
+    plain = TARGETS[name]().sample(5, generator=torch.Generator().manual_seed(0))
+    with torch.device("meta"):
+        drawn = TARGETS[name]().sample(5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, plain)
+
+
+SCALES = [("weights of 1e20", 1e20), ("weights of 1e-30", 1e-30)]
+
+
+@pytest.mark.parametrize("scale", [s for _, s in SCALES], ids=[name for name, _ in SCALES])
+def test_an_effective_sample_size_depends_on_ratios_only(scale):
+    w = torch.rand(3, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    size = wg.effective_sample_size(w * scale)
+    torch.testing.assert_close(size, wg.effective_sample_size(w))
+    gradients = [torch.autograd.grad(s.sum(), w)[0] for s in (size, wg.effective_sample_size(w))]
+    torch.testing.assert_close(*gradients)
