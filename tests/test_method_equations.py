@@ -326,7 +326,7 @@ def test_cac():
     for policy in (agent.policy, agent.target_policy):
         policy.net.rest[-1].weight.data *= 4
     levels = [(0.1 ** (1 / 7) + i / 4 * (9 ** (1 / 7) - 0.1 ** (1 / 7))) ** 7 for i in range(5)]
-    levels = torch.tensor(levels, dtype=torch.float64)
+    levels = torch.tensor(levels).double()  # the agent keeps them in float32
 
     def f(policy, s, x, level):
         """Karras et al. 2022 with deviation .5 of the data, shifted to be the identity at the lowest level."""
