@@ -23,15 +23,15 @@ from wgflow import plots
 # %%
 # The bandit
 # ----------
-# In each state s the data go up (70 %) or down. Up has reward 1/2. Down has reward 1, but a little beyond the data,
-# whose own actions there get about half of it.
+# In each state s the data go up (70 %) or down. Up has reward 1/2. Down has reward 1, most of it a
+# little beyond the data.
 
 generator = torch.Generator().manual_seed(0)
 randn = lambda *shape: torch.randn(*shape, generator=generator)
 states = lambda n: 2 * torch.rand(n, 1, generator=generator) - 1
 branch = lambda s: 0.5 + 0.25 * torch.sin(3 * s)
 hill = lambda a, centre: (-((a - centre) ** 2) / 0.03).exp()
-worth = lambda s, a: 0.5 * hill(a, branch(s)) + hill(a, -branch(s) - 0.15)  # s, a [B, n]
+worth = lambda s, a: 0.5 * hill(a, branch(s)) + hill(a, -branch(s) - 0.08)  # s, a [B, n]
 
 
 def behave(s):
@@ -77,7 +77,7 @@ def update(s, data, reward, lam, G=8, N=16, K=4):
 # Offline the policy first only clones, then also improves. Online its own actions become the data.
 
 clouds, s_test = {}, states(1500)
-for phase, steps, lam in (("clone", 900, 0.0), ("offline", 300, 4.0), ("online", 300, 4.0)):
+for phase, steps, lam in (("clone", 700, 0.0), ("offline", 300, 2.0), ("online", 300, 2.0)):
     for step in range(steps):
         adam.param_groups[0]["lr"] = (1 - step / steps) * (1e-2 if phase == "clone" else 3e-3)
         s = states(128)
