@@ -19,8 +19,8 @@ BACKENDS = ("auto", "dense", "blocked", "gemm", "keops")
 # Largest error of an exponent, so of a weight, in float32: twice this and SHORTEST add up to less than 1e-3.
 TOLERANCE = 2e-4
 EXACT = 1e-10  # the same for float64
-# Rounding errors of a shift by matrix products, in eps times the reach of the clouds: at most 3 in
-# benchmarks/results/accuracy.md, one product of 256 samples after the other adds up as a random walk.
+# Bound of the rounding errors of a shift, in eps times the reach of the clouds. Sums of hundreds of products err as a
+# random walk, by a few eps; benchmarks/results/accuracy.md compares the promise that follows with 80-bit sums.
 ROUNDING = 4.0
 # Largest rounding error as a fraction of the distances averaged, by the dtype of the input; shorter rows are refined.
 SHORTEST = {torch.float32: 5e-4, torch.float64: 1e-9}

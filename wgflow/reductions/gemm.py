@@ -2,7 +2,7 @@ r"""Gaussian sums by matrix products (GEMM), memory linear in N + M.
 
 A Gaussian mean shift is softmax attention: with a = s (x - c), b = s (y - c), s² = log2(e)/h², the weight of a pair is
 2^z, z = [1, a, -|a|²/2] · [log2 w - |b|²/2, b, 1]. Centring at c keeps digits that the expanded square would cancel;
-`dispatch.expanded_error` estimates what remains of that error and decides between float32 and float64.
+`dispatch.exponent_error` bounds what remains of that error and decides between float32 and float64.
 
 Two matrix products and one exp2 per tile. The losing sides (N = M = 1e4, one core): torch's fused attention, 1.1 to 2
 times slower and without a public log-sum-exp; exp, twice the time of exp2; a running row maximum, two more passes.
