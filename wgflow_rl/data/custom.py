@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wgflow_rl import envs
 from wgflow_rl.data import npz
@@ -61,7 +62,7 @@ def read_npz(folder: Path | None, env: str) -> Pair:
         raise ValueError(
             f"{env} needs --data DIR, a folder with {env}.npz, or a reader of its own: data.register"
         )
-    inner = envs.make(env)
+    inner: Any = envs.make(env)
     bounds = inner.env.bounds if isinstance(inner.env, envs.custom.Adapted) else None
     inner.close()
 
