@@ -149,20 +149,11 @@ def test_two_per_cent_are_held_out_and_the_rest_is_for_training(count, held_out)
     assert sorted([*train, *validation]) == list(range(count))
 
 
-def test_fewer_training_episodes_are_some_of_all_and_leave_validation_alone():
-    everything, validation = pusht.split(206)
-    for episodes in (1, 90, 202):
-        some, same = pusht.split(206, episodes)
-        assert len(some) == episodes and set(some) <= set(everything)
-        assert list(same) == list(validation)
-    assert list(pusht.split(206, 1000)[0]) == list(everything)
-
-
-def test_load_takes_at_most_the_wanted_episodes(store):
-    train, validation = pusht.load(store, "pusht", memory=1e9, episodes=2)
+def test_load_takes_the_wanted_number_of_training_episodes(store):
+    train, validation = data.load("pusht", folder=store, episodes=2)
     assert (train.trajectories, validation.trajectories) == (2, 1)
-    with pytest.raises(ValueError, match="episodes is 0; wanted 1 or more"):
-        pusht.load(store, "pusht", memory=1e9, episodes=0)
+    with pytest.raises(ValueError, match="--data-episodes from 1 to 3"):
+        data.load("pusht", folder=store, episodes=0)
 
 
 def test_a_single_episode_cannot_be_split(tmp_path):

@@ -48,25 +48,21 @@ OUTLINE = np.array(
 )
 
 
-def load(
-    folder: Path, env: str, *, memory: float, episodes: int | None = None
-) -> tuple[Episodes, Episodes]:
+def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
     """Load the (training, validation) demonstrations; see `contents`."""
-    train, validation = contents(folder, env, episodes=episodes)
+    train, validation = contents(folder, env)
     return train, validation
 
 
-def contents(path: Path, env: str, *, episodes: int | None = None) -> Iterator[Episodes]:
+def contents(path: Path, env: str) -> Iterator[Episodes]:
     """Read the training, then the validation demonstrations.
 
     Args:
         path: the store, a zip archive that holds it, or a folder with one of them (see `find`).
         env: "pusht" or "pusht-keypoints".
-        episodes: maximum number of training episodes, drawn at random. None: all. Diffusion
-            Policy's configurations use at most 90.
 
     Raises:
-        ValueError: For episodes < 1; or the message names the store and what is wrong.
+        ValueError: The message names the store and what is wrong.
         FileNotFoundError: See `find`.
         UserError: If zarr or shapely is not installed.
     """
@@ -75,7 +71,7 @@ def contents(path: Path, env: str, *, episodes: int | None = None) -> Iterator[E
     names = ["state", "action", "keypoint"] if keypoints else ["state", "action"]
     buffer = replay_zarr.read(store, {name: SHAPES[name] for name in names})
     try:
-        parts = split(len(buffer.episode_ends), episodes)
+        parts = split(len(buffer.episode_ends))
     except ValueError as error:
         raise ValueError(f"{store}: {error}") from error
     known = "as published" if not altered(buffer) else "not the published data"
@@ -136,26 +132,19 @@ def _outline(x, y, angle) -> np.ndarray:
     return np.stack([x + cos * u - sin * v, y + sin * u + cos * v], axis=-1)
 
 
-def split(count: int, episodes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def split(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the (training, validation) episodes, increasing.
 
-    2 % of the episodes, at least one, are for validation. Both draws are made as Diffusion Policy
-    makes them, with a new generator of seed 42 each, so that the sets agree.
+    2 % of the episodes, at least one, are for validation, drawn with Diffusion Policy's seed.
 
     Raises:
-        ValueError: For fewer than two episodes in all, or `episodes` < 1.
+        ValueError: For fewer than two episodes.
     """
     if count < 2:
         raise ValueError(f"{count} episode; wanted at least 2, one for training and one held out")
-    if episodes is not None and episodes < 1:
-        raise ValueError(f"episodes is {episodes}; wanted 1 or more, or None for all")
     held_out = max(1, round(HELD_OUT * count))
     validation = np.random.default_rng(SPLIT_SEED).choice(count, held_out, replace=False)
-    train = np.setdiff1d(np.arange(count), validation)
-    if episodes is not None and episodes < len(train):
-        chosen = np.random.default_rng(SPLIT_SEED).choice(len(train), episodes, replace=False)
-        train = train[np.sort(chosen)]
-    return train, np.sort(validation)
+    return np.setdiff1d(np.arange(count), validation), np.sort(validation)
 
 
 def mirrored(data: Episodes) -> Episodes:
