@@ -1,9 +1,11 @@
-"""Derivatives of fields and metrics: of second order, and finite at coincident points."""
+"""Derivatives of fields and metrics: by torch.func as by autograd, of second order, and finite at coincident points."""
 
 import pytest
 import torch
+from torch.func import grad, jacrev, vmap
 
 import wgflow as wg
+from tests.strategies import assert_close
 
 K = wg.Gaussian(0.7)
 
@@ -35,6 +37,22 @@ def weighted(name):
 def derivative(f, x):
     at = x.clone().requires_grad_()
     return torch.autograd.grad(f(at), at)[0]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_function_transforms_give_the_gradient_of_autograd(name):
+    x, f = draw(4, 2), weighted(name)
+    assert_close(grad(f)(x), derivative(f, x))
+    several = torch.stack([x, 2 * x])
+    assert_close(vmap(grad(f))(several), torch.stack([derivative(f, x), derivative(f, 2 * x)]))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_jacobian_of_a_transform_is_that_of_finite_differences(name):
+    x, v, eps = draw(4, 2), draw(4, 2).cos(), 1e-6
+    f = FIELDS[name]
+    along = (f(x + eps * v) - f(x - eps * v)) / (2 * eps)
+    assert_close((jacrev(f)(x) * v).sum((-2, -1)), along, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FIELDS)
