@@ -205,6 +205,20 @@ def test_a_run_goes_on_without_a_plugin_it_does_not_need(tmp_path):
             Settings.read(folder)
 
 
+def test_no_code_is_imported_from_the_folder_of_a_run(tmp_path, monkeypatch):
+    folder = untrained(tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    write_module(folder, "sent_along", "raise SystemExit('it ran')", monkeypatch)
+    (folder / "sent_package").mkdir()
+    (folder / "sent_package" / "__init__.py").write_text("raise SystemExit('it ran')")
+    for name in ("sent_along", "sent_package", "sent_package.part"):
+        config["settings"]["plugin"] = [name]
+        (folder / "config.json").write_text(json.dumps(config))
+        for place in (folder, Path(".")):
+            with pytest.raises(UserError, match="runs bring no"):
+                Settings.read(place)
+
+
 def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="'no_such_module'.*Install its package"):
         plugins.load(["no_such_module"])

@@ -7,12 +7,14 @@ before it looks up a name. A module that is not installed is named by `--plugin`
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.metadata
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -70,6 +72,20 @@ def load(modules: Iterable[str], *, optional: bool = False) -> None:
             ) from error
         if name not in _imported:
             _imported.append(name)
+
+
+def refuse_inside(folder: Path, modules: Iterable[str]) -> None:
+    """Raise UserError if a module would be imported from `folder`, a run that may have come from elsewhere."""
+    for name in modules:
+        spec = importlib.machinery.PathFinder.find_spec(
+            str(name).partition(".")[0], [*sys.path, os.getcwd()]
+        )
+        places = [*(spec.submodule_search_locations or ()), spec.origin] if spec is not None else []
+        if any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places if place):
+            raise UserError(
+                f"config.json of {folder} names the plugin {name!r}, whose file lies in that folder; runs bring no "
+                "code with them. If you trust the file, put it elsewhere."
+            )
 
 
 def check_name(kind: str, name: str) -> None:

@@ -201,6 +201,7 @@ class Settings:
             named = stored.get("plugin", [])
             if not isinstance(named, list) or not _has_type(tuple(named), tuple[str, ...]):
                 raise TypeError(f"plugin is {named!r}; wanted a list of names")
+            plugins.refuse_inside(folder, named)
             plugins.load(named, optional=True)
             if not isinstance(stored["method"], str):
                 raise TypeError(f"method is {stored['method']!r}; wanted str")
