@@ -40,14 +40,14 @@ def chunks(agent: Agent, obs: torch.Tensor, count: int) -> np.ndarray:
         return unscale(agent.sample(states, latent).reshape(count, -1, 2).numpy())
 
 
-def draw_modes(runs: list[tuple[Agent, Settings]], path: Path) -> None:
+def draw_modes(runs: list[tuple[Agent, Settings, int]], path: Path) -> None:
     """Draw the chunks of each policy over the scene, one line each, coloured by the side they take."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(runs), 3.7), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (agent, settings) in zip(
+    for axes, (agent, settings, step) in zip(
         np.atleast_1d(figure.subplots(1, len(runs))), runs, strict=True
     ):
         env, obs = start(settings, SYMMETRIC_START, width=SIZE, height=SIZE)
@@ -59,7 +59,9 @@ def draw_modes(runs: list[tuple[Agent, Settings]], path: Path) -> None:
             side = "#c2410c" if (chunk[-1] - agent_at).sum() > 0 else "#1d4ed8"
             axes.plot(*chunk.T, color=side, alpha=0.25, linewidth=0.9)
         field = getattr(settings.agent, "field", "")
-        axes.set_title(f"{settings.method} {field}".strip(), fontsize=9)
+        mirror = "" if settings.schedule.mirror else ", not mirrored"
+        title = f"{settings.method} {field}".strip()
+        axes.set_title(f"{title}, {step:,} updates{mirror}", fontsize=9)
         axes.set(xlim=(0, SIZE), ylim=(SIZE, 0), xticks=[], yticks=[])
     figure.savefig(path)
 
@@ -86,10 +88,11 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     ask = parser.parse_args()
-    loaded = [load_agent(run)[:2] for run in ask.runs]
+    loaded = [load_agent(run) for run in ask.runs]
     ask.out.mkdir(parents=True, exist_ok=True)
     draw_modes(loaded, ask.out / "pusht-modes.png")
-    film(*loaded[0], ask.out / "pusht.gif")
+    agent, settings, _ = loaded[0]
+    film(agent, settings, ask.out / "pusht.gif")
     print(ask.out / "pusht-modes.png", ask.out / "pusht.gif")
 
 
