@@ -8,6 +8,7 @@ import textwrap
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -394,3 +395,30 @@ def test_the_curve_of_one_run_lies_beside_it_that_of_several_where_one_is(
         curve.main()
         assert capsys.readouterr().out == f"{written}\n"
         assert (tmp_path / written).exists()
+
+
+def test_a_curve_of_an_environment_with_scores_shows_them(tmp_path, monkeypatch):
+    """And `curve RUN` keeps the title that training gives."""
+    from matplotlib.figure import Figure
+
+    from wgflow_rl import curve
+
+    scores = np.array([0.2, 0.8])
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: shown.append(figure))
+    with RunLog(tmp_path / "run", tensorboard=False) as log:
+        log.config({"env": "pusht"})
+        for step in (1, 2):
+            numbers = {"successes": 0, "episodes": 2, "episode_return": 0.0, "length": 3.0}
+            row = log.evaluation(step, "offline", **numbers, scores=scores * step / 2)
+        half = 1.959963984540054 * scores.std() / 2**0.5
+        assert (row["score_low"], row["score_high"]) == pytest.approx((0.5 - half, 0.5 + half))
+        log.curve("pusht")
+    monkeypatch.setattr("sys.argv", ["curve", str(tmp_path / "run")])
+    curve.main()
+    for figure in shown:
+        upper = figure.axes[0]
+        assert upper.get_ylabel() == "score"
+        np.testing.assert_allclose(upper.lines[0].get_ydata(), [0.25, 0.5])
+        assert figure.get_suptitle() == "pusht"
+    assert len(shown) == 2

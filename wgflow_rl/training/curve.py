@@ -16,8 +16,9 @@ Rows = Sequence[Mapping[str, Any]]
 def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     """Draw the rows of one or several eval.csv (numbers or strings) as a PNG and return its path.
 
-    Upper panel: success rate. Lower panel: mean episode length in environment steps. One run: the band is its 95 %
-    interval. Several: thin lines are the runs, the thick line is their mean at the steps common to all.
+    Upper panel: the score, of environments that have one, or the success rate. Lower panel: mean episode length in
+    environment steps. One run: the band is its 95 % interval. Several: thin lines are the runs, the thick line is their
+    mean at the steps common to all.
     Steps count updates while offline and environment steps after that. Raises ValueError when a run has no row.
     """
     if not runs or not all(runs):
@@ -29,8 +30,9 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     success, length = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for axes, name, colour in ((success, "success", BLUE), (length, "length", INK)):
-        lines = [(_column(rows, "step"), _column(rows, name)) for rows in runs]
+    name = "score" if all(row.get("score") for rows in runs for row in rows) else "success"
+    for axes, column, colour in ((success, name, BLUE), (length, "length", INK)):
+        lines = [(_column(rows, "step"), _column(rows, column)) for rows in runs]
         if len(runs) > 1:
             for steps, values in lines:
                 axes.plot(steps, values, color=colour, linewidth=0.9, alpha=0.35)
@@ -40,13 +42,14 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
         marker = "o" if len(steps) <= 40 else ""
         axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.8)
     if len(runs) == 1:
-        low, high = _column(runs[0], "success_low"), _column(runs[0], "success_high")
+        low, high = _column(runs[0], f"{name}_low"), _column(runs[0], f"{name}_high")
         success.fill_between(
             _column(runs[0], "step"), low, high, color=BLUE, alpha=0.18, linewidth=0
         )
     success.set_ylim(-0.03, 1.03)
-    success.yaxis.set_major_formatter(PercentFormatter(1.0))
-    success.set_ylabel("success")
+    if name == "success":
+        success.yaxis.set_major_formatter(PercentFormatter(1.0))
+    success.set_ylabel(name)
     length.set_ylim(bottom=0)
     length.set_ylabel("episode length\n(steps)")
     length.set_xlabel("step")
