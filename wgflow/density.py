@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ class KDE(nn.Module):
         """A copy without graphs, whose tensors can be differentiated through even if made in inference mode."""
         kernel = self.kernel
         if hasattr(self, "length_scale"):
-            scale = self.length_scale.detach().clone()
+            scale = cast(Tensor, self.length_scale).detach().clone()
             kernel = dataclasses.replace(kernel, length_scale=scale)  # type: ignore[type-var]
         weights = None if self.weights is None else self.weights.detach().clone()
         return KDE(self.samples.detach().clone(), kernel, weights)

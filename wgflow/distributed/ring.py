@@ -253,7 +253,7 @@ class RingAverage(torch.autograd.Function):
         if not samples:
             return dx.to(x.dtype), None, None, None, None
         dl, dw = call.weights(behind)
-        if weights is not None:
+        if weights is not None and dw is not None:
             dw = within_range(dw, weights)
         dl = None if dl is None else dl.to(log_weights.dtype)
         return dx.to(x.dtype), behind[0].to(y.dtype), dl, dw, None

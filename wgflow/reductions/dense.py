@@ -171,7 +171,7 @@ def dense_gradients(saved, g_mass, g_shift, kernel, skip_self, of_weights: bool 
     here, there = x.double() - origin, y.double() - origin
     dx, dy, dL = grad_tile(here, there, L, log_mass, shift, g_mass, g_shift, kernel, own, unit)
     dl = dw = None
-    if unit is not None:
+    if unit is not None and weights is not None:
         # d unit / dw = unit / w, and 1 where w = 0.
         w = weights.double()
         size = w.detach().masked_fill(w.detach() == 0, 1.0)

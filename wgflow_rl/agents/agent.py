@@ -42,6 +42,7 @@ class Agent(nn.Module):
         device: where weights live.
     """
 
+    average_updates: Tensor  # number of updates that the average has seen
     critic: TwinCritic
     target_critic: TwinCritic
     acts = "policy"  # name of the network that acts, of which cfg.average keeps an average
@@ -155,10 +156,10 @@ class Agent(nn.Module):
         if self.cfg.average:
             # An average over the last tenth of all updates at first, so that the initial weights leave no trace.
             self.average_updates += 1
-            rate = (9 / (self.average_updates + 10)).clamp_min(1 - self.cfg.average)
+            share = (9 / (self.average_updates + 10)).clamp_min(1 - self.cfg.average)
             trained = getattr(self, self.acts)
             for mean, weight in zip(self.average.parameters(), trained.parameters(), strict=True):
-                mean.lerp_(weight, rate)
+                mean.lerp_(weight, share)
 
     def anneal(self, progress: float, *, online: bool = True) -> None:
         """Set the learning rate for the fraction `progress` of a phase.

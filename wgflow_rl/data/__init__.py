@@ -121,7 +121,8 @@ def load(
     if episodes is not None:
         train = train.subset(episodes, seed=42)
     if mirror:
-        if not hasattr(source, "mirrored"):
+        reflect = getattr(source, "mirrored", None)
+        if reflect is None:
             raise ValueError(f"--mirror needs a task with a mirror symmetry, which {env} has not")
-        train = train + source.mirrored(train)
+        train = train + reflect(train)
     return train.with_history(history), validation.with_history(history)

@@ -40,7 +40,7 @@ class Contents:
         """
         import h5py
 
-        found = self._file
+        found: Any = self._file
         for part in filter(None, name.split("/")):
             link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
             if link is None:

@@ -160,7 +160,7 @@ def mirrored(data: Episodes) -> Episodes:
             f"--mirror needs the observations of pusht; those of {data.env} are keypoints"
         )
     # x, y -> -y, -x for agent and block; cos, sin -> sin, cos.
-    order, sign = [1, 0, 3, 2, 5, 4], np.float32([-1, -1, -1, -1, 1, 1])
+    order, sign = [1, 0, 3, 2, 5, 4], np.array([-1, -1, -1, -1, 1, 1], np.float32)
     return replace(
         data,
         observations=sign * data.observations[:, order],

@@ -306,7 +306,7 @@ def _settings_of(args: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, 
         grippers = [grippers] if isinstance(grippers, str) else list(grippers or [None])
         return {
             "robots": robots,
-            "gripper_types": ", ".join(GRIPPERS.get(each, str(each)) for each in grippers),
+            "gripper_types": ", ".join(GRIPPERS.get(str(each), str(each)) for each in grippers),
             "control_freq": kwargs.get("control_freq", 20),
             "reward_shaping": kwargs.get("reward_shaping", False),
         }

@@ -72,7 +72,8 @@ def _episode_faults(env: gymnasium.Env, longest: int) -> Iterator[str]:
 
 def _play(env: gymnasium.Env, longest: int) -> tuple[list[tuple[Any, ...]], list[str]]:
     """(observation, reward, end) of each step of an episode, and its faults."""
-    rng, low, high = np.random.default_rng(0), env.action_space.low, env.action_space.high
+    space: Any = env.action_space
+    rng, low, high = np.random.default_rng(0), space.low, space.high
     answer, faults = _call(lambda: env.reset(seed=0), "reset(seed=0)", "(observation, info)", 2)
     if faults:
         return [], faults

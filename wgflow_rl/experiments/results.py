@@ -94,7 +94,7 @@ class RunGroup:
     def curve_is_cut(self) -> str:
         """Sentence on the part of the evaluations that `curve` leaves out; empty if there is none."""
         last: Any = self.evaluations.groupby("seed")["step"].max()
-        steps = self.curve().index
+        steps: Any = self.curve().index
         if not len(steps):
             return f"{self.name}: no curve, since no step has an evaluation of each of its {len(last)} seeds."
         if steps[-1] == last.max():

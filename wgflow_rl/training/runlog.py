@@ -315,8 +315,9 @@ class RunLog:
                     self._events.add_scalar(f"{table}/{name}", number, step)
 
     def _close_events(self) -> None:
-        with naming_errors(self.folder / "tensorboard"):
-            self._events.close()
+        if self._events is not None:
+            with naming_errors(self.folder / "tensorboard"):
+                self._events.close()
 
     def curve(self, title: str = "") -> Path:
         """Draw curve.png from the rows of eval.csv; return its path."""
