@@ -103,9 +103,9 @@ STUDIES = {
         "pusht",
         3,
         {"dfp with top-K": (*HALF, "--lam", "0.5"), "dfp without top-K": (*HALF, "--lam", "0")},
-        (  # a small network, so that 8,000 environment steps with one update each take minutes
+        (  # a small network, so that 6,000 environment steps with one update each take minutes
             *("--trunk", "256", "256", "256", "--hidden", "128", "128", "--batch", "64"),
-            *("--offline-steps", "3000", "--online-steps", "8000", "--eval-every", "1000"),
+            *("--offline-steps", "3000", "--online-steps", "6000", "--eval-every", "1500"),
         ),
     ),
 }
