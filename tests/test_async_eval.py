@@ -227,7 +227,10 @@ def running(folder, what, *flags):
 
 def test_a_run_with_a_real_worker_is_the_run_without(expected, tmp_path):
     with running(tmp_path, "pass") as process:
-        assert process.communicate() == ("", "")
+        out, err = process.communicate()
+    assert out == ""
+    # The data of the test are too few to reach the goal, which training says.
+    assert [line for line in err.splitlines() if "no transition of the data" not in line] == []
     assert process.returncode == 0
     assert outcome(tmp_path / "run") == expected
 

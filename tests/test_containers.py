@@ -143,7 +143,8 @@ def test_a_film_keeps_no_frames(tmp_path, monkeypatch):
 
     from wgflow_rl import evaluate
 
-    alive, most = weakref.WeakSet(), 0
+    alive: list[weakref.ref] = []
+    most = 0
 
     class Frame(np.ndarray):
         pass
@@ -151,10 +152,10 @@ def test_a_film_keeps_no_frames(tmp_path, monkeypatch):
     with evaluate._film(Path(tmp_path / "film.mp4")) as add:
         for _ in range(300):
             frame = np.zeros((16, 16, 3), np.uint8).view(Frame)
-            alive.add(frame)
+            alive.append(weakref.ref(frame))
             add(frame)
             del frame
-            most = max(most, len(alive))
+            most = max(most, sum(ref() is not None for ref in alive))
     gc.collect()
     assert most <= 2
-    assert not alive
+    assert all(ref() is None for ref in alive)

@@ -176,7 +176,9 @@ def settings(folder, tmp_path):
 @pytest.mark.parametrize("stop", [13, 34], ids=["offline", "online"])
 def test_a_run_on_shards_resumes_exactly(settings, stop, tmp_path, monkeypatch):
     make = envs.make
-    monkeypatch.setattr(envs, "make", lambda name: gymnasium.wrappers.TimeLimit(make(name), 5))
+    monkeypatch.setattr(
+        envs, "make", lambda name, **options: gymnasium.wrappers.TimeLimit(make(name, **options), 5)
+    )
     loop.run(dataclasses.replace(settings, run_dir=str(tmp_path / "whole")), progress=False)
     advance = loop.Trainer.advance
 

@@ -155,7 +155,7 @@ def test_one_proposal_needs_no_critic_and_no_choice(tmp_path):
 
 
 def test_a_file_that_acts_differently_is_not_written(run, monkeypatch, capsys):
-    def wrong(policy, inputs, about, path):
+    def wrong(policy, inputs, about, path, opset):
         path.write_bytes(b"something")
         return lambda obs, *draws: policy(obs, *draws) + 2 * export.TOLERANCE
 

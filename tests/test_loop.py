@@ -74,7 +74,7 @@ def test_evaluations_play_their_own_episodes_and_the_latest_of_the_best_is_kept(
 ):
     asked, successes = [], {4: 1, 8: 1, 12: 0}  # of two episodes
 
-    def played(act, envs, *, episodes, seed, first_episode, guard):
+    def played(act, envs, *, episodes, seed, first_episode, guard, eval_seed):
         asked.append((first_episode, seed, episodes))
         success = np.arange(episodes) < successes[first_episode]
         return Evaluation(success, np.array([-1.0, -3.0]), np.array([2, 6]))

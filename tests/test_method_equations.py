@@ -164,6 +164,39 @@ def test_bc():
     assert_is_the_loss(loss, agent, batch, noise, online=False)
 
 
+@pytest.mark.parametrize("field", ["energy:0.5", "likelihood:0.2+energy"])
+def test_drift_bc(field):
+    """|a_hat - sg(a_hat + V)|^2 per coordinate, V at the samples of one state towards its chunk (DFP Eq. 18)."""
+    agent, batch, noise, s, _ = scene("drift-bc", field=field)
+    known = batch.valid.repeat_interleave(A, 1)[:, None]
+    a_hat = agent.policy(s, noise.generated) * known
+    V = fields.parse(field)(a_hat.detach(), batch.actions.reshape(B, 1, -1) * known)
+    loss = ((a_hat - (a_hat + V).detach()) ** 2).mean()
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def test_flow_bc():
+    agent, batch, noise, s, _ = scene("flow-bc", generated=3)
+    loss = on_data(flow_matching(agent.flow, s, batch, noise.x0, noise.time), batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_mean_flow_bc(share):
+    """The MeanFlow identity, with r = t for a share of the draws; du/dt by a small step along the path."""
+    agent, batch, noise, s, _ = scene(
+        "meanflow-bc", generated=4, same_times=share, time_mean=-0.4, time_std=0.8
+    )
+    u, d, a, e = agent.policy.u, 1e-5, batch.actions.reshape(B, 1, -1), noise.e
+    r, t = (1 / (1 + (0.4 - 0.8 * noise.times).exp())).sort(-1).values.split(1, -1)
+    r = torch.where(noise.same < share, t, r)
+    assert (r == t).any() == (share > 0)
+    z, v = (1 - t) * a + t * e, e - a
+    slope = (u(s, z + d * v, r, t + d) - u(s, z - d * v, r, t - d)) / (2 * d)
+    loss = on_data((u(s, z, r, t) - (v - (t - r) * slope).detach()) ** 2, batch)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
 @pytest.mark.parametrize("samples", [1, 3])
 def test_bfn(samples):
     agent, batch, noise, s, s_next = scene("qc-bfn", target_samples=samples)
@@ -357,4 +390,4 @@ def test_every_method_is_here():
     kinds = {
         type(presets.ROWS[name]).__name__.removesuffix("Config").lower() for name in presets.METHODS
     }
-    assert {name.removeprefix("test_") for name in globals()} >= kinds
+    assert {name.removeprefix("test_").replace("_", "") for name in globals()} >= kinds

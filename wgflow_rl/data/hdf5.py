@@ -108,7 +108,9 @@ def opened(path: Path, *, kind: str, install: str) -> Iterator[Contents]:
     except ModuleNotFoundError as error:
         raise UserError(f"reading {path} needs h5py: {install}") from error
     try:
-        with h5py.File(path, "r") as file:
+        # A file that is being downloaded is locked by the download that checks it here.
+        locking = False if path.suffix == ".part" else None
+        with h5py.File(path, "r", locking=locking) as file:
             yield Contents(file, path)
     except (
         OSError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -83,10 +84,11 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
                 mininterval=1,
             )
         )
-        if not resume and not state.data_are_solved:
+        if not resume and not state.data_are_solved and hasattr(state.agent, "critic"):
             bar.write(
                 f"warning: no transition of the data ends the task of {settings.env}, so training sees no success "
-                "before the online phase. Check --env and --data, or go on if this is intended."
+                "before the online phase. Check --env and --data, or go on if this is intended.",
+                file=sys.stderr,
             )
         stop = enter(StopRequest())
         Trainer(state, log, evaluator, bar, stop).train()
