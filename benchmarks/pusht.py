@@ -72,6 +72,7 @@ SETTINGS = {
     "flow matching, 10 steps": [flow("--lr", lr) for lr in ("3e-4", "1e-3")],
 }
 HALF = ("dfp-energy", "--field", "energy:0.5", "--improve-field", "energy:0.5")
+ONLINE = ("--offline-steps", "3000", "--online-steps", "6000")
 # The setting of each method with the highest score in the search.
 CHOSEN = {
     "drifting (Eq. 3), h = .8": drift("drifting:0.8"),
@@ -102,10 +103,14 @@ STUDIES = {
     "online": Study(
         "pusht",
         3,
-        {"dfp with top-K": (*HALF, "--lam", "0.5"), "dfp without top-K": (*HALF, "--lam", "0")},
+        {
+            "dfp with top-K": (*HALF, "--lam", "0.5", *ONLINE),
+            "dfp without top-K": (*HALF, "--lam", "0", *ONLINE),
+            "cloning, as many updates": ("drift-bc", "--offline-steps", "9000"),
+        },
         (  # a small network, so that 6,000 environment steps with one update each take minutes
             *("--trunk", "256", "256", "256", "--hidden", "128", "128", "--batch", "64"),
-            *("--offline-steps", "3000", "--online-steps", "6000", "--eval-every", "1500"),
+            *("--eval-every", "1500"),
         ),
     ),
 }
