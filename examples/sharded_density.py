@@ -62,7 +62,7 @@ if len(sys.argv) == 3:  # in a process started below
 # Alone, a process knows its own windings. With both, it knows the roll.
 
 with tempfile.TemporaryDirectory() as name:
-    command = [sys.executable, __file__]
+    command = [sys.executable, sys.argv[0]]
     processes = [subprocess.Popen([*command, str(rank), name]) for rank in (0, 1)]
     assert [process.wait() for process in processes] == [0, 0]
     found = [dict(np.load(Path(name) / f"{rank}.npz")) for rank in (0, 1)]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,13 @@ def test_public_names_exist_and_are_documented():
     for name in wgflow.__all__:
         thing = getattr(wgflow, name)
         assert not callable(thing) or thing.__doc__, f"wgflow.{name} has no docstring"
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES + LEARNING_FILES, ids=name_of)
+def test_no_name_of_a_package_hides_a_module_of_it(path):
+    """`package.name` would be the function, not the module of that name, for the API reference too."""
+    if path.name.startswith("_"):
+        return
+    package = importlib.import_module(".".join(path.relative_to(ROOT).parent.parts))
+    found = getattr(package, path.stem, None)
+    assert found is None or isinstance(found, types.ModuleType)

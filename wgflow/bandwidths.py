@@ -57,7 +57,7 @@ def median_heuristic(
     at_most: int = 2000,
     generator: torch.Generator | None = None,
 ) -> float:
-    """The median distance between two samples: of all pairs, or of `at_most`²/2 random ones if there are more.
+    """The median distance between two samples: of all pairs, or of half `at_most` squared if there are more.
 
     Args:
         y: [M, D].

@@ -11,7 +11,7 @@ from gymnasium.wrappers import FlattenObservation, FrameStackObservation
 
 from wgflow_rl import plugins
 from wgflow_rl.envs import custom, ogbench, pusht, robomimic
-from wgflow_rl.envs.check import check
+from wgflow_rl.envs.checker import check
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
 
 __all__ = [
