@@ -183,6 +183,13 @@ def test_a_run_is_read_with_the_plugins_it_was_trained_with(tmp_path, monkeypatc
     assert done.stdout == "2.0\n"
 
 
+def test_the_protocol_of_a_task_changes_no_registered_method(own_registries, tmp_path, monkeypatch):
+    write_module(tmp_path, "own_method", METHOD, monkeypatch)
+    plugins.load(["own_method"])
+    for name in presets.PRESETS:
+        assert presets.preset(name, "own", "pusht")[0] == presets.ROWS["own"]
+
+
 def test_results_do_not_depend_on_how_a_plugin_is_found(tmp_path, monkeypatch):
     write_module(tmp_path, "nothing", "", monkeypatch)
     plain, named = from_command_line([]), from_command_line(["--plugin", "nothing"])

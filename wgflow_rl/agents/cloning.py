@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import wgflow as wg
 from wgflow_rl.agents import diagnostics, fields, losses
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, at_least
@@ -26,7 +25,7 @@ BANDWIDTH = 0.5  # of the density by which samples are chosen, as a fraction of 
 
 @dataclass(frozen=True)
 class CloningConfig(AgentConfig):
-    """Settings of all policies with samples."""
+    """Settings of cloned policies that draw samples."""
 
     # The chunk of highest density among these is executed: near a mode of the policy, in one batch of the network.
     act_samples: int = 1
@@ -125,11 +124,9 @@ class DriftBC(Cloning):
         return self.policy(obs, noise)
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
-        """L_BC (DFP Eq. 18): samples a_hat regress onto a_hat + V, V towards the data; not clipped."""
-        a_hat, mask = self.policy(batch.obs, noise.generated), batch.mask  # [B, G, C], [B, 1, C]
-        with torch.no_grad():
-            V = self.field(a_hat * mask, batch.chunk * mask)
-        return wg.regress_onto(a_hat * mask, V), {}
+        """L_BC (DFP Eq. 18) alone."""
+        a_hat = self.policy(batch.obs, noise.generated)  # [B, G, C]
+        return losses.drift_loss(self.field, a_hat, batch), {}
 
 
 # ---- flows -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import wgflow as wg
-from wgflow_rl.agents import diagnostics, fields
+from wgflow_rl.agents import diagnostics, fields, losses
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, above, at_least, fraction
 from wgflow_rl.agents.networks import Policy, TwinCritic
@@ -83,12 +83,10 @@ class DFP(Agent):
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """L_BC + lam L_topK (Eqs. 18 and 16): samples a_hat regress onto a_hat + V, V towards the data and the top-K.
 
-        Samples are not clipped, so that the field of the data pulls saturated coordinates back.
+        Samples are not clipped.
         """
-        a_hat, mask = self.policy(batch.obs, noise.generated), batch.mask  # [B, G, C], [B, 1, C]
-        with torch.no_grad():
-            V = self.field(a_hat * mask, batch.chunk * mask)
-        loss = wg.regress_onto(a_hat * mask, V)
+        a_hat = self.policy(batch.obs, noise.generated)  # [B, G, C]
+        loss = losses.drift_loss(self.field, a_hat, batch)
         log = {"bc_loss": loss.detach(), "clipped": (a_hat.detach().abs() > 1).float().mean()}
         lam = self.cfg.lam if online else self.cfg.lam_offline
         if lam > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+import wgflow as wg
 from wgflow_rl.agents.sampling import Field, vp_noise
 from wgflow_rl.data.batch import Batch
 
@@ -60,6 +61,21 @@ def advantage_weight(advantage: Tensor, alpha: float, most: float = 100.0) -> Te
 def value_scale(q: Tensor) -> Tensor:
     """1 / mean |Q|, which makes a value loss free of the reward's units (TD3+BC, Fujimoto and Gu 2021)."""
     return 1 / q.detach().abs().mean().clamp_min(1e-6)
+
+
+# ---- cloning by drifting -----------------------------------------------------------------------
+
+
+def drift_loss(field: wg.Field, a_hat: Tensor, batch: Batch) -> Tensor:
+    """L_BC of DFP Eq. 18: samples regress onto a_hat + V, V towards the data's chunk. a_hat [B, G, C].
+
+    Samples are not clipped, so that the field pulls saturated coordinates back. Steps after the end of a trajectory
+    are 0 in both.
+    """
+    x = a_hat * batch.mask
+    with torch.no_grad():
+        V = field(x, batch.chunk * batch.mask)
+    return wg.regress_onto(x, V)
 
 
 # ---- generative models -------------------------------------------------------------------------

@@ -155,23 +155,18 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-def state_network(
-    obs_dim: int,
-    in_dim: int,
-    out_dim: int,
-    hidden: tuple[int, ...],
-    trunk: tuple[int, ...],
-    *,
-    generator: torch.Generator,
-) -> nn.Module:
-    """The network of a policy: `ResidualStateMLP` with a trunk, `StateMLP` without."""
-    if trunk:
-        return ResidualStateMLP(obs_dim, in_dim, out_dim, hidden, trunk, generator=generator)
-    return StateMLP(obs_dim, in_dim, out_dim, hidden, generator=generator)
+class StateNetwork(nn.Module):
+    """Base of policies and vector fields: `net` maps a state and vectors of it to chunks.
 
+    Args:
+        obs_dim: size of an observation.
+        chunk_dim: size of a chunk.
+        hidden: widths, see `StateMLP` and `ResidualStateMLP`.
+        trunk: widths of the blocks that read the state alone; (): a `StateMLP`.
+    """
 
-class Policy(nn.Module):
-    """Pushforward policy a = f(z, s): noise in, one action chunk out, one network evaluation (DFP Sec. 3)."""
+    noise = True  # the vectors hold a chunk: noise, or a point of a flow
+    times = 0  # number of times after it
 
     def __init__(
         self,
@@ -183,54 +178,38 @@ class Policy(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        self.net = state_network(obs_dim, chunk_dim, chunk_dim, hidden, trunk, generator=generator)
+        sizes = (obs_dim, self.noise * chunk_dim + self.times, chunk_dim, hidden)
+        if trunk:
+            self.net: nn.Module = ResidualStateMLP(*sizes, trunk, generator=generator)
+        else:
+            self.net = StateMLP(*sizes, generator=generator)
+
+
+class Policy(StateNetwork):
+    """Pushforward policy a = f(z, s): noise in, one action chunk out, one network evaluation (DFP Sec. 3)."""
 
     def forward(self, obs: Tensor, noise: Tensor) -> Tensor:
         """obs [B, S], noise [B, G, C] ~ N(0, I) -> chunks [B, G, C], not clipped."""
         return self.net(obs, noise)
 
 
-class VectorField(nn.Module):
+class VectorField(StateNetwork):
     """v(s, x, t): velocity of a flow, or predicted noise of a diffusion.
 
     Times enter as plain numbers, as in the flow policies of FQL and Q-chunking: no Fourier features.
     """
 
-    def __init__(
-        self,
-        obs_dim: int,
-        chunk_dim: int,
-        hidden: tuple[int, ...],
-        trunk: tuple[int, ...] = (),
-        *,
-        generator: torch.Generator,
-    ):
-        super().__init__()
-        self.net = state_network(
-            obs_dim, chunk_dim + 1, chunk_dim, hidden, trunk, generator=generator
-        )
+    times = 1
 
     def forward(self, obs: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """obs [B, S], x [B, G, C], t [B, G, 1] -> [B, G, C]."""
         return self.net(obs, torch.cat([x, t], -1))
 
 
-class MeanVelocityPolicy(nn.Module):
+class MeanVelocityPolicy(StateNetwork):
     """One-step MeanFlow policy a = e - u(s, e, 0, 1), u the mean velocity between two times (Geng et al. 2025)."""
 
-    def __init__(
-        self,
-        obs_dim: int,
-        chunk_dim: int,
-        hidden: tuple[int, ...],
-        trunk: tuple[int, ...] = (),
-        *,
-        generator: torch.Generator,
-    ):
-        super().__init__()
-        self.net = state_network(
-            obs_dim, chunk_dim + 2, chunk_dim, hidden, trunk, generator=generator
-        )
+    times = 2
 
     def forward(self, obs: Tensor, e: Tensor) -> Tensor:
         """obs [B, S], noise e [B, G, C] ~ N(0, I) -> chunks [B, G, C], not clipped."""
@@ -242,20 +221,10 @@ class MeanVelocityPolicy(nn.Module):
         return self.net(obs, torch.cat([z, r, t], -1))
 
 
-class DeterministicPolicy(nn.Module):
+class DeterministicPolicy(StateNetwork):
     """a = f(s): one action chunk per state."""
 
-    def __init__(
-        self,
-        obs_dim: int,
-        chunk_dim: int,
-        hidden: tuple[int, ...],
-        trunk: tuple[int, ...] = (),
-        *,
-        generator: torch.Generator,
-    ):
-        super().__init__()
-        self.net = state_network(obs_dim, 0, chunk_dim, hidden, trunk, generator=generator)
+    noise = False
 
     def forward(self, obs: Tensor) -> Tensor:
         """obs [B, S] -> [B, 1, C], not clipped."""

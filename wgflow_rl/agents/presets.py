@@ -349,7 +349,6 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
             like, schedule = LIFT, LIFT_SCHEDULE
         if env.startswith("pusht"):
             like, schedule = PUSHT, PUSHT_SCHEDULE
-            agent = replace(agent, chunk=PUSHT.chunk)
         if method in METHODS:
             agent = laptop(method, agent, like)
     schedule = REGISTERED.get(method) or schedule
@@ -393,6 +392,8 @@ def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
     ):  # the variants differ in their field and in having the top-K term or not
         lam = like.lam if agent.lam > 0 else 0.0
         return replace(like, field=agent.field, improve_field=agent.improve_field, lam=lam)
+    if like.horizon:  # then the protocol of the task says how many actions are executed
+        agent = replace(agent, chunk=like.chunk)
     known = {field.name for field in dataclasses.fields(agent)}
     own = {"target_samples", "act_samples"} if method == "bfn" else set()
     return replace(agent, **{name: getattr(like, name) for name in ALIKE if name in known - own})
