@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from _provenance import provenance
 from _results import write_results
-from train_runs import Study, jobs_of, read
+from train_runs import Study, by_seed, finished, jobs_of, read, train
 
-from wgflow_rl import envs, profile, sweep
+from wgflow_rl import profile
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.evaluate import load_agent
-from wgflow_rl.experiments.job import Job, state
+from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.results import bootstrap
 from wgflow_rl.training.rollout import evaluate
 from wgflow_rl.training.settings import Settings
@@ -118,7 +118,7 @@ STUDIES = {
 
 def play(agent: Agent, settings: Settings) -> dict[str, float]:
     """Score and success of the agent on the starts of its evaluations."""
-    pool = [envs.make(settings.env, history=settings.agent.history) for _ in range(8)]
+    pool = [settings.make_env() for _ in range(8)]
     result = evaluate(
         agent.act,
         pool,
@@ -214,20 +214,13 @@ def main() -> None:
     ask = parser.parse_args()
     study = STUDIES[ask.study]
     jobs = jobs_of(study, ask.runs)
-    by_seed = [job for seed in zip(*jobs.values(), strict=True) for job in seed]
     if ask.list:
-        print(*(f"{job.folder} {' '.join(job.flags)}" for job in by_seed), sep="\n")
+        print(*(f"{job.folder} {' '.join(job.flags)}" for job in by_seed(jobs)), sep="\n")
         return
     if not ask.read:
-        outcomes = sweep.execute(by_seed, sweep.Args(runs=ask.runs))
-        if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
-            raise SystemExit("not done:\n" + "\n".join(bad))
+        train(jobs, ask.runs)
     torch.set_num_threads(1)
-    done = {
-        name: [job for job in each if state(job.folder).state == "done"]
-        for name, each in jobs.items()
-    }
-    done = {name: each for name, each in done.items() if each}
+    done = finished(jobs)
     runs = {
         name: [measure(job, replay=ask.study in ("table", "best")) for job in each]
         for name, each in done.items()

@@ -13,7 +13,6 @@ import imageio.v2 as imageio
 import numpy as np
 import torch
 
-from wgflow_rl import envs
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.pusht import SYMMETRIC_START, unscale
 from wgflow_rl.evaluate import load_agent
@@ -25,9 +24,7 @@ SIZE = 512  # px of the scene
 
 def start(settings: Settings, state: tuple[float, ...] | None = None, **options):
     """An environment at a state, or at the first published start, and its observation."""
-    env = envs.make(
-        settings.env, history=settings.agent.history, render_mode="rgb_array", **options
-    )
+    env = settings.make_env(render_mode="rgb_array", **options)
     obs, _ = env.reset(seed=100_000, options=None if state is None else {"state": state})
     return env, torch.as_tensor(obs)
 

@@ -104,6 +104,27 @@ def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
     return found
 
 
+def train(jobs: dict[str, list[Job]], runs: Path) -> None:
+    """Train what is not finished, seed by seed. Raises: SystemExit naming the runs that failed."""
+    outcomes = sweep.execute(by_seed(jobs), sweep.Args(runs=runs))
+    if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
+        raise SystemExit("not done:\n" + "\n".join(bad))
+
+
+def by_seed(jobs: dict[str, list[Job]]) -> list[Job]:
+    """The jobs, those of seed 0 first."""
+    return [job for seed in zip(*jobs.values(), strict=True) for job in seed]
+
+
+def finished(jobs: dict[str, list[Job]]) -> dict[str, list[Job]]:
+    """The finished runs of each variant that has any."""
+    done = {
+        name: [job for job in each if state(job.folder).state == "done"]
+        for name, each in jobs.items()
+    }
+    return {name: each for name, each in done.items() if each}
+
+
 def read(folder: Path) -> list[dict]:
     """Rows of eval.csv as numbers."""
     _, rows = read_rows(folder / "eval.csv")
@@ -168,17 +189,10 @@ def main() -> None:
     study = STUDIES[ask.study]
     jobs = jobs_of(study, ask.runs)
     if not ask.read:
-        by_seed = [job for seed in zip(*jobs.values(), strict=True) for job in seed]
-        outcomes = sweep.execute(by_seed, sweep.Args(runs=ask.runs))
-        if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
-            raise SystemExit("not done:\n" + "\n".join(bad))
+        train(jobs, ask.runs)
 
     # `--read` takes the seeds that are there: the table says how many they are.
-    jobs = {
-        name: [job for job in each if state(job.folder).state == "done"]
-        for name, each in jobs.items()
-    }
-    jobs = {name: each for name, each in jobs.items() if each}
+    jobs = finished(jobs)
     runs = {name: [read(job.folder) for job in each] for name, each in jobs.items()}
     configs = {
         name: [json.loads((job.folder / "config.json").read_text()) for job in each]

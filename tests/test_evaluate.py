@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest
 
 from tests.runs import untrained
-from wgflow_rl import evaluate
+from wgflow_rl import envs, evaluate
 from wgflow_rl.training.rollout import Evaluation
 
 
@@ -22,8 +22,8 @@ def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys
             return super().refresh(*args, **kwargs)
 
     agent, settings, _ = evaluate.load_agent(run)
-    real = evaluate.envs.make
-    monkeypatch.setattr(evaluate.envs, "make", lambda name, **kw: Short(real(name, **kw), 20))
+    real = envs.make
+    monkeypatch.setattr(envs, "make", lambda name, **kw: Short(real(name, **kw), 20))
     quiet = evaluate.run_episodes(agent, settings, 3)
     assert capsys.readouterr().err == ""  # no terminal, no bar
     monkeypatch.setattr(evaluate, "tqdm", Bar)

@@ -17,7 +17,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from wgflow_rl import envs, plugins
+from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.config import MOST, at_most
@@ -108,7 +108,7 @@ def load_agent(
                 f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; omit the flag"
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
-    env = envs.make(settings.env, history=settings.agent.history)
+    env = settings.make_env()
     assert env.observation_space.shape and env.action_space.shape
     agent = presets.build(
         cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
@@ -138,7 +138,7 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
         seen.append(obs[0])
         return agent.act(obs, generator)
 
-    env = envs.make(settings.env, history=settings.agent.history)
+    env = settings.make_env()
     generator = torch.Generator().manual_seed(settings.seed)
     player = Collector([env], seed=FIRST_EPISODE, guard=Guard(settings.env))
     while len(seen) < count:
@@ -187,12 +187,7 @@ def run_episodes(
         ) as bar,
         contextlib.ExitStack() as stack,
     ):
-        made = (
-            envs.make(
-                settings.env, history=settings.agent.history, **(rendering if i < shown else {})
-            )
-            for i in range(count)
-        )
+        made = (settings.make_env(**(rendering if i < shown else {})) for i in range(count))
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         if video is not None:
             write_frame = stack.enter_context(_film(video))

@@ -21,7 +21,6 @@ from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from wgflow_rl import envs
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data import Episodes
@@ -144,7 +143,7 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     """An agent, and the parts of a training step as functions by name."""
     cfg = settings.agent
-    env = envs.make(settings.env, history=cfg.history)
+    env = settings.make_env()
     obs_dim, action_dim = (
         len(space.sample()) for space in (env.observation_space, env.action_space)
     )

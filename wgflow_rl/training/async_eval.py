@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import torch
 
-from wgflow_rl import envs, plugins
+from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
@@ -38,7 +38,7 @@ class CheckpointEvaluator:
         plugins.load(settings.plugin, optional=True)
         self.settings = settings
         count = min(EVAL_ENVS, settings.schedule.eval_episodes)
-        self.envs = [envs.make(settings.env, history=settings.agent.history) for _ in range(count)]
+        self.envs = [settings.make_env() for _ in range(count)]
         obs, action = self.envs[0].observation_space.shape, self.envs[0].action_space.shape
         assert obs and action
         self.agent = presets.build(settings.agent, obs_dim=obs[0], action_dim=action[0])

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wgflow_rl import envs
 from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
@@ -56,8 +55,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         guard = enter(Guard(settings.env, timeout=machine.env_timeout))
         pool = 0 if machine.async_eval else min(EVAL_ENVS, settings.schedule.eval_episodes)
         playing = [
-            enter(contextlib.closing(envs.make(settings.env, history=settings.agent.history)))
-            for _ in range(settings.envs + pool)
+            enter(contextlib.closing(settings.make_env())) for _ in range(settings.envs + pool)
         ]
         collecting, evaluating = playing[: settings.envs], playing[settings.envs :]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import gymnasium
 import torch
 import tyro
 
@@ -141,6 +142,10 @@ class Settings:
     def folder(self) -> Path:
         return Path(self.run_dir or f"runs/{self.method}-{self.env}-s{self.seed}")
 
+    def make_env(self, **options: Any) -> gymnasium.Env:
+        """Make the environment as the agent sees it, with its history. Options and errors: `envs.make`."""
+        return envs.make(self.env, history=self.agent.history, **options)
+
     def check(self) -> Settings:
         """Return the settings, with the path of the data absolute: a run may be resumed from another folder.
 
@@ -163,6 +168,8 @@ class Settings:
             at_least(0, **{name: getattr(schedule, name)})
         for name in ("eval_every", "eval_episodes", "checkpoint_every", "log_every"):
             at_least(1, **{name: getattr(schedule, name)})
+        if schedule.eval_seed is not None:
+            at_least(0, eval_seed=schedule.eval_seed)
         if schedule.data_rows is not None:
             at_least(1, data_rows=schedule.data_rows)
         if not 0 <= schedule.online_share <= 1:
