@@ -2,11 +2,12 @@
 
     python benchmarks/pusht.py search    # settings of each method, one seed, other starts than those reported
     python benchmarks/pusht.py table     # the best setting of each method, 3 seeds
-    python benchmarks/pusht.py best      # `make train-pusht`, with and without mirror images, 3 seeds
+    python benchmarks/pusht.py best      # `make train-pusht`, without mirror images, on 90 demonstrations, 3 seeds
     python benchmarks/pusht.py online    # DFP from the demonstrations on, with and without the top-K term, 3 seeds
 
-A study is a sweep (see train_runs.py), read into benchmarks/results/pusht-STUDY.json and .md; `--read` trains nothing
-and writes them from the runs that are there. The data are those of `python -m wgflow_rl.data download pusht`.
+A study is a sweep (see train_runs.py), read into benchmarks/results/pusht-STUDY.json and .md, and for `online` a .png of
+the curves; `--read` trains nothing and writes them from the runs that are there. The data are those of
+`python -m wgflow_rl.data download pusht`.
 
 A score is the maximum over an episode of min(coverage / .95, 1), averaged over 50 starts: Diffusion Policy's test seeds
 100000 to 100049, but 200000 to 200049 in the search. "last 3" is the mean of the last three evaluations, "best" the
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from _provenance import provenance
 from _results import write_results
-from train_runs import Study, by_seed, finished, jobs_of, read, train
+from train_runs import Study, by_seed, draw, finished, jobs_of, read, train
 
 from wgflow_rl import profile
 from wgflow_rl.agents.agent import Agent
@@ -98,6 +99,7 @@ STUDIES = {
         {
             "drift-bc": ("drift-bc",),
             "drift-bc without mirror images": ("drift-bc", "--no-mirror"),
+            "drift-bc, 90 demonstrations": ("drift-bc", "--data-episodes", "90"),
         },
     ),
     "online": Study(
@@ -253,6 +255,10 @@ def main() -> None:
     }
     write_results(out.with_suffix(".json"), record)
     out.with_suffix(".md").write_text(table(runs))
+    if ask.study == "online":
+        rows = {name: [run["rows"] for run in each] for name, each in runs.items()}
+        columns = {"score": "score", "success": "success rate"}
+        draw(rows, out.with_suffix(".png"), "PushT, 3 seeds, 50 starts per evaluation", columns)
     print(table(runs))
 
 

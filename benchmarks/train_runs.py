@@ -10,7 +10,7 @@
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
 
-A study is a sweep (`wgflow_rl.sweep`: one thread a run, finished runs skipped, stopped ones resumed, a run that two
+A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
 there already.
 """
@@ -132,10 +132,10 @@ def read(folder: Path) -> list[dict]:
 
 
 def table(runs: dict[str, list[list[dict]]]) -> str:
-    """Markdown, one row a variant: success of the last three evaluations over seeds, and what came before."""
+    """Markdown, one row per variant: success of the last three evaluations over seeds, and what came before."""
     lines = [
         "| variant | success, mean of the last 3 evaluations [95 % bootstrap over seeds] | each seed | first | "
-        "last offline | steps of an episode: last offline, end | minutes a run |",
+        "last offline | steps of an episode: last offline, end | minutes per run |",
         "|---|---|---|---|---|---|---|",
     ]
     for variant, seeds in runs.items():
@@ -152,17 +152,21 @@ def table(runs: dict[str, list[list[dict]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(runs: dict[str, list[list[dict]]], path: Path, title: str) -> None:
-    """Success and episode length against steps: one line a variant, its band from the worst to the best seed."""
+COLUMNS = {"success": "success rate", "length": "episode length"}
+
+
+def draw(
+    runs: dict[str, list[list[dict]]], path: Path, title: str, columns: dict[str, str] = COLUMNS
+) -> None:
+    """Columns of the evaluations against steps, a panel each: one line per variant, its band from the worst to the
+    best seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2)
-    for axes, column, label in zip(
-        panels, ("success", "length"), ("success rate", "episode length"), strict=True
-    ):
+    panels = figure.subplots(1, len(columns))
+    for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for variant, seeds in runs.items():
             steps = [row["step"] for row in seeds[0]]
             values = np.array([[row[column] for row in rows] for rows in seeds])
@@ -171,7 +175,7 @@ def draw(runs: dict[str, list[list[dict]]], path: Path, title: str) -> None:
                 steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
             )
         axes.set(xlabel="step", ylabel=label)
-        axes.set_ylim(-0.03 if column == "success" else 0, 1.03 if column == "success" else None)
+        axes.set_ylim(*(0, None) if column == "length" else (-0.03, 1.03))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
