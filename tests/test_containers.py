@@ -34,46 +34,39 @@ def python(code, *args, **env):
     )
 
 
-def test_a_user_that_is_a_number_needs_no_home_with_data_of_its_own(maze_data):
-    (folder,) = maze_data.glob("pointmaze-medium-navigate-v0-rows2000-*")
-    code = (
-        NUMBER
-        + """
-    from wgflow_rl import actions, curve, evaluate, export, profile, report, sweep, train
-    from wgflow_rl import data
-    train, validation = data.load(sys.argv[1], folder=sys.argv[2])
-    print(len(train))
-    """
-    )
-    done = python(code, DEFAULT_ENV, folder)
-    assert (done.returncode, done.stdout) == (0, "2000\n"), done.stderr
-
-
-def test_a_user_that_is_a_number_is_told_how_to_keep_data():
-    code = (
-        NUMBER
-        + """
-    from wgflow_rl.data.__main__ import main
-    main(["generate", sys.argv[1], "--rows", "10"])
-    """
-    )
-    done = python(code, DEFAULT_ENV)
-    assert done.returncode == 2
-    assert "has none. Set HOME, set WGFLOW_DATA" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_a_user_that_is_a_number_can_list_data(tmp_path):
-    code = (
-        NUMBER
-        + """
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (
+            """
+    from wgflow_rl import actions, curve, data, evaluate, export, profile, report, sweep, train
+    print(len(data.load(sys.argv[1], folder=sys.argv[2])[0]))
+    """,
+            "2000\n",
+        ),
+        (
+            """
     from wgflow_rl.data.__main__ import main
     main(["list"])
-    """
-    )
-    done = python(code)
-    assert done.returncode == 0, done.stderr
-    assert "lift-mh-low_dim" in done.stdout
+    """,
+            "lift-mh-low_dim",
+        ),
+        (
+            """
+    from wgflow_rl.data.__main__ import main
+    main(["generate", sys.argv[1], "--rows", "10"])
+    """,
+            "has none. Set HOME, set WGFLOW_DATA",
+        ),
+    ],
+    ids=["data of its own", "list", "generate"],
+)
+def test_a_user_that_is_a_number_needs_no_home_or_is_told_what_to_set(code, says, maze_data):
+    (folder,) = maze_data.glob("pointmaze-medium-navigate-v0-rows2000-*")
+    done = python(NUMBER + code, DEFAULT_ENV, folder)
+    assert done.returncode == (2 if "Set HOME" in says else 0), done.stderr
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unwritable_home_leads_to_wgflow_data(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -121,16 +120,6 @@ def copy_data(cache, folder, change):
         np.savez(folder / source.name, **arrays)
 
 
-def test_a_run_does_not_go_on_with_other_data(cache, whole, tmp_path, capsys):
-    stopped = tmp_path / "run"
-    shutil.copytree(whole, stopped)
-    copy_data(cache, tmp_path, lambda arrays: np.negative(arrays["actions"], out=arrays["actions"]))
-    config = json.loads((stopped / "config.json").read_text())
-    config["settings"]["data"] = str(tmp_path)
-    (stopped / "config.json").write_text(json.dumps(config))
-    assert "the data read now are not those" in refused(["--resume", stopped], capsys)
-
-
 @pytest.mark.parametrize("name", ["observations", "actions"])
 def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, capsys):
     def wider(*args, load=data.load, **options):
@@ -158,11 +147,6 @@ def test_a_nan_in_the_data_is_refused_by_file_and_row(cache, tmp_path, capsys):
     file = tmp_path / "pointmaze-medium-navigate-v0.npz"
     assert message.startswith(f"error: {file}: observations is not finite in row 417")
     assert not (tmp_path / "run").exists()
-
-
-def test_data_that_is_not_there_is_named(tmp_path, capsys):
-    message = refused(flags(tmp_path / "run", data=tmp_path), capsys)
-    assert f"{tmp_path} has no pointmaze-medium-navigate-v0.npz" in message
 
 
 # ---- evaluation --------------------------------------------------------------------------------------------------
@@ -200,15 +184,6 @@ def test_an_evaluation_that_cannot_be_done_is_refused(asked, message, whole, cap
     with pytest.raises(SystemExit, match="2"):
         evaluate.main([str(whole), *asked.split()])
     assert capsys.readouterr().err.startswith(f"error: {message}")
-
-
-def test_a_folder_without_a_run_is_not_evaluated(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        evaluate.main([str(tmp_path)])
-    assert (
-        capsys.readouterr().err
-        == f"error: {tmp_path} holds no run: there is no config.json in it\n"
-    )
 
 
 def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
@@ -295,19 +270,3 @@ def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
     assert ",".join(columns) == "step,phase,success,success_low,success_high,return,length,wall_s"
     assert [(row["step"], row["phase"]) for row in rows] == [("50", "offline"), ("100", "online")]
     assert saved(folder) == [50, 100]
-
-
-def test_a_wrong_name_is_one_line_on_the_command_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "wgflow_rl.train", "--env", "cube-single"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: env is 'cube-single', .* Nearest: cube-single-play-singletask.*\n", done.stderr
-    )
-    assert done.stdout == ""
-    assert list(tmp_path.iterdir()) == []

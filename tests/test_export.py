@@ -215,12 +215,6 @@ def test_what_cannot_be_asked_is_refused(asked, why, capsys):
     assert why in capsys.readouterr().err
 
 
-def test_a_folder_without_a_run_is_not_exported(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        export.main([str(tmp_path)])
-    assert "holds no run" in capsys.readouterr().err
-
-
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(RuntimeError, match=r"pip install 'wgflow\[export\]'"):

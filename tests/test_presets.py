@@ -54,19 +54,8 @@ def test_the_protocol_is_the_one_of_table_5():
             },
         ),
         ("mvp-topk", {"lam": 0.5, "candidates": 16, "top_k": 4, "old_rate": 1e-4}),
-        (
-            "dfp",
-            {
-                "chunk": 5,
-                "candidates": 16,
-                "top_k": 4,
-                "lam": 0.5,
-                "lam_offline": 0.0,
-                "old_rate": 1e-4,
-            },
-        ),
         ("dfp-no-topk", {"lam": 0.0}),
-        ("dfp", {"field": "drifting:0.05", "improve_field": "drifting:0.05", "target_samples": 1}),
+        ("dfp", {"lam_offline": 0.0, "target_samples": 1}),  # the others: test_paper_settings.py
         (
             "dfp-published",
             {"field": "published:0.1", "improve_field": "published:0.1", "target_samples": 16},

@@ -8,12 +8,9 @@ import sys
 import pytest
 import torch
 
-from tests.small_agents import make_batch, noise_for
 from wgflow_rl import profile
 from wgflow_rl.agents import networks, presets
-from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.training.settings import Machine, from_command_line
-from wgflow_rl.training.updates import update
 
 TINY = ["--hidden", "16", "16", "--batch", "8"]
 
@@ -75,26 +72,6 @@ def test_another_device_is_refused():
     settings = dataclasses.replace(from_command_line(TINY), machine=Machine(device="meta"))
     with pytest.raises(ValueError, match="wanted cpu"):
         profile.report(settings)
-
-
-def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
-    cfg = DFPConfig(
-        chunk=2, generated=4, candidates=16, target_samples=16, hidden=(32, 32), batch=16
-    )
-    logs, agents = [], []
-    for block in (64, 1 << 30):
-        monkeypatch.setattr(networks, "BLOCK", block)
-        agent = DFP(cfg, obs_dim=3, action_dim=2, seed=1)
-        logs.append([])
-        for i in range(200):
-            log = update(
-                agent, make_batch(2, seed=i, b=16), noise_for(agent, seed=i, b=16), online=i >= 100
-            )
-            logs[-1].append(torch.stack([log["critic_loss"], log["actor_loss"]]))
-        agents.append(agent)
-    torch.testing.assert_close(torch.stack(logs[0]), torch.stack(logs[1]), rtol=1e-5, atol=1e-6)
-    for a, b in zip(*(agent.policy.parameters() for agent in agents), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["dfp", "mvp", "srpo"])

@@ -424,15 +424,6 @@ def test_the_figures_named_in_the_report_are_there(written):
     assert not list(written.glob(".*"))
 
 
-def test_figures_have_the_papers_panels():
-    panels = {figure.number: list(figure.panels.values()) for figure in FIGURES}
-    assert panels[1] == panels[4]
-    assert panels[1][:3] == ["lift", "square", "can"] and len(panels[1]) == 12
-    assert panels[3] == [f"cube-triple-task{task}" for task in (2, 3, 4)]
-    assert panels[5] == [f"cube-quadruple-task{task}" for task in (2, 3, 4)]
-    assert [figure.number for figure in FIGURES if not figure.online_only] == [1]
-
-
 # ---- logs of other code bases ----------------------------------------------------------------------------------------
 
 

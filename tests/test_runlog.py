@@ -183,15 +183,6 @@ def test_a_config_that_lost_its_resumes_is_refused(tmp_path):
         log.config({})
 
 
-def test_the_rows_are_in_the_file_at_once(tmp_path):
-    log = RunLog(tmp_path, tensorboard=False)
-    write(log, [0])
-    assert (
-        len(read_rows(tmp_path / "train.csv")[1]) == len(read_rows(tmp_path / "eval.csv")[1]) == 1
-    )
-    log.close()
-
-
 def test_the_clock_goes_on(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(runlog.time, "monotonic", lambda: now[0])
@@ -205,15 +196,6 @@ def test_the_clock_goes_on(tmp_path, monkeypatch):
         now[0] += 5
         log.train(2, "offline", {"x": 0})
     assert [row["wall_s"] for row in read_rows(tmp_path / "train.csv")[1]] == ["50", "100", "105"]
-
-
-def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
-    with RunLog(tmp_path, tensorboard=False) as log:
-        write(log, [0])
-    before = (tmp_path / "train.csv").read_bytes()
-    with pytest.raises(FileExistsError, match=r"--resume.*--run-dir"):
-        RunLog(tmp_path, tensorboard=False)
-    assert (tmp_path / "train.csv").read_bytes() == before
 
 
 def test_a_run_killed_before_its_settings_were_written_blocks_no_new_one(tmp_path):
