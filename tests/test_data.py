@@ -97,7 +97,7 @@ def test_labels_are_those_of_ogbenchs_loader(env, tmp_path, short, request):
     import ogbench as official
 
     folder = generated.generate(env, root=tmp_path, rows=120, workers=1, progress=False)
-    path = ogbench.pair(folder, env)[0]
+    path = ogbench.files(folder, env)[0][0]
     task = request.getfixturevalue("maze" if env == MAZE else "arm")
     ours = ogbench.read(path, env, task)
     theirs, _ = official.make_env_and_datasets(

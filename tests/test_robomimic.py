@@ -114,7 +114,7 @@ def test_names_are_known_and_nearly_right_ones_are_answered():
     assert {f"{suite}-mh-low_dim" for suite in SUITES} <= set(envs.names())
     assert envs.parse(LIFT).suite == "lift"
     with pytest.raises(ValueError, match=f"Nearest: .*{LIFT}"):
-        envs.check_name("lift-mh-lowdim")
+        envs.parse("lift-mh-lowdim")
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from wgflow_rl.training import runlog
+from wgflow_rl.training import provenance, runlog
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, wilson
 from wgflow_rl.training.table import read_rows
@@ -250,7 +250,7 @@ def test_config_says_what_ran_and_what_resumed_it(tmp_path):
 
 
 def test_the_commit_is_this_projects_or_none():
-    commit, root = runlog.provenance()["commit"], Path(runlog.__file__).parents[2]
+    commit, root = provenance.provenance()["commit"], Path(provenance.__file__).parents[2]
     assert (commit is not None) == (root / ".git").exists()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
 
@@ -259,8 +259,8 @@ def test_a_package_inside_another_checkout_has_no_commit(tmp_path, monkeypatch):
     package = tmp_path / "lib" / "site-packages" / "wgflow_rl"
     package.mkdir(parents=True)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    monkeypatch.setattr(runlog, "__file__", str(package / "training" / "runlog.py"))
-    assert runlog.provenance()["commit"] is None
+    monkeypatch.setattr(provenance, "__file__", str(package / "training" / "provenance.py"))
+    assert provenance.provenance()["commit"] is None
 
 
 def test_rows_are_mirrored_to_tensorboard(tmp_path):

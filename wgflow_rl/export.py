@@ -8,7 +8,6 @@ the file is a deterministic function.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import warnings
@@ -26,7 +25,7 @@ from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.agents.config import MOST, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
-from wgflow_rl.training.runlog import PACKAGES
+from wgflow_rl.training.provenance import versions
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.files import replacing
@@ -159,15 +158,8 @@ def describe(
             "is": "a chunk in [-1, 1]",
         },
         "agent": dataclasses.asdict(settings.agent),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 # ---- the two formats -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import pandas as pd
 import tyro
 
 from wgflow_rl import plugins
-from wgflow_rl.experiments import results, stopwatch
+from wgflow_rl.experiments import reading, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
     cell,
@@ -269,7 +269,7 @@ def write(args: Args) -> Path:
         OSError: If a file cannot be written.
     """
     skipped: list[str] = []
-    groups = results.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
+    groups = reading.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     numbers = args.numbers(groups)

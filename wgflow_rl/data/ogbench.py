@@ -274,14 +274,6 @@ def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def pair(folder: Path, env: str) -> tuple[Path, Path]:
-    """The first of `files`.
-
-    Raises what `files` raises.
-    """
-    return files(folder, env)[0]
-
-
 def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
     """Download the official files that are missing; return the folder they are in.
 

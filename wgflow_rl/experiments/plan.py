@@ -173,7 +173,8 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
         return Kind(row, env, settings, flags)
     # Without extra flags, avoid the command-line parser, which takes half a second per cell of a
     # table.
-    agent, schedule = presets.preset(preset, row.method, envs.check_name(env))
+    envs.parse(env)
+    agent, schedule = presets.preset(preset, row.method, env)
     agent = dataclasses.replace(agent, **row.settings)
     settings = Settings(agent, schedule, method=row.method, env=env, preset=preset)
     return Kind(row, env, settings.check(), flags)

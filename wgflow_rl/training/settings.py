@@ -19,7 +19,7 @@ import tyro
 from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
-from wgflow_rl.agents.presets import Schedule
+from wgflow_rl.agents.schedules import Schedule
 from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
 from wgflow_rl.utils.files import expand_user, require_regular
@@ -152,7 +152,7 @@ class Settings:
         Raises:
             ValueError: The message names the first invalid setting.
         """
-        envs.check_name(self.env)
+        envs.parse(self.env)
         self.agent.check()
         self.machine.check()
         at_least(0, seed=self.seed)
@@ -244,7 +244,7 @@ def from_command_line(
     first.add_argument("--plugin", action="append", default=[])
     chosen, _ = first.parse_known_args(args)
     plugins.load(chosen.plugin)
-    envs.check_name(chosen.env)
+    envs.parse(chosen.env)
     method = chosen.method or presets.default_method(chosen.env)
     agent, schedule = presets.preset(chosen.preset, method, chosen.env)
     default = Settings(agent, schedule, method=method, env=chosen.env, preset=chosen.preset)
