@@ -62,9 +62,8 @@ def assert_is(loaded, step):
 def test_any_json_state_survives(tmp_path_factory, state):
     folder = tmp_path_factory.mktemp("state")
     checkpoint.save(folder, step=0, tensors={}, state=state)
-    assert json.dumps(checkpoint.load(folder).state) == json.dumps(
-        state
-    )  # as text: NaN differs from itself
+    # as text: NaN differs from itself
+    assert json.dumps(checkpoint.load(folder).state) == json.dumps(state)
 
 
 def test_a_saved_tensor_may_be_a_view_or_need_gradients(tmp_path):

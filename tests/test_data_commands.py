@@ -57,9 +57,8 @@ def test_info_tells_what_the_data_know_of_each_task(file, capsys):
         facts = out[out.index(f"task{task}") :]
         assert "0 rows at the goal, in 0 of 2 trajectories; returns -9 to -9, mean -9.0" in facts
     kept = np.delete(np.load(file, allow_pickle=False)["qpos"], [9, 19], axis=0)
-    reached = int(
-        (np.linalg.norm(kept, axis=1) <= 1).sum()
-    )  # task 5 ends in the cell the file is in
+    # task 5 ends in the cell the file is in
+    reached = int((np.linalg.norm(kept, axis=1) <= 1).sum())
     assert reached
     assert f"{reached} rows at the goal, in 2 of 2 trajectories" in out[out.index("task5") :]
     assert f"actions {kept[:, 0].min():.2f} to {kept[:, 0].max():.2f}, " in out

@@ -76,9 +76,8 @@ def die_after(args, step, seconds):
     def save_and_wind_up(folder, **contents):
         save(folder, **contents)
         if contents["step"] == step:
-            signal.setitimer(
-                signal.ITIMER_PROF, seconds
-            )  # nobody catches its signal: the process ends where it is
+            # nobody catches its signal: the process ends where it is
+            signal.setitimer(signal.ITIMER_PROF, seconds)
 
     checkpoint.save = save_and_wind_up
     train.main(args)
@@ -190,9 +189,8 @@ def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
     films = []
     agent, settings, _ = evaluate.load_agent(whole)
     plain = evaluate.run_episodes(agent, settings, 11)
-    monkeypatch.setattr(
-        envs, "make", lambda name, make=envs.make, **options: make(name)
-    )  # no GL library needed
+    # no GL library needed
+    monkeypatch.setattr(envs, "make", lambda name, make=envs.make, **options: make(name))
     monkeypatch.setattr(evaluate, "_render", lambda env: np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr(evaluate, "_film", lambda path: contextlib.nullcontext(films.append))
     filmed = evaluate.run_episodes(agent, settings, 11, shown=3, video=tmp_path / "film.mp4")

@@ -158,9 +158,8 @@ def test_success_ends_the_episode_one_action_after_the_goal_is_reached():
 
     env.reset(seed=0)
     goal = np.asarray(env.unwrapped.cur_goal_xy)
-    env.unwrapped.set_xy(
-        goal - [1.05, 0]
-    )  # the tolerance is 1: this action reaches it, the next is told so
+    # the tolerance is 1: this action reaches it, the next is told so
+    env.unwrapped.set_xy(goal - [1.05, 0])
     for expected in ((-1.0, False, False), (0.0, True, True)):
         _, reward, terminated, _, info = env.step(np.array([1.0, 0.0]))
         assert (reward, terminated, info["success"]) == expected

@@ -21,9 +21,8 @@ OBS, ACTION = 5, 3
 
 
 def small(method, **changes):
-    agent = presets.laptop(
-        method, presets.ROWS[method], presets.MAZE
-    )  # with a temperature: a uniform draw too
+    # with a temperature: a uniform draw too
+    agent = presets.laptop(method, presets.ROWS[method], presets.MAZE)
     return dataclasses.replace(agent, hidden=(16, 16), **changes)
 
 
@@ -120,9 +119,8 @@ def test_a_file_says_what_it_is(run, tmp_path):
         ).check()
     )
     held = {"wgflow.json": ""}
-    with (
-        pytest.deprecated_call()
-    ):  # torch would have us use torch.export; C++ runtimes load TorchScript
+    # torch would have us use torch.export; C++ runtimes load TorchScript
+    with pytest.deprecated_call():
         torch.jit.load(said["file"], _extra_files=held)
     about = json.loads(held["wgflow.json"])
     assert (about["method"], about["env"], about["seed"], about["step"]) == (

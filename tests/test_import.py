@@ -81,12 +81,7 @@ def test_no_call_changes_the_state_of_the_process(name):
 
 def test_every_public_name_has_a_call():
     """A new public function or class gets a line in tests/public_calls.py, and with it the laws that go over all."""
-    without = {
-        "Kernel",
-        "Field",
-        "Functional",
-        "keops_warmup",
-        "capturable",
-    }  # abstract; a compilation of some seconds; calls no sum
+    # abstract; a compilation of some seconds; calls no sum
+    without = {"Kernel", "Field", "Functional", "keops_warmup", "capturable"}
     modules = {name for name in wgflow.__all__ if type(getattr(wgflow, name)).__name__ == "module"}
     assert set(wgflow.__all__) - without - modules - set(CALLS) == set()

@@ -154,10 +154,8 @@ def test_the_offline_preset_is_table_8(method, row):
     elif method == "dfp":
         assert cfg.field == cfg.improve_field == bandwidths(row["value"])
     assert cfg.lam_offline == cfg.lam  # "applied throughout training" (B.2)
-    assert (cfg.chunk, cfg.act_samples) == (
-        1,
-        1,
-    )  # "we disable both action chunking and best-of-N'"
+    # "we disable both action chunking and best-of-N'"
+    assert (cfg.chunk, cfg.act_samples) == (1, 1)
     assert (schedule.offline_steps, schedule.online_steps) == (1_000_000, 0)
 
 

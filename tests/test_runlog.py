@@ -335,9 +335,8 @@ def test_seeds_are_drawn_together(tmp_path):
     runs = []
     for seed in range(3):
         with RunLog(tmp_path / str(seed), tensorboard=False) as log:
-            write(
-                log, range(0, 80 + 20 * seed, 10)
-            )  # of different lengths: the mean takes the steps they share
+            # of different lengths: the mean takes the steps they share
+            write(log, range(0, 80 + 20 * seed, 10))
         runs.append(tmp_path / str(seed))
     command = [
         sys.executable,

@@ -35,13 +35,8 @@ STATES = 64  # states of the policy's episodes on which the file is compared wit
 TOLERANCE = 1e-4  # absolute, of actions in [-1, 1]; rounding of float32 is about 1e-6
 KINDS = {"randn": "normal", "rand": "uniform"}  # torch function -> name of the input
 LEAST_OPSET = 18  # of torch's exporter, whose conversion to older sets fails for these policies
-IR_VERSIONS = {
-    18: 8,
-    19: 9,
-    20: 9,
-    21: 10,
-    22: 10,
-}  # ONNX's file format of each operator set's first release
+# ONNX's file format of each operator set's first release
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
 SUFFIX = {"onnx": ".onnx", "torchscript": ".pt"}
 
 Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]

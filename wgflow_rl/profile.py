@@ -223,9 +223,8 @@ Takes the flags of wgflow_rl.train, which choose the agent; nothing is trained, 
 
 
 def main(args: list[str] | None = None) -> None:
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "6"
-    )  # else the profiler writes "USDT:" lines to stderr
+    # else the profiler writes "USDT:" lines to stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with one_line_errors():
         flags = sys.argv[1:] if args is None else args
         print(report(from_command_line(flags, prog="python -m wgflow_rl.profile", about=ABOUT)))

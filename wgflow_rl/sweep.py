@@ -178,12 +178,10 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
 def _ray(args: Args) -> Iterator[Any]:
     """Start Ray or join a cluster, with SIGTERM treated as Ctrl-C."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # at the default, 15, other processes starve runs
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # --gpus-per-run 0 hides no device
+    # at the default, 15, other processes starve runs
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # --gpus-per-run 0 hides no device
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
 

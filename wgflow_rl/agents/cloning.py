@@ -170,9 +170,8 @@ class MeanFlowBCConfig(CloningConfig):
 
     time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted
     time_std: float = 1.0
-    same_times: float = (
-        0.5  # share of pairs with r = t, which is flow matching (Geng et al., Table 1a)
-    )
+    # share of pairs with r = t, which is flow matching (Geng et al., Table 1a)
+    same_times: float = 0.5
     generated: int = 1  # triples of noise and times per chunk of the data
 
     def check(self) -> None:

@@ -13,20 +13,17 @@ class AgentConfig:
     """Numbers of the protocol that every method shares (Li et al. 2025; Koo et al. 2026, Table 5)."""
 
     chunk: int = 5  # h, actions per chunk, executed open loop; 1 on every offline row
-    history: int = (
-        1  # observations that an agent reads: the last ones, the first of an episode repeated
-    )
+    # observations that an agent reads: the last ones, the first of an episode repeated
+    history: int = 1
     # Actions that the policy predicts, of which the first `chunk` are executed before it predicts anew (receding
     # horizon; Chi et al. 2023). 0: as many as are executed.
     horizon: int = 0
     gamma: float = 0.99
     lr: float = 3e-4  # Adam, all networks
-    lr_end: float = (
-        1.0  # fraction of lr that is left at the end of the online phase, linearly; 1: constant
-    )
-    lr_end_offline: float = (
-        1.0  # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
-    )
+    # fraction of lr that is left at the end of the online phase, linearly; 1: constant
+    lr_end: float = 1.0
+    # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
+    lr_end_offline: float = 1.0
     weight_decay: float = 0.0  # decoupled (AdamW instead of Adam), all networks
     target_rate: float = 5e-3  # Polyak rate of the target networks
     average: float = 0.0  # EMA of the policy's weights per update, which acts; 0: the policy itself

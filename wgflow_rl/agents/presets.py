@@ -307,9 +307,8 @@ def _for_task(agent: C, rows: Rows, method: str, env: str) -> C:
 
 def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
     """A method at laptop size: DFP's numbers in whatever they have in common."""
-    if isinstance(
-        agent, DFPConfig
-    ):  # the variants differ in their field and in having the top-K term or not
+    # the variants differ in their field and in having the top-K term or not
+    if isinstance(agent, DFPConfig):
         lam = like.lam if agent.lam > 0 else 0.0
         return replace(like, field=agent.field, improve_field=agent.improve_field, lam=lam)
     if like.horizon:  # then the protocol of the task says how many actions are executed

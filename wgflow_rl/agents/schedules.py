@@ -22,9 +22,8 @@ class Schedule:
     log_every: int
     data_rows: int | None  # generated without a data folder; None: as many as the official set
     data_episodes: int | None = None  # training trajectories, drawn at random (seed 42); None: all
-    mirror: bool = (
-        False  # add the training data's mirror images, where the task has a mirror symmetry (PushT)
-    )
+    # add the training data's mirror images, where the task has a mirror symmetry (PushT)
+    mirror: bool = False
     # Evaluation plays the starts reset(seed=eval_seed), reset(seed=eval_seed + 1), ... every time, as the published
     # protocol of some tasks does; None: new starts at every evaluation.
     eval_seed: int | None = None

@@ -28,11 +28,8 @@ SERVER = "https://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomi
 OFFICIAL = "low_dim_v141.hdf5"
 SPLITS = ("train", "valid")
 HELD_OUT = 10  # in a file without masks, every tenth demonstration is for validation
-WIDTHS = {
-    "robot0_eef_pos": 3,
-    "robot0_eef_quat": 4,
-    "robot0_gripper_qpos": 2,
-}  # sizes of the parts of an observation; "object" has the rest
+# sizes of the parts of an observation; "object" has the rest
+WIDTHS = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
 GRIPPERS = {"PandaGripper": "default"}  # robosuite's default gripper of a Panda
 CONTROL = (
     "type",

@@ -54,9 +54,8 @@ class Shards:
         if fitting >= self.rows:
             self.resident = self.rows
         elif fitting >= largest:
-            self.resident = (
-                fitting // largest * largest
-            )  # equal files are resident for equally long
+            # equal files are resident for equally long
+            self.resident = fitting // largest * largest
         else:
             raise ValueError(
                 f"{memory / 1e9:.3g} GB is too little memory for the files in {files[0].path.parent}: to read and hold "

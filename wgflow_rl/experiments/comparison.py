@@ -30,12 +30,8 @@ from wgflow_rl.experiments.tables import (
 MISSING = "—"
 ARROW = " → "  # between the phases of a cell
 BY = "source"  # header of the column "paper" or "ours"
-HIDDEN = (
-    "table",
-    "section",
-    "note",
-    "doubt",
-)  # columns of a CSV file that are not in the paper's table
+# columns of a CSV file that are not in the paper's table
+HIDDEN = ("table", "section", "note", "doubt")
 
 
 # ---- which runs belong to a row ----------------------------------------------------------------------------------

@@ -164,9 +164,8 @@ class RunLog:
         self.resume_step = resume_step
         with contextlib.ExitStack() as opened:  # closes everything if a step below fails
             opened.enter_context(_lock(self.folder / ".lock"))
-            check_folder(
-                self.folder, resume=resume_step is not None
-            )  # another run may have ended before the lock
+            # another run may have ended before the lock
+            check_folder(self.folder, resume=resume_step is not None)
             remove_temporaries(self.folder)
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)

@@ -96,9 +96,8 @@ class TrainingState:
         self.acting = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.best = Best(step=0, score=-1.0)
-        self.evaluating: int | None = (
-            None  # the step whose evaluation has begun and is not recorded
-        )
+        # the step whose evaluation has begun and is not recorded
+        self.evaluating: int | None = None
         self.batch: Batch | None = None  # the last one sampled
         self._parts: tuple[checkpoint.Part, ...] = ()  # files of online rows written so far
         self._rows_written = 0
