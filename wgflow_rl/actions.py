@@ -37,11 +37,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
         if self.state < 0:
             raise ValueError(f"--state is {self.state}; wanted at least 0")
         if self.samples < 3:

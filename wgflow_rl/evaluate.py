@@ -54,11 +54,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
         for name in ("episodes", "video_episodes", "act_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -60,11 +60,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
         if self.act_samples is not None and self.act_samples < 1:
             raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
         at_most(MOST, act_samples=self.act_samples or 0)

@@ -77,11 +77,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
         if (self.table is None) == (not self.methods and not self.envs):
             raise ValueError("wanted either --table N, or --methods and --envs")
         if self.table is None and not (self.methods and self.envs):
@@ -281,10 +277,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
 
 
 def run(args: Args, extra: Sequence[str] = ()) -> bool:
-    """Run all runs that are not finished; return True if every run is done.
-
-    Raises what `check`, `plan` and `execute` raise.
-    """
+    """Run all runs that are not finished; return True if every run is done."""
     planned = args.check().plan(extra)
     for reason in planned.skipped:
         print(f"skipped: {reason}", file=sys.stderr)

@@ -49,19 +49,13 @@ def path_of(env: str) -> Path:
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
-    """Load the (training, validation) demonstrations of a folder.
-
-    Raises what `find` and `read` raise.
-    """
+    """Load the (training, validation) demonstrations of a folder."""
     train, validation = contents(folder, env)
     return train, validation
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
-    """Read the training, then the validation demonstrations of a folder or file.
-
-    Raises what `find` and `read` raise.
-    """
+    """Read the training, then the validation demonstrations of a folder or file."""
     file = path if path.is_file() else find(path, env)
     for split in SPLITS:
         yield read(file, env, split)
