@@ -188,7 +188,7 @@ def test_a_folder_without_a_run_is_refused_by_name(tmp_path):
         ("--lam nan", "--lam is nan"),
         ("--target-rate 2", "--target-rate is 2.0; wanted a share"),
         ("--old-rate -1", "--old-rate is -1.0"),
-        ("--online-share 1.5", "--online-share is 1.5; wanted a fraction"),
+        ("--online-share 1.5", "--online-share is 1.5; wanted a share"),
         ("--batch 0", "--batch is 0"),
         ("--online-steps -1", "--online-steps is -1; wanted at least 0"),
         ("--eval-every 0", "--eval-every is 0; wanted at least 1"),

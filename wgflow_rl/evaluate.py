@@ -20,7 +20,7 @@ from tqdm import tqdm
 from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_most
+from wgflow_rl.agents.config import MOST, at_least, at_most
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.rendering import WITHOUT_DISPLAY
 from wgflow_rl.training import checkpoint
@@ -56,10 +56,8 @@ class Args:
     def check(self) -> Args:
         """Return the arguments. Raises: ValueError naming the first invalid flag."""
         for name in ("episodes", "video_episodes", "act_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
-        at_most(MOST, episodes=self.episodes, act_samples=self.act_samples or 0)
+            at_least(1, **{name: getattr(self, name)})
+        at_most(MOST, episodes=self.episodes, act_samples=self.act_samples)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_most
+from wgflow_rl.agents.config import MOST, at_least, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.training.provenance import versions
 from wgflow_rl.training.settings import Settings
@@ -61,13 +61,11 @@ class Args:
 
     def check(self) -> Args:
         """Return the arguments. Raises: ValueError naming the first invalid flag."""
-        if self.act_samples is not None and self.act_samples < 1:
-            raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
-        at_most(MOST, act_samples=self.act_samples or 0)
+        at_least(1, act_samples=self.act_samples)
+        at_most(MOST, act_samples=self.act_samples)
         if self.opset is not None and self.format != "onnx":
             raise ValueError(f"--opset is {self.opset}, but only --format onnx has operator sets")
-        if self.opset is not None and self.opset < LEAST_OPSET:
-            raise ValueError(f"--opset is {self.opset}; wanted at least {LEAST_OPSET}")
+        at_least(LEAST_OPSET, opset=self.opset)
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
             raise ValueError(
                 f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}"

@@ -31,6 +31,7 @@ import tyro
 from tqdm import tqdm
 
 from wgflow_rl import plugins
+from wgflow_rl.agents.config import at_least, at_most
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
@@ -86,17 +87,9 @@ class Args:
             raise ValueError("--variants adds rows to a table; wanted --table N with it")
         if self.time and not self.dry_run:
             raise ValueError("--time estimates without running; wanted --dry-run with it")
-        for name, value, least in (
-            ("seeds", self.seeds, 1),
-            ("cpus", self.cpus, 1),
-            ("cpus-per-run", self.cpus_per_run, 1),
-            ("gpus-per-run", self.gpus_per_run, 0),
-            ("retries", self.retries, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"--{name} is {value}; wanted at least {least}")
-        if (self.seeds or 0) > MOST_SEEDS:
-            raise ValueError(f"--seeds is {self.seeds}; wanted at most {MOST_SEEDS:,}")
+        at_least(1, seeds=self.seeds, cpus=self.cpus, cpus_per_run=self.cpus_per_run)
+        at_least(0, gpus_per_run=self.gpus_per_run, retries=self.retries)
+        at_most(MOST_SEEDS, seeds=self.seeds)
         cores = self.cpus or os.cpu_count() or 1
         if self.address is None and self.cpus_per_run > cores:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 MOST = 1_000_000  # largest size or count of an agent; what still exceeds the memory is an error of its own
 
@@ -39,6 +40,11 @@ class AgentConfig:
         """Number of actions that the policy predicts."""
         return self.horizon or self.chunk
 
+    @property
+    def chunks(self) -> dict[str, Any]:
+        """What `Replay.sample` has to know of a chunk: its length, the predicted actions, the discount."""
+        return {"chunk": self.chunk, "horizon": self.predicted, "gamma": self.gamma}
+
     def check(self) -> None:
         """Raise ValueError for the first value out of range, naming its command-line flag."""
         at_least(
@@ -68,17 +74,17 @@ class AgentConfig:
             raise ValueError(f"--lr is {self.lr}; wanted a positive learning rate")
 
 
-def at_least(least: float, **numbers: float) -> None:
-    """Raise ValueError for the first number that is NaN or below `least`, naming its flag."""
+def at_least(least: float, **numbers: float | None) -> None:
+    """Raise ValueError for the first number that is NaN or below `least`, naming its flag; None: not given."""
     for name, value in numbers.items():
-        if not value >= least:
+        if value is not None and not value >= least:
             raise ValueError(f"--{_flag(name)} is {value}; wanted at least {least}")
 
 
-def at_most(most: float, **numbers: float) -> None:
-    """Raise ValueError for the first number above `most`, naming its flag."""
+def at_most(most: float, **numbers: float | None) -> None:
+    """Raise ValueError for the first number above `most`, naming its flag; None: not given."""
     for name, value in numbers.items():
-        if not value <= most:
+        if value is not None and not value <= most:
             raise ValueError(f"--{_flag(name)} is {str(value)[:30]}; wanted at most {most:,}")
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wgflow_rl.agents.config import at_least, at_most, fraction
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -27,6 +29,22 @@ class Schedule:
     # Evaluation plays the starts reset(seed=eval_seed), reset(seed=eval_seed + 1), ... every time, as the published
     # protocol of some tasks does; None: new starts at every evaluation.
     eval_seed: int | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for the first value out of range, naming its command-line flag."""
+        at_most(10**12, offline_steps=self.offline_steps, online_steps=self.online_steps)
+        at_most(10**9, data_rows=self.data_rows)
+        at_most(10**6, eval_episodes=self.eval_episodes)
+        for name in ("offline_steps", "online_steps", "online_start", "eval_seed"):
+            at_least(0, **{name: getattr(self, name)})
+        for name in ("eval_every", "eval_episodes", "checkpoint_every", "log_every", "data_rows"):
+            at_least(1, **{name: getattr(self, name)})
+        fraction(online_share=self.online_share)
+        if 0 < self.online_steps <= self.online_start:
+            raise ValueError(
+                f"--online-start is {self.online_start} of {self.online_steps} online steps, so nothing would "
+                "be learned online; wanted fewer"
+            )
 
 
 PAPER = Schedule(

@@ -118,9 +118,7 @@ class TrainingState:
         cfg, schedule = self.settings.agent, self.settings.schedule
         self.batch = self.replay.sample(
             cfg.batch,
-            chunk=cfg.chunk,
-            horizon=cfg.predicted,
-            gamma=cfg.gamma,
+            **cfg.chunks,
             generator=self.generator,
             online_share=schedule.online_share,
             step=min(self.step, schedule.offline_steps),
@@ -130,13 +128,7 @@ class TrainingState:
     def diagnose(self) -> dict[str, Tensor]:
         """Compute the agent's diagnostics on fixed validation chunks and noise."""
         cfg, generator = self.settings.agent, torch.Generator().manual_seed(0)
-        batch = self.held_out.sample(
-            HELD_OUT,
-            chunk=cfg.chunk,
-            horizon=cfg.predicted,
-            gamma=cfg.gamma,
-            generator=generator,
-        )
+        batch = self.held_out.sample(HELD_OUT, **cfg.chunks, generator=generator)
         return self.agent.diagnose(batch, generator)
 
     def save(self, folder: Path) -> None:
