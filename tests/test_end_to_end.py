@@ -4,13 +4,10 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
-import os
 import random
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium
@@ -18,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.children import python
 from tests.runs import flags, outcome, refused, saved
 from wgflow_rl import data, envs, evaluate, train
 from wgflow_rl.training import checkpoint
@@ -208,12 +206,8 @@ def test_a_video_of_the_first_episodes_is_a_readable_mp4(whole, tmp_path):
         "t.evaluate.main([sys.argv[1], '--episodes', '3', '--video', sys.argv[2], '--video-episodes', '2'])"
     )
     film = tmp_path / "new" / "film.mp4"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(whole), str(film)],
-        env={**os.environ, "MUJOCO_GL": "egl", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-    )
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    done = python("-c", code, whole, film, MUJOCO_GL="egl", PYTHONPATH=paths)
     if "nothing can be drawn here" in done.stderr:
         assert done.returncode == 2
         pytest.skip(done.stderr.strip())
@@ -235,13 +229,7 @@ def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
         "--offline-steps 60 --online-steps 40 --online-start 10 --data-rows 2000 --hidden 32 32 --batch 16 "
         "--eval-every 50 --eval-episodes 2 --checkpoint-every 50 --log-every 10 --threads 1 --run-dir run"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "wgflow_rl.train", *asked],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = python("-m", "wgflow_rl.train", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     noise = [
         line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and "step/s" not in line

@@ -1,6 +1,5 @@
 """Generation: files repeat bit for bit, whatever the workers and interruptions."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.children import python
 from wgflow_rl import data, envs
 from wgflow_rl.data import generated, ogbench, oracles
 
@@ -51,14 +51,7 @@ def test_a_script_without_a_main_guard_generates_its_data(tmp_path):
         "print(len(episodes.rewards))\n",
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "WGFLOW_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        timeout=300,
-        check=False,
-    )
+    done = python(script, WGFLOW_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 2000
 
@@ -173,17 +166,8 @@ def alive(pid):
 
 @pytest.mark.slow
 def test_a_kill_loses_no_finished_trajectory_and_leaves_no_process(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "wgflow_rl.data",
-        "generate",
-        MAZE,
-        "--rows",
-        "200000",
-        "--workers",
-        "2",
-    ]
+    asked = f"-m wgflow_rl.data generate {MAZE} --rows 200000 --workers 2".split()
+    command = [sys.executable, *asked]
     environment = {"WGFLOW_DATA": str(tmp_path), "PATH": ""}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:

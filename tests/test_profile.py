@@ -2,12 +2,11 @@
 
 import dataclasses
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests.children import python
 from wgflow_rl import profile
 from wgflow_rl.agents import networks, presets
 from wgflow_rl.training.settings import Machine, from_command_line
@@ -94,6 +93,6 @@ profile.seconds = lambda call, at_least=0: float(call() is not None)
 profile.measure_machine = lambda: profile.Machine(1e11, 1e10)
 profile.main(["--hidden", "16", "16"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert "matrix products" in done.stdout
     assert "USDT" not in done.stderr

@@ -5,14 +5,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.children import python
 from wgflow_rl import report
 from wgflow_rl.agents import presets
 from wgflow_rl.experiments import comparison, plan, reading, results, verify
@@ -648,15 +646,6 @@ def test_a_log_of_very_many_seeds_is_refused(tmp_path):
 
 def test_one_seed_and_no_warning(tmp_path):
     write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.0, 0.1, 0.5, 0.9], preset="laptop")
-    command = [sys.executable, "-W", "error", "-m", "wgflow_rl.report", "runs"]
-    root = Path(report.__file__).resolve().parent.parent
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-W", "error", "-m", "wgflow_rl.report", "runs", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "report/report.md\n"

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from tests.children import python
 from wgflow_rl.training import provenance, runlog
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, wilson
@@ -307,8 +308,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, tensorboard):
             if step % 20 == 0:
                 log.evaluation(step, "offline", successes=1, episodes=2, episode_return=0.0, length=1.0)
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), str(int(tensorboard))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-c", textwrap.dedent(code), tmp_path, int(tensorboard))
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: [Errno 27] File too large: ")
@@ -338,21 +338,11 @@ def test_seeds_are_drawn_together(tmp_path):
             # of different lengths: the mean takes the steps they share
             write(log, range(0, 80 + 20 * seed, 10))
         runs.append(tmp_path / str(seed))
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "wgflow_rl.curve",
-        *map(str, runs),
-        "--out",
-        str(tmp_path / "all.png"),
-    ]
-    subprocess.run(command, check=True)
+    curve = ("-W", "error", "-m", "wgflow_rl.curve")
+    done = python(*curve, *runs, "--out", tmp_path / "all.png")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
-    done = subprocess.run(
-        [*command[:5], str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    done = python(*curve, tmp_path)
     assert done.returncode != 0
     assert "no eval.csv" in done.stderr
 
