@@ -72,7 +72,7 @@ def test_saturated_coordinates_are_pulled_back(method):
 
 
 @pytest.mark.parametrize("delay", [1, 2, 3])
-def test_rebrac_moves_its_policy_and_both_target_networks_in_every_update_of_its_delay(delay):
+def test_rebrac_moves_its_policy_and_both_target_networks_in_every_delayed_update(delay):
     agent, moved = build("rebrac", policy_delay=delay), []
     watched = [
         agent.policy.net,
@@ -80,11 +80,14 @@ def test_rebrac_moves_its_policy_and_both_target_networks_in_every_update_of_its
         agent.target_critic.nets[0],
         agent.critic.nets[0],
     ]
-    for i in range(4):
+    for i in range(6):
         before = [net.first.weight.clone() for net in watched]
         update(agent, seed=i)
-        moved.append([not b.equal(n.first.weight) for b, n in zip(before, watched, strict=True)])
-    assert moved == [[i % delay == 0] * 3 + [True] for i in range(4)]
+        moved.append(
+            [not torch.equal(b, net.first.weight) for b, net in zip(before, watched, strict=True)]
+        )
+    rest = [[False, False, False, True]] * (delay - 1)
+    assert moved == ([[True, True, True, True], *rest] * 6)[:6]
 
 
 # ---- acting --------------------------------------------------------------------------------------------------------
