@@ -263,15 +263,6 @@ def test_a_cut_file_is_noticed(tmp_path_factory, length):
         checkpoint.read(path)
 
 
-def test_a_damaged_newest_one_falls_back_with_a_warning(tmp_path):
-    save(tmp_path, 1)
-    path = save(tmp_path, 2)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(RuntimeWarning, match="step-000000000002.*Falling back"):
-        loaded = checkpoint.load(tmp_path)
-    assert_is(loaded, 1)
-
-
 def test_nothing_intact_is_an_error_that_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"step-\*"):
         checkpoint.load(tmp_path)

@@ -9,7 +9,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from wgflow_rl.agents import presets
-from wgflow_rl.agents.dfp import DFPConfig
 
 PUBLISHED = files("wgflow_rl.experiments") / "published"
 CUBES = [
@@ -164,11 +163,3 @@ def test_the_four_rows_of_table_2_have_the_same_td_target(env):
     rows = [presets.preset("paper", m, env)[0] for m in ("mvp", "mvp-topk", "dfp", "dfp-no-topk")]
     assert {cfg.target_samples for cfg in rows} == {1}  # a' ~ pi (Eq. 1)
     assert rows[1].top_k == rows[2].top_k  # "the same top-K multi-positive set" (A.2)
-
-
-def test_without_the_top_k_term_it_is_off_in_both_phases():
-    for preset in presets.PRESETS:
-        for method in ("dfp-no-topk", "dfp-ml-energy-no-topk"):
-            cfg, _ = presets.preset(preset, method, "cube-double-play-singletask-task2-v0")
-            assert isinstance(cfg, DFPConfig)
-            assert cfg.lam == cfg.lam_offline == 0

@@ -33,10 +33,6 @@ def test_the_products_of_a_network_are_counted_as_by_hand():
     assert work.bytes == 4 * (weights + 5 * (3 + 32) + 35 * (4 + 32 + 32 + 16 + 16 + 2))
 
 
-def test_floors_are_work_over_speed():
-    assert profile.Work(600, 40).floors(profile.Machine(flops=100, bandwidth=20)) == (6, 2)
-
-
 def test_every_second_of_a_profile_has_a_kind():
     x, w = torch.randn(64, 64), torch.randn(64, 64)
     kinds = profile.by_kind(lambda: torch.nn.functional.gelu(x @ w).normal_(), calls=3)

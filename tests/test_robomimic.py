@@ -1,6 +1,5 @@
 """Robomimic: environments that repeat, demonstrations that agree with them, files old and new, robomimic's reader."""
 
-import itertools
 import json
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from wgflow_rl import data, envs
-from wgflow_rl.agents import presets
 from wgflow_rl.data import controllers, demonstrations, generated, robomimic
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
@@ -387,18 +385,3 @@ def test_a_download_is_read_before_it_gets_its_name(file, tmp_path):
 
 
 # Operators and presets
-
-
-def test_operators_are_unlike_each_other(made):
-    lengths = [
-        len(demonstrations.attempt(made["recorder"], "lift", operator, seed=1)["rewards"])
-        for operator in controllers.OPERATORS
-    ]
-    assert len(set(lengths)) == len(lengths)
-    for one, two in itertools.pairwise(controllers.OPERATORS):
-        assert one != two
-
-
-def test_the_laptop_preset_of_lift_is_its_own():
-    agent, schedule = presets.preset("laptop", "dfp", LIFT)
-    assert agent.top_k == 2 and schedule == presets.LIFT_SCHEDULE

@@ -264,17 +264,6 @@ def test_a_package_inside_another_checkout_has_no_commit(tmp_path, monkeypatch):
     assert provenance.provenance()["commit"] is None
 
 
-def test_rows_are_mirrored_to_tensorboard(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with RunLog(tmp_path) as log:
-        write(log, (0, 20))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("eval/success")] == [0, 20]
-    assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
-
-
 def test_tensorboard_shows_one_value_per_step_of_a_resumed_run(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
