@@ -6,16 +6,7 @@ The losses are compared with the equations of their papers in test_method_equati
 import pytest
 import torch
 
-from tests.small_agents import (
-    TARGETS,
-    A,
-    B,
-    S,
-    Twins,
-    build,
-    make_batch,
-    noise_for,
-)
+from tests.small_agents import TARGETS, A, B, S, Twins, build, make_batch, noise_for
 from wgflow_rl.agents import losses, presets, sampling
 from wgflow_rl.agents.networks import MeanVelocityPolicy
 from wgflow_rl.training import updates

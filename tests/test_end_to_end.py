@@ -108,15 +108,6 @@ def test_a_killed_and_resumed_run_is_the_run_never_killed(step, whole, tmp_path)
     assert outcome(folder) == outcome(whole)
 
 
-def copy_data(cache, folder, change):
-    """The generated files in another folder, changed."""
-    for source in cache.glob("*/*.npz"):
-        with np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        change(arrays)
-        np.savez(folder / source.name, **arrays)
-
-
 @pytest.mark.parametrize("name", ["observations", "actions"])
 def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, capsys):
     def wider(*args, load=data.load, **options):
@@ -133,17 +124,6 @@ def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, cap
     assert refused(flags(tmp_path / "run"), capsys).startswith(
         f"error: {name} of the data have 4 entries, those of {DEFAULT_ENV} have shape (2,)"
     )
-
-
-def test_a_nan_in_the_data_is_refused_by_file_and_row(cache, tmp_path, capsys):
-    def spoil(arrays):
-        arrays["observations"][417, 1] = np.nan
-
-    copy_data(cache, tmp_path, spoil)
-    message = refused(flags(tmp_path / "run", data=tmp_path), capsys)
-    file = tmp_path / "pointmaze-medium-navigate-v0.npz"
-    assert message.startswith(f"error: {file}: observations is not finite in row 417")
-    assert not (tmp_path / "run").exists()
 
 
 # ---- evaluation --------------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def test_a_file_that_acts_differently_is_not_written(run, monkeypatch, capsys):
         export.main([str(run), "--out", str(run / "mine.onnx")])
     assert "differ from those of the run" in capsys.readouterr().err
     assert {path.name for path in run.iterdir()} == {
-        *("config.json", "train.csv", "eval.csv", "checkpoints", ".lock"),
+        *("config.json", "train.csv", "eval.csv", "checkpoints", ".lock")
     }
 
 
@@ -194,7 +194,7 @@ def test_draws_that_cannot_become_inputs_are_named():
 def test_draws_are_named_by_their_kind():
     one = torch.zeros(1)
     assert export.input_names([("normal", one), ("uniform", one), ("normal", one)]) == [
-        *("obs", "normal", "uniform", "normal_2"),
+        *("obs", "normal", "uniform", "normal_2")
     ]
 
 

@@ -52,10 +52,7 @@ SETTINGS = {
     "Number of online training steps": (lambda cfg, schedule: schedule.online_steps, float),
     "Policy network width": (lambda cfg, schedule: set(cfg.hidden), lambda cell: {int(cell)}),
     "Value network width": (lambda cfg, schedule: set(cfg.hidden), lambda cell: {int(cell)}),
-    "Policy network depth": (
-        lambda cfg, schedule: f"{len(cfg.hidden)} hidden layers",
-        str,
-    ),
+    "Policy network depth": (lambda cfg, schedule: f"{len(cfg.hidden)} hidden layers", str),
     "Value network depth": (lambda cfg, schedule: f"{len(cfg.hidden)} hidden layers", str),
     "Chunking horizon": (agent("chunk"), int),
     "Number of candidates for top-K": (agent("candidates"), int),

@@ -91,9 +91,4 @@ def test_with_lanes_first_rows_are_still_drawn_uniformly_and_chunks_follow_their
     }
     assert follows.keys() - {
         t for t, ok in zip(first.tolist(), batch.valid[:, 1], strict=True) if ok
-    } == {
-        9,
-        14,
-        15,
-        16,
-    }
+    } == {9, 14, 15, 16}

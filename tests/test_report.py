@@ -15,15 +15,7 @@ from wgflow_rl import report
 from wgflow_rl.agents import presets
 from wgflow_rl.experiments import comparison, plan, reading, results, verify
 from wgflow_rl.experiments.results import RunGroup, summary
-from wgflow_rl.experiments.tables import (
-    FIGURES,
-    FOLDER,
-    LISTS,
-    NUMBERS,
-    TABLES,
-    VARIANTS,
-    records,
-)
+from wgflow_rl.experiments.tables import FIGURES, FOLDER, LISTS, NUMBERS, TABLES, VARIANTS, records
 
 TRIPLE = "cube-triple-play-singletask-task2-v0"
 QUADRUPLE = "cube-quadruple-play-singletask-task2-v0"
@@ -213,11 +205,7 @@ def test_the_bootstrap_interval_of_many_runs_is_that_of_the_normal_law():
 
 def group(steps, success, offline, total):
     return RunGroup(
-        "dfp",
-        TRIPLE,
-        pd.DataFrame({"seed": 0, "step": steps, "success": success}),
-        offline,
-        total,
+        "dfp", TRIPLE, pd.DataFrame({"seed": 0, "step": steps, "success": success}), offline, total
     )
 
 

@@ -13,13 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl.agents import presets
-from wgflow_rl.training.settings import (
-    DEFAULT_ENV,
-    Machine,
-    Settings,
-    as_json,
-    from_command_line,
-)
+from wgflow_rl.training.settings import DEFAULT_ENV, Machine, Settings, as_json, from_command_line
 from wgflow_rl.utils.cli import UserError, one_line_errors
 
 ARM = "cube-single-play-singletask-task2-v0"

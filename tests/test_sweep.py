@@ -258,13 +258,6 @@ def test_the_settings_of_a_table_are_printed_for_every_row_and_task(capsys):
     assert {row["offline_steps"] for row in rows} == {"1000000"}
 
 
-def test_a_table_has_the_papers_number_of_seeds():
-    assert sweep.Args(table=1).seed_count == 5
-    assert sweep.Args(table=7).seed_count == 8
-    assert sweep.Args(table=7, seeds=2).seed_count == 2
-    assert sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,)).seed_count == 5
-
-
 def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
     args = sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,), seeds=2, runs=tmp_path)
     jobs = sweep.jobs_of(args, [*kinds(), *kinds("--lam", "0.25"), *kinds("--lam", "0.5")])

@@ -142,12 +142,7 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
 
 
 def run_episodes(
-    agent: Agent,
-    settings: Settings,
-    episodes: int,
-    *,
-    shown: int = 0,
-    video: Path | None = None,
+    agent: Agent, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
 ) -> Evaluation:
     """Play `episodes` fresh episodes; render the first `shown` side by side to `video`.
 
@@ -239,11 +234,7 @@ def report(args: Args) -> dict[str, Any]:
         args.run, best=args.checkpoint == "best", act_samples=args.act_samples
     )
     result = run_episodes(
-        agent,
-        settings,
-        args.episodes,
-        shown=args.video_episodes,
-        video=args.video,
+        agent, settings, args.episodes, shown=args.video_episodes, video=args.video
     )
     successes = int(result.success.sum())
     low, high = wilson(successes, args.episodes)

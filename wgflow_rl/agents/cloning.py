@@ -11,12 +11,7 @@ from torch import Tensor
 from wgflow_rl.agents import diagnostics, fields, losses
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, at_least
-from wgflow_rl.agents.networks import (
-    DeterministicPolicy,
-    MeanVelocityPolicy,
-    Policy,
-    VectorField,
-)
+from wgflow_rl.agents.networks import DeterministicPolicy, MeanVelocityPolicy, Policy, VectorField
 from wgflow_rl.agents.sampling import euler, logit_normal, normal, uniform
 from wgflow_rl.data.batch import Batch
 

@@ -115,11 +115,7 @@ REGISTERED: dict[str, Schedule | None] = {}  # methods of other packages, with t
 
 
 def register(
-    name: str,
-    config: AgentConfig,
-    agent: Callable[..., Agent],
-    *,
-    schedule: Schedule | None = None,
+    name: str, config: AgentConfig, agent: Callable[..., Agent], *, schedule: Schedule | None = None
 ) -> None:
     """Register a method, known to every command from then on; again under its name: replace it.
 

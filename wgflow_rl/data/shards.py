@@ -101,10 +101,6 @@ class Rotation:
     Turn t = 0, 1, ... belongs to one file; every pass over the files has a new random order. The
     rows of a turn replace the oldest rows of a ring of `shards.resident` rows. The next file is
     read ahead in a thread.
-
-    Args:
-        shards: the data set.
-        seed: seed of the order.
     """
 
     def __init__(self, shards: Shards, *, seed: int):

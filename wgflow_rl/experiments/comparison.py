@@ -166,10 +166,7 @@ def protocol_rows(
 
 
 def extra_rows(
-    table: ResultTable,
-    groups: Sequence[RunGroup],
-    legend: Legend,
-    listed: list[dict[str, Any]],
+    table: ResultTable, groups: Sequence[RunGroup], legend: Legend, listed: list[dict[str, Any]]
 ) -> list[str]:
     """Table of rows that are not in the paper: DFP with other fields, and other code bases."""
     found = {row.label: matching(table, row, groups) for row in table.variants}

@@ -86,15 +86,7 @@ def _check_regular(path: Path) -> None:
 
 
 def _read_text(path: Path, *, errors: str = "strict") -> str:
-    """Read a text file with or without a byte-order mark.
-
-    Args:
-        path: text file.
-        errors: as in `bytes.decode`.
-
-    Raises:
-        ValueError: As `_check_regular`, and for bytes that are no text.
-    """
+    """Read a text file with or without a byte-order mark. Raises: ValueError for bytes that are no text."""
     _check_regular(path)
     contents = path.read_bytes()
     utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

@@ -20,12 +20,7 @@ from wgflow_rl.experiments.tables import (
 def differences(folder: Path) -> tuple[int, list[str]]:
     """Compare `tableN.csv` or `tableN_NAME.csv` in a folder with the published numbers that a report prints.
 
-    Returns:
-        The number of cells in the folder, and one line for every cell that differs or that only one
-        side has.
-
-    Raises:
-        FileNotFoundError: If the folder lacks a table.
+    Returns the number of cells in the folder, and a line for every cell that differs or that only one side has.
     """
     count, lines = 0, []
     for number in NUMBERS:

@@ -205,14 +205,9 @@ class Settings:
 def from_command_line(
     args: Sequence[str], *, prog: str = PROG, about: str | None = None
 ) -> Settings:
-    """Parse the flags of `python -m wgflow_rl.train`.
+    """Parse the flags of `python -m wgflow_rl.train`; preset, method and environment determine all other defaults.
 
-    Preset, method and environment determine all other defaults.
-
-    Args:
-        args: the flags.
-        prog: name of the command in the help text, for other commands with these flags.
-        about: description in the help text.
+    Other commands with these flags give the name (`prog`) and the description (`about`) of their help text.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
