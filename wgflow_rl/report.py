@@ -94,11 +94,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def numbers(self, groups: Sequence[RunGroup]) -> tuple[int, ...]:
-        """Numbers of the tables to print.
-
-        Raises:
-            ValueError: For a number that is not in the paper.
-        """
+        """Numbers of the tables to print. Raises: ValueError for a number that is not in the paper."""
         if unknown := set(self.tables) - set(NUMBERS):
             raise ValueError(f"--tables has {min(unknown)}; the paper has Tables 1 to 10")
         if self.tables:
