@@ -14,7 +14,6 @@ from tests.children import python
 from wgflow_rl import data, envs
 from wgflow_rl.data import generated, ogbench, oracles
 
-ROOT = Path(__file__).resolve().parent.parent
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
 
