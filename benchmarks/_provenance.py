@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from wgflow_rl.training import runlog
+from wgflow_rl.training.provenance import provenance as of_run
 
 
 def provenance() -> dict:
@@ -19,6 +19,6 @@ def provenance() -> dict:
             ),
             cpu,
         )
-    record = runlog.provenance()
+    record = of_run()
     argv = [Path(word).name if Path(word).is_absolute() else word for word in record["argv"]]
     return record | {"argv": argv, "processor": cpu}

@@ -24,7 +24,7 @@ import wgflow as wg
 from wgflow import metrics
 from wgflow_rl.agents import fields, losses
 from wgflow_rl.agents.networks import Policy
-from wgflow_rl.training.runlog import provenance
+from wgflow_rl.training.provenance import provenance
 from wgflow_rl.utils.files import write_whole
 
 RATES, SIX = (5e-3, 2e-2), (2e-3, 5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2)

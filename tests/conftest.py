@@ -22,9 +22,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-)  # child processes test this tree, installed or not
+# child processes test this tree, installed or not
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 torch.set_num_threads(int(THREADS))  # the tensors of a test are small, and sums repeat bit by bit
 

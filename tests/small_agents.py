@@ -63,14 +63,3 @@ class Twins(TwinCritic):
 
 def constant(value):
     return lambda obs, chunks: torch.full(chunks.shape[:-1], float(value))
-
-
-class ConstantValue(nn.Module):
-    """V(s) = value."""
-
-    def __init__(self, value):
-        super().__init__()
-        self.constant = float(value)
-
-    def forward(self, obs):
-        return torch.full(obs.shape[:1], self.constant)

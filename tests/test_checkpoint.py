@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import warnings
 from pathlib import Path
@@ -55,11 +54,6 @@ def assert_is(loaded, step):
         assert torch.equal(tensors[name], expected)
 
 
-def test_load_gives_back_what_save_was_given(tmp_path):
-    save(tmp_path, 12)
-    assert_is(checkpoint.load(tmp_path), 12)
-
-
 @given(
     st.dictionaries(
         st.text(), st.floats() | st.integers() | st.text() | st.none() | st.lists(st.booleans())
@@ -68,9 +62,8 @@ def test_load_gives_back_what_save_was_given(tmp_path):
 def test_any_json_state_survives(tmp_path_factory, state):
     folder = tmp_path_factory.mktemp("state")
     checkpoint.save(folder, step=0, tensors={}, state=state)
-    assert json.dumps(checkpoint.load(folder).state) == json.dumps(
-        state
-    )  # as text: NaN differs from itself
+    # as text: NaN differs from itself
+    assert json.dumps(checkpoint.load(folder).state) == json.dumps(state)
 
 
 def test_a_saved_tensor_may_be_a_view_or_need_gradients(tmp_path):
@@ -216,11 +209,6 @@ def test_the_best_is_kept_beside_the_last_ones_and_loaded_when_asked_for(tmp_pat
         checkpoint.load(tmp_path, step=4)
 
 
-def test_a_checkpoint_is_as_readable_as_any_other_file(tmp_path):
-    (tmp_path / "other").touch()
-    assert save(tmp_path, 1).stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
 def test_what_a_killed_save_left_is_swept(tmp_path):
     (tmp_path / ".step-000000000001.safetensors.0123456789abcdef.tmp").write_bytes(b"half")
     save(tmp_path, 2)
@@ -273,15 +261,6 @@ def test_a_cut_file_is_noticed(tmp_path_factory, length):
     path.write_bytes(contents[: length % len(contents)])
     with pytest.raises(checkpoint.DamagedCheckpoint):
         checkpoint.read(path)
-
-
-def test_a_damaged_newest_one_falls_back_with_a_warning(tmp_path):
-    save(tmp_path, 1)
-    path = save(tmp_path, 2)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.warns(RuntimeWarning, match="step-000000000002.*Falling back"):
-        loaded = checkpoint.load(tmp_path)
-    assert_is(loaded, 1)
 
 
 def test_nothing_intact_is_an_error_that_says_so(tmp_path):
@@ -341,15 +320,6 @@ def test_wrong_arguments_touch_nothing(tmp_path, kwargs, error):
     with pytest.raises(error):
         checkpoint.save(tmp_path, tensors={}, **kwargs)
     assert_is(checkpoint.load(tmp_path), 1)
-
-
-def test_infinities_survive(tmp_path):
-    checkpoint.save(
-        tmp_path, step=0, tensors={"x": torch.tensor([math.inf, math.nan])}, state={"y": -math.inf}
-    )
-    _, tensors, state = checkpoint.load(tmp_path)[:3]
-    assert state["y"] == -math.inf
-    assert tensors["x"].isnan().tolist() == [False, True]
 
 
 def test_weights_are_read_without_rows_that_are_gone(tmp_path):

@@ -5,15 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wgflow_rl.agents import diagnostics
-from wgflow_rl.data.batch import Batch
-
-
-def chunks(states=4, length=2, size=3):
-    draw = torch.Generator().manual_seed(0)
-    actions = torch.rand(states, length, size, generator=draw) * 2 - 1
-    one, row = torch.ones(states), torch.zeros(states, 5)
-    whole = torch.ones(states, length)
-    return Batch(row, actions, whole, one, one, row, actions, whole, one)
 
 
 @given(st.integers(1, 6), st.integers(1, 6))

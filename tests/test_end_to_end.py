@@ -4,14 +4,10 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
-import os
 import random
 import re
 import shlex
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import gymnasium
@@ -19,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.children import python
 from tests.runs import flags, outcome, refused, saved
 from wgflow_rl import data, envs, evaluate, train
 from wgflow_rl.training import checkpoint
@@ -77,9 +74,8 @@ def die_after(args, step, seconds):
     def save_and_wind_up(folder, **contents):
         save(folder, **contents)
         if contents["step"] == step:
-            signal.setitimer(
-                signal.ITIMER_PROF, seconds
-            )  # nobody catches its signal: the process ends where it is
+            # nobody catches its signal: the process ends where it is
+            signal.setitimer(signal.ITIMER_PROF, seconds)
 
     checkpoint.save = save_and_wind_up
     train.main(args)
@@ -112,25 +108,6 @@ def test_a_killed_and_resumed_run_is_the_run_never_killed(step, whole, tmp_path)
     assert outcome(folder) == outcome(whole)
 
 
-def copy_data(cache, folder, change):
-    """The generated files in another folder, changed."""
-    for source in cache.glob("*/*.npz"):
-        with np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        change(arrays)
-        np.savez(folder / source.name, **arrays)
-
-
-def test_a_run_does_not_go_on_with_other_data(cache, whole, tmp_path, capsys):
-    stopped = tmp_path / "run"
-    shutil.copytree(whole, stopped)
-    copy_data(cache, tmp_path, lambda arrays: np.negative(arrays["actions"], out=arrays["actions"]))
-    config = json.loads((stopped / "config.json").read_text())
-    config["settings"]["data"] = str(tmp_path)
-    (stopped / "config.json").write_text(json.dumps(config))
-    assert "the data read now are not those" in refused(["--resume", stopped], capsys)
-
-
 @pytest.mark.parametrize("name", ["observations", "actions"])
 def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, capsys):
     def wider(*args, load=data.load, **options):
@@ -147,22 +124,6 @@ def test_data_of_another_environment_is_refused(name, tmp_path, monkeypatch, cap
     assert refused(flags(tmp_path / "run"), capsys).startswith(
         f"error: {name} of the data have 4 entries, those of {DEFAULT_ENV} have shape (2,)"
     )
-
-
-def test_a_nan_in_the_data_is_refused_by_file_and_row(cache, tmp_path, capsys):
-    def spoil(arrays):
-        arrays["observations"][417, 1] = np.nan
-
-    copy_data(cache, tmp_path, spoil)
-    message = refused(flags(tmp_path / "run", data=tmp_path), capsys)
-    file = tmp_path / "pointmaze-medium-navigate-v0.npz"
-    assert message.startswith(f"error: {file}: observations is not finite in row 417")
-    assert not (tmp_path / "run").exists()
-
-
-def test_data_that_is_not_there_is_named(tmp_path, capsys):
-    message = refused(flags(tmp_path / "run", data=tmp_path), capsys)
-    assert f"{tmp_path} has no pointmaze-medium-navigate-v0.npz" in message
 
 
 # ---- evaluation --------------------------------------------------------------------------------------------------
@@ -202,22 +163,12 @@ def test_an_evaluation_that_cannot_be_done_is_refused(asked, message, whole, cap
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-def test_a_folder_without_a_run_is_not_evaluated(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        evaluate.main([str(tmp_path)])
-    assert (
-        capsys.readouterr().err
-        == f"error: {tmp_path} holds no run: there is no config.json in it\n"
-    )
-
-
 def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
     films = []
     agent, settings, _ = evaluate.load_agent(whole)
     plain = evaluate.run_episodes(agent, settings, 11)
-    monkeypatch.setattr(
-        envs, "make", lambda name, make=envs.make, **options: make(name)
-    )  # no GL library needed
+    # no GL library needed
+    monkeypatch.setattr(envs, "make", lambda name, make=envs.make, **options: make(name))
     monkeypatch.setattr(evaluate, "_render", lambda env: np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr(evaluate, "_film", lambda path: contextlib.nullcontext(films.append))
     filmed = evaluate.run_episodes(agent, settings, 11, shown=3, video=tmp_path / "film.mp4")
@@ -235,12 +186,8 @@ def test_a_video_of_the_first_episodes_is_a_readable_mp4(whole, tmp_path):
         "t.evaluate.main([sys.argv[1], '--episodes', '3', '--video', sys.argv[2], '--video-episodes', '2'])"
     )
     film = tmp_path / "new" / "film.mp4"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(whole), str(film)],
-        env={**os.environ, "MUJOCO_GL": "egl", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-        capture_output=True,
-        text=True,
-    )
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    done = python("-c", code, whole, film, MUJOCO_GL="egl", PYTHONPATH=paths)
     if "nothing can be drawn here" in done.stderr:
         assert done.returncode == 2
         pytest.skip(done.stderr.strip())
@@ -262,13 +209,7 @@ def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
         "--offline-steps 60 --online-steps 40 --online-start 10 --data-rows 2000 --hidden 32 32 --batch 16 "
         "--eval-every 50 --eval-episodes 2 --checkpoint-every 50 --log-every 10 --threads 1 --run-dir run"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "wgflow_rl.train", *asked],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = python("-m", "wgflow_rl.train", *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     noise = [
         line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and "step/s" not in line
@@ -295,19 +236,3 @@ def test_one_command_trains_and_leaves_a_whole_run(cache, tmp_path):
     assert ",".join(columns) == "step,phase,success,success_low,success_high,return,length,wall_s"
     assert [(row["step"], row["phase"]) for row in rows] == [("50", "offline"), ("100", "online")]
     assert saved(folder) == [50, 100]
-
-
-def test_a_wrong_name_is_one_line_on_the_command_line(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "wgflow_rl.train", "--env", "cube-single"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(
-        r"error: env is 'cube-single', .* Nearest: cube-single-play-singletask.*\n", done.stderr
-    )
-    assert done.stdout == ""
-    assert list(tmp_path.iterdir()) == []

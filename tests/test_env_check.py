@@ -134,20 +134,24 @@ GUARD = Guard("walk", longest=20)
 @pytest.mark.parametrize(
     ("env", "says"),
     [
+        (altered(answer=lambda obs, *rest: (obs * np.nan, *rest)), "observation [nan nan]"),
+        (altered(answer=lambda obs, *rest: (np.ones(3), *rest)), "observation of shape (3,)"),
+        (altered(answer=lambda obs, _, *rest: (obs, -np.inf, *rest)), "reward -inf"),
         (altered(answer=lambda obs, *rest: ({"x": obs}, *rest)), "observation of type dict"),
         (altered(answer=lambda obs, *rest: (None, *rest)), "observation of type NoneType"),
         (altered(answer=lambda obs, *rest: ([[1], [1, 2]], *rest)), "observation of type list"),
         (altered(answer=lambda obs, _, *rest: (obs, None, *rest)), "reward None"),
-        (Walk(limit=10**9), "has not ended its episode in step 20 of episode 0 of walk"),
+        (Walk(limit=10**9), "has not ended its episode"),
     ],
-    ids=["dict", "None", "ragged", "no reward", "endless"],
+    ids=["NaN", "shape", "infinity", "dict", "None", "ragged", "no reward", "endless"],
 )
 def test_training_names_the_call_of_an_invalid_answer(env, says):
     for play in (
         lambda: collect(env, 30),
         lambda: evaluate(Recorder(3), [env], episodes=1, seed=0, first_episode=0, guard=GUARD),
     ):
-        with pytest.raises(EnvironmentFailed, match=re.escape(says)):
+        call = r".* in step (1|20) of episode 0 of walk, reset\(seed=\d+\), action \["
+        with pytest.raises(EnvironmentFailed, match=re.escape(says) + call):
             play()
 
 

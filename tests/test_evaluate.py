@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gymnasium.wrappers import TimeLimit
 from scipy.stats import binomtest
 
 from tests.runs import untrained
@@ -23,7 +24,7 @@ def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys
 
     agent, settings, _ = evaluate.load_agent(run)
     real = envs.make
-    monkeypatch.setattr(envs, "make", lambda name, **kw: Short(real(name, **kw), 20))
+    monkeypatch.setattr(envs, "make", lambda name, **kw: TimeLimit(real(name, **kw), 20))
     quiet = evaluate.run_episodes(agent, settings, 3)
     assert capsys.readouterr().err == ""  # no terminal, no bar
     monkeypatch.setattr(evaluate, "tqdm", Bar)
@@ -32,25 +33,6 @@ def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys
     assert counts == sorted(counts)
     assert counts[-1] == 3
     assert "3/3" in capsys.readouterr().err
-
-
-class Short:
-    """An environment whose episodes end after some steps."""
-
-    def __init__(self, env, steps):
-        self.env, self.steps, self.done = env, steps, 0
-
-    def __getattr__(self, name):
-        return getattr(self.env, name)
-
-    def reset(self, **kwargs):
-        self.done = 0
-        return self.env.reset(**kwargs)
-
-    def step(self, action):
-        self.done += 1
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated or self.done >= self.steps, info
 
 
 def test_the_printed_interval_is_wilsons_of_95_percent(tmp_path, monkeypatch):

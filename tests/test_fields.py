@@ -30,7 +30,6 @@ from wgflow import (
     mmd_field,
     mode_proportions,
     published_field,
-    regress_onto,
     spread_ratio,
     stein_field,
 )
@@ -339,14 +338,6 @@ def test_energy_field_is_finite_where_points_coincide():
     assert grad.isfinite().all()
 
 
-@given(c=clouds(batch=False, degenerate=False))
-def test_energy_distance_falls_along_its_own_field(c):
-    before, after = (
-        energy_score(c.x + step * energy_field(c.x, c.pos), c.pos).item() for step in (0.0, 1e-6)
-    )
-    assert after <= before + 1e-12
-
-
 # -- the published normalisation ----------------------------------------------------------------------------------
 
 
@@ -470,13 +461,6 @@ def test_spread_ratio_is_one_for_equal_laws():
 def test_bad_input_is_named(says, call):
     with pytest.raises(ValueError, match=says):
         call(torch.randn(3, 2))
-
-
-def test_regression_onto_a_field_is_one_step_along_it():
-    x = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
-    V = energy_field(x, torch.randn(4, 1, 2, dtype=torch.float64))
-    (grad,) = torch.autograd.grad(regress_onto(x, V), x)
-    assert_close(grad, -2 * V.detach() / V.numel())
 
 
 @pytest.mark.parametrize("divergence", [JensenShannon(), ChiSquare(), ForwardKL(), SkewKL()])

@@ -105,21 +105,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(name, tmp_path, mon
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_save_that_fails_in_the_middle_leaves_the_trajectory(tmp_path, monkeypatch):
-    trajectory(tmp_path / "x")
-    before = (tmp_path / "x.npz").read_bytes()
-
-    def full(file, **_):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OSError, match="No space left"):
-        trajectory(tmp_path / "x")
-    assert (tmp_path / "x.npz").read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 def test_an_error_names_the_file_where_the_system_names_none(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

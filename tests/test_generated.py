@@ -1,6 +1,5 @@
 """Generation: files repeat bit for bit, whatever the workers and interruptions."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.children import python
 from wgflow_rl import data, envs
 from wgflow_rl.data import generated, ogbench, oracles
 
-ROOT = Path(__file__).resolve().parent.parent
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
 
@@ -51,14 +50,7 @@ def test_a_script_without_a_main_guard_generates_its_data(tmp_path):
         "print(len(episodes.rewards))\n",
         encoding="utf-8",
     )
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "WGFLOW_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        timeout=300,
-        check=False,
-    )
+    done = python(script, WGFLOW_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 2000
 
@@ -161,7 +153,7 @@ def test_a_damaged_part_is_made_anew(tmp_path, short, monkeypatch):
     with pytest.raises(ValueError, match="has been deleted: repeat the command"):
         generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
     folder = generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
-    assert len(ogbench.read(ogbench.pair(folder, MAZE)[0], MAZE)) == 120
+    assert len(ogbench.read(ogbench.files(folder, MAZE)[0][0], MAZE)) == 120
 
 
 def alive(pid):
@@ -173,17 +165,8 @@ def alive(pid):
 
 @pytest.mark.slow
 def test_a_kill_loses_no_finished_trajectory_and_leaves_no_process(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "wgflow_rl.data",
-        "generate",
-        MAZE,
-        "--rows",
-        "200000",
-        "--workers",
-        "2",
-    ]
+    asked = f"-m wgflow_rl.data generate {MAZE} --rows 200000 --workers 2".split()
+    command = [sys.executable, *asked]
     environment = {"WGFLOW_DATA": str(tmp_path), "PATH": ""}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
@@ -218,7 +201,7 @@ def test_impossible_requests_are_refused(given, message, tmp_path):
 @pytest.mark.slow
 def test_the_maze_is_explored(tmp_path):
     folder = generated.generate(MAZE, root=tmp_path, rows=8000, workers=1, progress=False)
-    train = ogbench.read(ogbench.pair(folder, MAZE)[0], MAZE)
+    train = ogbench.read(ogbench.files(folder, MAZE)[0][0], MAZE)
     cells = {tuple(cell) for cell in np.round(train.observations / 4).astype(int)}
     assert len(cells) >= 24  # of the 26 free ones
     assert train.successes > 0

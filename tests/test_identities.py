@@ -13,15 +13,10 @@ from wgflow import (
     KDE,
     Gaussian,
     Laplace,
-    Matern,
-    RationalQuadratic,
-    biweight,
     drifting_field,
     epanechnikov,
-    flat,
     kernel_shift,
     mean_shift,
-    student_t,
 )  # fmt: skip
 
 
@@ -80,27 +75,6 @@ def test_the_gradient_kernel_of_the_shadow_is_the_kernel(kernel, sq):
     assert_close(
         kernel.shadow.gradient_kernel.log(at) + math.log(kernel.shadow_scale), kernel.log(at)
     )
-
-
-def test_the_shadow_table():
-    """Cheng's constants, spelled out."""
-    h, nu, d = 0.7, 3.0, 4
-    for kernel, shadow, c in [
-        (Gaussian(h), Gaussian(h), h**2),
-        (Laplace(h), Matern(h * math.sqrt(3), 1.5), h**2),
-        (Matern(h, 1.5), Matern(h * math.sqrt(5 / 3), 2.5), h**2),
-        (Matern(h, 2.5), Matern(h * math.sqrt(7 / 5), 3.5), h**2),
-        (RationalQuadratic(h, 2.5), RationalQuadratic(h * math.sqrt(5 / 3), 1.5), h**2 * 2.5 / 1.5),
-        (student_t(1.0, nu=nu, dim=d), None, nu / (nu + d - 2)),
-        (epanechnikov(h), biweight(h), h**2 / 4),
-        (flat(h), epanechnikov(h), h**2 / 2),
-    ]:
-        if shadow is not None:
-            assert type(kernel.shadow) is type(shadow)
-            assert vars(kernel.shadow) == pytest.approx(vars(shadow))
-        assert kernel.shadow_scale == pytest.approx(c)
-    with pytest.raises(ValueError, match="shadow"):
-        RationalQuadratic(1.0, 0.5).shadow_scale  # noqa: B018
 
 
 def test_laplace_mean_shift_is_not_its_own_score():
@@ -228,15 +202,6 @@ def test_a_kde_refuses_bad_samples_at_once():
         KDE(torch.zeros(0, 2), Gaussian(1.0))
     with pytest.raises(ValueError, match="negative"):
         KDE(torch.zeros(2, 2), Gaussian(1.0), torch.tensor([1.0, -1.0]))
-
-
-@given(clouds(degenerate=False), st.floats(0.001, 0.01))
-def test_small_h_reads_the_score_of_a_smooth_density(c, h):
-    """V / h^2 -> score_p - score_q: with p a KDE itself (bandwidth 1), smoothing by h moves its score by O(h^2)."""
-    assume(c.pos.shape[-2] > 1)
-    wide = KDE(c.pos, Gaussian(1.0)).score(c.x)
-    wider = KDE(c.pos, Gaussian(math.sqrt(1 + h**2))).score(c.x)
-    assert bool(((wider - wide).abs() <= 20 * h**2 * c.scale**3).all())
 
 
 def test_a_point_out_of_reach_of_every_sample_rests_on_none():

@@ -1,8 +1,6 @@
 """`import wgflow` loads little, and no call changes the state of the process."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import torch
 
 import wgflow
+from tests.children import python
 from tests.public_calls import CALLS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,10 +41,8 @@ print([m for m in {HEAVY + HEAVY_PARTS!r} if m in set(sys.modules) - before])
 
 def test_importing_the_library_imports_little_more_than_torch():
     """A file that uses one field waits for torch, and for no package or slow part of one that it does not use."""
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    done = python("-c", CODE, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def state() -> dict:
@@ -81,12 +78,7 @@ def test_no_call_changes_the_state_of_the_process(name):
 
 def test_every_public_name_has_a_call():
     """A new public function or class gets a line in tests/public_calls.py, and with it the laws that go over all."""
-    without = {
-        "Kernel",
-        "Field",
-        "Functional",
-        "keops_warmup",
-        "capturable",
-    }  # abstract; a compilation of some seconds; calls no sum
+    # abstract; a compilation of some seconds; calls no sum
+    without = {"Kernel", "Field", "Functional", "keops_warmup", "capturable"}
     modules = {name for name in wgflow.__all__ if type(getattr(wgflow, name)).__name__ == "module"}
     assert set(wgflow.__all__) - without - modules - set(CALLS) == set()

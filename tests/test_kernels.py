@@ -88,6 +88,7 @@ def test_compact_kernels_are_powers_of_one_formula():
         ("nu = 2.0; wanted 1.5", lambda: Matern(0.6, 2.0)),
         ("use Laplace", lambda: Matern(0.6, 0.5)),
         ("alpha = -1", lambda: RationalQuadratic(1.0, -1)),
+        ("shadow", lambda: RationalQuadratic(1.0, 0.5).shadow_scale),
         ("nu = 0", lambda: student_t(1.0, nu=0, dim=2)),
         ("power = 1.5", lambda: Compact(1.0, 1.5)),
         ("length_scale = nan", lambda: Laplace(math.nan)),

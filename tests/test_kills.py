@@ -43,11 +43,8 @@ def test_a_run_has_rows_that_grow_a_best_checkpoint_and_several_episodes(whole):
     assert state["collector"]["episode"] > 1
     assert len(rows["ring.rewards"]) == 7
     kept = sorted(int(path.stem[5:]) for path in (disk.folder / "checkpoints").glob("step-*"))
-    assert kept == [
-        8,
-        9,
-        12,
-    ]  # of the evaluations at 4, 8 and 12 the first two are the best, and the second is kept
+    # of the evaluations at 4, 8 and 12 the first two are the best, and the second is kept
+    assert kept == [8, 9, 12]
     assert len(disk.killed) == len(disk.unplugged) > 100
 
 
@@ -89,9 +86,8 @@ def test_a_run_killed_twenty_times_at_random_moments_ends_as_the_one_that_was_no
         here.recv()
         began = time.monotonic()
         finished = here.poll(None if seconds is None else number.uniform(0, seconds))
-        seconds = (
-            time.monotonic() - began if seconds is None else seconds
-        )  # of the first run, which is whole
+        # of the first run, which is whole
+        seconds = time.monotonic() - began if seconds is None else seconds
         process.kill()
         process.join()
         if finished:

@@ -24,13 +24,7 @@ LEARNING = [
 EXCEPTIONS = {("curve", "training")}  # a run draws its curve; the command reads the table of a run
 HIDDEN_FROM_AGENTS = {"envs", "training", "experiments", "train"}
 SHARED = {
-    "agent",
-    "config",
-    "networks",
-    "losses",
-    "sampling",
-    "fields",
-    "diagnostics",
+    *("agent", "config", "networks", "losses", "sampling", "fields", "diagnostics", "schedules")
 }  # files of agents/ that are not an algorithm
 
 LIBRARY_FILES = sorted((ROOT / "wgflow").rglob("*.py"))

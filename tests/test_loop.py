@@ -221,9 +221,8 @@ def test_batches_have_the_discount_and_the_share_of_the_settings(tmp_path):
     batch = state.sample()
     assert set(batch.discount.tolist()) <= {0.0, 0.5**2}
     online = (batch.obs[:, 0] == 77).sum()
-    assert (
-        32 <= online <= 32 + 12
-    )  # the other half comes from the whole ring, a tenth of which is online
+    # the other half comes from the whole ring, a tenth of which is online
+    assert 32 <= online <= 32 + 12
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

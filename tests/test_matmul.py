@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from tests.runs import untrained
 from wgflow_rl.training import loop, matmul
-from wgflow_rl.training.settings import Settings, from_command_line
+from wgflow_rl.training.settings import from_command_line
 
 HIDDEN = (32, 32, 16)
 
@@ -88,11 +87,6 @@ def test_a_route_that_is_not_float32_is_refused(onednn_error):
     ):
         pass
     assert torch_settings() == before
-
-
-def test_a_resumed_run_keeps_its_route(tmp_path):
-    folder = untrained(tmp_path / "run", "--route", "onednn")
-    assert Settings.resumed(["--resume", str(folder)]).machine.route == "onednn"
 
 
 def test_a_run_resolves_threads_and_route_first_and_restores_torch(monkeypatch, tmp_path):

@@ -256,17 +256,24 @@ def best_of_the_old(agent, s, noise):
 
 
 @both_phases
-def test_dfp(online):
-    """DFP Eqs. 16 and 18 with a field and a weight of its own for each term and phase."""
-    numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8}
+@pytest.mark.parametrize("positives", ["topk", "boltzmann"])
+def test_dfp(online, positives):
+    """DFP Eqs. 16 and 18 with a field and a weight of its own for each term and phase.
+
+    The positives are the K best of the candidates, or all of them weighted by exp(Q / .3).
+    """
+    numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8, "temperature": 0.3}
     agent, batch, noise, s, s_next = scene(
-        "dfp", field="energy", improve_field="likelihood", **numbers
+        "dfp", field="energy", improve_field="likelihood", positives=positives, **numbers
     )
     a_hat = outside(agent.policy(s, noise.generated))
     mask = batch.valid.repeat_interleave(A, 1)[:, None]
-    data, best = batch.actions.reshape(B, 1, -1), best_of_the_old(agent, s, noise)
+    data, best, weights = batch.actions.reshape(B, 1, -1), best_of_the_old(agent, s, noise), None
+    if positives == "boltzmann":
+        best = agent.old_policy(s, noise.candidates).detach()
+        weights = (sum(agent.critic(s, best.clamp(-1, 1))) / 2 / 0.3).softmax(-1).detach()
     to_data = fields.parse("energy")((a_hat * mask).detach(), data * mask)
-    to_best = fields.parse("likelihood")(a_hat.detach(), best)
+    to_best = fields.parse("likelihood")(a_hat.detach(), best, pos_weights=weights)
     value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
     loss = td(agent, batch, s, value) + wg.regress_onto(a_hat * mask, to_data)
     loss = loss + (0.3 if online else 0.8) * wg.regress_onto(a_hat, to_best)

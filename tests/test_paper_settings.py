@@ -9,7 +9,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from wgflow_rl.agents import presets
-from wgflow_rl.agents.dfp import DFPConfig
 
 PUBLISHED = files("wgflow_rl.experiments") / "published"
 CUBES = [
@@ -53,10 +52,7 @@ SETTINGS = {
     "Number of online training steps": (lambda cfg, schedule: schedule.online_steps, float),
     "Policy network width": (lambda cfg, schedule: set(cfg.hidden), lambda cell: {int(cell)}),
     "Value network width": (lambda cfg, schedule: set(cfg.hidden), lambda cell: {int(cell)}),
-    "Policy network depth": (
-        lambda cfg, schedule: f"{len(cfg.hidden)} hidden layers",
-        str,
-    ),
+    "Policy network depth": (lambda cfg, schedule: f"{len(cfg.hidden)} hidden layers", str),
     "Value network depth": (lambda cfg, schedule: f"{len(cfg.hidden)} hidden layers", str),
     "Chunking horizon": (agent("chunk"), int),
     "Number of candidates for top-K": (agent("candidates"), int),
@@ -154,10 +150,8 @@ def test_the_offline_preset_is_table_8(method, row):
     elif method == "dfp":
         assert cfg.field == cfg.improve_field == bandwidths(row["value"])
     assert cfg.lam_offline == cfg.lam  # "applied throughout training" (B.2)
-    assert (cfg.chunk, cfg.act_samples) == (
-        1,
-        1,
-    )  # "we disable both action chunking and best-of-N'"
+    # "we disable both action chunking and best-of-N'"
+    assert (cfg.chunk, cfg.act_samples) == (1, 1)
     assert (schedule.offline_steps, schedule.online_steps) == (1_000_000, 0)
 
 
@@ -166,11 +160,3 @@ def test_the_four_rows_of_table_2_have_the_same_td_target(env):
     rows = [presets.preset("paper", m, env)[0] for m in ("mvp", "mvp-topk", "dfp", "dfp-no-topk")]
     assert {cfg.target_samples for cfg in rows} == {1}  # a' ~ pi (Eq. 1)
     assert rows[1].top_k == rows[2].top_k  # "the same top-K multi-positive set" (A.2)
-
-
-def test_without_the_top_k_term_it_is_off_in_both_phases():
-    for preset in presets.PRESETS:
-        for method in ("dfp-no-topk", "dfp-ml-energy-no-topk"):
-            cfg, _ = presets.preset(preset, method, "cube-double-play-singletask-task2-v0")
-            assert isinstance(cfg, DFPConfig)
-            assert cfg.lam == cfg.lam_offline == 0

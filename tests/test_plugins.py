@@ -18,6 +18,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.wrappers import TimeLimit
 from numpy.testing import assert_array_equal
 
+from tests.children import python
 from tests.runs import untrained
 from wgflow_rl import data, envs, plugins
 from wgflow_rl.agents import presets
@@ -135,8 +136,7 @@ def test_every_command_has_a_console_script():
 @pytest.mark.parametrize("command", ["train", "data", "sweep"])
 def test_without_the_extra_a_command_says_what_to_install(command):
     """-S: without site-packages, as in an environment that has none of the extra's packages."""
-    run = [sys.executable, "-S", "-m", f"wgflow_rl.{command}"]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = python("-S", "-m", f"wgflow_rl.{command}", cwd=ROOT)
     assert done.returncode and "pip install 'wgflow[rl]'" in done.stderr
     assert done.stderr.count("\n") == 1
 
@@ -177,10 +177,7 @@ def test_a_run_is_read_with_the_plugins_it_was_trained_with(tmp_path, monkeypatc
         "from pathlib import Path; from wgflow_rl.training.settings import Settings; "
         "print(Settings.read(Path('run')).agent.width)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "2.0\n"
+    assert python("-c", code, cwd=tmp_path).stdout == "2.0\n"
 
 
 def test_the_protocol_of_a_task_changes_no_registered_method(own_registries, tmp_path, monkeypatch):

@@ -2,18 +2,14 @@
 
 import dataclasses
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.small_agents import make_batch, noise_for
+from tests.children import python
 from wgflow_rl import profile
 from wgflow_rl.agents import networks, presets
-from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.training.settings import Machine, from_command_line
-from wgflow_rl.training.updates import update
 
 TINY = ["--hidden", "16", "16", "--batch", "8"]
 
@@ -35,10 +31,6 @@ def test_the_products_of_a_network_are_counted_as_by_hand():
     # Each weight, bias and input once; each activation written by one product and read by the next.
     weights = 7 * 32 + 32 + 32 * 16 + 16 + 16 * 2 + 2
     assert work.bytes == 4 * (weights + 5 * (3 + 32) + 35 * (4 + 32 + 32 + 16 + 16 + 2))
-
-
-def test_floors_are_work_over_speed():
-    assert profile.Work(600, 40).floors(profile.Machine(flops=100, bandwidth=20)) == (6, 2)
 
 
 def test_every_second_of_a_profile_has_a_kind():
@@ -77,26 +69,6 @@ def test_another_device_is_refused():
         profile.report(settings)
 
 
-def test_two_hundred_updates_in_blocks_are_those_of_whole_passes(monkeypatch):
-    cfg = DFPConfig(
-        chunk=2, generated=4, candidates=16, target_samples=16, hidden=(32, 32), batch=16
-    )
-    logs, agents = [], []
-    for block in (64, 1 << 30):
-        monkeypatch.setattr(networks, "BLOCK", block)
-        agent = DFP(cfg, obs_dim=3, action_dim=2, seed=1)
-        logs.append([])
-        for i in range(200):
-            log = update(
-                agent, make_batch(2, seed=i, b=16), noise_for(agent, seed=i, b=16), online=i >= 100
-            )
-            logs[-1].append(torch.stack([log["critic_loss"], log["actor_loss"]]))
-        agents.append(agent)
-    torch.testing.assert_close(torch.stack(logs[0]), torch.stack(logs[1]), rtol=1e-5, atol=1e-6)
-    for a, b in zip(*(agent.policy.parameters() for agent in agents), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("method", ["dfp", "mvp", "srpo"])
 def test_blocks_change_no_value(method, monkeypatch):
     """States that do not divide into blocks, networks with and without LayerNorm, one vector a state and several."""
@@ -117,6 +89,6 @@ profile.seconds = lambda call, at_least=0: float(call() is not None)
 profile.measure_machine = lambda: profile.Machine(1e11, 1e10)
 profile.main(["--hidden", "16", "16"])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert "matrix products" in done.stdout
     assert "USDT" not in done.stderr

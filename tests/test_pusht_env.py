@@ -96,7 +96,7 @@ def test_names_are_known_and_nearly_right_ones_are_answered():
     assert set(NAMES) == set(pusht.names()) < set(envs.names())
     assert {envs.parse(name).dataset for name in NAMES} == {"pusht"}
     with pytest.raises(ValueError, match="Nearest: pusht"):
-        envs.check_name("push-t")
+        envs.parse("push-t")
 
 
 def test_observations_are_float32_and_in_their_space(either):

@@ -1,28 +1,22 @@
 """What the README shows runs, and the files it points to exist."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.children import python
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-LINKS = sorted(set(re.findall(r"\]\((?!https?:|#)([^)#]+)", README)))
 
 
 def run(code, tmp_path):
     """Run a block as pasted into a file, in a process of its own."""
     script = tmp_path / "pasted.py"
     script.write_text(code, encoding="utf-8")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "WGFLOW_DATA": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300, check=False,
-    )  # fmt: skip
+    done = python(script, cwd=tmp_path, WGFLOW_DATA=str(tmp_path))
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -38,8 +32,3 @@ def test_the_block_of_reinforcement_learning_runs_as_pasted(tmp_path):
     pytest.importorskip("ogbench")
     (code,) = (block for block in BLOCKS if "wgflow_rl" in block)
     assert run(code + "print(*actions.shape)", tmp_path) == ["128", "5", "2"]
-
-
-@pytest.mark.parametrize("link", LINKS)
-def test_the_links_lead_somewhere(link):
-    assert (ROOT / link).exists()

@@ -1,4 +1,4 @@
-"""Kernel sums: dense and blocked backends, their gradients, and degenerate clouds."""
+"""Kernel sums: their definition, weights, degenerate clouds, precision. All backends: test_reductions_backends.py."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.strategies import COMPACT, HEAVY, KERNELS, LIGHT, SMOOTH, assert_close, clouds, kernels
-from wgflow import Gaussian, Laplace, epanechnikov, kernel_average, kernel_shift
-from wgflow.reductions import blocked, dense
+from tests.strategies import KERNELS, LIGHT, SMOOTH, assert_close, clouds, kernels
+from wgflow import Gaussian, epanechnikov, kernel_average, kernel_shift
+from wgflow.reductions import dense
 
 
 def literal_average(x, y, kernel, w):
@@ -32,52 +32,6 @@ def test_average_is_its_definition(c, kernel):
     assert_close(barycentre, expected[1])
 
 
-@pytest.fixture
-def small_tiles(monkeypatch):
-    monkeypatch.setattr(blocked, "TILE_PAIRS", 7)
-
-
-@pytest.mark.parametrize("make", KERNELS)
-@pytest.mark.parametrize("skip_self", [False, True])
-@pytest.mark.parametrize("lead", [(), (2,)])
-def test_blocks_equals_dense_in_value_and_gradient(small_tiles, make, skip_self, lead):
-    g = torch.Generator().manual_seed(1)
-    kernel, n, d = make(0.8), 6, 3
-    x = torch.randn(*lead, n, d, generator=g, dtype=torch.float64)
-    y = torch.randn(n, d, generator=g, dtype=torch.float64)
-    log_w = torch.randn(*lead, n, generator=g, dtype=torch.float64)
-    log_w[..., 2] = -math.inf
-    results = []
-    for backend in ("dense", "blocked"):
-        args = [t.clone().requires_grad_() for t in (x, y, log_w)]
-        out = kernel_shift(
-            *args[:2], kernel=kernel, log_weights=args[2], skip_self=skip_self, backend=backend
-        )
-        up = [
-            torch.randn(o.shape, generator=torch.Generator().manual_seed(2), dtype=o.dtype)
-            for o in out
-        ]
-        results.append([*out, *torch.autograd.grad(out, args, up)])
-    for whole, blocks in zip(*results, strict=True):
-        assert_close(blocks, whole, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("make", [*LIGHT[:1], *LIGHT[2:], HEAVY[0], COMPACT[2]])
-@pytest.mark.parametrize("backend", ["dense", "blocked"])
-def test_gradients_are_those_of_finite_differences(small_tiles, make, backend):
-    g = torch.Generator().manual_seed(3)
-    x, y = (
-        torch.randn(*s, 2, generator=g, dtype=torch.float64, requires_grad=True)
-        for s in ((2, 4), (1, 4))
-    )
-    w = torch.randn(2, 4, generator=g, dtype=torch.float64, requires_grad=True)
-    for skip_self in (False, True):
-        run = lambda *a, s=skip_self: kernel_shift(
-            a[0], a[1], kernel=make(0.9), log_weights=a[2], skip_self=s, backend=backend
-        )
-        assert torch.autograd.gradcheck(run, (x, y, w))
-
-
 @pytest.mark.parametrize("make", SMOOTH)
 def test_second_derivatives_of_dense_are_those_of_finite_differences(make):
     g = torch.Generator().manual_seed(4)
@@ -87,13 +41,6 @@ def test_second_derivatives_of_dense_are_those_of_finite_differences(make):
     w = torch.randn(3, generator=g, dtype=torch.float64, requires_grad=True)
     run = lambda x, y, w: kernel_shift(x, y, kernel=make(0.9), log_weights=w, backend="dense")
     assert torch.autograd.gradgradcheck(run, (x, y, w))
-
-
-def test_second_derivative_of_blocks_is_refused():
-    x = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
-    log_mass, _ = kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend="blocked")
-    with pytest.raises(RuntimeError, match="second derivative"):
-        torch.autograd.grad(log_mass.sum(), x, create_graph=True)
 
 
 @given(clouds(degenerate=False), kernels(), st.integers(1, 5))
@@ -224,27 +171,6 @@ def test_half_precision_is_summed_in_full(dtype):
     assert_close(barycentre, exact[1].to(dtype), rtol=0, atol=float(torch.finfo(dtype).eps) * 4)
 
 
-def test_blocks_keeps_memory_linear():
-    """No tensor of N x M pairs is ever made, forward or backward."""
-    n, seen = 3000, []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            seen.extend(
-                t.numel()
-                for t in (out if isinstance(out, tuple) else (out,))
-                if isinstance(t, torch.Tensor)
-            )
-            return out
-
-    x = torch.randn(n, 2, requires_grad=True)
-    with Watch():
-        log_mass, _ = kernel_shift(x, torch.randn(n, 2), kernel=Gaussian(1.0), backend="blocked")
-        log_mass.sum().backward()
-    assert max(seen) <= max(blocked.TILE_PAIRS, 4 * n)
-
-
 def bad_calls():
     x, k = torch.randn(4, 3), Gaussian(1.0)
     nan = x.clone()
@@ -282,9 +208,3 @@ def test_bad_input_is_named(says, call):
 def test_a_bandwidth_is_a_positive_number(make, h):
     with pytest.raises(ValueError, match="length_scale.*positive"):
         make(h)
-
-
-def test_a_kernel_is_a_value():
-    assert Gaussian(0.5) == Gaussian(0.5) != Gaussian(0.6)
-    assert {Laplace(1.0): 1}[Laplace(1.0)] == 1
-    assert repr(Gaussian(0.5)) == "Gaussian(length_scale=0.5)"

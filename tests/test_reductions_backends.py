@@ -75,23 +75,36 @@ def test_blocks_of_any_shape_sum_to_the_dense_one(
         assert_close(b, a, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("backend", "make"), [case for case in AGAINST_DENSE if case[1] not in COMPACT]
+)
 @pytest.mark.parametrize("lead", [(), (40,)])
-def test_gemm_leaves_out_a_points_own_sample(lead):
+def test_a_points_own_sample_is_left_out_by_every_backend(backend, make, lead):
     x = randn(*lead, 9, 2)
     results = [
-        value_and_gradients(x, x, None, kernel=Gaussian(0.5), skip_self=True, backend=b)
-        for b in ("dense", "gemm")
+        value_and_gradients(x, x, None, kernel=make(0.5), skip_self=True, backend=b)
+        for b in ("dense", backend)
     ]
     for a, b in zip(*results, strict=True):
         assert_close(b, a, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_of_gemm_are_those_of_finite_differences(small_tiles):
-    x, y, w = randn(2, 4, 2), randn(1, 4, 2, seed=2), randn(2, 4, seed=3)
-    args = [t.requires_grad_() for t in (x, y, w)]
+CHECKED = [*LIGHT[:1], *LIGHT[2:], HEAVY[0], COMPACT[2]]
+
+
+@pytest.mark.parametrize(
+    ("backend", "make"),
+    [*((b, make) for b in ("dense", "blocked") for make in CHECKED), ("gemm", Gaussian)],
+)
+def test_gradients_are_those_of_finite_differences(small_tiles, backend, make):
+    g = torch.Generator().manual_seed(3)
+    args = [
+        torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 4, 2), (1, 4, 2), (2, 4))
+    ]
     for skip_self in (False, True):
         run = lambda x, y, w, s=skip_self: kernel_shift(
-            x, y, kernel=Gaussian(0.9), log_weights=w, skip_self=s, backend="gemm"
+            x, y, kernel=make(0.9), log_weights=w, skip_self=s, backend=backend
         )
         assert torch.autograd.gradcheck(run, args)
 
@@ -112,9 +125,10 @@ def test_gradients_with_a_graph_are_those_without_wherever_the_cloud_is(never_de
         assert (a - b).norm() < 1e-12 * a.norm()
 
 
-def test_second_derivative_of_gemm_by_name_is_refused():
+@pytest.mark.parametrize("backend", ["blocked", "gemm"])
+def test_a_second_derivative_by_name_is_refused(backend):
     x = randn(3, 2).requires_grad_()
-    log_mass, _ = kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend="gemm")
+    log_mass, _ = kernel_shift(x, x.detach(), kernel=Gaussian(1.0), backend=backend)
     with pytest.raises(RuntimeError, match="second derivative"):
         torch.autograd.grad(log_mass.sum(), x, create_graph=True)
 
@@ -222,7 +236,9 @@ def test_half_precision_is_summed_in_full_by_gemm(never_dense, dtype):
         assert_close(a.double(), b, rtol=float(torch.finfo(dtype).eps), atol=1e-4)
 
 
-def test_gemm_keeps_memory_linear():
+@pytest.mark.parametrize("backend", ["blocked", "gemm"])
+def test_memory_is_linear(backend):
+    """No tensor of N x M pairs is ever made, forward or backward."""
     n, seen = 3000, []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -237,9 +253,13 @@ def test_gemm_keeps_memory_linear():
 
     x, y = randn(n, 2).float().requires_grad_(), randn(n, 2, seed=2).float()
     with Watch():
-        log_mass, _ = kernel_shift(x, y, kernel=Gaussian(1.0), backend="gemm")
+        log_mass, _ = kernel_shift(x, y, kernel=Gaussian(1.0), backend=backend)
         log_mass.sum().backward()
-    assert max(seen) <= max(gemm.TILE_BYTES // 4, gemm.SAMPLE * 1024, 8 * n)
+    most = {
+        "blocked": max(blocked.TILE_PAIRS, 4 * n),
+        "gemm": max(gemm.TILE_BYTES // 4, gemm.SAMPLE * 1024, 8 * n),
+    }
+    assert max(seen) <= most[backend]
 
 
 def test_a_call_changes_no_global_state(never_dense):

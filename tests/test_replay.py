@@ -1,78 +1,11 @@
-"""The ring against a plain list of rows: chunk borders, returns, bootstrapping, the write head, save and restore."""
+"""Draws from the ring, and what it refuses. Its rows and chunks are those of a list in test_ring.py."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.plain_rows import GAMMA, as_episodes, make_row, model_chunk
+from tests.plain_rows import GAMMA, as_episodes, make_row
 from wgflow_rl.data.replay import Replay
-
-
-@st.composite
-def histories(draw):
-    """Offline rows (the last one ends a trajectory), a capacity, and online rows that may wrap around."""
-    offline = draw(st.integers(1, 12))
-    online = draw(st.integers(0, 30))
-    kinds = draw(
-        st.lists(
-            st.sampled_from(["on", "on", "on", "ended", "done", "mid"]),
-            min_size=offline + online,
-            max_size=offline + online,
-        )
-    )
-    rows = [
-        make_row(t, ended=k == "ended" or t == offline - 1, done=k == "done")
-        for t, k in enumerate(kinds)
-    ]
-    for row, kind in zip(rows, kinds, strict=True):
-        if kind == "mid":  # play data: the task ended here, the trajectory did not
-            row["masks"] = np.float32(0)
-    return rows, offline, offline + draw(st.integers(0, 15))
-
-
-@given(histories(), st.integers(1, 6))
-def test_every_chunk_is_the_one_of_a_plain_list(history, chunk):
-    rows, offline, capacity = history
-    replay = Replay(as_episodes(rows[:offline]), capacity=capacity)
-    for row in rows[offline:]:
-        replay.add(**row)
-    held = rows[-capacity:]
-    assert len(replay) == len(held)
-    starts = torch.arange(len(held))
-    batch = replay.chunks((replay.head - len(held) + starts) % capacity, chunk=chunk, gamma=GAMMA)
-    for i in range(len(held)):
-        expected = model_chunk(held, i, chunk)
-        for name, value in expected.items():
-            got = getattr(batch, name)[i].numpy()
-            if name == "next_actions":  # what follows the last valid one repeats it
-                value = np.concatenate([value, np.repeat(value[-1:], chunk - len(value), 0)])
-            np.testing.assert_allclose(got, value, rtol=1e-5, err_msg=f"row {i}: {name}")
-
-
-def rows_of(replay):
-    return {name: rows[: len(replay)].clone() for name, rows in replay.rows.items()}
-
-
-@given(histories(), st.data())
-def test_segments_of_online_rows_put_together_are_the_ring(history, data):
-    rows, offline, capacity = history
-    replay = Replay(as_episodes(rows[:offline]), capacity=capacity)
-    segments, since = [], 0
-    for row in rows[offline:]:
-        replay.add(**row)
-        if data.draw(st.booleans()):
-            segment = replay.online_rows(since)
-            segments.append((segment, replay.added - len(segment["rewards"])))
-            since = replay.added
-    segments.append((replay.online_rows(since), max(since, replay.added - capacity)))
-    again = Replay(as_episodes(rows[:offline]), capacity=capacity)
-    for segment, first in segments:
-        again.load_online(segment, first)
-    assert (again.head, len(again), again.added) == (replay.head, len(replay), replay.added)
-    for name, held in rows_of(again).items():
-        assert torch.equal(held, rows_of(replay)[name])
 
 
 def test_online_rows_are_copies_numbered_from_the_first_ever_written():
@@ -158,9 +91,4 @@ def test_with_lanes_first_rows_are_still_drawn_uniformly_and_chunks_follow_their
     }
     assert follows.keys() - {
         t for t, ok in zip(first.tolist(), batch.valid[:, 1], strict=True) if ok
-    } == {
-        9,
-        14,
-        15,
-        16,
-    }
+    } == {9, 14, 15, 16}

@@ -1,6 +1,5 @@
 """Robomimic: environments that repeat, demonstrations that agree with them, files old and new, robomimic's reader."""
 
-import itertools
 import json
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from wgflow_rl import data, envs
-from wgflow_rl.agents import presets
 from wgflow_rl.data import controllers, demonstrations, generated, robomimic
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
@@ -63,9 +61,29 @@ def with_kwargs(**kwargs):
     return args | {"env_kwargs": args["env_kwargs"] | kwargs}
 
 
-def link_outside(stored, name):
-    del stored[name]
-    stored[name] = h5py.ExternalLink("/etc/passwd", "/x")
+def rewrite(path, change):
+    with h5py.File(path, "r+") as stored:
+        change(stored)
+
+
+def delete(name):
+    return lambda stored: stored.__delitem__(name)
+
+
+def replace(name, change):
+    """A change of an array, given a function of its contents or the new ones."""
+
+    def apply(stored):
+        array = change(stored[name][:]) if callable(change) else change
+        del stored[name]
+        stored[name] = array
+
+    return apply
+
+
+def record(args):
+    """A change of what a file says of its environment."""
+    return lambda stored: stored["data"].attrs.__setitem__("env_args", json.dumps(args))
 
 
 def test_spellings_of_the_same_simulator_are_read(file):
@@ -74,18 +92,8 @@ def test_spellings_of_the_same_simulator_are_read(file):
         {"gripper_types": "PandaGripper"},
         {"gripper_types": ["default"]},
     ):
-        rewrite(
-            file,
-            lambda stored, kwargs=kwargs: stored["data"].attrs.__setitem__(
-                "env_args", json.dumps(with_kwargs(**kwargs))
-            ),
-        )
+        rewrite(file, record(with_kwargs(**kwargs)))
         assert len(robomimic.read(file, LIFT))
-
-
-def rewrite(path, change):
-    with h5py.File(path, "r+") as stored:
-        change(stored)
 
 
 def episode(env, seed, actions):
@@ -104,7 +112,7 @@ def test_names_are_known_and_nearly_right_ones_are_answered():
     assert {f"{suite}-mh-low_dim" for suite in SUITES} <= set(envs.names())
     assert envs.parse(LIFT).suite == "lift"
     with pytest.raises(ValueError, match=f"Nearest: .*{LIFT}"):
-        envs.check_name("lift-mh-lowdim")
+        envs.parse("lift-mh-lowdim")
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -267,9 +275,7 @@ def test_robomimics_own_reader_returns_the_same_chunks(file):
 def test_files_from_before_robosuite_1_5_are_read_too(file):
     new = robomimic.read(file, LIFT)
     old = file.rename(file.with_name("low_dim_v141.hdf5"))
-    rewrite(
-        old, lambda stored: stored["data"].attrs.__setitem__("env_args", json.dumps(old_args()))
-    )
+    rewrite(old, record(old_args()))
     found, _ = data.load(LIFT, folder=file.parents[2])
     np.testing.assert_array_equal(new.actions, found.actions)
 
@@ -277,83 +283,53 @@ def test_files_from_before_robosuite_1_5_are_read_too(file):
 def test_a_file_without_masks_is_split_by_number(tmp_path, parts):
     path = tmp_path / "low_dim.hdf5"
     robomimic.write(path, LIFT, [parts[0]] * 10, [])
-    rewrite(path, lambda stored: stored.__delitem__("mask"))
+    rewrite(path, delete("mask"))
     count = 10 * len(parts[0]["lengths"])
     train, validation = robomimic.contents(tmp_path, LIFT)
     assert (train.trajectories, validation.trajectories) == (count - count // 10, count // 10)
 
 
-def replace(name, change):
-    def apply(stored):
-        array = change(stored[name][:])
-        del stored[name]
-        stored[name] = array
-
-    return apply
+OBJECT, ACTIONS = "data/demo_0/obs/object", "data/demo_0/actions"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (delete(OBJECT), "demo_0 has no obs/object"),
+        (replace(OBJECT, lambda a: np.nan * a), "observations is not finite"),
+        (replace(OBJECT, lambda a: a[:, :9]), "wide|the same"),
+        (replace(ACTIONS, lambda a: a[:-1]), r"demo_0: actions has \d+ rows, wanted \d+"),
+        (replace(ACTIONS, lambda a: 2 * a), "actions leave"),
+        (replace(ACTIONS, lambda a: a.astype("S")), "wanted numbers"),
+        (replace("data/demo_0/rewards", lambda a: a / 2 + 0.1), "wanted sparse rewards, 0 and 1"),
+        (lambda stored: stored.create_group("data/other"), "data has 'other'"),
+        (replace("mask/train", np.array([b"demo_99"])), "names demo_99, which is not in data"),
+        (delete("mask/valid"), "has mask/train but no mask/valid"),
         (
-            lambda stored: stored["data/demo_0/obs"].__delitem__("object"),
-            "demo_0 has no obs/object",
-        ),
-        (
-            replace("data/demo_0/actions", lambda a: a[:-1]),
-            r"demo_0: actions has \d+ rows, wanted \d+",
-        ),
-        (replace("data/demo_0/actions", lambda a: 2 * a), "actions leave"),
-        (replace("data/demo_0/obs/object", lambda a: np.nan * a), "observations is not finite"),
-        (
-            replace("mask/train", lambda a: np.array([b"demo_99"])),
-            "names demo_99, which is not in data",
+            lambda stored: replace("mask/valid", stored["mask/train"][:])(stored),
+            "for training and for validation",
         ),
         (
             lambda stored: stored["data"].attrs.__delitem__("env_args"),
             "not a robomimic data set, or is damaged",
         ),
-        (
-            lambda stored: stored["data"].attrs.__setitem__(
-                "env_args", json.dumps(env_args("can"))
-            ),
-            "recorded in PickPlaceCan, but lift-mh-low_dim is Lift",
-        ),
-        (
-            lambda stored: stored["data"].attrs.__setitem__(
-                "env_args", json.dumps(old_args(control_delta=False))
-            ),
-            "input_type is absolute; here it is delta",
-        ),
+        (record(env_args("can")), "recorded in PickPlaceCan, but lift-mh-low_dim is Lift"),
+        (record(old_args(control_delta=False)), "input_type is absolute; here it is delta"),
         *(
-            (
-                lambda stored, kwargs=kwargs: stored["data"].attrs.__setitem__(
-                    "env_args", json.dumps(with_kwargs(**kwargs))
-                ),
-                message,
-            )
+            (record(with_kwargs(**kwargs)), f"recorded with {message}")
             for kwargs, message in (
-                ({"control_freq": 10}, "recorded with control_freq 10; here it is 20"),
-                ({"robots": ["Sawyer"]}, "recorded with robots 'Sawyer'; here it is 'Panda'"),
-                (
-                    {"gripper_types": "RethinkGripper"},
-                    "recorded with gripper_types 'RethinkGripper'",
-                ),
-                ({"reward_shaping": True}, "recorded with reward_shaping True"),
+                ({"control_freq": 10}, "control_freq 10; here it is 20"),
+                ({"robots": ["Sawyer"]}, "robots 'Sawyer'; here it is 'Panda'"),
+                ({"gripper_types": "RethinkGripper"}, "gripper_types 'RethinkGripper'"),
+                ({"reward_shaping": True}, "reward_shaping True"),
             )
         ),
-        (replace("data/demo_0/rewards", lambda a: a / 2 + 0.1), "wanted sparse rewards, 0 and 1"),
-        (
-            lambda stored: link_outside(stored, "data/demo_0/actions"),
-            "behind a symbolic or external link",
-        ),
-        (lambda stored: link_outside(stored, "mask/train"), "behind a symbolic or external link"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_what_is_wrong(file, change, message):
     rewrite(file, change)
     with pytest.raises(ValueError, match=message) as error:
-        robomimic.read(file, LIFT)
+        list(robomimic.contents(file, LIFT))
     assert str(file) in str(error.value)
 
 
@@ -378,36 +354,6 @@ def test_a_file_altered_at_random_is_read_or_refused_by_name(file):
             said.append(str(error))
     assert len(said) > 5
     assert all(str(file) in message for message in said)
-
-
-def alter(path, change):
-    import h5py
-
-    with h5py.File(path, "r+") as opened:
-        change(opened)
-
-
-def replace_array(opened, name, array):
-    del opened[name]
-    opened[name] = array
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda f: replace_array(f, "data/demo_0/obs/object", f["data/demo_0/obs/object"][:, :9]), "wide|the same"),
-        (lambda f: replace_array(f, "data/demo_0/actions", f["data/demo_0/actions"][:].astype("S")), "wanted numbers"),
-        (lambda f: f.create_group("data/other"), "data has 'other'"),
-        (lambda f: f.__delitem__("mask/valid"), "has mask/train but no mask/valid"),
-        (lambda f: replace_array(f, "mask/valid", f["mask/train"][:]), "for training and for validation"),
-        (lambda f: replace_array(f, "mask/valid", np.array([b"demo_99"])), "names demo_99"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_together_is_refused_by_name(file, change, says):
-    alter(file, change)
-    with pytest.raises(ValueError, match=says) as refused:
-        list(robomimic.contents(file, LIFT))
-    assert str(file) in str(refused.value)
 
 
 def test_missing_files_are_named_beside_those_found(file, tmp_path):
@@ -439,18 +385,3 @@ def test_a_download_is_read_before_it_gets_its_name(file, tmp_path):
 
 
 # Operators and presets
-
-
-def test_operators_are_unlike_each_other(made):
-    lengths = [
-        len(demonstrations.attempt(made["recorder"], "lift", operator, seed=1)["rewards"])
-        for operator in controllers.OPERATORS
-    ]
-    assert len(set(lengths)) == len(lengths)
-    for one, two in itertools.pairwise(controllers.OPERATORS):
-        assert one != two
-
-
-def test_the_laptop_preset_of_lift_is_its_own():
-    agent, schedule = presets.preset("laptop", "dfp", LIFT)
-    assert agent.top_k == 2 and schedule == presets.LIFT_SCHEDULE

@@ -22,9 +22,8 @@ def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, 
     env, policy, generator = Walk(limit), Recorder(chunk), rng()
     collector = Collector([env], seed=3, guard=GUARD)
     rows = [collector.step(policy, generator) for _ in range(steps)]
-    asked = [
-        t for t in range(steps) if t % limit % chunk == 0
-    ]  # once a chunk, and anew in every episode
+    # once a chunk, and anew in every episode
+    asked = [t for t in range(steps) if t % limit % chunk == 0]
     assert len(policy.given) == len(asked)
     for call, t in enumerate(asked):
         np.testing.assert_array_equal(policy.seen[call][0].numpy(), rows[t]["obs"])
@@ -42,13 +41,8 @@ def test_rows_join_inside_an_episode_and_part_where_it_ends():
         joined = np.array_equal(before["next_obs"], after["obs"])
         assert joined != before["terminals"]
     assert [i for i, row in enumerate(rows) if row["terminals"]] == [3, 7]
-    assert [row["next_obs"][1] for row in rows[:5]] == [
-        1,
-        2,
-        3,
-        4,
-        1,
-    ]  # the last one, not that of the reset
+    # the last one, not that of the reset
+    assert [row["next_obs"][1] for row in rows[:5]] == [1, 2, 3, 4, 1]
     assert env.seeds == [reset_seed(0, TRAIN_SEEDS, i) for i in range(3)]
 
 
@@ -146,9 +140,8 @@ def test_exactly_the_episodes_asked_for_are_played_on_any_pool(pool, episodes, c
 @given(pool=st.integers(1, 5), chunk=st.integers(1, 4))
 def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chunk):
     def policy(obs, _):
-        return (-0.25 * obs[:, :1].clamp(-1, 1))[:, None].expand(
-            -1, chunk, 1
-        )  # towards 0, never past it
+        # towards 0, never past it
+        return (-0.25 * obs[:, :1].clamp(-1, 1))[:, None].expand(-1, chunk, 1)
 
     class Short(Walk):
         def step(self, action):

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from wgflow_rl.training import runlog
+from tests.children import python
+from wgflow_rl.training import provenance, runlog
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, wilson
 from wgflow_rl.training.table import read_rows
@@ -183,15 +184,6 @@ def test_a_config_that_lost_its_resumes_is_refused(tmp_path):
         log.config({})
 
 
-def test_the_rows_are_in_the_file_at_once(tmp_path):
-    log = RunLog(tmp_path, tensorboard=False)
-    write(log, [0])
-    assert (
-        len(read_rows(tmp_path / "train.csv")[1]) == len(read_rows(tmp_path / "eval.csv")[1]) == 1
-    )
-    log.close()
-
-
 def test_the_clock_goes_on(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(runlog.time, "monotonic", lambda: now[0])
@@ -205,15 +197,6 @@ def test_the_clock_goes_on(tmp_path, monkeypatch):
         now[0] += 5
         log.train(2, "offline", {"x": 0})
     assert [row["wall_s"] for row in read_rows(tmp_path / "train.csv")[1]] == ["50", "100", "105"]
-
-
-def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path):
-    with RunLog(tmp_path, tensorboard=False) as log:
-        write(log, [0])
-    before = (tmp_path / "train.csv").read_bytes()
-    with pytest.raises(FileExistsError, match=r"--resume.*--run-dir"):
-        RunLog(tmp_path, tensorboard=False)
-    assert (tmp_path / "train.csv").read_bytes() == before
 
 
 def test_a_run_killed_before_its_settings_were_written_blocks_no_new_one(tmp_path):
@@ -268,7 +251,7 @@ def test_config_says_what_ran_and_what_resumed_it(tmp_path):
 
 
 def test_the_commit_is_this_projects_or_none():
-    commit, root = runlog.provenance()["commit"], Path(runlog.__file__).parents[2]
+    commit, root = provenance.provenance()["commit"], Path(provenance.__file__).parents[2]
     assert (commit is not None) == (root / ".git").exists()
     assert commit is None or len(commit.removesuffix("-dirty")) == 40
 
@@ -277,19 +260,8 @@ def test_a_package_inside_another_checkout_has_no_commit(tmp_path, monkeypatch):
     package = tmp_path / "lib" / "site-packages" / "wgflow_rl"
     package.mkdir(parents=True)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    monkeypatch.setattr(runlog, "__file__", str(package / "training" / "runlog.py"))
-    assert runlog.provenance()["commit"] is None
-
-
-def test_rows_are_mirrored_to_tensorboard(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with RunLog(tmp_path) as log:
-        write(log, (0, 20))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("eval/success")] == [0, 20]
-    assert {"train/loss/bc", "train/q", "eval/length"} <= set(events.Tags()["scalars"])
+    monkeypatch.setattr(provenance, "__file__", str(package / "training" / "provenance.py"))
+    assert provenance.provenance()["commit"] is None
 
 
 def test_tensorboard_shows_one_value_per_step_of_a_resumed_run(tmp_path):
@@ -325,8 +297,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, tensorboard):
             if step % 20 == 0:
                 log.evaluation(step, "offline", successes=1, episodes=2, episode_return=0.0, length=1.0)
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), str(int(tensorboard))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-c", textwrap.dedent(code), tmp_path, int(tensorboard))
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: [Errno 27] File too large: ")
@@ -353,25 +324,14 @@ def test_seeds_are_drawn_together(tmp_path):
     runs = []
     for seed in range(3):
         with RunLog(tmp_path / str(seed), tensorboard=False) as log:
-            write(
-                log, range(0, 80 + 20 * seed, 10)
-            )  # of different lengths: the mean takes the steps they share
+            # of different lengths: the mean takes the steps they share
+            write(log, range(0, 80 + 20 * seed, 10))
         runs.append(tmp_path / str(seed))
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "wgflow_rl.curve",
-        *map(str, runs),
-        "--out",
-        str(tmp_path / "all.png"),
-    ]
-    subprocess.run(command, check=True)
+    curve = ("-W", "error", "-m", "wgflow_rl.curve")
+    done = python(*curve, *runs, "--out", tmp_path / "all.png")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
-    done = subprocess.run(
-        [*command[:5], str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    done = python(*curve, tmp_path)
     assert done.returncode != 0
     assert "no eval.csv" in done.stderr
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.plain_rows import ROW, WIDTHS, part, shards
-from wgflow_rl.data.replay import FIELDS, Replay
+from wgflow_rl.data.replay import Replay
 from wgflow_rl.data.shards import Rotation, Shards
 
 file_sets = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4), min_size=1, max_size=7)
@@ -51,20 +51,6 @@ def test_the_ring_holds_the_newest_rows_of_all_turns(data, swaps, seed):
     ring = dict(enumerate(stream))  # the position of a row in the stream
     newest = range(len(stream) - data.resident, len(stream))
     assert numbers(replay) == [ring[n] for n in sorted(newest, key=lambda n: n % data.resident)]
-
-
-@given(sharded(), st.lists(st.integers(0, 20), min_size=1, max_size=6))
-def test_resident_rows_depend_on_the_step_alone(data, steps):
-    walked = Replay(data, capacity=data.resident, swap_every=2)
-    for (
-        step
-    ) in steps:  # forwards and back: a run that is resumed, or taken back to an older checkpoint
-        walked_batch = sample(walked, step)
-        straight = Replay(data, capacity=data.resident, swap_every=2)
-        batch = sample(straight, step)
-        assert all(torch.equal(a, b) for a, b in zip(walked_batch, batch, strict=True))
-        for name in FIELDS:
-            assert torch.equal(walked.rows[name], straight.rows[name])
 
 
 @given(st.integers(2, 9), st.data(), st.integers(0, 3))

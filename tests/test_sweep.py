@@ -140,9 +140,8 @@ def test_a_real_training_that_diverges_is_known_as_such(tmp_path, monkeypatch):
 
 def test_retries_count_failures_without_progress(folder):
     outcome = end(folder, "--hopeless", "yes", retries=1)
-    assert outcome == Outcome(
-        "failed", "cannot go on", 3
-    )  # the first attempt made a checkpoint, the next two none
+    # the first attempt made a checkpoint, the next two none
+    assert outcome == Outcome("failed", "cannot go on", 3)
 
 
 def test_a_full_disk_is_a_failure_with_its_reason_and_is_tried_again(folder, tmp_path):
@@ -257,13 +256,6 @@ def test_the_settings_of_a_table_are_printed_for_every_row_and_task(capsys):
     assert {row["method"] for row in rows} == {"dfp"}
     assert all(float(row["row"]) == float(row["lam"]) for row in rows)
     assert {row["offline_steps"] for row in rows} == {"1000000"}
-
-
-def test_a_table_has_the_papers_number_of_seeds():
-    assert sweep.Args(table=1).seed_count == 5
-    assert sweep.Args(table=7).seed_count == 8
-    assert sweep.Args(table=7, seeds=2).seed_count == 2
-    assert sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,)).seed_count == 5
 
 
 def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
@@ -430,9 +422,8 @@ def test_a_sweep_killed_stopped_and_restarted_loses_nothing_and_runs_nothing_twi
         wait_for(lambda: max(counts(root), default=0) > 3)
         driver.kill()
     with drive(fake, root, *steps) as driver:
-        wait_for(
-            lambda: processes(root) > 2
-        )  # once what the killed sweep has left behind has ended
+        # once what the killed sweep has left behind has ended
+        wait_for(lambda: processes(root) > 2)
         driver.send_signal(signal.SIGINT)
         out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130, err

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 
@@ -19,7 +18,6 @@ from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import checkpoint, loop, state
 from wgflow_rl.training.rollout import TRAIN_SEEDS, reset_seed
-from wgflow_rl.training.runlog import RunLog
 from wgflow_rl.training.settings import DEFAULT_ENV
 from wgflow_rl.training.table import read_rows
 
@@ -56,11 +54,6 @@ def test_a_run_has_a_row_for_every_interval(whole):
     assert [r["phase"] for r in rows] == ["offline"] * 8 + ["online"] * 8
     assert [int(r["step"]) for r in read_rows(whole / "eval.csv")[1]] == [20, 40, 60, 80]
     assert saved(whole) == [77, 80]
-
-
-def test_the_same_settings_give_the_same_run(whole, tmp_path):
-    start(tmp_path / "run")
-    assert outcome(tmp_path / "run") == outcome(whole)
 
 
 @pytest.mark.parametrize("method", presets.METHODS)
@@ -168,11 +161,6 @@ def test_a_run_is_not_written_over(whole, capsys):
         "--run-dir.\n"
     )
     assert before == {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
-
-
-def test_two_processes_do_not_share_a_folder(stopped, capsys):
-    with RunLog(stopped, resume_step=23, tensorboard=False):
-        assert f"another process is writing to {stopped}" in refused(["--resume", stopped], capsys)
 
 
 @pytest.mark.parametrize("flag", ["--resume {}", "--resume={}"])
@@ -302,36 +290,6 @@ def test_an_environment_that_raises_is_named_and_the_run_can_be_resumed(
     )
     resume(folder)
     assert outcome(folder) == outcome(whole)
-
-
-def change_settings(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    for name, value in changes.items():
-        where = config["settings"] if name in config["settings"] else config["settings"]["agent"]
-        where[name] = value
-    (folder / "config.json").write_text(json.dumps(config))
-
-
-def test_a_run_whose_settings_were_changed_does_not_go_on(stopped, capsys):
-    change_settings(stopped, gamma=0.9)
-    assert refused(["--resume", stopped], capsys).startswith(
-        f"error: gamma is 0.9, but the run in {stopped} began with 0.99, so it cannot be continued."
-    )
-
-
-def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch, capsys):
-    advance = loop.Trainer.advance
-
-    def overflow(self):
-        log = advance(self)
-        if self.state.step == 14:
-            next(self.state.agent.policy.parameters()).data[0] = torch.inf
-        return log
-
-    monkeypatch.setattr(loop.Trainer, "advance", overflow)
-    message = refused(flags(tmp_path / "run"), capsys)
-    assert re.match(r"error: policy\..* is not finite at step 14 \(offline\)", message)
-    assert saved(tmp_path / "run") == [7]
 
 
 @pytest.mark.parametrize(

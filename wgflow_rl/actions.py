@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_most
+from wgflow_rl.agents.config import MOST, at_least, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.colours import INK, RULE
@@ -37,15 +37,9 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
-        if self.state < 0:
-            raise ValueError(f"--state is {self.state}; wanted at least 0")
-        if self.samples < 3:
-            raise ValueError(f"--samples is {self.samples}; wanted at least 3")
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
+        at_least(0, state=self.state)
+        at_least(3, samples=self.samples)
         at_most(MOST, state=self.state, samples=self.samples)
         if self.out is not None and self.out.suffix != ".png":
             raise ValueError(f"--out is {self.out}; wanted a name that ends in .png")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from wgflow_rl import plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_most
+from wgflow_rl.agents.config import MOST, at_least, at_most
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.rendering import WITHOUT_DISPLAY
 from wgflow_rl.training import checkpoint
@@ -54,16 +54,10 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
         for name in ("episodes", "video_episodes", "act_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; wanted at least 1")
-        at_most(MOST, episodes=self.episodes, act_samples=self.act_samples or 0)
+            at_least(1, **{name: getattr(self, name)})
+        at_most(MOST, episodes=self.episodes, act_samples=self.act_samples)
         if self.video_episodes > EVAL_ENVS:
             raise ValueError(
                 f"--video-episodes is {self.video_episodes}; wanted at most {EVAL_ENVS}, side by side"
@@ -148,12 +142,7 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
 
 
 def run_episodes(
-    agent: Agent,
-    settings: Settings,
-    episodes: int,
-    *,
-    shown: int = 0,
-    video: Path | None = None,
+    agent: Agent, settings: Settings, episodes: int, *, shown: int = 0, video: Path | None = None
 ) -> Evaluation:
     """Play `episodes` fresh episodes; render the first `shown` side by side to `video`.
 
@@ -245,11 +234,7 @@ def report(args: Args) -> dict[str, Any]:
         args.run, best=args.checkpoint == "best", act_samples=args.act_samples
     )
     result = run_episodes(
-        agent,
-        settings,
-        args.episodes,
-        shown=args.video_episodes,
-        video=args.video,
+        agent, settings, args.episodes, shown=args.video_episodes, video=args.video
     )
     successes = int(result.success.sum())
     low, high = wilson(successes, args.episodes)

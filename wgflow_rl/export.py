@@ -8,7 +8,6 @@ the file is a deterministic function.
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import warnings
@@ -24,9 +23,9 @@ from torch.overrides import TorchFunctionMode
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_most
+from wgflow_rl.agents.config import MOST, at_least, at_most
 from wgflow_rl.evaluate import load_agent, visited_states
-from wgflow_rl.training.runlog import PACKAGES
+from wgflow_rl.training.provenance import versions
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.files import replacing
@@ -36,13 +35,8 @@ STATES = 64  # states of the policy's episodes on which the file is compared wit
 TOLERANCE = 1e-4  # absolute, of actions in [-1, 1]; rounding of float32 is about 1e-6
 KINDS = {"randn": "normal", "rand": "uniform"}  # torch function -> name of the input
 LEAST_OPSET = 18  # of torch's exporter, whose conversion to older sets fails for these policies
-IR_VERSIONS = {
-    18: 8,
-    19: 9,
-    20: 9,
-    21: 10,
-    22: 10,
-}  # ONNX's file format of each operator set's first release
+# ONNX's file format of each operator set's first release
+IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
 SUFFIX = {"onnx": ".onnx", "torchscript": ".pt"}
 
 Run = Callable[..., Tensor]  # (obs [B, S], *draws) -> actions [B, h, A]
@@ -66,18 +60,12 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
-        if self.act_samples is not None and self.act_samples < 1:
-            raise ValueError(f"--act-samples is {self.act_samples}; wanted at least 1")
-        at_most(MOST, act_samples=self.act_samples or 0)
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
+        at_least(1, act_samples=self.act_samples)
+        at_most(MOST, act_samples=self.act_samples)
         if self.opset is not None and self.format != "onnx":
             raise ValueError(f"--opset is {self.opset}, but only --format onnx has operator sets")
-        if self.opset is not None and self.opset < LEAST_OPSET:
-            raise ValueError(f"--opset is {self.opset}; wanted at least {LEAST_OPSET}")
+        at_least(LEAST_OPSET, opset=self.opset)
         if self.out is not None and self.out.suffix != SUFFIX[self.format]:
             raise ValueError(
                 f"--out is {self.out}; wanted a name that ends in {SUFFIX[self.format]}"
@@ -159,15 +147,8 @@ def describe(
             "is": "a chunk in [-1, 1]",
         },
         "agent": dataclasses.asdict(settings.agent),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 # ---- the two formats -------------------------------------------------------------------------------------------------

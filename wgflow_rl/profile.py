@@ -153,19 +153,13 @@ def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     generator = torch.Generator().manual_seed(settings.seed)
 
     def sample():
-        return replay.sample(
-            cfg.batch,
-            chunk=cfg.chunk,
-            horizon=cfg.predicted,
-            gamma=cfg.gamma,
-            generator=generator,
-        )
+        return replay.sample(cfg.batch, **cfg.chunks, generator=generator)
 
     batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
     return agent, {
         "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),
-        "chunk sampling": lambda: sample(),
+        "chunk sampling": sample,
         "acting, one state": lambda: agent.act(state, generator),
     }
 
@@ -223,9 +217,8 @@ Takes the flags of wgflow_rl.train, which choose the agent; nothing is trained, 
 
 
 def main(args: list[str] | None = None) -> None:
-    os.environ.setdefault(
-        "KINETO_LOG_LEVEL", "6"
-    )  # else the profiler writes "USDT:" lines to stderr
+    # else the profiler writes "USDT:" lines to stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with one_line_errors():
         flags = sys.argv[1:] if args is None else args
         print(report(from_command_line(flags, prog="python -m wgflow_rl.profile", about=ABOUT)))

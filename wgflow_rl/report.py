@@ -23,7 +23,7 @@ import pandas as pd
 import tyro
 
 from wgflow_rl import plugins
-from wgflow_rl.experiments import results, stopwatch
+from wgflow_rl.experiments import reading, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
     cell,
@@ -94,11 +94,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def numbers(self, groups: Sequence[RunGroup]) -> tuple[int, ...]:
-        """Numbers of the tables to print.
-
-        Raises:
-            ValueError: For a number that is not in the paper.
-        """
+        """Numbers of the tables to print. Raises: ValueError for a number that is not in the paper."""
         if unknown := set(self.tables) - set(NUMBERS):
             raise ValueError(f"--tables has {min(unknown)}; the paper has Tables 1 to 10")
         if self.tables:
@@ -269,7 +265,7 @@ def write(args: Args) -> Path:
         OSError: If a file cannot be written.
     """
     skipped: list[str] = []
-    groups = results.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
+    groups = reading.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     numbers = args.numbers(groups)
@@ -312,8 +308,7 @@ def _inert(value: Any) -> Any:
 
 def check(folder: Path) -> bool:
     """Print published cells that differ from the tables in a folder; return True if none do."""
-    text = "\n".join(["", *render(NUMBERS, [], [])])
-    count, lines = differences(text, folder)
+    count, lines = differences(folder)
     print("\n".join([*lines, f"{count} cells in {folder}, {len(lines)} differences"]))
     return not lines
 

@@ -31,6 +31,7 @@ import tyro
 from tqdm import tqdm
 
 from wgflow_rl import plugins
+from wgflow_rl.agents.config import at_least, at_most
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
@@ -77,11 +78,7 @@ class Args:
     plugin: plugins.Flag = ()
 
     def check(self) -> Args:
-        """Return the arguments.
-
-        Raises:
-            ValueError: The message names the first invalid flag.
-        """
+        """Return the arguments. Raises: ValueError naming the first invalid flag."""
         if (self.table is None) == (not self.methods and not self.envs):
             raise ValueError("wanted either --table N, or --methods and --envs")
         if self.table is None and not (self.methods and self.envs):
@@ -90,17 +87,9 @@ class Args:
             raise ValueError("--variants adds rows to a table; wanted --table N with it")
         if self.time and not self.dry_run:
             raise ValueError("--time estimates without running; wanted --dry-run with it")
-        for name, value, least in (
-            ("seeds", self.seeds, 1),
-            ("cpus", self.cpus, 1),
-            ("cpus-per-run", self.cpus_per_run, 1),
-            ("gpus-per-run", self.gpus_per_run, 0),
-            ("retries", self.retries, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"--{name} is {value}; wanted at least {least}")
-        if (self.seeds or 0) > MOST_SEEDS:
-            raise ValueError(f"--seeds is {self.seeds}; wanted at most {MOST_SEEDS:,}")
+        at_least(1, seeds=self.seeds, cpus=self.cpus, cpus_per_run=self.cpus_per_run)
+        at_least(0, gpus_per_run=self.gpus_per_run, retries=self.retries)
+        at_most(MOST_SEEDS, seeds=self.seeds)
         cores = self.cpus or os.cpu_count() or 1
         if self.address is None and self.cpus_per_run > cores:
             raise ValueError(
@@ -178,12 +167,10 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
 def _ray(args: Args) -> Iterator[Any]:
     """Start Ray or join a cluster, with SIGTERM treated as Ctrl-C."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_worker_niceness", "0"
-    )  # at the default, 15, other processes starve runs
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # --gpus-per-run 0 hides no device
+    # at the default, 15, other processes starve runs
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # --gpus-per-run 0 hides no device
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
 
@@ -283,10 +270,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
 
 
 def run(args: Args, extra: Sequence[str] = ()) -> bool:
-    """Run all runs that are not finished; return True if every run is done.
-
-    Raises what `check`, `plan` and `execute` raise.
-    """
+    """Run all runs that are not finished; return True if every run is done."""
     planned = args.check().plan(extra)
     for reason in planned.skipped:
         print(f"skipped: {reason}", file=sys.stderr)

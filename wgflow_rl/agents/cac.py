@@ -15,9 +15,8 @@ from wgflow_rl.agents.networks import TwinCritic, VectorField, frozen
 from wgflow_rl.agents.sampling import karras_levels, normal, uniform
 from wgflow_rl.data.batch import Batch
 
-SIGMA_DATA = (
-    0.5  # standard deviation of actions that the preconditioning assumes (Karras et al. 2022)
-)
+# standard deviation of actions that the preconditioning assumes (Karras et al. 2022)
+SIGMA_DATA = 0.5
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,7 @@ from torch import Tensor
 from wgflow_rl.agents import diagnostics, fields, losses
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, at_least
-from wgflow_rl.agents.networks import (
-    DeterministicPolicy,
-    MeanVelocityPolicy,
-    Policy,
-    VectorField,
-)
+from wgflow_rl.agents.networks import DeterministicPolicy, MeanVelocityPolicy, Policy, VectorField
 from wgflow_rl.agents.sampling import euler, logit_normal, normal, uniform
 from wgflow_rl.data.batch import Batch
 
@@ -170,9 +165,8 @@ class MeanFlowBCConfig(CloningConfig):
 
     time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted
     time_std: float = 1.0
-    same_times: float = (
-        0.5  # share of pairs with r = t, which is flow matching (Geng et al., Table 1a)
-    )
+    # share of pairs with r = t, which is flow matching (Geng et al., Table 1a)
+    same_times: float = 0.5
     generated: int = 1  # triples of noise and times per chunk of the data
 
     def check(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 MOST = 1_000_000  # largest size or count of an agent; what still exceeds the memory is an error of its own
 
@@ -13,20 +14,17 @@ class AgentConfig:
     """Numbers of the protocol that every method shares (Li et al. 2025; Koo et al. 2026, Table 5)."""
 
     chunk: int = 5  # h, actions per chunk, executed open loop; 1 on every offline row
-    history: int = (
-        1  # observations that an agent reads: the last ones, the first of an episode repeated
-    )
+    # observations that an agent reads: the last ones, the first of an episode repeated
+    history: int = 1
     # Actions that the policy predicts, of which the first `chunk` are executed before it predicts anew (receding
     # horizon; Chi et al. 2023). 0: as many as are executed.
     horizon: int = 0
     gamma: float = 0.99
     lr: float = 3e-4  # Adam, all networks
-    lr_end: float = (
-        1.0  # fraction of lr that is left at the end of the online phase, linearly; 1: constant
-    )
-    lr_end_offline: float = (
-        1.0  # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
-    )
+    # fraction of lr that is left at the end of the online phase, linearly; 1: constant
+    lr_end: float = 1.0
+    # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
+    lr_end_offline: float = 1.0
     weight_decay: float = 0.0  # decoupled (AdamW instead of Adam), all networks
     target_rate: float = 5e-3  # Polyak rate of the target networks
     average: float = 0.0  # EMA of the policy's weights per update, which acts; 0: the policy itself
@@ -41,6 +39,11 @@ class AgentConfig:
     def predicted(self) -> int:
         """Number of actions that the policy predicts."""
         return self.horizon or self.chunk
+
+    @property
+    def chunks(self) -> dict[str, Any]:
+        """What `Replay.sample` has to know of a chunk: its length, the predicted actions, the discount."""
+        return {"chunk": self.chunk, "horizon": self.predicted, "gamma": self.gamma}
 
     def check(self) -> None:
         """Raise ValueError for the first value out of range, naming its command-line flag."""
@@ -71,17 +74,17 @@ class AgentConfig:
             raise ValueError(f"--lr is {self.lr}; wanted a positive learning rate")
 
 
-def at_least(least: float, **numbers: float) -> None:
-    """Raise ValueError for the first number that is NaN or below `least`, naming its flag."""
+def at_least(least: float, **numbers: float | None) -> None:
+    """Raise ValueError for the first number that is NaN or below `least`, naming its flag; None: not given."""
     for name, value in numbers.items():
-        if not value >= least:
+        if value is not None and not value >= least:
             raise ValueError(f"--{_flag(name)} is {value}; wanted at least {least}")
 
 
-def at_most(most: float, **numbers: float) -> None:
-    """Raise ValueError for the first number above `most`, naming its flag."""
+def at_most(most: float, **numbers: float | None) -> None:
+    """Raise ValueError for the first number above `most`, naming its flag; None: not given."""
     for name, value in numbers.items():
-        if not value <= most:
+        if value is not None and not value <= most:
             raise ValueError(f"--{_flag(name)} is {str(value)[:30]}; wanted at most {most:,}")
 
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
@@ -39,31 +36,17 @@ from wgflow_rl.agents.ifql import IFQL, IFQLConfig
 from wgflow_rl.agents.iql import IQL, IQLConfig
 from wgflow_rl.agents.mvp import MVP, MVPConfig
 from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
+from wgflow_rl.agents.schedules import (
+    ARM_SCHEDULE,
+    LIFT_SCHEDULE,
+    MAZE_SCHEDULE,
+    PAPER,
+    PUSHT_SCHEDULE,
+    Schedule,
+)
 from wgflow_rl.agents.srpo import SRPO, SRPOConfig
 
 C = TypeVar("C", bound=AgentConfig)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long, how often, and on how much data. Steps are updates offline, environment steps online."""
-
-    offline_steps: int
-    online_steps: int
-    online_start: int  # environment steps before the first online update
-    online_share: float  # of each online batch, drawn from online data alone; 0: one uniform ring
-    eval_every: int
-    eval_episodes: int
-    checkpoint_every: int
-    log_every: int
-    data_rows: int | None  # generated without a data folder; None: as many as the official set
-    data_episodes: int | None = None  # training trajectories, drawn at random (seed 42); None: all
-    mirror: bool = (
-        False  # add the training data's mirror images, where the task has a mirror symmetry (PushT)
-    )
-    # Evaluation plays the starts reset(seed=eval_seed), reset(seed=eval_seed + 1), ... every time, as the published
-    # protocol of some tasks does; None: new starts at every evaluation.
-    eval_seed: int | None = None
 
 
 # ---- the methods ---------------------------------------------------------------------------------------------------
@@ -132,11 +115,7 @@ REGISTERED: dict[str, Schedule | None] = {}  # methods of other packages, with t
 
 
 def register(
-    name: str,
-    config: AgentConfig,
-    agent: Callable[..., Agent],
-    *,
-    schedule: Schedule | None = None,
+    name: str, config: AgentConfig, agent: Callable[..., Agent], *, schedule: Schedule | None = None
 ) -> None:
     """Register a method, known to every command from then on; again under its name: replace it.
 
@@ -219,22 +198,7 @@ OFFLINE_TASKS: Rows = (
 )
 
 
-# ---- schedules and presets -------------------------------------------------------------------------------------------
-
-PAPER = Schedule(
-    offline_steps=1_000_000,  # DFP Table 5
-    online_steps=1_000_000,  # DFP Table 5
-    # Q-chunking's: no update in the first 5,000 online steps, so 1,995,000 gradient steps where Table 5 has 2M.
-    online_start=5_000,
-    online_share=0.0,
-    eval_every=100_000,  # Q-chunking's; not given by DFP
-    # Inferred: every mean and standard deviation printed in DFP's Tables 1-3 and 6 is possible with 100 episodes per
-    # seed (and standard deviations with n - 1); with 50, 70 of the 125 distinct pairs of Table 6 are not.
-    eval_episodes=100,
-    checkpoint_every=100_000,
-    log_every=5_000,
-    data_rows=None,
-)
+# ---- presets --------------------------------------------------------------------------------------------------------
 
 # Settings that every method shares at laptop size; fields and lambda are those of the method.
 MAZE = DFPConfig(
@@ -265,54 +229,6 @@ PUSHT = replace(
     average=0.999,
     standardise=False,  # positions are scaled to [-1, 1]
     act_temperature=0.0,
-)
-
-MAZE_SCHEDULE = Schedule(
-    offline_steps=4_000,
-    online_steps=1_500,
-    online_start=250,
-    online_share=0.1,
-    eval_every=500,
-    eval_episodes=20,
-    checkpoint_every=1_000,
-    log_every=100,
-    data_rows=100_000,
-)
-ARM_SCHEDULE = Schedule(
-    offline_steps=8_000,
-    online_steps=6_000,
-    online_start=0,
-    online_share=0.0,
-    eval_every=2_000,
-    eval_episodes=25,
-    checkpoint_every=2_000,
-    log_every=250,
-    data_rows=100_000,
-)
-LIFT_SCHEDULE = Schedule(
-    offline_steps=1_000,
-    online_steps=1_000,
-    online_start=0,
-    online_share=0.0,
-    eval_every=250,
-    eval_episodes=20,
-    checkpoint_every=500,
-    log_every=50,
-    data_rows=10_000,
-)
-
-PUSHT_SCHEDULE = Schedule(
-    offline_steps=8_000,
-    online_steps=20_000,
-    online_start=0,
-    online_share=0.5,
-    eval_every=1_000,
-    eval_episodes=50,
-    checkpoint_every=1_000,
-    log_every=100,
-    data_rows=None,
-    mirror=True,  # twice the demonstrations: without it the policy overfits after 4,000 steps (docs/pusht.md)
-    eval_seed=100_000,  # Diffusion Policy's 50 test starts
 )
 
 # Settings that the laptop preset gives every method alike, so that two of them differ in the method alone. What defines
@@ -387,9 +303,8 @@ def _for_task(agent: C, rows: Rows, method: str, env: str) -> C:
 
 def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
     """A method at laptop size: DFP's numbers in whatever they have in common."""
-    if isinstance(
-        agent, DFPConfig
-    ):  # the variants differ in their field and in having the top-K term or not
+    # the variants differ in their field and in having the top-K term or not
+    if isinstance(agent, DFPConfig):
         lam = like.lam if agent.lam > 0 else 0.0
         return replace(like, field=agent.field, improve_field=agent.improve_field, lam=lam)
     if like.horizon:  # then the protocol of the task says how many actions are executed
@@ -399,21 +314,11 @@ def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
     return replace(agent, **{name: getattr(like, name) for name in ALIKE if name in known - own})
 
 
-def build(
-    cfg: AgentConfig,
-    *,
-    obs_dim: int,
-    action_dim: int,
-    seed: int = 0,
-    obs_mean: Tensor | None = None,
-    obs_std: Tensor | None = None,
-    device: str | torch.device = "cpu",
-) -> Agent:
-    """The agent of these settings, its weights drawn from `seed`.
+def build(cfg: AgentConfig, **options: Any) -> Agent:
+    """The agent of these settings.
 
     Args:
-        obs_dim, action_dim: sizes of one observation and one action (actions in [-1, 1]).
-        obs_mean, obs_std: [S] statistics of the data, used when cfg.standardise.
+        options: obs_dim and action_dim, and any other keyword arguments of `Agent`.
 
     Raises:
         ValueError: If the settings are those of no method.
@@ -423,12 +328,4 @@ def build(
         raise ValueError(
             f"no method has settings of the class {type(cfg).__name__}; presets.register adds one"
         )
-    return AGENTS[type(cfg)](
-        cfg,
-        obs_dim=obs_dim,
-        action_dim=action_dim,
-        seed=seed,
-        obs_mean=obs_mean,
-        obs_std=obs_std,
-        device=device,
-    )
+    return AGENTS[type(cfg)](cfg, **options)

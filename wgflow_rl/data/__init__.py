@@ -51,11 +51,7 @@ def register(source: str, read: custom.Read) -> None:
 
 
 def reader(env: str) -> Any:
-    """The reader of an environment's data.
-
-    Raises:
-        ValueError: If the environment is unknown.
-    """
+    """The reader of an environment's data. Raises: ValueError if the environment is unknown."""
     return SOURCES.get(envs.parse(env).source, custom.DEFAULT)
 
 

@@ -34,9 +34,8 @@ class Scene(NamedTuple):
     @staticmethod
     def from_observation(observation: np.ndarray, suite: str) -> Scene:
         """Read the scene from an observation [S] of `envs.robomimic`."""
-        pose = (
-            observation[9:16] if suite == "lift" else observation[16:23]
-        )  # after the pose relative to the gripper
+        # after the pose relative to the gripper
+        pose = observation[9:16] if suite == "lift" else observation[16:23]
         return Scene(
             observation[:3],
             Rotation.from_quat(observation[3:7]),

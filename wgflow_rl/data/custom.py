@@ -23,11 +23,7 @@ class Reader:
     read: Read
 
     def load(self, folder: Path | None, env: str, *, memory: float) -> Pair:
-        """Read the data.
-
-        Raises:
-            ValueError: If the function returns anything but two `Episodes`.
-        """
+        """Read the data. Raises: ValueError if the function returns anything but two `Episodes`."""
         found: object = self.read(folder, env)
         match found:
             case (Episodes(), Episodes()):

@@ -32,9 +32,8 @@ ATTEMPTS = 5  # consecutive failures without progress
 PAUSE = 1.0  # seconds after the first failure, doubled after each further one
 TIMEOUT = 60  # seconds without data from the server
 BLOCK = 1 << 20
-LARGEST = (
-    50 * 10**9
-)  # bytes of a file; the largest published one, a shard of 1M transitions, has below 1 GB
+# bytes of a file; the largest published one, a shard of 1M transitions, has below 1 GB
+LARGEST = 50 * 10**9
 LARGEST_TEXT = 1 << 20  # bytes of SHA256SUMS
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # errors of this machine: no retry
 LOCAL = ("localhost", "127.0.0.1", "::1")

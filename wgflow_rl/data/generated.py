@@ -217,9 +217,8 @@ def _make_part(job: tuple[str, int, int, int, Path]) -> None:
         _prepared.clear()
         _prepared[env] = MAKERS[envs.parse(env).source].prepare(env)
     part_seed = int(np.random.SeedSequence((seed, split, number)).generate_state(1)[0])
-    with envs.numpy_seeded(
-        part_seed
-    ):  # oracles and environments draw from numpy's global generator
+    # oracles and environments draw from numpy's global generator
+    with envs.numpy_seeded(part_seed):
         npz.write(path, _prepared[env](part_seed, LENGTH))
 
 

@@ -21,12 +21,7 @@ from wgflow_rl.utils.memory import MAX_RATIO, check_memory
 
 
 class Contents:
-    """The groups and arrays of an open file, by path.
-
-    Args:
-        file: open h5py.File.
-        path: its path.
-    """
+    """The groups and arrays of an open h5py.File, by path."""
 
     def __init__(self, file: Any, path: Path):
         self.path, self._file = path, file

@@ -66,19 +66,13 @@ def read(path: Path, names: Container[str] | None = None) -> dict[str, np.ndarra
 
 
 def headers(path: Path) -> dict[str, Member]:
-    """Read the headers of all arrays, some kilobytes, without their contents.
-
-    Raises what `read` raises.
-    """
+    """Read the headers of all arrays, some kilobytes, without their contents."""
     with _archive(path) as members:
         return {name: _header(archive, entry) for name, (archive, entry) in members.items()}
 
 
 def verify(path: Path) -> None:
-    """Compare every array of a file with its checksum, in constant memory.
-
-    Raises what `read` raises.
-    """
+    """Compare every array of a file with its checksum, in constant memory."""
     with _archive(path) as members:
         for archive, entry in members.values():
             _header(archive, entry)
@@ -118,11 +112,7 @@ def _archive(path: Path) -> Iterator[dict[str, tuple[zipfile.ZipFile, zipfile.Zi
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
-    """Read an array's header.
-
-    Raises:
-        ValueError: For objects, or if its size is not that of the entry.
-    """
+    """Read an array's header. Raises: ValueError for objects, or if its size is not that of the entry."""
     if entry.file_size > MAX_RATIO * entry.compress_size:
         raise ValueError(
             f"{entry.filename} claims {entry.file_size:,} bytes in {entry.compress_size:,} compressed ones"

@@ -33,8 +33,6 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
 
     Shards occupy at most `memory` bytes. This reads the headers and trajectory ends of each, and
     the validation data of the first.
-
-    Raises what `files` and `read` raise.
     """
     pairs = files(folder, env)
     inner = envs.make(env)
@@ -53,10 +51,7 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
-    """Verify and read every file of a folder, or a single file.
-
-    Raises what `files` and `read` raise.
-    """
+    """Verify and read every file of a folder, or a single file."""
     inner = envs.make(env)
     for file in [path] if path.is_file() else itertools.chain(*files(path, env)):
         npz.verify(file)
@@ -147,11 +142,7 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
 
 
 def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
-    """Read the headers of a file.
-
-    Raises:
-        ValueError: The message names the first array that does not fit `env`.
-    """
+    """Read the headers of a file. Raises: ValueError naming the first array that does not fit `env`."""
     members = npz.headers(path)
     wanted = {
         "observations": inner.observation_space.shape,
@@ -272,14 +263,6 @@ def files(folder: Path, env: str) -> list[tuple[Path, Path]]:
             f"'python -m wgflow_rl.data download {env} --folder {folder}'."
         )
     return pairs
-
-
-def pair(folder: Path, env: str) -> tuple[Path, Path]:
-    """The first of `files`.
-
-    Raises what `files` raises.
-    """
-    return files(folder, env)[0]
 
 
 def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:

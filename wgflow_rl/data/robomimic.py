@@ -28,11 +28,8 @@ SERVER = "https://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomi
 OFFICIAL = "low_dim_v141.hdf5"
 SPLITS = ("train", "valid")
 HELD_OUT = 10  # in a file without masks, every tenth demonstration is for validation
-WIDTHS = {
-    "robot0_eef_pos": 3,
-    "robot0_eef_quat": 4,
-    "robot0_gripper_qpos": 2,
-}  # sizes of the parts of an observation; "object" has the rest
+# sizes of the parts of an observation; "object" has the rest
+WIDTHS = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2}
 GRIPPERS = {"PandaGripper": "default"}  # robosuite's default gripper of a Panda
 CONTROL = (
     "type",
@@ -52,19 +49,13 @@ def path_of(env: str) -> Path:
 
 
 def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes, Episodes]:
-    """Load the (training, validation) demonstrations of a folder.
-
-    Raises what `find` and `read` raise.
-    """
+    """Load the (training, validation) demonstrations of a folder."""
     train, validation = contents(folder, env)
     return train, validation
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
-    """Read the training, then the validation demonstrations of a folder or file.
-
-    Raises what `find` and `read` raise.
-    """
+    """Read the training, then the validation demonstrations of a folder or file."""
     file = path if path.is_file() else find(path, env)
     for split in SPLITS:
         yield read(file, env, split)

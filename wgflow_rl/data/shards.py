@@ -54,9 +54,8 @@ class Shards:
         if fitting >= self.rows:
             self.resident = self.rows
         elif fitting >= largest:
-            self.resident = (
-                fitting // largest * largest
-            )  # equal files are resident for equally long
+            # equal files are resident for equally long
+            self.resident = fitting // largest * largest
         else:
             raise ValueError(
                 f"{memory / 1e9:.3g} GB is too little memory for the files in {files[0].path.parent}: to read and hold "
@@ -102,10 +101,6 @@ class Rotation:
     Turn t = 0, 1, ... belongs to one file; every pass over the files has a new random order. The
     rows of a turn replace the oldest rows of a ring of `shards.resident` rows. The next file is
     read ahead in a thread.
-
-    Args:
-        shards: the data set.
-        seed: seed of the order.
     """
 
     def __init__(self, shards: Shards, *, seed: int):

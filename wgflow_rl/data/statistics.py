@@ -43,11 +43,7 @@ class Statistics:
 
 
 def collect(parts: Iterable[Episodes]) -> Statistics:
-    """Accumulate statistics over the files of a data set, of which one is in memory at a time.
-
-    Raises:
-        ValueError: If there is no file.
-    """
+    """Accumulate statistics over files, of which one is in memory at a time. Raises: ValueError if there is none."""
     columns: dict[str, list] = {name: [] for name in Statistics.__dataclass_fields__}
     for part in parts:
         starts = np.flatnonzero(part.terminals) + 1 - part.lengths

@@ -19,7 +19,6 @@ __all__ = [
     "Name",
     "SingleTask",
     "check",
-    "check_name",
     "make",
     "names",
     "numpy_seeded",
@@ -96,16 +95,6 @@ def parse(env: str) -> Name:
         "Names look like cube-single-play-singletask-task2-v0, lift-mh-low_dim or pusht; wgflow_rl.envs.names() lists "
         "all. --plugin MODULE adds those of a module."
     )
-
-
-def check_name(env: str) -> str:
-    """Return `env` if it is a known name.
-
-    Raises:
-        ValueError: The message lists the nearest names.
-    """
-    parse(env)
-    return env
 
 
 def require(env: str) -> None:

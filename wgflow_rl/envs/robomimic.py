@@ -139,9 +139,8 @@ def modern_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     robots = kwargs["robots"]
     robot = robots if isinstance(robots, str) else robots[0]
     if "body_parts" not in kwargs["controller_configs"]:
-        kwargs.setdefault(
-            "lite_physics", False
-        )  # recommended by robosuite for data from before 1.5
+        # recommended by robosuite for data from before 1.5
+        kwargs.setdefault("lite_physics", False)
     new = refactor_composite_controller_config(arm_controller(args), robot, ["right"])
     return kwargs | {"controller_configs": new}
 

@@ -30,12 +30,8 @@ from wgflow_rl.experiments.tables import (
 MISSING = "—"
 ARROW = " → "  # between the phases of a cell
 BY = "source"  # header of the column "paper" or "ours"
-HIDDEN = (
-    "table",
-    "section",
-    "note",
-    "doubt",
-)  # columns of a CSV file that are not in the paper's table
+# columns of a CSV file that are not in the paper's table
+HIDDEN = ("table", "section", "note", "doubt")
 
 
 # ---- which runs belong to a row ----------------------------------------------------------------------------------
@@ -170,10 +166,7 @@ def protocol_rows(
 
 
 def extra_rows(
-    table: ResultTable,
-    groups: Sequence[RunGroup],
-    legend: Legend,
-    listed: list[dict[str, Any]],
+    table: ResultTable, groups: Sequence[RunGroup], legend: Legend, listed: list[dict[str, Any]]
 ) -> list[str]:
     """Table of rows that are not in the paper: DFP with other fields, and other code bases."""
     found = {row.label: matching(table, row, groups) for row in table.variants}

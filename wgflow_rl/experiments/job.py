@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from wgflow_rl.utils.files import open_to_append, write_whole
-from wgflow_rl.utils.threads import THREADS
 
 State = Literal["new", "started", "done", "failed", "diverged"]
 
 TRAIN = ("-m", "wgflow_rl.train")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # of a child process
 # Message of TrainingDiverged. Resumed runs repeat exactly, so a retry would diverge again.
 DIVERGED = "is not finite at step"
-GRACE = (
-    300.0  # seconds for a stopped training to finish its step or evaluation and write a checkpoint
-)
+# seconds for a stopped training to finish its step or evaluation and write a checkpoint
+GRACE = 300.0
 POLL = 0.2  # seconds
 
 

@@ -90,11 +90,7 @@ def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(number: int) -> ResultTable:
-    """Return a table of success rates.
-
-    Raises:
-        ValueError: For other numbers.
-    """
+    """Return a table of success rates. Raises: ValueError for other numbers."""
     if number in LISTS:
         raise ValueError(
             f"--table is {number}, which has no success rates ({LISTS[number]}); tables of runs: "
@@ -154,11 +150,7 @@ def from_methods(
 
 
 def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
-    """Resolve the settings of a row in an environment.
-
-    Raises:
-        ValueError: For flags that the sweep sets.
-    """
+    """Resolve the settings of a row in an environment. Raises: ValueError for flags that the sweep sets."""
     for flag in extra:
         if flag.partition("=")[0].replace("_", "-") in RESERVED:
             raise ValueError(
@@ -173,7 +165,8 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
         return Kind(row, env, settings, flags)
     # Without extra flags, avoid the command-line parser, which takes half a second per cell of a
     # table.
-    agent, schedule = presets.preset(preset, row.method, envs.check_name(env))
+    envs.parse(env)
+    agent, schedule = presets.preset(preset, row.method, env)
     agent = dataclasses.replace(agent, **row.settings)
     settings = Settings(agent, schedule, method=row.method, env=env, preset=preset)
     return Kind(row, env, settings.check(), flags)

@@ -19,7 +19,6 @@ from wgflow_rl.experiments.plan import Kind
 from wgflow_rl.training.settings import Settings, as_json
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.threads import THREADS
 
 STEPS = 200  # steps per phase of a short run
 ROWS = 2_000  # transitions of a short run: two trajectories
@@ -87,7 +86,7 @@ def measure(kind: Kind, *, threads: int = 1) -> Pace:
     with tempfile.TemporaryDirectory() as folder:
         changes = [word for flag, value in short.items() for word in (flag, str(value))]
         command = [sys.executable, *job.TRAIN, *kind.flags, *changes, "--run-dir", f"{folder}/run"]
-        many = os.environ | dict.fromkeys(THREADS, str(threads))
+        many = os.environ | dict.fromkeys(job.THREADS, str(threads))
         done = subprocess.run(command, env=many, capture_output=True, text=True, check=False)
         pace = (
             from_logs(Path(folder) / "run", f"{STEPS} steps per phase on this machine")

@@ -22,10 +22,8 @@ ROW_KEYS = ("method", "lambda", "K")  # the column of a CSV file that names the 
 COLUMN_KEYS = ("task", "environment_group")  # and the one that names the columns
 ATTRIBUTES = ("category", "backbone", "top_k_term")  # columns of the paper that describe a row
 
-METHODS = {
-    "MVP w/ top-K": "mvp-topk",
-    "DFP w/o top-K": "dfp-no-topk",
-}  # others: the label in lower case
+# others: the label in lower case
+METHODS = {"MVP w/ top-K": "mvp-topk", "DFP w/o top-K": "dfp-no-topk"}
 VARIANTS = {  # rows that are not in the paper: DFP with another field, settings otherwise equal
     "dfp-published": "DFP (published code's field)",
     "dfp-ml-energy": "DFP, likelihood + energy field (ours)",

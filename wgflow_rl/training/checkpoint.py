@@ -59,10 +59,7 @@ class DamagedCheckpoint(ValueError):
 def save_rows(
     folder: str | os.PathLike[str], *, first: int, last: int, tensors: Mapping[str, torch.Tensor]
 ) -> Part:
-    """Write the rows first, ..., last - 1 to a file, to be listed by the next `save`.
-
-    Raises what `save` raises.
-    """
+    """Write the rows first, ..., last - 1 to a file, to be listed by the next `save`."""
     folder = Path(folder)
     make_folder(folder)
     path = folder / f"rows-{first:012d}-{last:012d}.safetensors"

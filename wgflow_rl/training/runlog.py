@@ -12,28 +12,24 @@ the rows of a step are written before its checkpoint.
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import numpy as np
 
 from wgflow_rl.training.curve import draw_curve
+from wgflow_rl.training.events import Events, quiet_threads
+from wgflow_rl.training.provenance import provenance
 from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import (
     make_folder,
-    naming_errors,
     open_to_append,
     remove_temporaries,
     require_regular,
@@ -51,26 +47,8 @@ EVAL_COLUMNS = (
     "wall_s",
 )
 TRAIN_COLUMNS = ("step", "phase", "wall_s")  # first columns, followed by those of the first row
-LAYOUT = {  # of TensorBoard's tab "custom scalars"
-    "success": {
-        "success, 95 % interval": [
-            "Margin",
-            ["eval/success", "eval/success_low", "eval/success_high"],
-        ]
-    },
-    "values": {
-        "Q of chunks": [
-            "Multiline",
-            [f"train/q_{of}$" for of in ("candidates", "positives", "proposed", "executed")],
-        ]
-    },
-    "policy": {"diversity, clipped": ["Multiline", ["train/spread_ratio", "train/clipped"]]},
-}
 RowCallback = Callable[[Path, str, Mapping[str, Any]], object]
 _row_callbacks: list[RowCallback] = []
-PACKAGES = ("torch", "numpy", "mujoco", "ogbench", "gymnasium", "robosuite", "wgflow")
-
-
 Z95 = 1.959963984540054  # two-sided 95 % quantile of the standard normal distribution
 
 
@@ -186,22 +164,20 @@ class RunLog:
         self.resume_step = resume_step
         with contextlib.ExitStack() as opened:  # closes everything if a step below fails
             opened.enter_context(_lock(self.folder / ".lock"))
-            check_folder(
-                self.folder, resume=resume_step is not None
-            )  # another run may have ended before the lock
+            # another run may have ended before the lock
+            check_folder(self.folder, resume=resume_step is not None)
             remove_temporaries(self.folder)
             self._train = Table(self.folder / "train.csv", TRAIN_COLUMNS, resume_step)
             opened.callback(self._train.close)
             evaluated = resume_step if resume_step is None else resume_step - evaluate_again
             self._eval = Table(self.folder / "eval.csv", EVAL_COLUMNS, evaluated)
             opened.callback(self._eval.close)
-            opened.enter_context(_quiet_event_threads())
-            # A repeated evaluation gives equal numbers, so its events need not be purged.
-            self._events = (
-                _events(self.folder / "tensorboard", resume_step) if tensorboard else None
-            )
-            if self._events is not None:
-                opened.callback(self._close_events)
+            self._events: Events | None = None
+            if tensorboard:
+                opened.enter_context(quiet_threads())
+                # A repeated evaluation gives equal numbers, so its events need not be purged.
+                self._events = Events(self.folder / "tensorboard", resume_step)
+                opened.callback(self._events.close)
             self._opened = opened.pop_all()
         self._start = time.monotonic() - max(self._train.last("wall_s"), self._eval.last("wall_s"))
 
@@ -244,7 +220,8 @@ class RunLog:
         numbers = {name: float(value) for name, value in values.items()}
         row = {"step": step, "phase": phase, "wall_s": round(self.wall_s, 1), **numbers}
         self._train.add(row)
-        self._mirror("train", numbers, step)
+        if self._events is not None:
+            self._events.add("train", numbers, step)
         self._call_back("train", row)
 
     def evaluation(
@@ -287,12 +264,10 @@ class RunLog:
                 "score_high": float(mean + half),
             }
         self._eval.add(row)
-        self._mirror(
-            "eval", {name: row[name] for name in row if name not in ("step", "phase")}, step
-        )
         if self._events is not None:
-            with naming_errors(self.folder / "tensorboard"):
-                self._events.flush()
+            numbers = {name: row[name] for name in row if name not in ("step", "phase")}
+            self._events.add("eval", numbers, step)
+            self._events.flush()
         self._call_back("eval", row)
         return row
 
@@ -307,17 +282,6 @@ class RunLog:
                     RuntimeWarning,
                     stacklevel=3,
                 )
-
-    def _mirror(self, table: str, numbers: Mapping[str, float], step: int) -> None:
-        if self._events is not None:
-            with naming_errors(self.folder / "tensorboard"):
-                for name, number in numbers.items():
-                    self._events.add_scalar(f"{table}/{name}", number, step)
-
-    def _close_events(self) -> None:
-        if self._events is not None:
-            with naming_errors(self.folder / "tensorboard"):
-                self._events.close()
 
     def curve(self, title: str = "") -> Path:
         """Draw curve.png from the rows of eval.csv; return its path."""
@@ -339,38 +303,6 @@ class RunLog:
         self.close()
 
 
-def provenance() -> dict[str, Any]:
-    """Package versions, commit (None outside a checkout), command line, machine and time."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    machine = {"platform": platform.platform(), "cpus": os.cpu_count()}
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {
-        "versions": versions,
-        "commit": _commit(),
-        "argv": sys.argv,
-        "machine": machine,
-        "started": started,
-    }
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    try:
-        options = {"cwd": root, "capture_output": True, "text": True, "timeout": 10, "check": True}
-        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], **options).stdout.strip()
-        if Path(top) != root:  # installed inside another project's checkout
-            return None
-        describe = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(describe, **options).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def _lock(path: Path) -> TextIO:
     # flock rather than a file with a process id: the kernel releases it when the process ends.
     file = open_to_append(path)
@@ -382,35 +314,3 @@ def _lock(path: Path) -> TextIO:
             f"another process is writing to {path.parent}; wait for it, or use --run-dir."
         ) from error
     return file
-
-
-@contextlib.contextmanager
-def _quiet_event_threads() -> Iterator[None]:
-    """Print no traceback of TensorBoard's threads: what they raise is raised again by the next write."""
-    before = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if type(args.thread).__module__.partition(".")[0] != "tensorboard":
-            before(args)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
-
-
-def _events(folder: Path, resume_step: int | None):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside tensorboard
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False."
-            ) from error
-        events = SummaryWriter(
-            str(folder), purge_step=None if resume_step is None else resume_step + 1
-        )
-    events.add_custom_scalars(LAYOUT)
-    return events

@@ -19,7 +19,7 @@ import tyro
 from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
-from wgflow_rl.agents.presets import Schedule
+from wgflow_rl.agents.schedules import Schedule
 from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
 from wgflow_rl.utils.files import expand_user, require_regular
@@ -46,9 +46,8 @@ class Machine:
     def check(self) -> None:
         """Raise ValueError naming the first invalid setting."""
         above(0, env_timeout=self.env_timeout)
-        if self.threads is not None:
-            at_least(1, threads=self.threads)
-            at_most(1024, threads=self.threads)
+        at_least(1, threads=self.threads)
+        at_most(1024, threads=self.threads)
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -152,40 +151,18 @@ class Settings:
         Raises:
             ValueError: The message names the first invalid setting.
         """
-        envs.check_name(self.env)
+        envs.parse(self.env)
         self.agent.check()
         self.machine.check()
+        self.schedule.check()
         at_least(0, seed=self.seed)
         at_least(1, swap_every=self.swap_every, envs=self.envs)
         above(0, memory_gb=self.memory_gb)
         at_most(2**63 - 1, seed=self.seed)
         at_most(10_000, envs=self.envs)
-        schedule = self.schedule
-        at_most(10**12, offline_steps=schedule.offline_steps, online_steps=schedule.online_steps)
-        at_most(10**9, data_rows=schedule.data_rows or 0)
-        at_most(10**6, eval_episodes=schedule.eval_episodes)
-        for name in ("offline_steps", "online_steps", "online_start"):
-            at_least(0, **{name: getattr(schedule, name)})
-        for name in ("eval_every", "eval_episodes", "checkpoint_every", "log_every"):
-            at_least(1, **{name: getattr(schedule, name)})
-        if schedule.eval_seed is not None:
-            at_least(0, eval_seed=schedule.eval_seed)
-        if schedule.data_rows is not None:
-            at_least(1, data_rows=schedule.data_rows)
-        if not 0 <= schedule.online_share <= 1:
-            raise ValueError(
-                f"--online-share is {schedule.online_share}; wanted a fraction in [0, 1]"
-            )
-        if 0 < schedule.online_steps <= schedule.online_start:
-            raise ValueError(
-                f"--online-start is {schedule.online_start} of {schedule.online_steps} online steps, so nothing would "
-                "be learned online; wanted fewer"
-            )
-        return (
-            self
-            if self.data is None
-            else replace(self, data=str(expand_user(self.data).absolute()))
-        )
+        if self.data is None:
+            return self
+        return replace(self, data=str(expand_user(self.data).absolute()))
 
     @staticmethod
     def read(folder: Path) -> Settings:
@@ -228,14 +205,9 @@ class Settings:
 def from_command_line(
     args: Sequence[str], *, prog: str = PROG, about: str | None = None
 ) -> Settings:
-    """Parse the flags of `python -m wgflow_rl.train`.
+    """Parse the flags of `python -m wgflow_rl.train`; preset, method and environment determine all other defaults.
 
-    Preset, method and environment determine all other defaults.
-
-    Args:
-        args: the flags.
-        prog: name of the command in the help text, for other commands with these flags.
-        about: description in the help text.
+    Other commands with these flags give the name (`prog`) and the description (`about`) of their help text.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default="laptop")
@@ -244,7 +216,7 @@ def from_command_line(
     first.add_argument("--plugin", action="append", default=[])
     chosen, _ = first.parse_known_args(args)
     plugins.load(chosen.plugin)
-    envs.check_name(chosen.env)
+    envs.parse(chosen.env)
     method = chosen.method or presets.default_method(chosen.env)
     agent, schedule = presets.preset(chosen.preset, method, chosen.env)
     default = Settings(agent, schedule, method=method, env=chosen.env, preset=chosen.preset)

@@ -96,9 +96,8 @@ class TrainingState:
         self.acting = torch.Generator().manual_seed(settings.seed)
         self.step = 0
         self.best = Best(step=0, score=-1.0)
-        self.evaluating: int | None = (
-            None  # the step whose evaluation has begun and is not recorded
-        )
+        # the step whose evaluation has begun and is not recorded
+        self.evaluating: int | None = None
         self.batch: Batch | None = None  # the last one sampled
         self._parts: tuple[checkpoint.Part, ...] = ()  # files of online rows written so far
         self._rows_written = 0
@@ -119,9 +118,7 @@ class TrainingState:
         cfg, schedule = self.settings.agent, self.settings.schedule
         self.batch = self.replay.sample(
             cfg.batch,
-            chunk=cfg.chunk,
-            horizon=cfg.predicted,
-            gamma=cfg.gamma,
+            **cfg.chunks,
             generator=self.generator,
             online_share=schedule.online_share,
             step=min(self.step, schedule.offline_steps),
@@ -131,13 +128,7 @@ class TrainingState:
     def diagnose(self) -> dict[str, Tensor]:
         """Compute the agent's diagnostics on fixed validation chunks and noise."""
         cfg, generator = self.settings.agent, torch.Generator().manual_seed(0)
-        batch = self.held_out.sample(
-            HELD_OUT,
-            chunk=cfg.chunk,
-            horizon=cfg.predicted,
-            gamma=cfg.gamma,
-            generator=generator,
-        )
+        batch = self.held_out.sample(HELD_OUT, **cfg.chunks, generator=generator)
         return self.agent.diagnose(batch, generator)
 
     def save(self, folder: Path) -> None:

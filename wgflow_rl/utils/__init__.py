@@ -1,1 +1,1 @@
-"""Utilities: colours, command line, files, signals, threads."""
+"""Utilities: colours, command line, files, memory, signals."""

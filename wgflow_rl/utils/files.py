@@ -21,21 +21,10 @@ from wgflow_rl.utils.cli import UserError
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp(\.\w+)?")
 
 _ACCESS_ERRORS = {
-    *(
-        errno.EACCES,
-        errno.EPERM,
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.ENOLCK,
-        errno.EDEADLK,
-    ),  # locks, rights
-    *(
-        errno.EIO,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-        errno.ENODEV,
-        errno.ENXIO,
-    ),  # the device, the network
+    # locks, rights
+    *(errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EBUSY, errno.ENOLCK, errno.EDEADLK),
+    # the device, the network
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO),
     *(errno.ENOMEM, errno.EMFILE, errno.ENFILE),  # this machine
 }
 
