@@ -14,6 +14,7 @@ from tests.small_agents import (
     constant,
     make_batch,
     noise_for,
+    without_penalty,
 )
 from wgflow_rl.agents import losses, presets, sampling
 from wgflow_rl.agents.networks import MeanVelocityPolicy
@@ -21,7 +22,7 @@ from wgflow_rl.training import updates
 from wgflow_rl.training.snapshot import restore, snapshot
 
 CRITICS = ("critic", "value")
-ACTORS = ("policy", "flow", "diffusion")
+ACTORS = ("policy", "flow", "fast", "editor", "diffusion")
 
 
 def networks_of(agent, names):
@@ -60,7 +61,7 @@ with_critic = pytest.mark.parametrize("method", sorted(set(presets.METHODS) - se
 
 @with_critic
 def test_the_actor_loss_moves_no_critic_and_the_critic_loss_no_actor(method):
-    plain, louder_actor, louder_critic = build(method), build(method), build(method)
+    plain, louder_actor, louder_critic = (build(method, max_grad_norm=0) for _ in range(3))
     louder_actor.actor_loss = times_three(louder_actor.actor_loss)
     louder_critic.critic_loss = times_three(louder_critic.critic_loss)
     for agent in (plain, louder_actor, louder_critic):
@@ -92,7 +93,8 @@ def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient
 
 
 # rebrac and srpo are left out: their regularisers pull a saturated action back too, but against Q, which may win.
-@pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"rebrac", "srpo"}))
+# driftql is left out: its samples are clipped inside the loss, as published.
+@pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"rebrac", "srpo", "driftql"}))
 def test_saturated_coordinates_are_pulled_back(method):
     """A policy that leaves the box everywhere is moved towards it in every coordinate, clipped or not."""
     numbers = {"fbrac": {"alpha": 30.0}, "cac": {"eta": 0.0}, "fql": {"alpha": 30.0}}.get(
@@ -115,7 +117,7 @@ def test_saturated_coordinates_are_pulled_back(method):
 @with_critic
 def test_the_bootstrapped_value_is_the_target_critics_mean_or_minimum_as_the_method_says(method):
     """y = R_h + gamma^h V with V = 2, the mean of target critics 1 and 3; 1, their minimum; or IQL's state value 5."""
-    agent = build(method, **({"critic_penalty": 0.0} if method == "rebrac" else {}))
+    agent = build(method, **without_penalty(method))
     agent.target_critic = Twins(constant(1), constant(3))
     bootstrap = {"rebrac": 1.0, "cac": 1.0}.get(method, 2.0)
     if hasattr(agent, "value"):

@@ -31,13 +31,16 @@ from wgflow_rl.agents.cloning import (
 )
 from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
+from wgflow_rl.agents.driftql import DriftQL, DriftQLConfig
 from wgflow_rl.agents.fawac import FAWAC, FAWACConfig
 from wgflow_rl.agents.fbrac import FBRAC, FBRACConfig
+from wgflow_rl.agents.fedit import FEdit, FEditConfig
 from wgflow_rl.agents.fql import FQL, FQLConfig
 from wgflow_rl.agents.idql import IDQL, IDQLConfig
 from wgflow_rl.agents.ifql import IFQL, IFQLConfig
 from wgflow_rl.agents.iql import IQL, IQLConfig
 from wgflow_rl.agents.mvp import MVP, MVPConfig
+from wgflow_rl.agents.qam import QAM, QAMConfig
 from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
 from wgflow_rl.agents.srpo import SRPO, SRPOConfig
 
@@ -87,6 +90,11 @@ ONLINE: dict[str, AgentConfig] = {  # offline, then online
     "dfp-ml-energy-no-topk": DFPConfig(field=OURS, improve_field=OURS, lam=0.0),
     "dfp-ml": DFPConfig(field="likelihood", improve_field="likelihood"),
     "dfp-energy": DFPConfig(field="energy", improve_field="energy"),
+    # Newer than the paper.
+    "driftql": DriftQLConfig(),
+    "fedit": FEditConfig(),
+    "qam": QAMConfig(),
+    "qam-e": QAMConfig(edit_scale=0.1),
 }
 DEFAULT = "dfp-ml-energy"  # of `python -m wgflow_rl.train`
 DEFAULT_PUSHT = "drift-bc"  # the same with `--env pusht`, whose demonstrations are official
@@ -125,6 +133,9 @@ AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
     IFQLConfig: IFQL,
     DFPConfig: DFP,
     FQLConfig: FQL,
+    DriftQLConfig: DriftQL,
+    FEditConfig: FEdit,
+    QAMConfig: QAM,
     MVPConfig: MVP,
 }
 
@@ -190,6 +201,39 @@ def drifting(*h: float) -> dict[str, str]:
     return {"field": field, "improve_field": field}
 
 
+def driftql(temperature: float, alpha: float, gamma: float, target: str, kernel: str) -> dict:
+    return {
+        "temperature": temperature,
+        "alpha": alpha,
+        "gamma": gamma,
+        "target": target,
+        "kernel": kernel,
+    }
+
+
+DRIFTQL = {
+    "cube-single": driftql(0.02, 60, 0.995, "mean", "gaussian"),
+    "cube-double": driftql(0.2, 100, 0.99, "mean", "gaussian") | {"generated": 4},
+    "scene": driftql(0.2, 250, 0.995, "min", "gaussian"),
+    "puzzle-3x3": driftql(0.5, 50, 0.99, "min", "gaussian"),
+    "puzzle-4x4": driftql(0.8, 300, 0.99, "mean", "gaussian"),
+}
+QAM_COLUMNS = (
+    (("fedit",), "edit_scale"),
+    (("qam",), "inverse_temperature"),
+    (("qam-e",), "inverse_temperature"),
+    (("qam-e",), "edit_scale"),
+)
+QAMS = {
+    "puzzle-3x3": (0.2, 3.0, 1.0, 0.1),
+    "scene": (0.2, 1.0, 1.0, 0.0),
+    "cube-double": (0.2, 1.0, 1.0, 0.0),
+    "cube-triple": (0.3, 3.0, 3.0, 0.1),
+    "cube-quadruple": (0.4, 1.0, 3.0, 0.1),
+    "puzzle-4x4": (0.8, 30.0, 0.1, 0.9),
+}
+
+
 # (methods, beginnings of environment names, settings, source); later rows win.
 Rows = tuple[tuple[tuple[str, ...], tuple[str, ...], dict[str, Any], str], ...]
 TASKS: Rows = (
@@ -206,6 +250,12 @@ TASKS: Rows = (
         ("pointmaze",),
         {"alpha": 3.0},
         "our choice: the best of 1, 3, 10, 30 for qc-fql in the medium maze, one seed each",
+    ),
+    *((("driftql",), (task,), numbers, "DriftQL's code") for task, numbers in DRIFTQL.items()),
+    *(
+        (methods, (task,), {name: value}, "QAM's code")
+        for task, values in QAMS.items()
+        for (methods, name), value in zip(QAM_COLUMNS, values, strict=True)
     ),
 )
 # DFP in pure offline RL. The environments of Table 8 stand for one task each; their other tasks take the same settings.
