@@ -494,7 +494,7 @@ class Linear(torch.nn.Module):
 
 @pytest.mark.parametrize(("n", "mean"), [(10, 0.8792233), (100, 0.968456), (1000, 0.994515)])
 def test_adjoint_matching_tilts_a_gaussian(n, mean):
-    """With Q = c a and behaviour N(0, I), the loss is 0 at v_slow - sigma^2 g / 2, which samples N(beta c, I) for large n.
+    """With Q = c a and behaviour N(0, I), the loss is 0 at v_slow - sigma^2 g / 2, a flow to N(beta c, I) for large n.
 
     The adjoint does not depend on the path: g_i = -beta c prod_{j >= i} (1 + J_j / n). Ten steps reach .88 of beta c.
     """
