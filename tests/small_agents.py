@@ -31,6 +31,12 @@ def build(method, *, obs_mean=None, obs_std=None, **numbers):
     return agent
 
 
+def without_penalty(method):
+    """The settings that leave a target to the values alone."""
+    names = ("critic_penalty", "pessimism")
+    return {name: 0.0 for name in names if hasattr(presets.ROWS[method], name)}
+
+
 def make_batch(h, seed=0, b=B, s=S, a=A):
     g = torch.Generator().manual_seed(seed)
     return Batch(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.small_agents import Twins
+from tests.small_agents import Twins, without_penalty
 from wgflow_rl.agents import presets
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.batch import Batch
@@ -112,6 +112,12 @@ def soft_target(alpha):
     return (r * (alpha * r).exp()).mean() / (alpha * r).exp().mean()
 
 
+def spread(scale):
+    """E r at c with the Gaussian noise of entropy -C / 2 that FEdit keeps, times the scale of the edit."""
+    sigma = scale * math.exp(-0.5) / math.sqrt(2 * math.pi * math.e)
+    return anywhere() / (1 + sigma**2 / S**2)
+
+
 def mean_of_soft_target(alpha):
     """r at the mean of pi+: all that a Gaussian of fixed width can say of it."""
     w = (alpha * reward(data())).exp()
@@ -132,6 +138,9 @@ REACHABLE = [
     ("rebrac", {}, anywhere),
     ("srpo", {"beta": 1.0}, anywhere),
     ("cac", {"eta": 1.0}, anywhere),
+    ("driftql", {"alpha": 0.1, "generated": 8}, anywhere),
+    ("fedit", {"edit_scale": 1.0, "critics": 2, "flow_steps": 5}, lambda: spread(1.0)),
+    ("qam", {"inverse_temperature": 2.0, "critics": 2}, lambda: soft_target(2)),
 ]
 
 
@@ -149,6 +158,8 @@ CLONES = [
     ("fbrac", {"alpha": 30.0, "flow_steps": 5}),
     ("fawac", {"alpha": 0.0}),
     ("cac", {"eta": 0.0}),
+    ("fedit", {"edit_scale": 0.0, "critics": 2, "flow_steps": 5}),
+    ("qam", {"inverse_temperature": 0.0, "critics": 2, "flow_steps": 5}),
 ]
 
 
@@ -233,9 +244,7 @@ def test_the_known_values_of_a_chain_solve_every_critic_equation(method):
     The target critics are unequal: their mean, or for some methods their minimum, is the known value.
     """
     for chunk in (1, 2, 3, 5, 7):
-        numbers = {"hidden": (8,), "chunk": chunk} | (
-            {"critic_penalty": 0.0} if method == "rebrac" else {}
-        )
+        numbers = {"hidden": (8,), "chunk": chunk} | without_penalty(method)
         agent = presets.build(replace(presets.ROWS[method], **numbers), obs_dim=1, action_dim=1)
         pessimistic = hasattr(agent, "value") or method in ("cac", "rebrac")
         agent.target_critic = known_critics(*((0, 2) if pessimistic else (-1, 1)))

@@ -21,7 +21,7 @@ MEAN, STD = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([2.0, 0.5, 3.0])
 def scene(method, **numbers):
     """An agent in float64, a batch, its noise, and its normalised states."""
     agent = build(method, chunk=H, standardise=True, obs_mean=MEAN, obs_std=STD, **numbers)
-    for name in ("policy", "old_policy", "target_policy", "flow", "diffusion"):
+    for name in ("policy", "old_policy", "target_policy", "flow", "diffusion", "fast", "slow"):
         if hasattr(agent, name):
             last = getattr(agent, name).net.rest[-1]
             last.weight.data *= 2  # so that samples leave the box
@@ -391,6 +391,135 @@ def test_cac():
     q = torch.minimum(*still(agent.critic)(s, generate(agent.policy, s, noise.policy).clamp(-1, 1)))
     loss = td(agent, batch, s, value) + on_data((student - teacher.detach()) ** 2, batch)
     assert_is_the_loss(loss - 0.4 * scaled(q), agent, batch, noise, online=False)
+
+
+@pytest.mark.parametrize(("kernel", "target"), [("gaussian", "mean"), ("laplace", "min")])
+def test_driftql(kernel, target):
+    """V_j = a - sum_{k != j} w_jk a_hat_k with w a softmax of distances over sqrt(C); clipped samples and targets."""
+    agent, batch, noise, s, s_next = scene(
+        "driftql", generated=5, alpha=3.0, temperature=0.4, kernel=kernel, target=target
+    )
+    known = batch.valid.repeat_interleave(A, 1)[:, None]
+    a_hat = outside(agent.policy(s, noise.generated)).clamp(-1, 1) * known
+    d = (a_hat[:, :, None] - a_hat[:, None]).norm(dim=-1) / (H * A) ** 0.5
+    logit = -d / 0.4 if kernel == "laplace" else -((d / 0.4) ** 2) / 2
+    w = logit.masked_fill(torch.eye(5, dtype=bool), -torch.inf).softmax(-1)
+    V = batch.actions.reshape(B, 1, -1) * known - w @ a_hat
+    drift = ((a_hat - outside(a_hat + V).clamp(-1, 1).detach()) ** 2).mean()
+    own = outside(agent.policy(s, noise.policy)).clamp(-1, 1)
+    q = sum(still(agent.critic)(s, own)) / 2
+    a_next = agent.policy(s_next, noise.target).clamp(-1, 1)
+    both = agent.target_critic(s_next, a_next)[..., 0]
+    value = both.mean(0) if target == "mean" else torch.minimum(*both)
+    loss = td(agent, batch, s, value) + 3 * drift - q.mean()
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+def edited(agent, flow, s, z):
+    """The edited chunk and the log density of its edit, by torch.distributions."""
+    a = euler(flow, s, z[..., 0, :], agent.cfg.flow_steps).clamp(-1, 1).detach()
+    mean, log_std = agent.editor.net(s, a).chunk(2, -1)
+    u = mean + log_std.clamp(-20, 2).exp() * z[..., 1, :]
+    squash = torch.distributions.TanhTransform()
+    normal = torch.distributions.Normal(mean, log_std.clamp(-20, 2).exp())
+    log_density = normal.log_prob(u) - squash.log_abs_det_jacobian(u, u.tanh())
+    return (a + agent.cfg.edit_scale * u.tanh()).clamp(-1, 1), log_density.sum(-1)
+
+
+def pessimistic(agent, s_next, a_next):
+    """mean - rho std over the target critics, the standard deviation that of a population."""
+    q = agent.target_critic(s_next, a_next)[..., 0].detach()
+    return q.mean(0) - agent.cfg.pessimism * (q - q.mean(0)).square().mean(0).sqrt()
+
+
+def edit_loss(agent, flow, s, z):
+    """-Q + alpha log pi for the editor, alpha (entropy - target) for alpha, entropy target -C / 2."""
+    a, log_density = edited(agent, flow, s, z)
+    q = sum(still(agent.critic)(s, a)) / agent.cfg.critics
+    alpha = agent.editor.log_temperature.exp()
+    temperature = alpha * (-log_density.mean().detach() + H * A / 2)
+    return alpha.detach() * log_density.mean() - q.mean() + temperature
+
+
+def test_fedit():
+    agent, batch, noise, s, s_next = scene("fedit", critics=2, edit_scale=0.3, pessimism=0.7)
+    agent.editor.log_temperature.data += 0.5
+    value = pessimistic(agent, s_next, edited(agent, agent.flow, s_next, noise.target)[0])
+    flow = on_data(flow_matching(agent.flow, s, batch, noise.flow, noise.time), batch)
+    loss = td(agent, batch, s, value) + flow + edit_loss(agent, agent.flow, s, noise.policy)
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3], ids=["qam", "qam-e"])
+def test_qam(scale):
+    """The adjoint by Jacobian matrices, backwards along the path; with an edit of the tilted flow, QAM-E."""
+    agent, batch, noise, s, s_next = scene(
+        "qam", critics=2, edit_scale=scale, inverse_temperature=2.0, flow_steps=4
+    )
+    for p in agent.slow.parameters():  # a target network that lags
+        p.data += 0.05
+    n, h = 4, 1 / 4
+    sigma = [((2 * (1 - i * h + h)) / (i * h + h)) ** 0.5 for i in range(n)]
+    v = lambda net, x, t: net(s, x, torch.full_like(x[..., :1], t))
+    xs = [noise.path[..., 0, :]]
+    for i in range(n - 1):
+        x = xs[-1]
+        drift = 2 * v(agent.fast, x, i * h) - x / ((i + 1) * h)
+        xs.append((x + h * drift + h**0.5 * sigma[i] * noise.path[..., i + 1, :]).detach())
+    xs.append((xs[-1] + h * v(agent.slow, xs[-1], 1 - h)).detach())
+    end = outside(xs[-1]).requires_grad_()
+    q = sum(agent.target_critic(s, end.clamp(-1, 1))) / 2
+    g = -2 * torch.autograd.grad(q.sum(), end)[0]
+    assert (g == 0).any()
+    adjoint = 0
+    for i in reversed(range(n)):
+        drift = lambda x, t=(i + 1) * h: (2 * v(agent.slow, x, t) - x / t).sum((0, 1))
+        J = torch.autograd.functional.jacobian(drift, xs[i])
+        g = g + h * torch.einsum("cbnd,bnc->bnd", J, g)
+        gap = v(agent.fast, xs[i], i * h) - v(agent.slow, xs[i], i * h)
+        adjoint = adjoint + ((2 / sigma[i] * gap + sigma[i] * g) ** 2).sum(-1).mean()
+    loss = adjoint + on_data(flow_matching(agent.flow, s, batch, noise.flow, noise.time), batch)
+    if scale:
+        a_next = edited(agent, agent.fast, s_next, noise.target)[0]
+        loss = loss + edit_loss(agent, agent.fast, s, noise.policy)
+    else:
+        a_next = euler(agent.fast, s_next, noise.target[..., 0, :], n).clamp(-1, 1)
+    loss = loss + td(agent, batch, s, pessimistic(agent, s_next, a_next))
+    assert_is_the_loss(loss, agent, batch, noise, online=False)
+
+
+class Linear(torch.nn.Module):
+    """The velocity of the flow that leaves N(0, I) as it is, and a shift per time."""
+
+    def __init__(self, shift=lambda t: 0.0):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, s, x, t):
+        return (2 * t - 1) * x / (t**2 + (1 - t) ** 2) + self.shift(t)
+
+
+@pytest.mark.parametrize(("n", "mean"), [(10, 0.8792233), (100, 0.968456), (1000, 0.994515)])
+def test_adjoint_matching_tilts_a_gaussian(n, mean):
+    """With Q = c a and behaviour N(0, I), the loss is 0 at v_slow - sigma^2 g / 2, a flow to N(beta c, I) for large n.
+
+    The adjoint does not depend on the path: g_i = -beta c prod_{j >= i} (1 + J_j / n). Ten steps reach .88 of beta c.
+    """
+    agent, _, _, s, _ = scene("qam", critics=2, inverse_temperature=1.0, flow_steps=n)
+    agent.target_critic.forward = lambda s, a: torch.stack([1e-3 * a.sum(-1)] * 2)
+    t = torch.arange(1, n + 1).double() / n
+    J = 2 * (2 * t - 1) / (t**2 + (1 - t) ** 2) - 1 / t
+    g = -1e-3 * (1 + J / n).flip(0).cumprod(0).flip(0)
+    sigma2 = 2 * (1 - t + 2 / n) / t
+    shift = -sigma2 * g / 2
+    agent.slow = Linear()
+    agent.fast = Linear(lambda t: shift[(t * n).round().long()])
+    g = torch.Generator().manual_seed(0)
+    noise = 0.05 * torch.randn(B, 1, n, H * A, dtype=torch.float64, generator=g)
+    assert (agent.path(s, noise)[-1].abs() < 1).all()
+    assert agent.adjoint_loss(s, noise) < 1e-20
+    end = euler(agent.fast, s, torch.zeros(1, 1, H * A, dtype=torch.float64), n)
+    assert_close(end, torch.full_like(end, 1e-3 * mean), rtol=1e-5, atol=0)
 
 
 def test_every_method_is_here():

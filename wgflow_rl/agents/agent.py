@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wgflow_rl.agents import diagnostics, losses
 from wgflow_rl.agents.config import AgentConfig
-from wgflow_rl.agents.networks import Standardise, TwinCritic
+from wgflow_rl.agents.networks import CriticEnsemble, Standardise
 from wgflow_rl.agents.sampling import choose, normal, top_k
 from wgflow_rl.data.batch import Batch
 
@@ -43,8 +43,8 @@ class Agent(nn.Module):
     """
 
     average_updates: Tensor  # number of updates that the average has seen
-    critic: TwinCritic
-    target_critic: TwinCritic
+    critic: CriticEnsemble
+    target_critic: CriticEnsemble
     acts = "policy"  # name of the network that acts, of which cfg.average keeps an average
 
     def __init__(

@@ -26,6 +26,9 @@ class AgentConfig:
     # fraction of lr that is left at the end of the offline phase, by a cosine; 1: constant
     lr_end_offline: float = 1.0
     weight_decay: float = 0.0  # decoupled (AdamW instead of Adam), all networks
+    max_grad_norm: float = (
+        0.0  # norm of all gradients together beyond which they are scaled down; 0: never
+    )
     target_rate: float = 5e-3  # Polyak rate of the target networks
     average: float = 0.0  # EMA of the policy's weights per update, which acts; 0: the policy itself
     hidden: tuple[int, ...] = (512, 512, 512, 512)
@@ -60,7 +63,7 @@ class AgentConfig:
                     at_most(MOST, **{name: number})
         fraction(target_rate=self.target_rate, lr_end=self.lr_end)
         fraction(lr_end_offline=self.lr_end_offline, average=self.average)
-        at_least(0, weight_decay=self.weight_decay)
+        at_least(0, weight_decay=self.weight_decay, max_grad_norm=self.max_grad_norm)
         if self.horizon:
             at_least(self.chunk, horizon=self.horizon)
         at_least(1, trunk=min(self.trunk, default=1))

@@ -243,31 +243,47 @@ class StateValue(nn.Module):
         return self.net(obs, obs[:, None, :0])[:, 0, 0]
 
 
-class TwinCritic(nn.Module):
-    """Two independent action values Q_1, Q_2 of (state, chunk).
+class CriticEnsemble(nn.Module):
+    """Independent action values Q_1 ... Q_K of (state, chunk).
 
     Args:
         chunk_dim: coordinates of the executed actions, the first of a chunk; those after them are not read.
+        number: K.
     """
 
     def __init__(
-        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+        self,
+        obs_dim: int,
+        chunk_dim: int,
+        hidden: tuple[int, ...],
+        number: int,
+        *,
+        generator: torch.Generator,
     ):
         super().__init__()
         self.chunk_dim = chunk_dim
         self.nets = nn.ModuleList(
             StateMLP(obs_dim, chunk_dim, 1, hidden, generator=generator, layer_norm=True)
-            for _ in range(2)
+            for _ in range(number)
         )
 
     def forward(self, obs: Tensor, chunks: Tensor) -> Tensor:
-        """obs [B, S], chunks [B, G, C or more] -> [2, B, G]."""
+        """obs [B, S], chunks [B, G, C or more] -> [K, B, G]."""
         chunks = chunks[..., : self.chunk_dim]
         return torch.stack([net(obs, chunks).squeeze(-1) for net in self.nets])
 
     def mean(self, obs: Tensor, chunks: Tensor) -> Tensor:
-        """(Q_1 + Q_2) / 2, [B, G], with which Q-chunking ranks and bootstraps."""
+        """Mean of the values, [B, G], with which Q-chunking ranks and bootstraps."""
         return self(obs, chunks).mean(0)
+
+
+class TwinCritic(CriticEnsemble):
+    """Two critics."""
+
+    def __init__(
+        self, obs_dim: int, chunk_dim: int, hidden: tuple[int, ...], *, generator: torch.Generator
+    ):
+        super().__init__(obs_dim, chunk_dim, hidden, 2, generator=generator)
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:

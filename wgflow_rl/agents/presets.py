@@ -28,13 +28,16 @@ from wgflow_rl.agents.cloning import (
 )
 from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.dfp import DFP, DFPConfig
+from wgflow_rl.agents.driftql import DriftQL, DriftQLConfig
 from wgflow_rl.agents.fawac import FAWAC, FAWACConfig
 from wgflow_rl.agents.fbrac import FBRAC, FBRACConfig
+from wgflow_rl.agents.fedit import FEdit, FEditConfig
 from wgflow_rl.agents.fql import FQL, FQLConfig
 from wgflow_rl.agents.idql import IDQL, IDQLConfig
 from wgflow_rl.agents.ifql import IFQL, IFQLConfig
 from wgflow_rl.agents.iql import IQL, IQLConfig
 from wgflow_rl.agents.mvp import MVP, MVPConfig
+from wgflow_rl.agents.qam import QAM, QAMConfig
 from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
 from wgflow_rl.agents.schedules import (
     ARM_SCHEDULE,
@@ -70,6 +73,11 @@ ONLINE: dict[str, AgentConfig] = {  # offline, then online
     "dfp-ml-energy-no-topk": DFPConfig(field=OURS, improve_field=OURS, lam=0.0),
     "dfp-ml": DFPConfig(field="likelihood", improve_field="likelihood"),
     "dfp-energy": DFPConfig(field="energy", improve_field="energy"),
+    # Newer than the paper.
+    "driftql": DriftQLConfig(),
+    "fedit": FEditConfig(),
+    "qam": QAMConfig(),
+    "qam-e": QAMConfig(edit_scale=0.1),
 }
 DEFAULT = "dfp-ml-energy"  # of `python -m wgflow_rl.train`
 DEFAULT_PUSHT = "drift-bc"  # the same with `--env pusht`, whose demonstrations are official
@@ -108,6 +116,9 @@ AGENTS: dict[type[AgentConfig], Callable[..., Agent]] = {
     IFQLConfig: IFQL,
     DFPConfig: DFP,
     FQLConfig: FQL,
+    DriftQLConfig: DriftQL,
+    FEditConfig: FEdit,
+    QAMConfig: QAM,
     MVPConfig: MVP,
 }
 
@@ -186,6 +197,29 @@ TASKS: Rows = (
         {"alpha": 3.0},
         "our choice: the best of 1, 3, 10, 30 for qc-fql in the medium maze, one seed each",
     ),
+    (
+        ("driftql",),
+        ("cube-single",),
+        {"temperature": 0.02, "alpha": 60.0, "gamma": 0.995},
+        "DriftQL's code",
+    ),
+    (("driftql",), ("cube-double",), {"generated": 4}, "DriftQL's code"),
+    (("driftql",), ("scene",), {"alpha": 250.0, "gamma": 0.995, "target": "min"}, "DriftQL's code"),
+    (
+        ("driftql",),
+        ("puzzle-3x3",),
+        {"temperature": 0.5, "alpha": 50.0, "target": "min"},
+        "DriftQL's code",
+    ),
+    (("driftql",), ("puzzle-4x4",), {"temperature": 0.8, "alpha": 300.0}, "DriftQL's code"),
+    (("fedit",), ("cube-triple",), {"edit_scale": 0.3}, "QAM's code"),
+    (("fedit",), ("cube-quadruple",), {"edit_scale": 0.4}, "QAM's code"),
+    (("fedit",), ("puzzle-4x4",), {"edit_scale": 0.8}, "QAM's code"),
+    (("qam",), ("cube-triple", "puzzle-3x3"), {"inverse_temperature": 3.0}, "QAM's code"),
+    (("qam",), ("puzzle-4x4",), {"inverse_temperature": 30.0}, "QAM's code"),
+    (("qam-e",), ("cube-double", "scene"), {"edit_scale": 0.0}, "QAM's code"),
+    (("qam-e",), ("cube-triple", "cube-quadruple"), {"inverse_temperature": 3.0}, "QAM's code"),
+    (("qam-e",), ("puzzle-4x4",), {"inverse_temperature": 0.1, "edit_scale": 0.9}, "QAM's code"),
 )
 # DFP in pure offline RL. The environments of Table 8 stand for one task each; their other tasks take the same settings.
 OFFLINE_TASKS: Rows = (

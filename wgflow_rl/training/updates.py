@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data.batch import Batch
@@ -23,6 +23,8 @@ def update(agent: Agent, batch: Batch, noise: Any, *, online: bool) -> dict[str,
     loss, log = agent.loss(batch, noise, online=online)
     agent.optimiser.zero_grad()
     loss.backward()
+    if agent.cfg.max_grad_norm:
+        nn.utils.clip_grad_norm_(agent.parameters(), agent.cfg.max_grad_norm)
     agent.optimiser.step()
     agent.update_targets()
     return log
