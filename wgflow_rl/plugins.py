@@ -93,11 +93,10 @@ def refuse_inside(folder: Path, modules: Iterable[str]) -> None:
 def _places(name: str) -> Iterator[str]:
     """Files and folders that the import of a module would read, found without importing anything."""
     _search_current_folder()
-    search, end = sys.path, 0
-    while end != -1:
-        # Each package on the way: a folder without code in it is a package too, as runs/ of runs.RUN.module.
-        end = name.find(".", end + 1)
-        spec = importlib.machinery.PathFinder.find_spec(name if end == -1 else name[:end], search)
+    search = sys.path
+    # Each package on the way: a folder without code in it is a package too, as runs/ of runs.RUN.module.
+    for part in name.split("."):
+        spec = importlib.machinery.PathFinder.find_spec(part, search)
         if spec is None:
             return
         search = list(spec.submodule_search_locations or ())
