@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 import wgflow as wg
 from wgflow.distributed import sharded
-from wgflow.reductions import log_total
+from wgflow.reductions import kernel_shift_f64, log_total
 
 torch.set_num_threads(1)
 KERNELS = (
@@ -121,6 +121,12 @@ def fields():
     k = wg.Gaussian(0.8)
     return {
         "mean_shift": lambda x, p, n, wp, wn: wg.mean_shift(x, p, kernel=k, weights=wp),
+        "float32 weights, length scales": lambda x, p, n, wp, wn: kernel_shift_f64(
+            x.detach().float(),
+            p.detach().float(),
+            kernel=wg.Gaussian([0.35, 0.7, 1.4]),
+            weights=wp.detach().float(),
+        )[1],
         "drifting_field": lambda x, p, n, wp, wn: wg.drifting_field(
             x, p, n, kernel=k, divergence=wg.JensenShannon(), pos_weights=wp, neg_weights=wn
         ),

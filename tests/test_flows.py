@@ -319,6 +319,27 @@ def test_a_callback_sees_every_step():
         assert torch.equal(v, -x)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "speed"),
+    [(torch.float16, 1e-5), (torch.float16, 4e4), (torch.float32, 1e-30), (torch.float32, 1e30)],
+)
+def test_speeds_whose_squares_no_number_holds_are_known(dtype, speed):
+    velocity = lambda x: torch.tensor([speed, 0.0]).to(x).expand_as(x)
+    path = flow(velocity, torch.zeros(3, 2, dtype=dtype), steps=2, min_speed=speed / 2)
+    assert path.stopped == "steps"
+    assert_close(path.speed, torch.full_like(path.speed, speed))
+
+
+@pytest.mark.parametrize("name", ["run", "é" * 120])
+def test_a_trajectory_is_saved_and_read_back(name, tmp_path):
+    path = flow(torch.ones_like, torch.zeros(3, 2), steps=4)
+    back = Trajectory.load(path.save(tmp_path / name))
+    assert (tmp_path / f"{name}.npz").exists()
+    assert_close(back.points, path.points)
+    assert_close(back.times, path.times)
+    assert back.stopped == path.stopped
+
+
 def test_a_flow_runs_over_batches():
     g = torch.Generator().manual_seed(0)
     x0, data = torch.randn(4, 6, 2, generator=g), torch.randn(4, 3, 2, generator=g)

@@ -225,6 +225,17 @@ def test_a_queue_moves_and_is_saved_with_its_module():
     assert repr(holder.queue) == "SampleQueue(2, size=3, classes=1, held=2)"
 
 
+def test_a_queue_draws_all_its_samples_whatever_the_default_dtype():
+    queue = SampleQueue(1, size=1000)
+    queue.push(torch.arange(1000.0)[:, None])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        drawn = queue.draw(20_000, generator=torch.Generator().manual_seed(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert len(drawn.unique()) == 1000
+
+
 def test_a_queue_of_one_class_needs_no_labels():
     queue = SampleQueue(1, size=2)
     queue.push(torch.tensor([[1.0], [2.0], [3.0]]))

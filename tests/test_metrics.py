@@ -356,6 +356,55 @@ def test_metrics_see_ratios_of_weights_only_and_no_sample_without_weight(name, c
         assert_close(metric(c.pos, c.x, x_weights=c.wp), value)
 
 
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_a_sample_without_weight_leaves_value_and_gradient_wherever_it_is(name):
+    if name == "w2":
+        pytest.importorskip("ot")
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (5, 7))
+    x.requires_grad_()
+    for seed in range(20):  # shares add up to 1 or, rounded, to less
+        w = torch.rand(7, generator=g.manual_seed(seed), dtype=torch.float64)
+        far = torch.cat([y, torch.full((1, 2), 1e18, dtype=torch.float64)])
+        values = [
+            WEIGHTED[name](x, cloud, y_weights=weights)
+            for cloud, weights in ((y, w), (far, torch.cat([w, torch.zeros(1).double()])))
+        ]
+        assert_close(values[1], values[0])
+        assert_close(*(torch.autograd.grad(value, x)[0] for value in values), atol=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-6, 1e9])
+@pytest.mark.parametrize("name", ["energy_distance", "sliced_w2", "w2"])
+def test_distances_have_the_units_of_their_points(name, unit):
+    if name == "w2":
+        pytest.importorskip("ot")
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (9, 6))
+    p = torch.rand(9, generator=g, dtype=torch.float64)
+    metric = WEIGHTED[name]
+    assert_close(metric(unit * x, unit * y, x_weights=p), unit * metric(x, y, x_weights=p))
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
+def test_modes_are_told_apart_in_any_unit(unit):
+    centres = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    x = centres[[0, 1, 1, 3]] * unit
+    shares = mode_proportions(x, centres * unit)
+    assert_close(shares, torch.tensor([0.25, 0.5, 0.0, 0.25]))
+    assert mode_coverage(x, centres * unit, radius=0.01 * unit) == 0.75
+
+
+def test_the_gradient_of_an_energy_distance_keeps_its_digits_beside_a_distant_point():
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (5, 7))
+    y = torch.cat([y, torch.full((1, 2), 1e15, dtype=torch.float64)])
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(energy_distance(x, y), x)
+    unit = lambda a, b: torch.nn.functional.normalize(a[:, None] - b, dim=-1).sum(1)
+    assert_close(gradient, 2 * (unit(x, y) / (5 * 8) - unit(x, x) / (5 * 4)))
+
+
 @given(clouds(batch=False, degenerate=False))
 def test_a_sample_of_double_weight_is_two_samples_to_a_distance_of_measures(c):
     """To W2 and the terms across clouds; a U-statistic has no pairs of a sample with its copy."""

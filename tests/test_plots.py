@@ -45,6 +45,17 @@ def test_a_film_has_a_frame_for_each_snapshot(tmp_path):
         plots.animate(path, tmp_path / "film.avi")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_clouds_of_every_dtype_are_drawn(dtype, tmp_path):
+    pytest.importorskip("PIL.Image")
+    path = flow(lambda x: -x, CLOUD.to(dtype), steps=2)
+    ax, box = path.plot(), (-1.0, 1.0, -1.0, 1.0)
+    plots.field(ax, lambda x: -x.to(dtype), box=box, grid=4)
+    plots.streamlines(ax, lambda x: -x.to(dtype), box=box, grid=4)
+    plots.density(ax, lambda x: -x.square().sum(-1).to(dtype), box=box, grid=4)
+    assert plots.animate(path, tmp_path / "film.gif", size=1).stat().st_size > 0
+
+
 @pytest.mark.parametrize(
     "draw",
     [plots.samples, lambda ax, c: plots.trajectories(ax, flow(torch.ones_like, c, steps=1))],

@@ -223,6 +223,23 @@ def test_no_code_is_imported_from_the_folder_of_a_run(tmp_path, monkeypatch):
                 Settings.read(place)
 
 
+@pytest.mark.parametrize("where", ["above", "inside"])
+def test_the_current_folder_is_no_way_to_the_code_of_a_run(where, tmp_path, monkeypatch):
+    """results/one/sent_along.py is the module results.one.sent_along; in results/one it comes before installed ones."""
+    folder = untrained(tmp_path / "results" / "one")
+    config = json.loads((folder / "config.json").read_text())
+    name = {"above": "results.one.sent_along", "inside": "sent_along"}[where]
+    config["settings"]["plugin"] = [name]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "sent_along.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "sent_along.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "installed"), *sys.path])
+    monkeypatch.chdir(tmp_path if where == "above" else folder)
+    with pytest.raises(UserError, match="runs bring no"):
+        Settings.read(folder)
+
+
 def test_a_plugin_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="'no_such_module'.*Install its package"):
         plugins.load(["no_such_module"])

@@ -11,6 +11,7 @@ from tests.walk import Walk
 from wgflow_rl.agents import presets
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.data.replay import Replay
+from wgflow_rl.envs.episodes import SingleTask
 from wgflow_rl.training import updates
 
 H, T = 2, 5  # actions executed and predicted
@@ -187,6 +188,25 @@ def test_a_stacked_environment_shows_the_last_observations_oldest_first(history)
         action = np.full(plain.action_space.shape, 0.3, np.float32)
         seen.append(plain.step(action)[0])
         shown = stacked.step(action)[0]
+
+
+def test_a_history_keeps_what_an_environment_overwrites():
+    class OneBuffer(gymnasium.ObservationWrapper):
+        buffer = np.zeros(2, np.float32)
+
+        def observation(self, observation):
+            self.buffer[:] = observation
+            return self.buffer
+
+    def shown(env):
+        stacked = gymnasium.wrappers.FrameStackObservation(
+            SingleTask(env, "walk"), 3, padding_type="reset"
+        )
+        action = np.full(env.action_space.shape, 0.3, np.float32)
+        return [stacked.reset(seed=0)[0], *(stacked.step(action)[0] for _ in range(3))]
+
+    for one, other in zip(shown(OneBuffer(Walk())), shown(Walk()), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_subset_holds_whole_trajectories_without_repetition():

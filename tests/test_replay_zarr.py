@@ -1,14 +1,17 @@
 """Reader of zarr replay buffers: what is written is read, and nothing damaged is read as something else."""
 
 import json
+import os
 import pickle
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 
 from tests.zarr_stores import CHUNK, write, zipped
 from wgflow_rl.data import replay_zarr
+from wgflow_rl.utils.cli import UserError
 
 zarr = pytest.importorskip("zarr", reason="needs the extra rl on Python 3.11 or later")
 numcodecs = pytest.importorskip("numcodecs")
@@ -231,3 +234,51 @@ def test_pickles_are_never_loaded(store, place, dtype):
         chunk.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(replay_zarr.Damaged, match="coded with pickle; .*never loaded"):
         replay_zarr.read(store, KEYS)
+
+
+def altered(store, name, **changes):
+    header = json.loads((store / name / ".zarray").read_text())
+    (store / name / ".zarray").write_text(json.dumps(header | changes))
+
+
+@pytest.mark.parametrize(
+    "name", ["data/obs/0.0", "data/obs/.zarray", "data/obs", "data", ".zgroup"]
+)
+def test_no_link_leaves_the_store(store, tmp_path, name):
+    outside = tmp_path / "outside"
+    shutil.move(store / name, outside)
+    (store / name).symlink_to(outside)
+    with pytest.raises(replay_zarr.Damaged, match="is a link to a file outside the store"):
+        replay_zarr.read(store, KEYS)
+    link = tmp_path / "link.zarr"
+    (store / name).unlink()
+    shutil.move(outside, store / name)
+    link.symlink_to(store)
+    assert replay_zarr.read(link, KEYS).arrays.keys() == KEYS.keys()
+
+
+@pytest.mark.parametrize("name", [".zgroup", ".zattrs", "data/obs/.zattrs", "data/obs/.zgroup"])
+def test_a_pipe_in_a_store_is_refused_not_waited_for(store, name):
+    (store / name).unlink(missing_ok=True)
+    os.mkfifo(store / name)
+    with pytest.raises(replay_zarr.Damaged, match="not a regular file"):
+        replay_zarr.read(store, KEYS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "says"),
+    [(10**8, replay_zarr.Damaged, "made up"), (10**14, UserError, "needs .* GB of memory")],
+)
+def test_a_header_reserves_no_memory_that_the_store_does_not_fill(store, rows, error, says):
+    altered(store, "data/obs", shape=[rows, 3], chunks=[rows, 3])
+    with pytest.raises(error, match=says):
+        replay_zarr.read(store, KEYS)
+
+
+def test_a_chunk_that_grows_in_the_archive_is_refused(store, tmp_path):
+    path = tmp_path / "bomb.zip"
+    zipped(store, path, leave_out="data/obs/0.0")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data/obs/0.0", bytes(10**6))
+    with pytest.raises(replay_zarr.Damaged, match="more than its numbers"):
+        replay_zarr.read(path, KEYS)

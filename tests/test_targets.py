@@ -35,6 +35,15 @@ def test_a_tilt_ends_in_the_best_and_in_all(values):
     assert_close(tg.boltzmann_weights(values, alpha=1e9), tg.top_k_weights(values, k=n), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "unit", "alpha"), [(torch.float16, 1e4, 0.1), (torch.float32, 1e30, 1e-20)]
+)
+def test_a_quotient_that_overflows_is_a_tilt_to_the_best(dtype, unit, alpha):
+    values = (torch.tensor([1.0, 3.0, 2.0]) * unit).to(dtype)
+    weights = tg.boltzmann_weights(values, alpha=alpha)
+    assert_close(weights, tg.top_k_weights(values, k=1))
+
+
 @given(candidates(), st.data())
 def test_top_k_is_the_level_set_at_the_kth_value(values, data):
     k = data.draw(st.integers(1, values.shape[-1]))

@@ -103,6 +103,28 @@ def test_sinkhorn_has_second_derivatives_and_refuses_a_third():
         torch.autograd.grad(second.sum(), x)
 
 
+@pytest.mark.parametrize("distance", [1e18, 1e200])
+def test_a_distant_sample_without_weight_is_as_good_as_none(distance):
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (4, 6))
+    far = torch.cat([y, torch.full((1, 2), distance, dtype=torch.float64)])
+    w = torch.tensor([1.0] * 6 + [0.0], dtype=torch.float64)
+    F, alone = Sinkhorn(far, 0.5, w), Sinkhorn(y, 0.5, 1e308 * torch.ones_like(y[:, 0]))
+    assert_close(F.value(x), alone.value(x))
+    assert_close(F.velocity(x), alone.velocity(x))
+    with pytest.raises(ValueError, match="overflows; rescale"):
+        Sinkhorn(far / distance * 1e200, 0.5).value(x)
+
+
+@pytest.mark.parametrize("blur", [1e4, 1e9])
+def test_a_large_blur_leaves_the_distance_of_the_means(blur):
+    """Plans tend to a ⊗ b, for which the three terms leave |mean x - mean y|²."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 2, generator=g, dtype=torch.float64) for n in (4, 6))
+    expected = (x.mean(0) - y.mean(0)).square().sum()
+    assert_close(Sinkhorn(y, blur).value(x), expected, rtol=1e-6)
+
+
 def test_sinkhorn_says_where_its_plan_is_not_solved():
     """Clouds 1e4 blurs wide, and of different shares: potentials differ by more exponents than steps suffice for."""
     g = torch.Generator().manual_seed(0)

@@ -25,9 +25,10 @@ class _SquaredDistances(torch.autograd.Function):
     def backward(ctx, g):  # type: ignore[override]
         x, y = ctx.saved_tensors
         # Σ_j g_ij (x_i - y_j) is a difference of two sums: float64 and a common origin keep its digits, and autocast
-        # leaves float64 alone.
-        origin = y.detach().mean(-2, keepdim=True)
-        a, b, g = (x - origin).double(), (y - origin).double(), g.double()
+        # leaves float64 alone. The origin is the sample that counts most, where a mean would follow distant samples.
+        nearest = g.detach().abs().sum(-2).argmax(-1)
+        origin = torch.take_along_dim(y.detach(), nearest[..., None, None], -2).double()
+        a, b, g = x.double() - origin, y.double() - origin, g.double()
         dx = 2 * (a * g.sum(-1).unsqueeze(-1) - g @ b)
         dy = 2 * (b * g.sum(-2).unsqueeze(-1) - g.mT @ a)
         return dx.sum_to_size(x.shape).to(x.dtype), dy.sum_to_size(y.shape).to(y.dtype)

@@ -377,4 +377,5 @@ def _check(x0: Tensor, steps: int, snapshots: int) -> None:
 
 def _rms(v: Tensor) -> Tensor:
     """The rms length of the vectors v [..., D]."""
-    return v.square().sum(-1).mean().sqrt()
+    largest = v.abs().amax().clamp_min(torch.finfo(v.dtype).tiny)  # squares overflow, or vanish
+    return largest * (v / largest).square().sum(-1).mean().sqrt()

@@ -44,6 +44,8 @@ __all__ = [
     "Sinkhorn",
 ]
 
+FARTHEST = 1e150  # a distance whose square is finite
+
 
 class Functional(ABC):
     """A functional of particles. `a + b`, `a - b`, `0.5 * a` and `a / 2` are functionals whose `factor` is 1."""
@@ -374,11 +376,21 @@ class Sinkhorn(Functional):
         check_no_nan(self.samples - self.samples, "samples")
         w = _shares(self.samples, self.weights).detach().double()
         lead = torch.broadcast_shapes(x.shape[:-2], self.samples.shape[:-2], w.shape[:-1])
-        origin = self.samples.detach().double().mean(-2, keepdim=True)
+        # The median: a single distant sample would move the mean away from all others.
+        ordered = self.samples.detach().double().sort(-2).values
+        origin = ordered[..., ordered.shape[-2] // 2, None, :]
         a, b = x.double() - origin, self.samples.double() - origin
         a, b = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (a, b))
         w = w.expand(*lead, -1).reshape(-1, w.shape[-1])
-        return lead, zip(a, b, w / w.sum(-1, keepdim=True), strict=True)
+        # Samples without weight take no part, wherever they are.
+        kept = [(one, ys[own > 0], own[own > 0]) for one, ys, own in zip(a, b, w, strict=True)]
+        for one, ys, _ in kept:
+            if not bool((torch.cat([one, ys]).abs() < FARTHEST).all()):
+                raise ValueError(
+                    f"x or samples lie {FARTHEST:g} or more from the middle of the samples, so the cost |x - y|² "
+                    "overflows; rescale them."
+                )
+        return lead, iter([(one, ys, own / own.sum()) for one, ys, own in kept])
 
     def _between(self, x: Tensor, w: Tensor) -> Between:
         return Between(x.new_full(x.shape[:1], 1 / len(x)), w, 2 * self.blur**2)
@@ -392,6 +404,7 @@ def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
     """Weights that sum to 1, [..., M]. Raises: ValueError on a negative weight or NaN."""
     check_weights(weights)
     w = torch.ones_like(samples[..., 0]) if weights is None else weights
+    w = w / w.detach().amax(-1, keepdim=True)  # their sum may overflow; shares depend on no factor
     return w / w.sum(-1, keepdim=True)
 
 

@@ -142,7 +142,8 @@ def sliced_w2(
         device=draw_device(generator, torch.device("cpu")),
     )
     directions = (directions / directions.norm(dim=0)).to(x.device)
-    origin = x.detach().double().mean(0)
+    x, p, y, q = x[p > 0], p[p > 0], y[q > 0], q[q > 0]  # none at a distance that would cost digits
+    origin = x.detach().double().sort(0).values[len(x) // 2]  # the median
     a, i = ((x.double() - origin) @ directions).sort(dim=0)
     b, j = ((y.double() - origin) @ directions).sort(dim=0)
     if x_weights is None and y_weights is None and len(a) == len(b):
@@ -180,6 +181,7 @@ def w2(
         ImportError: without POT where it is needed.
     """
     p, q = _check_both(x, y, x_weights, y_weights)
+    x, p, y, q = x[p > 0], p[p > 0], y[q > 0], q[q > 0]
     cost = sq_distances(x.double(), y.double())
     if x_weights is None and y_weights is None and len(x) == len(y):
         # Imported here: scipy.optimize would double the time of `import wgflow`.
@@ -195,7 +197,9 @@ def w2(
             f"w2 of {len(x)} and {len(y)} points or with weights needs POT: pip install POT. Without it, thin the "
             "larger cloud: y[torch.randperm(len(y))[: len(x)]], or use sliced_w2."
         ) from missing
-    plan = ot.emd(*(t.detach().cpu().numpy() for t in (p, q, cost)), numItermax=10_000_000)
+    # In units of the largest cost: POT's tolerance is an absolute number.
+    relative = cost.detach() / cost.detach().amax().clamp_min(torch.finfo(cost.dtype).tiny)
+    plan = ot.emd(*(t.detach().cpu().numpy() for t in (p, q, relative)), numItermax=10_000_000)
     plan = torch.as_tensor(plan, device=x.device)
     return safe_root((plan * cost).sum()).to(x.dtype)
 
@@ -264,7 +268,7 @@ def mode_coverage(x: Tensor, centres: Tensor, *, radius: float) -> Tensor:
         raise ValueError(
             f"radius = {radius!r}; wanted a positive length, such as 3 standard deviations of a mode."
         )
-    nearest = distances(centres, x).amin(-1)
+    nearest = distances(centres.double(), x.double()).amin(-1)
     return (nearest <= radius).to(x.dtype).mean()
 
 
@@ -286,7 +290,7 @@ def mode_proportions(x: Tensor, centres: Tensor, *, weights: Tensor | None = Non
     _check_modes(x, centres)
     check_clouds(centres, x, None, False, ("centres", "x"), weights=weights)
     _, w = _measure(x, weights, "x", least=1)
-    nearest = sq_distances(x, centres).argmin(-1)
+    nearest = sq_distances(x.double(), centres.double()).argmin(-1)
     return torch.zeros_like(w[:1]).expand(len(centres)).scatter_add(0, nearest, w).to(x.dtype)
 
 

@@ -114,7 +114,7 @@ def samples(
 ) -> Axes:
     """Scatter a cloud [N, 2]. Raises: ValueError when it is not planar."""
     _planar(cloud, "cloud")
-    at = cloud.detach().cpu()
+    at = _drawable(cloud)
     ax.scatter(at[:, 0], at[:, 1], s=size, c=colour, alpha=0.6, linewidths=0, label=label, zorder=2)
     return ax
 
@@ -138,7 +138,8 @@ def field(
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     at = torch.cartesian_prod(xs, ys)
     with torch.no_grad():
-        v = velocity(at)
+        v = _drawable(velocity(at))
+    at = _drawable(at)
     speed = v.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     arrows = v / speed
     colour = speed.log10().squeeze(-1).numpy()
@@ -178,9 +179,9 @@ def streamlines(
     left, right, bottom, top = box
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     with torch.no_grad():
-        v = velocity(torch.cartesian_prod(xs, ys)).view(grid, grid, 2).transpose(0, 1).numpy()
+        v = _drawable(velocity(torch.cartesian_prod(xs, ys))).view(grid, grid, 2).transpose(0, 1)
     ax.streamplot(
-        xs.numpy(), ys.numpy(), v[..., 0], v[..., 1],
+        *(_drawable(t).numpy() for t in (xs, ys, v[..., 0], v[..., 1])),
         color=colour, density=density, linewidth=0.6, arrowsize=0.6, zorder=1,
     )  # fmt: skip
     ax.set(xlim=(left, right), ylim=(bottom, top))
@@ -207,9 +208,18 @@ def density(
     left, right, bottom, top = box
     xs, ys = torch.linspace(left, right, grid), torch.linspace(bottom, top, grid)
     with torch.no_grad():
-        p = log_density(torch.cartesian_prod(xs, ys)).exp().view(grid, grid).mT
+        p = _drawable(log_density(torch.cartesian_prod(xs, ys))).exp().view(grid, grid).mT
     # Half of the colour map only: points in front of the peak stay visible.
-    ax.contourf(xs, ys, p, levels=levels, cmap="Greys", vmin=0, vmax=2 * p.max().item(), zorder=0)
+    ax.contourf(
+        _drawable(xs),
+        _drawable(ys),
+        p,
+        levels=levels,
+        cmap="Greys",
+        vmin=0,
+        vmax=2 * p.max().item(),
+        zorder=0,
+    )
     return ax
 
 
@@ -258,7 +268,7 @@ def animate(
     writer = writers[file.suffix](fps=per_second)
     with writer.saving(ax.figure, str(file), dpi=100):  # type: ignore[arg-type]
         for points, t in zip(path.points, path.times.tolist(), strict=True):
-            dots.set_offsets(points.cpu().numpy())
+            dots.set_offsets(_drawable(points).numpy())
             ax.set_title(f"t = {t:.3g}", fontsize=9)
             writer.grab_frame()
     return file
@@ -267,9 +277,14 @@ def animate(
 def trajectories(ax: Axes, path: Snapshots, *, count: int = 100, colour: str = "0.35") -> Axes:
     """Draw the paths of the first `count` particles of a planar flow [K, N, 2]."""
     _planar(path.end, "the trajectory")
-    lines = path.points[:, :count].detach().cpu()
+    lines = _drawable(path.points[:, :count])
     ax.plot(lines[..., 0], lines[..., 1], color=colour, linewidth=0.5, alpha=0.6, zorder=1)
     return ax
+
+
+def _drawable(t: Tensor) -> Tensor:
+    """The numbers of a tensor of any device and dtype, as matplotlib reads them."""
+    return t.detach().cpu().double()
 
 
 def _planar(cloud: Tensor, name: str) -> None:

@@ -88,7 +88,8 @@ class SampleQueue(nn.Module):
                 f"nothing was pushed yet for labels {empty}; push data of every label before drawing it."
             )
         device = draw_device(generator, torch.device("cpu"))
-        uniform = torch.rand(len(wanted), n, generator=generator, device=device).cpu()
+        like = {"generator": generator, "device": device, "dtype": torch.float32}
+        uniform = torch.rand(len(wanted), n, **like).cpu()  # half precision would skip samples
         pick = (uniform * held[wanted, None]).long()
         device = self.samples.device
         drawn = self.samples[wanted.to(device)[:, None], pick.to(device)]

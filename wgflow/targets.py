@@ -48,7 +48,8 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
             f"alpha = {alpha!r}; wanted a positive temperature in the units of the values."
         )
     scale = alpha.unsqueeze(-1) if isinstance(alpha, Tensor) and alpha.dim() else alpha
-    return _distribution((values / scale).softmax(-1), "values")
+    below = values - values.detach().amax(-1, keepdim=True)  # the quotient overflows downwards only
+    return _distribution((below / scale).softmax(-1), "values")
 
 
 @checked
@@ -156,16 +157,21 @@ def effective_sample_size(weights: Tensor) -> Tensor:
         [...], differentiable.
 
     Raises:
-        ValueError: on weights that are negative, NaN, or all zero in some row.
+        ValueError: on weights that are negative, NaN, infinite, or all zero in some row.
     """
     _check(weights)
-    masses = (weights.detach() >= 0).all(-1) & (weights.detach().sum(-1) > 0)
+    largest = weights.detach().amax(-1, keepdim=True)
+    masses = (
+        (weights.detach() >= 0).all(-1)
+        & (largest > 0).squeeze(-1)
+        & (largest < math.inf).squeeze(-1)
+    )
     if values_available(masses) and not bool(masses.all()):
         raise ValueError(
-            "weights hold a negative number, or a row without any mass; they are masses, w >= 0."
+            "weights hold a negative number or infinity, or a row without any mass; they are masses, w >= 0."
         )
     # Their squares may overflow or vanish; the ratio depends on no factor.
-    weights = weights / weights.detach().amax(-1, keepdim=True)
+    weights = weights / largest
     return weights.sum(-1).square() / weights.square().sum(-1)
 
 

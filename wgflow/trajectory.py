@@ -85,7 +85,7 @@ class Trajectory:
             # numpy has no bfloat16; float32 holds its numbers exactly.
             arrays[name] = (t.float() if t.dtype == torch.bfloat16 else t).numpy()
         # Exclusive creation under a random name follows no link; a failed save leaves the earlier file.
-        temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(8)}.tmp")
+        temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
         try:
             with temporary.open("xb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -230,7 +230,10 @@ def plan(C: Tensor, problem: _Problem) -> Tensor:
 
 def _soft_min(C: Tensor, g: Tensor, b: Tensor, eps: float) -> Tensor:
     """-ε log Σ_j b_j exp((g_j - C_ij) / ε), [N]."""
-    return -eps * (b.log() + g / eps - C / eps).logsumexp(-1)
+    gap = (g - C) / eps
+    if bool((gap.abs() < 0.1).all()):  # a large ε would multiply the rounding error of log 1
+        return -eps * (b * gap.expm1()).sum(-1).log1p()
+    return -eps * (b.log() + gap).logsumexp(-1)
 
 
 def _solve(system: Tensor, v: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -53,9 +53,7 @@ def load(modules: Iterable[str], *, optional: bool = False) -> None:
             raise UserError(
                 f"--plugin is {name!r}; wanted the name of a module, such as line for line.py in this folder"
             )
-        folder = os.getcwd()
-        if folder not in sys.path and "" not in sys.path:  # console scripts: as `python -m` does
-            sys.path.insert(0, folder)
+        folder = _search_current_folder()
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -74,18 +72,35 @@ def load(modules: Iterable[str], *, optional: bool = False) -> None:
             _imported.append(name)
 
 
+def _search_current_folder() -> str:
+    """Let console scripts import from the current folder too, as `python -m` does; return the folder."""
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    return folder
+
+
 def refuse_inside(folder: Path, modules: Iterable[str]) -> None:
     """Raise UserError if a module would be imported from `folder`, a run that may have come from elsewhere."""
     for name in modules:
-        spec = importlib.machinery.PathFinder.find_spec(
-            str(name).partition(".")[0], [*sys.path, os.getcwd()]
-        )
-        places = [*(spec.submodule_search_locations or ()), spec.origin] if spec is not None else []
-        if any(Path(place).resolve().is_relative_to(folder.resolve()) for place in places if place):
+        if any(Path(place).resolve().is_relative_to(folder.resolve()) for place in _places(name)):
             raise UserError(
                 f"config.json of {folder} names the plugin {name!r}, whose file lies in that folder; runs bring no "
                 "code with them. If you trust the file, put it elsewhere."
             )
+
+
+def _places(name: str) -> Iterator[str]:
+    """Files and folders that the import of a module would read, found without importing anything."""
+    _search_current_folder()
+    search = sys.path
+    # Each package on the way: a folder without code in it is a package too, as runs/ of runs.RUN.module.
+    for part in name.split("."):
+        spec = importlib.machinery.PathFinder.find_spec(part, search)
+        if spec is None:
+            return
+        search = list(spec.submodule_search_locations or ())
+        yield from filter(None, (*search, spec.origin))
 
 
 def check_name(kind: str, name: str) -> None:

@@ -52,7 +52,9 @@ class Ring:
             if scale is not None:
                 # Divide here and multiply below, as in `reductions.api`: the length scale keeps its gradient.
                 scale, x, y = rescale(scale, x, y)
-                log_weights = None if log_weights is None else log_weights.double()
+                log_weights, weights = (
+                    None if w is None else w.double() for w in (log_weights, weights)
+                )
         except Exception as refused:  # of any kind: the other ranks are waiting
             error = refused
         sizes = tuple(h["own"] for h in self.processes.agree(mine, error, x.device))

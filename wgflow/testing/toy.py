@@ -280,7 +280,9 @@ class Funnel(_Closed):
         """[..., dim] -> [...]."""
         neck, rest = x[..., 0], x[..., 1:]
         first = -((neck / self.width) ** 2) / 2 - math.log(self.width)
-        others = -rest.square().sum(-1) * (-neck).exp() / 2 - 0.5 * (self.dim - 1) * neck
+        # Each factor squared after the product: exp(-neck) alone would overflow where the product does not.
+        others = -(rest * (-neck / 2).exp().unsqueeze(-1)).square().sum(-1) / 2
+        others = others - 0.5 * (self.dim - 1) * neck
         return first + others - 0.5 * self.dim * math.log(2 * math.pi)
 
 

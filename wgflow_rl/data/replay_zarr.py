@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,8 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.files import require_regular
+from wgflow_rl.utils.memory import MAX_RATIO, check_memory
 
 ENDS = "meta/episode_ends"
+HARMLESS = 1 << 30  # bytes of an array that are read however well they are compressed
 INSTALL = 'pip install -e ".[rl]" -c constraints.txt'
 # Codecs of numcodecs that map bytes to bytes or numbers to numbers. Others may load pickles.
 CODECS = {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"} | {
@@ -60,7 +64,7 @@ def read(path: Path, keys: Mapping[str, tuple[int, ...] | None]) -> ReplayBuffer
         Damaged: The message names store, array and, where possible, the row: an array is missing,
             lacks a chunk, is truncated, is not numeric, has another shape or a number that is not
             finite; or the ends are not increasing, or do not match the arrays.
-        UserError: If zarr is not installed.
+        UserError: If zarr is not installed, or an array exceeds the memory of the machine.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -100,8 +104,11 @@ def _array(where: Path | zipfile.Path, group: Any, name: str) -> np.ndarray:
     """Read an array whole.
 
     Raises:
-        Damaged: If it is missing, lacks a chunk, or may contain Python objects.
+        Damaged: If it is missing, lacks a chunk, lies in part outside the store, may contain Python
+            objects, or is larger than its bytes in the store allow.
+        UserError: If it exceeds the memory of the machine.
     """
+    _check_inside(where, *_metadata(where / name))
     if not (where / name / ".zarray").is_file():
         held = [
             f"{part.name}/{array.name}"
@@ -113,12 +120,14 @@ def _array(where: Path | zipfile.Path, group: Any, name: str) -> np.ndarray:
         raise Damaged(f"{where} has no {name}; it has {', '.join(sorted(held)) or 'no array'}")
     header = json.loads((where / name / ".zarray").read_bytes())
     codecs = [codec["id"] for codec in (header["compressor"], *(header["filters"] or ())) if codec]
-    if set(codecs) - CODECS or "O" in str(header["dtype"]):
+    # As a filter, blosc would get a buffer whose size is not checked below.
+    if set(codecs) - CODECS or "blosc" in codecs[1:] or "O" in str(header["dtype"]):
         raise Damaged(
             f"{where}: {name} is {header['dtype']}, coded with {', '.join(codecs) or 'nothing'}; wanted numbers, coded "
             f"with {', '.join(sorted(CODECS))} (Python objects are never loaded)"
         )
-    array = group[name]
+    array, stored = group[name], 0
+    check_memory(array.nbytes, f"{where}: {name}")
     for index in np.ndindex(array.cdata_shape):
         chunk = where / name / array.metadata.encode_chunk_key(index)
         if not chunk.is_file():
@@ -127,6 +136,11 @@ def _array(where: Path | zipfile.Path, group: Any, name: str) -> np.ndarray:
                 f"{array.fill_value}. The copy is incomplete: copy it again. (A writer that leaves out chunks of the "
                 "fill value has an option against it, write_empty_chunks=True.)"
             )
+        _check_inside(where, chunk)
+        size = _size(chunk)
+        if size > 2 * math.prod(array.chunks) * array.dtype.itemsize + 4096:
+            raise Damaged(f"{chunk} has {size:,} bytes, more than its numbers; it looks made up")
+        stored += size
         if codecs[:1] == ["blosc"]:  # which reads beyond the end of some truncated buffers
             contents = chunk.read_bytes()
             size = int.from_bytes(contents[12:16], "little")
@@ -134,7 +148,38 @@ def _array(where: Path | zipfile.Path, group: Any, name: str) -> np.ndarray:
                 raise Damaged(
                     f"{chunk} has {len(contents)} bytes, but {size} by its header; it looks truncated. Copy it again."
                 )
+    if array.nbytes > max(HARMLESS, MAX_RATIO * stored):
+        raise Damaged(
+            f"{where}: {name} is {array.dtype} {array.shape}, {array.nbytes:,} bytes, of which the store has "
+            f"{stored:,}; it looks truncated or made up"
+        )
     return array[:]
+
+
+def _metadata(node: Path | zipfile.Path) -> list[Path | zipfile.Path]:
+    """Files that zarr opens, where they exist, to find out what a node is."""
+    return [node / name for name in (".zarray", ".zgroup", ".zattrs")]
+
+
+def _check_inside(where: Path | zipfile.Path, *files: Path | zipfile.Path) -> None:
+    """Refuse files of a folder that are links to its outside, or pipes, which could block for ever.
+
+    Raises:
+        Damaged: The message names the file.
+        OSError: For pipes and devices.
+    """
+    for file in files:
+        if isinstance(file, Path) and isinstance(where, Path) and file.exists():
+            if not file.resolve().is_relative_to(where.resolve()):
+                raise Damaged(f"{file} is a link to a file outside the store, which is not read")
+            require_regular(file)
+
+
+def _size(file: Path | zipfile.Path) -> int:
+    """Bytes of a file, read from a folder or an archive."""
+    if isinstance(file, Path):
+        return file.stat().st_size
+    return file.root.getinfo(file.at).file_size
 
 
 @contextlib.contextmanager
@@ -150,6 +195,7 @@ def _open(path: Path) -> Iterator[Callable[[str], np.ndarray]]:
         try:
             if path.is_dir():
                 where: Path | zipfile.Path = path
+                _check_inside(path, *_metadata(path))
                 group = zarr.open_group(LocalStore(path, read_only=True), **options)
             else:
                 archive = stack.enter_context(zipfile.ZipFile(path))
@@ -159,7 +205,7 @@ def _open(path: Path) -> Iterator[Callable[[str], np.ndarray]]:
                 group = zarr.open_group(store, path=root.rstrip("/"), **options)
                 stack.callback(store.close)
             yield functools.partial(_array, where, group)
-        except (Damaged, MemoryError):
+        except (Damaged, MemoryError, UserError):
             raise
         except Exception as error:
             # zarr, numcodecs, json and zipfile raise a dozen types of errors on altered bytes.

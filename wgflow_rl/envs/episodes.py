@@ -59,7 +59,8 @@ class SingleTask(gymnasium.Wrapper):
         self.unwrapped.action_space.seed(seed)
         with numpy_seeded(seed):
             observation, info = self.env.reset(seed=seed, options=options)
-        return np.asarray(observation, dtype=np.float32), {**info, "seed": seed}
+        # A copy: some environments reuse their buffer, and a history keeps earlier observations.
+        return np.array(observation, dtype=np.float32), {**info, "seed": seed}
 
     def step(self, action: Any):
         action = np.asarray(action, dtype=np.float64)
@@ -70,7 +71,7 @@ class SingleTask(gymnasium.Wrapper):
         observation, reward, terminated, truncated, info = self.env.step(np.clip(action, -1.0, 1.0))
         info["success"] = bool(info["success"])
         return (
-            np.asarray(observation, dtype=np.float32),
+            np.array(observation, dtype=np.float32),
             float(reward),
             bool(terminated),
             bool(truncated),

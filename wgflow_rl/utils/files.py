@@ -42,7 +42,8 @@ def replacing(path: Path, *, suffix: str = "") -> Iterator[Path]:
     Raises:
         OSError: With the name of `path` if the system gave none, as on a full disk. The old file is intact.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp{suffix}")
+    start = os.fsencode(path.name)[:100].decode(errors="ignore")  # names are limited in bytes
+    temporary = path.with_name(f".{start}.{secrets.token_hex(8)}.tmp{suffix}")
     try:
         with naming_errors(path):
             # O_EXCL fails at anything that exists under this name, links included.
