@@ -22,6 +22,7 @@ from wgflow_rl.training.snapshot import restore, snapshot
 
 CRITICS = ("critic", "value")
 ACTORS = ("policy", "flow", "diffusion")
+FLOWS = ("flow-bc", "bfn", "qc-bfn", "ifql", "fawac", "fbrac")  # methods that act with a flow
 
 
 def networks_of(agent, names):
@@ -78,7 +79,8 @@ def test_the_actor_loss_moves_no_critic_and_the_critic_loss_no_actor(method):
 
 @every_method
 def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient(method):
-    agent = build(method)
+    # Steps long enough that a target network that moved before the optimiser would differ by more than rounding.
+    agent = build(method, lr=0.05)
     targets = networks_of(agent, TARGETS)
     before = {name: [p.clone() for p in net.parameters()] for name, net in targets.items()}
     update(agent)
@@ -195,21 +197,23 @@ def test_rebrac_knows_the_datas_answer_only_inside_a_trajectory():
     assert targets[0] < targets[1]
 
 
-def test_rebrac_moves_its_policy_and_both_target_networks_every_second_update():
-    agent, moved = build("rebrac"), []
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_rebrac_moves_its_policy_and_both_target_networks_in_every_delayed_update(delay):
+    agent, moved = build("rebrac", policy_delay=delay), []
     watched = [
         agent.policy.net,
         agent.target_policy.net,
         agent.target_critic.nets[0],
         agent.critic.nets[0],
     ]
-    for i in range(4):
+    for i in range(6):
         before = [net.first.weight.clone() for net in watched]
         update(agent, seed=i)
         moved.append(
             [not torch.equal(b, net.first.weight) for b, net in zip(before, watched, strict=True)]
         )
-    assert moved == [[True, True, True, True], [False, False, False, True]] * 2
+    rest = [[False, False, False, True]] * (delay - 1)
+    assert moved == ([[True, True, True, True], *rest] * 6)[:6]
 
 
 # ---- acting --------------------------------------------------------------------------------------------------------
@@ -249,6 +253,23 @@ def test_the_executed_chunk_is_the_best_by_the_named_critic(method, chooses, sil
             one[sign] = sign * (sign * agent.sample(obs, noise).clamp(-1, 1)[..., 0]).amax(1)
     torch.testing.assert_close(first, one)
     assert (first[1] > first[-1]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("method", FLOWS)
+def test_a_flow_takes_as_many_steps_from_noise_to_chunk_as_set(method):
+    for steps in (2, 5):
+        agent, calls = build(method, flow_steps=steps), []
+        agent.flow.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023 - used in this turn
+        agent.act(torch.randn(4, S), torch.Generator().manual_seed(0))
+        assert len(calls) == steps
+
+
+def test_rebrac_executes_the_chunk_that_its_actor_evaluates():
+    agent, batch, seen = build("rebrac"), make_batch(1), []
+    critic = lambda obs, chunks: seen.append(chunks.detach()) or chunks.sum(-1)
+    agent.critic = Twins(critic, critic)
+    agent.actor_loss(batch, noise_for(agent), online=False)
+    torch.testing.assert_close(agent.act(batch.obs, torch.Generator()), seen[0])
 
 
 @every_method

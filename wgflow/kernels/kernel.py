@@ -42,7 +42,7 @@ class Kernel(ABC):
         return shift
 
     def standardize(self) -> tuple[Kernel, Tensor | None]:
-        """(k', l) with k(x, y) = k'(x / l, y / l) and k' without tensors; (self, None) if it has none already."""
+        """(k', l) with k(x, y) = k'(x / l, y / l), see `rescale`, and k' without tensors; else (self, None)."""
         return self, None
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -61,7 +61,7 @@ class Kernel(ABC):
 
     @property
     def shadow_scale(self) -> float | Tensor:
-        """c in: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums; length².
+        """c in: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums; length², a matrix if h is one.
 
         Raises:
             ValueError: If there is no shadow.
@@ -75,8 +75,10 @@ class Kernel(ABC):
 class LengthScaleKernel(Kernel):
     r"""A kernel of r / h, with h the length scale: a number, or a tensor that is the same for all points of a cloud.
 
-    Tensors are [] or [D] (per dimension), [..., 1, D] or [..., 1, 1] (also per batch element), and gradients flow to
-    them. They are handled here, once: space is divided by the tensor, and the kernel of length scale 1 does the rest.
+    Tensors are [] or [D] (per dimension), [..., 1, D] or [..., 1, 1] (also per batch element), or the lower triangular
+    Cholesky factor L [..., D, D] of a matrix H = L Lᵀ of squared lengths, so that r² = (x - y)ᵀ H⁻¹ (x - y). Gradients
+    flow to them. They are handled here, once: space is divided by the tensor, x / h or L⁻¹ x, and the kernel of length
+    scale 1 does the rest.
     Subclasses define `_log`, `_log_norm` and `_gradient_kernel` for a number h, and `_noise`, `_shadow` and
     `_shadow_scale` if they exist.
 
@@ -145,7 +147,7 @@ class LengthScaleKernel(Kernel):
         if scale is None:
             return kernel._noise(like, generator)
         check_dimension(scale, like)
-        return kernel._noise(like, generator) * scale.detach().to(like)
+        return multiply(kernel._noise(like, generator), scale.detach().to(like))
 
     @property
     def shadow(self) -> Kernel | None:
@@ -158,7 +160,9 @@ class LengthScaleKernel(Kernel):
     @property
     def shadow_scale(self) -> float | Tensor:
         kernel, scale = self.standardize()
-        return kernel._shadow_scale() * (1.0 if scale is None else scale.square())
+        if scale is None:
+            return kernel._shadow_scale()
+        return kernel._shadow_scale() * (scale @ scale.mT if is_matrix(scale) else scale.square())
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -273,13 +277,21 @@ def as_length_scale(value: Any) -> float | Tensor:
         )
     scale = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     scale = scale if scale.is_floating_point() else scale.double()
-    if scale.dim() > 1 and scale.shape[-2] != 1:
+    if is_matrix(scale) and scale.shape[-2] != scale.shape[-1]:
         raise ValueError(
-            f"length_scale is {list(scale.shape)}; wanted [], [D], [..., 1, D] or [..., 1, 1]: the same for all points "
-            "of a cloud. For one per batch element, length_scale[..., None, None]."
+            f"length_scale is {list(scale.shape)}; wanted [], [D], [..., 1, D] or [..., 1, 1], the same for all points "
+            "of a cloud, or a Cholesky factor [..., D, D]. For one per batch element, length_scale[..., None, None]."
         )
     if scale.device.type == "cpu" and values_available(scale):
-        good = (scale.detach() > 0) & scale.detach().isfinite()
+        lengths = scale.detach()
+        if is_matrix(scale):
+            if not bool((lengths.isfinite() & (lengths.triu(1) == 0)).all()):
+                raise ValueError(
+                    f"length_scale is a matrix {list(scale.shape)} that is not lower triangular and finite; wanted the "
+                    "Cholesky factor of the matrix H of squared lengths: torch.linalg.cholesky(H)."
+                )
+            lengths = lengths.diagonal(dim1=-2, dim2=-1)
+        good = (lengths > 0) & lengths.isfinite()
         if not bool(good.all()):
             raise ValueError(
                 "length_scale holds a number that is not positive and finite; for a dimension without spread choose a "
@@ -300,6 +312,23 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def is_matrix(scale: Tensor) -> bool:
+    """Return True for a Cholesky factor [..., D, D]; in one dimension it is a length [..., 1, 1]."""
+    return scale.dim() > 1 and scale.shape[-2] != 1
+
+
+def multiply(vectors: Tensor, scale: Tensor) -> Tensor:
+    """Vectors [..., n, D] times lengths, L v for a matrix: from the coordinates of the kernel back to those of x."""
+    return vectors @ scale.mT if is_matrix(scale) else vectors * scale
+
+
+def divide(vectors: Tensor, scale: Tensor) -> Tensor:
+    """Vectors [..., n, D] divided by lengths, L⁻¹ v for a matrix."""
+    if not is_matrix(scale):
+        return vectors / scale
+    return torch.linalg.solve_triangular(scale.mT, vectors, upper=True, left=False)
+
+
 def rescale(scale: Tensor, *clouds: Tensor) -> tuple[Tensor, ...]:
     """`(scale, *clouds / scale)` in float64: the quotient of float32 numbers would round away digits that sums keep.
 
@@ -313,7 +342,7 @@ def rescale(scale: Tensor, *clouds: Tensor) -> tuple[Tensor, ...]:
                 f"length_scale is on {scale.device} and x on {points.device}; move one: length_scale.to(x.device)."
             )
     scale = scale.to(clouds[0].device, torch.float64)
-    return scale, *(points.double() / scale for points in clouds)
+    return scale, *(divide(points.double(), scale) for points in clouds)
 
 
 def check_dimension(scale: Tensor, points: Tensor) -> None:
@@ -333,7 +362,7 @@ def describe(value: Any) -> str:
 def _divided(sq: Tensor, scale: Tensor) -> Tensor:
     if scale.dim() and scale.shape[-1] != 1:
         raise ValueError(
-            f"length_scale is {list(scale.shape)}, one per dimension, so k is no function of the distance alone; "
+            f"length_scale is {list(scale.shape)}, not the same in every direction, so k is no function of distance; "
             "read it at points: kernel.log_pairs(x, y)."
         )
     return sq / scale.square()
@@ -343,11 +372,19 @@ def _log_norm(norm: float | Tensor | None, scale: Tensor | None, dim: int) -> fl
     """`norm` less Σ_d log scale_d, [] or [..., 1]: it broadcasts against a log mass [..., N]."""
     if norm is None or scale is None:
         return norm
+    if is_matrix(scale):
+        scale = scale.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)
     return norm - scale.expand(*scale.shape[:-1], dim).log().sum(-1)
 
 
 def _covector(shift: Tensor, scale: Tensor | None) -> Tensor:
-    return shift if scale is None else shift / scale.to(shift.device).square()
+    if scale is None:
+        return shift
+    scale = scale.to(shift)
+    if not is_matrix(scale):
+        return shift / scale.square()
+    back = divide(shift, scale)  # L⁻¹ v, and L⁻ᵀ L⁻¹ v = H⁻¹ v
+    return torch.linalg.solve_triangular(scale, back, upper=False, left=False)
 
 
 def _same(a: object, b: object) -> bool:
