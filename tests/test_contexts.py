@@ -92,6 +92,48 @@ def test_a_target_lies_where_its_generator_does(name):
     assert torch.equal(drawn, plain)
 
 
+KERNELS = [
+    wg.Gaussian(0.5),
+    wg.Laplace(0.5),
+    wg.Matern(0.5),
+    wg.student_t(0.5, nu=3.0, dim=2),
+    wg.flat(0.5),
+]
+SAMPLERS = {  # (points, generator) -> draws on the device of the points
+    **{repr(k): lambda x, g, k=k: wg.KDE(x, k).sample(4, generator=g) for k in KERNELS},
+    "matrix": lambda x, g: wg.KDE(x, wg.Gaussian(torch.eye(2).to(x))).sample(4, generator=g),
+    "Langevin": lambda x, g: wg.flow(torch.sin, x, steps=1, solver=wg.Langevin(0.1, generator=g)),
+    "MALA": lambda x, g: wg.flow(
+        torch.sin, x, steps=1, solver=wg.MALA(0.1, lambda t: t.cos().sum(-1), generator=g)
+    ),
+    "sliced_w2": lambda x, g: wg.sliced_w2(x, x, generator=g),
+    "median_heuristic": lambda x, g: x.new_tensor(wg.median_heuristic(x.cpu(), at_most=2, generator=g)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_generator_of_another_device_draws_there_and_the_draws_are_moved(name):
+    """The points lie on "meta", a device other than the generator's that every machine has."""
+    x, _ = clouds()
+    for points in (x, x.to("meta")) if name != "median_heuristic" else (x,):
+        generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+        first, second = (tensors(SAMPLERS[name](points, g))[0] for g in generators)
+        assert first.device == points.device
+        assert not torch.equal(
+            generators[0].get_state(), torch.Generator().manual_seed(3).get_state()
+        )
+        assert points.is_meta or torch.equal(first, second)
+
+
+def test_a_device_without_float64_is_refused():
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        x = FakeTensor(mode, torch.empty(4, 2, device="meta"), torch.device("mps"))
+        with pytest.raises(ValueError, match="MPS has no float64"):
+            wg.energy_field(x, x)
+
+
 SCALES = [("weights of 1e20", 1e20), ("weights of 1e-30", 1e-30)]
 
 

@@ -217,7 +217,7 @@ def full_matrix(
     r"""A kernel with a matrix of squared lengths per batch element, H = h² S: the rule in whitened coordinates.
 
     S = C Cᵀ is the covariance of y, and h = rule(C⁻¹ y): Scott's and Silverman's rules for data whose coordinates are
-    correlated (Wand and Jones 1993), equivariant under every linear map.
+    correlated, equivariant under every linear map.
 
     Arguments as `per_dimension`.
 

@@ -319,7 +319,8 @@ def is_matrix(scale: Tensor) -> bool:
 
 def multiply(vectors: Tensor, scale: Tensor) -> Tensor:
     """Vectors [..., n, D] times lengths, L v for a matrix: from the coordinates of the kernel back to those of x."""
-    return vectors @ scale.mT if is_matrix(scale) else vectors * scale
+    # tril: no gradient above the diagonal, so that an optimiser keeps a triangular parameter triangular.
+    return vectors @ scale.tril().mT if is_matrix(scale) else vectors * scale
 
 
 def divide(vectors: Tensor, scale: Tensor) -> Tensor:
