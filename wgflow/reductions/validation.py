@@ -89,7 +89,7 @@ def check_clouds(
         )
     if x.device.type == "mps":
         raise ValueError(
-            f"{a} is on {x.device}, and MPS has no float64, in which all sums end; move the points to the CPU: {a}.cpu()."
+            f"{a} is on {x.device}, and MPS has no float64, in which all sums end; move it to the CPU: {a}.cpu()."
         )
     if whole and y.shape[-2] == 0:
         raise ValueError(
