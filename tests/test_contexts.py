@@ -100,13 +100,18 @@ KERNELS = [
     wg.student_t(0.5, nu=3.0, dim=2),
     wg.flat(0.5),
 ]
+
+
+def step(solver, x):
+    """The points after a step of a solver along -sin x."""
+    return solver.step(State(x, 0.0, solver.dt), -x.sin(), lambda x, t: -x.sin()).x
+
+
 SAMPLERS = {  # (points, generator) -> draws on the device of the points
     **{repr(k): lambda x, g, k=k: wg.KDE(x, k).sample(4, generator=g) for k in KERNELS},
     "matrix": lambda x, g: wg.KDE(x, wg.Gaussian(torch.eye(2).to(x))).sample(4, generator=g),
-    "Langevin": lambda x, g: wg.Langevin(0.1, generator=g).step(State(x, 0.0, 0.1), x.sin(), torch.sin).x,
-    "MALA": lambda x, g: (
-        wg.MALA(0.1, lambda t: t.sum(-1), generator=g).step(State(x, 0.0, 0.1), x.sin(), torch.sin).x
-    ),
+    "Langevin": lambda x, g: step(wg.Langevin(0.1, generator=g), x),
+    "MALA": lambda x, g: step(wg.MALA(0.1, lambda t: t.cos().sum(-1), generator=g), x),
     "sliced_w2": lambda x, g: wg.sliced_w2(x, x + 1, generator=g),
 }  # fmt: skip
 

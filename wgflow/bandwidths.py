@@ -239,8 +239,8 @@ def full_matrix(
     least = 1e-12 * covariance.diagonal(dim1=-2, dim2=-1)
     if bool(failed.any()) or not bool((pivots > least).all()):
         raise ValueError(
-            f"y {list(y.shape)} has a singular covariance (a point more than dimensions is needed, not in a subspace); "
-            "use per_dimension, or leave out coordinates that are functions of others."
+            f"y {list(y.shape)} has a singular covariance, or holds NaN; wanted more than {y.shape[-1]} points, in no "
+            "subspace. Use per_dimension, or leave out coordinates that are linear functions of others."
         )
     h = _rule_lengths(divide(points, factor), weights, rule)
     return kernel((factor * h).to(y.dtype))
