@@ -13,12 +13,8 @@ from wgflow.kernels.kernel import (
     LengthScaleKernel,
     Scaled,
     as_kernels,
-    describe,
-    divide,
-    multiply,
-    positive,
-    rescale,
 )
+from wgflow.kernels.length_scales import describe, divide, multiply, positive, rescale
 from wgflow.kernels.matern import Laplace, Matern, Yukawa
 from wgflow.kernels.powers import RationalQuadratic, Riesz, student_t
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import draw_device
-from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, positive
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
+from wgflow.kernels.length_scales import positive
 from wgflow.kernels.radial import (
     direction,
     exponential_noise,

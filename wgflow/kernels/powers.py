@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import draw_device
-from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, as_length_scale, positive
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
+from wgflow.kernels.length_scales import as_length_scale, positive
 from wgflow.kernels.radial import normal_noise, safe_sq
 
 
