@@ -71,6 +71,7 @@ CALLS = {
     "median_heuristic": lambda x, y: wg.median_heuristic(y),
     "leave_one_out": lambda x, y: wg.leave_one_out(y),
     "per_dimension": lambda x, y: wg.per_dimension(y),
+    "full_matrix": lambda x, y: wg.full_matrix(y),
     "Annealed": lambda x, y: wg.Annealed(1.0, 0.1, over=2.0)(0.5),
     # fields
     "mean_shift": lambda x, y: wg.mean_shift(x, y, kernel=K),

@@ -1,5 +1,6 @@
 """Hypothesis strategies for point clouds of any dimension, size and batch shape, degenerate ones included."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -7,13 +8,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wgflow import (
+    ForwardKL,
     Gaussian,
     Laplace,
     Matern,
     RationalQuadratic,
     biweight,
+    drifting_field,
     epanechnikov,
     flat,
+    likelihood_field,
+    mean_shift,
     student_t,
 )
 
@@ -84,3 +89,16 @@ def rotation(dim: int, generator: torch.Generator) -> Tensor:
 
 def assert_close(a: Tensor, b: Tensor, *, rtol: float = 1e-9, atol: float = 1e-9) -> None:
     torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=False)
+
+
+def scaled(kernel, lengths: Tensor):
+    """The kernel with its length scale times a tensor."""
+    return dataclasses.replace(kernel, length_scale=kernel.length_scale * lengths)
+
+
+SHIFTS = {  # fields that are lengths, for any kernel
+    "mean_shift": lambda x, p, q, k: mean_shift(x, p, kernel=k),
+    "drifting": lambda x, p, q, k: drifting_field(x, p, q, kernel=k),
+    "weighted": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
+    "likelihood": lambda x, p, q, k: likelihood_field(x, p, kernel=k),
+}

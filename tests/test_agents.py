@@ -13,6 +13,7 @@ from wgflow_rl.training import updates
 from wgflow_rl.training.snapshot import restore, snapshot
 
 ACTORS = ("policy", "flow", "fast", "editor", "diffusion")
+FLOWS = ("flow-bc", "bfn", "qc-bfn", "ifql", "fawac", "fbrac")  # methods that act with a flow
 
 
 def networks_of(agent, names):
@@ -31,7 +32,8 @@ every_method = pytest.mark.parametrize("method", presets.METHODS)
 
 @every_method
 def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient(method):
-    agent = build(method)
+    # Steps long enough that a target network that moved before the optimiser would differ by more than rounding.
+    agent = build(method, lr=0.05)
     targets = networks_of(agent, TARGETS)
     before = {name: [p.clone() for p in net.parameters()] for name, net in targets.items()}
     update(agent)
@@ -119,6 +121,23 @@ def test_the_executed_chunk_is_the_best_by_the_named_critic(method, chooses, sil
             one[sign] = sign * (sign * agent.sample(obs, noise).clamp(-1, 1)[..., 0]).amax(1)
     torch.testing.assert_close(first, one)
     assert (first[1] > first[-1]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("method", FLOWS)
+def test_a_flow_takes_as_many_steps_from_noise_to_chunk_as_set(method):
+    for steps in (2, 5):
+        agent, calls = build(method, flow_steps=steps), []
+        agent.flow.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023 - used in this turn
+        agent.act(torch.randn(4, S), torch.Generator().manual_seed(0))
+        assert len(calls) == steps
+
+
+def test_rebrac_executes_the_chunk_that_its_actor_evaluates():
+    agent, batch, seen = build("rebrac"), make_batch(1), []
+    critic = lambda obs, chunks: seen.append(chunks.detach()) or chunks.sum(-1)
+    agent.critic = Twins(critic, critic)
+    agent.actor_loss(batch, noise_for(agent), online=False)
+    torch.testing.assert_close(agent.act(batch.obs, torch.Generator()), seen[0])
 
 
 @every_method

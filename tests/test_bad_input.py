@@ -23,7 +23,14 @@ VALUES = {
     "boltzmann_weights", "importance_weights", "top_k_weights", "level_set_weights", "matched_temperature",
     "effective_sample_size",
 }  # fmt: skip
-ONE_CLOUD = {"scott", "silverman", "median_heuristic", "leave_one_out", "per_dimension"}
+ONE_CLOUD = {
+    "scott",
+    "silverman",
+    "median_heuristic",
+    "leave_one_out",
+    "per_dimension",
+    "full_matrix",
+}
 DRAWN = {"Gaussian", "Laplace", "Matern", "RationalQuadratic", "Compact", "flat", "epanechnikov", "biweight", "student_t"}  # fmt: skip # noqa: E501
 NAMES = [name for name in CALLS if hasattr(wg, name) and name not in ALONE]
 PAIRS = [name for name in NAMES if name not in VALUES | ONE_CLOUD | DRAWN]

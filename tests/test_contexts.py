@@ -5,6 +5,7 @@ import torch
 
 import wgflow as wg
 from tests.public_calls import CALLS
+from wgflow.flows import State
 from wgflow.testing import toy
 
 TARGETS = {
@@ -90,6 +91,50 @@ def test_a_target_lies_where_its_generator_does(name):
     with torch.device("meta"):
         drawn = TARGETS[name]().sample(5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(drawn, plain)
+
+
+KERNELS = [
+    wg.Gaussian(0.5),
+    wg.Laplace(0.5),
+    wg.Matern(0.5),
+    wg.student_t(0.5, nu=3.0, dim=2),
+    wg.flat(0.5),
+]
+
+
+def step(solver, x):
+    """The points after a step of a solver along -sin x."""
+    return solver.step(State(x, 0.0, solver.dt), -x.sin(), lambda x, t: -x.sin()).x
+
+
+SAMPLERS = {  # (points, generator) -> draws on the device of the points
+    **{repr(k): lambda x, g, k=k: wg.KDE(x, k).sample(4, generator=g) for k in KERNELS},
+    "matrix": lambda x, g: wg.KDE(x, wg.Gaussian(torch.eye(2).to(x))).sample(4, generator=g),
+    "Langevin": lambda x, g: step(wg.Langevin(0.1, generator=g), x),
+    "MALA": lambda x, g: step(wg.MALA(0.1, lambda t: t.cos().sum(-1), generator=g), x),
+    "sliced_w2": lambda x, g: wg.sliced_w2(x, x + 1, generator=g),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_sampler_draws_on_the_device_of_its_generator_and_moves_the_draws(name, device):
+    """On "meta", a device that every machine has, a draw with a generator of the CPU would be refused."""
+    x = next(clouds()).to(device)
+    generators = [torch.Generator().manual_seed(3) for _ in range(3)]
+    first, second = (SAMPLERS[name](x, g) for g in generators[:2])
+    assert first.device == x.device
+    assert not torch.equal(generators[0].get_state(), generators[2].get_state())
+    assert x.is_meta or torch.equal(first, second)
+
+
+def test_a_device_without_float64_is_refused():
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    with FakeTensorMode() as mode:
+        x = FakeTensor(mode, torch.empty(4, 2, device="meta"), torch.device("mps"))
+        with pytest.raises(ValueError, match="MPS has no float64"):
+            wg.energy_field(x, x)
 
 
 SCALES = [("weights of 1e20", 1e20), ("weights of 1e-30", 1e-30)]

@@ -1,6 +1,5 @@
 """Tensors as length scales: the same laws in coordinates divided by them, and gradients to them."""
 
-import dataclasses
 import math
 import pickle
 
@@ -11,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.strategies import COMPACT, KERNELS, LIGHT, SMOOTH, Clouds, assert_close, clouds, kernels
+from tests.strategies import (
+    COMPACT,
+    KERNELS,
+    LIGHT,
+    SHIFTS,
+    SMOOTH,
+    Clouds,
+    assert_close,
+    clouds,
+    kernels,
+    scaled,
+)
 from wgflow import (
     KDE,
     MMD,
@@ -36,18 +46,6 @@ from wgflow import (
     stein_field,
 )
 
-FIELDS = {
-    "mean_shift": lambda x, p, q, k: mean_shift(x, p, kernel=k),
-    "drifting": lambda x, p, q, k: drifting_field(x, p, q, kernel=k),
-    "weighted": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
-    "likelihood": lambda x, p, q, k: likelihood_field(x, p, kernel=k),
-}
-
-
-def scaled(kernel, lengths):
-    """The kernel with its length scale times a tensor."""
-    return dataclasses.replace(kernel, length_scale=kernel.length_scale * lengths)
-
 
 def lengths_for(c: Clouds, kind: str) -> torch.Tensor:
     """[D], [..., 1, D] or [..., 1, 1] random lengths for these clouds."""
@@ -59,13 +57,13 @@ def lengths_for(c: Clouds, kind: str) -> torch.Tensor:
 kinds = st.sampled_from(["dimension", "both", "element"])
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SHIFTS)
 @settings(max_examples=15)
 @given(c=clouds(), kind=kinds, kernel=kernels((*KERNELS, *COMPACT)))
 def test_a_rescaled_field_is_the_plain_one_in_divided_coordinates(name, c, kind, kernel):
     L = lengths_for(c, kind)
-    rescaled = FIELDS[name](c.x, c.pos, c.neg, scaled(kernel, L))
-    plain = FIELDS[name](c.x / L, c.pos / L, c.neg / L, kernel)
+    rescaled = SHIFTS[name](c.x, c.pos, c.neg, scaled(kernel, L))
+    plain = SHIFTS[name](c.x / L, c.pos / L, c.neg / L, kernel)
     assert_close(rescaled, L * plain, rtol=1e-8, atol=1e-8 * c.scale)
 
 

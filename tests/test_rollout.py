@@ -159,12 +159,34 @@ def test_an_episode_is_the_same_on_any_pool_for_a_policy_without_noise(pool, chu
     assert alone.success.all()
 
 
-def test_success_is_that_of_the_last_step():
-    pool = [Walk(limit=5, goal=3), Walk(limit=5, goal=9)]
-    result = evaluate(Recorder(2), pool, episodes=2, seed=0, first_episode=0, guard=GUARD)
-    assert result.success.tolist() == [True, False]
-    assert result.lengths.tolist() == [3, 5]
-    assert result.returns.tolist() == [-2, -5]
+class Passing(Walk):
+    """Is at the goal in step `goal` alone; the task ends after `limit` steps wherever it is."""
+
+    def step(self, action):
+        obs, reward, _, _, _ = super().step(action)
+        return obs, reward, self.time >= self.limit, False, {"success": self.time == self.goal}
+
+
+@pytest.mark.parametrize("kind", [Walk, Passing])
+def test_success_is_that_of_the_last_step(kind):
+    """Not of a step before it, and not the end of the task."""
+    pool = [kind(limit=5, goal=5), kind(limit=5, goal=9), kind(limit=5, goal=3)]
+    result = evaluate(Recorder(2), pool, episodes=3, seed=0, first_episode=0, guard=GUARD)
+    at_once = kind is Walk
+    assert result.success.tolist() == [True, False, at_once]
+    assert result.lengths.tolist() == [5, 5, 3 if at_once else 5]
+    assert result.returns.tolist() == [-4, -5, -2]
+
+
+def test_the_noise_of_an_evaluation_is_decided_by_its_seed_and_first_episode():
+    def noise(seed, first):
+        policy = Recorder(2)
+        evaluate(policy, [Walk()], episodes=1, seed=seed, first_episode=first, guard=GUARD)
+        return torch.cat(policy.given)
+
+    assert torch.equal(noise(7, 9), noise(7, 9))
+    assert not torch.equal(noise(7, 9), noise(8, 9))
+    assert not torch.equal(noise(7, 9), noise(7, 10))
 
 
 def test_an_evaluation_takes_nothing_from_the_outside():

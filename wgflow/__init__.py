@@ -3,6 +3,7 @@
 from wgflow import distributed
 from wgflow.bandwidths import (
     Annealed,
+    full_matrix,
     leave_one_out,
     median_heuristic,
     per_dimension,
@@ -152,6 +153,7 @@ __all__ = [
     "explain_backend",
     "flat",
     "flow",
+    "full_matrix",
     "guidance_weight",
     "importance_weights",
     "integrate",

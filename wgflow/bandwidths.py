@@ -1,7 +1,8 @@
 r"""Bandwidth selection: rules that choose the length scale of a kernel from samples.
 
 Each rule takes one cloud y [M, D], treats its coordinates alike, and returns a number, a length in the units of y;
-`per_dimension` applies a rule to coordinates of different units, and to batches. `Annealed` is a schedule for flows.
+`per_dimension` and `full_matrix` apply a rule to standardised coordinates, and to batches. `Annealed` is a schedule for
+flows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
-from wgflow.kernels import Gaussian, Kernel, positive
+from wgflow.kernels import Gaussian, Kernel, divide, positive
 from wgflow.reductions import (
     check_clouds,
     kernel_shift_f64,
@@ -22,7 +23,15 @@ from wgflow.reductions import (
     require_unsharded,
 )
 
-__all__ = ["Annealed", "leave_one_out", "median_heuristic", "per_dimension", "scott", "silverman"]
+__all__ = [
+    "Annealed",
+    "full_matrix",
+    "leave_one_out",
+    "median_heuristic",
+    "per_dimension",
+    "scott",
+    "silverman",
+]
 
 
 @checked
@@ -63,7 +72,7 @@ def median_heuristic(
         y: [M, D].
         weights: [M], w >= 0: a pair counts w_i w_j. None: equal weights.
         at_most: the number of samples up to which all pairs are taken.
-        generator: draws the pairs, on the CPU. None: the same pairs at every call.
+        generator: draws the pairs. None: the same pairs at every call.
 
     Raises:
         ValueError: Where more than half of the pairs coincide.
@@ -76,7 +85,9 @@ def median_heuristic(
         mass = shares[pair[0]] * shares[pair[1]]
     else:
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        u = torch.rand(2, at_most**2 // 2, generator=generator, dtype=torch.float64, device="cpu")
+        u = torch.rand(
+            2, at_most**2 // 2, generator=generator, dtype=torch.float64, device=generator.device
+        )
         # Not torch.multinomial, which is limited to 2^24 categories. Rounding may leave the last sum below 1.
         i, j = torch.searchsorted(shares.cumsum(0), u.to(y.device)).clamp_max(m - 1)
         gaps = torch.cat(
@@ -192,18 +203,47 @@ def per_dimension(
             "y has a dimension without spread (or a number that is not finite), so no bandwidth fits it; leave that "
             "dimension out, or choose lengths by hand: Gaussian(lengths)."
         )
-    standard = points / sigma
-    if weights is None:
-        lengths = (
-            [rule(cloud) for cloud in standard.flatten(0, -3)] if y.dim() > 2 else [rule(standard)]
+    return kernel((sigma * _rule_lengths(points / sigma, weights, rule)).to(y.dtype))
+
+
+@checked
+def full_matrix(
+    y: Tensor,
+    *,
+    weights: Tensor | None = None,
+    rule: Callable[..., float] = scott,
+    kernel: Callable[[Tensor], Kernel] = Gaussian,
+) -> Kernel:
+    r"""A kernel with a matrix of squared lengths per batch element, H = h² S: the rule in whitened coordinates.
+
+    S = C Cᵀ is the covariance of y, and h = rule(C⁻¹ y): Scott's and Silverman's rules for data whose coordinates are
+    correlated, equivariant under every linear map.
+
+    Arguments as `per_dimension`.
+
+    Returns:
+        The kernel with the Cholesky factor h C [..., D, D] as length scale, in the dtype of y, without gradient.
+
+    Raises:
+        ValueError: Where S is singular: on D points or fewer, or on samples in a subspace.
+    """
+    check_clouds(y, y, None, True, ("y", "y"), weights=weights)
+    points = y.detach().double()
+    w = points.new_ones(y.shape[:-1]) if weights is None else weights.detach().double()
+    w = (w / w.sum(-1, keepdim=True)).unsqueeze(-1)
+    points = points - (w * points).sum(-2, keepdim=True)
+    covariance = (w * points).mT @ points / (1 - w.square().sum(-2, keepdim=True))
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    # Rounding may leave a singular matrix a factor: then a pivot is of the size of the rounding errors.
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    least = 1e-12 * covariance.diagonal(dim1=-2, dim2=-1)
+    if bool(failed.any()) or not bool((pivots > least).all()):
+        raise ValueError(
+            f"y {list(y.shape)} has a singular covariance, or holds NaN; wanted more than {y.shape[-1]} points, in no "
+            "subspace. Use per_dimension, or leave out coordinates that are linear functions of others."
         )
-    else:
-        lead = torch.broadcast_shapes(y.shape[:-2], weights.shape[:-1])
-        clouds = standard.expand(*lead, -1, -1).reshape(-1, *y.shape[-2:])
-        each = weights.detach().double().expand(*lead, -1).reshape(-1, y.shape[-2])
-        lengths = [rule(cloud, weights=w) for cloud, w in zip(clouds, each, strict=True)]
-    h = torch.tensor(lengths, dtype=torch.float64, device=y.device)
-    return kernel((sigma * h.view(*sigma.shape[:-2], 1, 1)).to(y.dtype))
+    h = _rule_lengths(divide(points, factor), weights, rule)
+    return kernel((factor * h).to(y.dtype))
 
 
 @dataclass(frozen=True)
@@ -257,6 +297,19 @@ def _deviation(y: Tensor, weights: Tensor | None) -> Tensor:
     return (
         (w * (y - mean).square()).sum(-2, keepdim=True) / (1 - w.square().sum(-2, keepdim=True))
     ).sqrt()
+
+
+def _rule_lengths(y: Tensor, weights: Tensor | None, rule: Callable[..., float]) -> Tensor:
+    """The length of each cloud by a rule, [..., 1, 1] in float64."""
+    lead, each = y.shape[:-2], {}
+    if weights is not None:
+        lead = torch.broadcast_shapes(lead, weights.shape[:-1])
+        each = {"weights": weights.detach().double().expand(*lead, -1).reshape(-1, y.shape[-2])}
+    clouds = y.expand(*lead, -1, -1).reshape(-1, *y.shape[-2:])
+    lengths = [
+        rule(cloud, **{name: w[i] for name, w in each.items()}) for i, cloud in enumerate(clouds)
+    ]
+    return torch.tensor(lengths, dtype=torch.float64, device=y.device).view(*lead, 1, 1)
 
 
 def _spread(y: Tensor, weights: Tensor | None) -> tuple[float, float]:

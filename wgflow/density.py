@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, draw_device
 from wgflow.kernels import Gaussian, Kernel, LengthScaleKernel, Scaled
 from wgflow.reductions import (
     check_clouds,
@@ -188,7 +188,8 @@ def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> 
     """
     w = weights.double()
     cumulative = (w / w.amax(-1, keepdim=True)).cumsum_(-1)
-    u = torch.rand(len(w), n, dtype=w.dtype, device=w.device, generator=generator)
+    device = draw_device(generator, w.device)
+    u = torch.rand(len(w), n, dtype=w.dtype, device=device, generator=generator).to(w)
     # The product may round up to the sum itself, which no sample reaches.
     total = cumulative[:, -1:]
     u = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))

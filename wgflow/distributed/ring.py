@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wgflow.distributed.processes import Processes, name_of
-from wgflow.kernels import Kernel, rescale
+from wgflow.kernels import Kernel, multiply, rescale
 from wgflow.reductions import check_clouds, kernel_shift_f64, sharding
 from wgflow.reductions.blocked import gradients_at_zero
 from wgflow.reductions.dense import mask_empty_rows, within_range
@@ -66,7 +66,7 @@ class Ring:
             )
         call = Call(self, kernel, skip_self, sizes, log_weights is not None)
         log_mass, shift = RingAverage.apply(x, y, log_weights, weights, call)  # type: ignore[misc]
-        return log_mass, shift if scale is None else shift * scale
+        return log_mass, shift if scale is None else multiply(shift, scale)
 
     def count(self, y: Tensor) -> int:
         """The number of samples on all processes."""

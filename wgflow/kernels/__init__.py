@@ -13,10 +13,8 @@ from wgflow.kernels.kernel import (
     LengthScaleKernel,
     Scaled,
     as_kernels,
-    describe,
-    positive,
-    rescale,
 )
+from wgflow.kernels.length_scales import describe, divide, multiply, positive, rescale
 from wgflow.kernels.matern import Laplace, Matern, Yukawa
 from wgflow.kernels.powers import RationalQuadratic, Riesz, student_t
 
@@ -34,8 +32,10 @@ __all__ = [
     "as_kernels",
     "biweight",
     "describe",
+    "divide",
     "epanechnikov",
     "flat",
+    "multiply",
     "positive",
     "rescale",
     "student_t",

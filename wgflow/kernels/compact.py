@@ -19,7 +19,8 @@ class Compact(LengthScaleKernel):
     Farther than h from every sample there is no mass: log_mass is -inf and the mean shift is zero.
 
     Args:
-        length_scale: h, the radius of the support; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        length_scale: h, the radius of the support; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
+            or a Cholesky factor [..., D, D].
         power: a whole number from 0 to 19.
 
     Raises:

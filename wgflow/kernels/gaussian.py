@@ -19,7 +19,8 @@ class Gaussian(LengthScaleKernel):
     Its own shadow: the mean shift is h² times the score of the KDE (DFP Eq. 7).
 
     Args:
-        length_scale: h, the standard deviation, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        length_scale: h, the standard deviation, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
+            or a Cholesky factor [..., D, D].
 
     Raises:
         ValueError: If `length_scale` is not positive and finite.

@@ -1,4 +1,4 @@
-"""Kernels as values: the interface, the treatment of length scales, and multiples of kernels."""
+"""Kernels as values: the interface, kernels with a length scale, and multiples of kernels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow.arguments import values_available
 from wgflow.distances import sq_distances
+from wgflow.kernels.length_scales import (
+    as_length_scale,
+    check_dimension,
+    covector,
+    describe,
+    divide_square,
+    is_matrix,
+    multiply,
+    rescale,
+    rescaled_log_norm,
+)
 
 
 class Kernel(ABC):
@@ -42,7 +50,7 @@ class Kernel(ABC):
         return shift
 
     def standardize(self) -> tuple[Kernel, Tensor | None]:
-        """(k', l) with k(x, y) = k'(x / l, y / l) and k' without tensors; (self, None) if it has none already."""
+        """(k', l) with k(x, y) = k'(x / l, y / l), see `rescale`, and k' without tensors; else (self, None)."""
         return self, None
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -61,7 +69,7 @@ class Kernel(ABC):
 
     @property
     def shadow_scale(self) -> float | Tensor:
-        """c in: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums; length².
+        """c in: mean shift under k = c (f_H / f_k) ∇log f_H, f unnormalised sums; length², a matrix if h is one.
 
         Raises:
             ValueError: If there is no shadow.
@@ -75,8 +83,10 @@ class Kernel(ABC):
 class LengthScaleKernel(Kernel):
     r"""A kernel of r / h, with h the length scale: a number, or a tensor that is the same for all points of a cloud.
 
-    Tensors are [] or [D] (per dimension), [..., 1, D] or [..., 1, 1] (also per batch element), and gradients flow to
-    them. They are handled here, once: space is divided by the tensor, and the kernel of length scale 1 does the rest.
+    Tensors are [] or [D] (per dimension), [..., 1, D] or [..., 1, 1] (also per batch element), or the lower triangular
+    Cholesky factor L [..., D, D] of a matrix H = L Lᵀ of squared lengths, so that r² = (x - y)ᵀ H⁻¹ (x - y). Gradients
+    flow to them. They are handled here, once: space is divided by the tensor, x / h or L⁻¹ x, and the kernel of length
+    scale 1 does the rest.
     Subclasses define `_log`, `_log_norm` and `_gradient_kernel` for a number h, and `_noise`, `_shadow` and
     `_shadow_scale` if they exist.
 
@@ -119,7 +129,7 @@ class LengthScaleKernel(Kernel):
 
     def log(self, sq: Tensor) -> Tensor:
         kernel, scale = self.standardize()
-        return kernel._log(sq if scale is None else _divided(sq, scale))
+        return kernel._log(sq if scale is None else divide_square(sq, scale))
 
     def log_pairs(self, x: Tensor, y: Tensor) -> Tensor:
         kernel, scale = self.standardize()
@@ -129,7 +139,7 @@ class LengthScaleKernel(Kernel):
 
     def log_norm(self, dim: int) -> float | Tensor | None:
         kernel, scale = self.standardize()
-        return _log_norm(kernel._log_norm(dim), scale, dim)
+        return rescaled_log_norm(kernel._log_norm(dim), scale, dim)
 
     @property
     def gradient_kernel(self) -> Kernel:
@@ -138,14 +148,14 @@ class LengthScaleKernel(Kernel):
         return found if scale is None else Anisotropic(found, scale)
 
     def covector(self, shift: Tensor) -> Tensor:
-        return _covector(shift, self.standardize()[1])
+        return covector(shift, self.standardize()[1])
 
     def noise(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
         kernel, scale = self.standardize()
         if scale is None:
             return kernel._noise(like, generator)
         check_dimension(scale, like)
-        return kernel._noise(like, generator) * scale.detach().to(like)
+        return multiply(kernel._noise(like, generator), scale.detach().to(like))
 
     @property
     def shadow(self) -> Kernel | None:
@@ -158,7 +168,9 @@ class LengthScaleKernel(Kernel):
     @property
     def shadow_scale(self) -> float | Tensor:
         kernel, scale = self.standardize()
-        return kernel._shadow_scale() * (1.0 if scale is None else scale.square())
+        if scale is None:
+            return kernel._shadow_scale()
+        return kernel._shadow_scale() * (scale @ scale.mT if is_matrix(scale) else scale.square())
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -223,21 +235,21 @@ class Anisotropic(Kernel):
     length_scale: Tensor
 
     def log(self, sq: Tensor) -> Tensor:
-        return self.kernel.log(_divided(sq, self.length_scale))
+        return self.kernel.log(divide_square(sq, self.length_scale))
 
     def log_pairs(self, x: Tensor, y: Tensor) -> Tensor:
         _, x, y = rescale(self.length_scale, x, y)
         return self.kernel.log_pairs(x, y)
 
     def log_norm(self, dim: int) -> float | Tensor | None:
-        return _log_norm(self.kernel.log_norm(dim), self.length_scale, dim)
+        return rescaled_log_norm(self.kernel.log_norm(dim), self.length_scale, dim)
 
     @property
     def gradient_kernel(self) -> Kernel:
         return Anisotropic(self.kernel.gradient_kernel, self.length_scale)
 
     def covector(self, shift: Tensor) -> Tensor:
-        return _covector(shift, self.length_scale)
+        return covector(shift, self.length_scale)
 
     def standardize(self) -> tuple[Kernel, Tensor]:
         return self.kernel, self.length_scale
@@ -254,100 +266,6 @@ def as_kernels(kernel: Kernel | Sequence[Kernel]) -> tuple[Kernel, ...]:
             "kernel is empty; wanted one kernel or several, such as [Gaussian(0.1), Gaussian(1.0)]."
         )
     return kernels
-
-
-def as_length_scale(value: Any) -> float | Tensor:
-    """A number as float; a tensor, array or sequence of numbers as a floating tensor. Raises: ValueError.
-
-    The values of a tensor are checked on the CPU only: on a GPU the check would wait for the device.
-    """
-    number = isinstance(value, (int, float, np.number)) or (
-        isinstance(value, np.ndarray) and value.ndim == 0
-    )
-    if number and not isinstance(value, bool):
-        return positive("length_scale", float(value))
-    if not isinstance(value, (Tensor, np.ndarray, list, tuple)):
-        raise ValueError(
-            f"length_scale = {value!r}; wanted a positive number, a length in the units of x, or a tensor of them. "
-            "A usual start is a fraction (say 0.2) of the mean distance between points: 0.2 * torch.cdist(x, y).mean()."
-        )
-    scale = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    scale = scale if scale.is_floating_point() else scale.double()
-    if scale.dim() > 1 and scale.shape[-2] != 1:
-        raise ValueError(
-            f"length_scale is {list(scale.shape)}; wanted [], [D], [..., 1, D] or [..., 1, 1]: the same for all points "
-            "of a cloud. For one per batch element, length_scale[..., None, None]."
-        )
-    if scale.device.type == "cpu" and values_available(scale):
-        good = (scale.detach() > 0) & scale.detach().isfinite()
-        if not bool(good.all()):
-            raise ValueError(
-                "length_scale holds a number that is not positive and finite; for a dimension without spread choose a "
-                "length by hand: length_scale.clamp_min(...)."
-            )
-    return scale
-
-
-def positive(name: str, value: float) -> float:
-    """The value as a float. Raises: ValueError unless it is a positive finite number."""
-    if (
-        isinstance(value, (bool, Tensor))
-        or not isinstance(value, (int, float, np.number, np.ndarray))
-        or not 0 < value < math.inf
-    ):
-        hint = " It is a length in the units of x." if name in ("length_scale", "h") else ""
-        raise ValueError(f"{name} = {value!r}; wanted a positive finite number.{hint}")
-    return float(value)
-
-
-def rescale(scale: Tensor, *clouds: Tensor) -> tuple[Tensor, ...]:
-    """`(scale, *clouds / scale)` in float64: the quotient of float32 numbers would round away digits that sums keep.
-
-    Raises:
-        ValueError: If `scale` is of another dimension or device than the clouds [..., n, D].
-    """
-    for points in clouds:
-        check_dimension(scale, points)
-        if scale.dim() and scale.device != points.device:
-            raise ValueError(
-                f"length_scale is on {scale.device} and x on {points.device}; move one: length_scale.to(x.device)."
-            )
-    scale = scale.to(clouds[0].device, torch.float64)
-    return scale, *(points.double() / scale for points in clouds)
-
-
-def check_dimension(scale: Tensor, points: Tensor) -> None:
-    """Refuse length scales of another dimension than the points. Raises: ValueError."""
-    if scale.dim() and scale.shape[-1] not in (1, points.shape[-1]):
-        raise ValueError(
-            f"length_scale is {list(scale.shape)} but x has dimension {points.shape[-1]}; wanted one length for each "
-            "dimension, or a last dimension of 1 for all."
-        )
-
-
-def describe(value: Any) -> str:
-    """The repr of a parameter, of a tensor its shape only."""
-    return f"tensor{list(value.shape)}" if isinstance(value, Tensor) else repr(value)
-
-
-def _divided(sq: Tensor, scale: Tensor) -> Tensor:
-    if scale.dim() and scale.shape[-1] != 1:
-        raise ValueError(
-            f"length_scale is {list(scale.shape)}, one per dimension, so k is no function of the distance alone; "
-            "read it at points: kernel.log_pairs(x, y)."
-        )
-    return sq / scale.square()
-
-
-def _log_norm(norm: float | Tensor | None, scale: Tensor | None, dim: int) -> float | Tensor | None:
-    """`norm` less Σ_d log scale_d, [] or [..., 1]: it broadcasts against a log mass [..., N]."""
-    if norm is None or scale is None:
-        return norm
-    return norm - scale.expand(*scale.shape[:-1], dim).log().sum(-1)
-
-
-def _covector(shift: Tensor, scale: Tensor | None) -> Tensor:
-    return shift if scale is None else shift / scale.to(shift.device).square()
 
 
 def _same(a: object, b: object) -> bool:

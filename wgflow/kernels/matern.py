@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import draw_device
-from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, positive
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
+from wgflow.kernels.length_scales import positive
 from wgflow.kernels.radial import (
     direction,
     exponential_noise,
@@ -26,7 +27,8 @@ class Matern(LengthScaleKernel):
     u = sqrt(2 nu) r / h, and exp(-u) times the reverse Bessel polynomial in u, scaled to start at 1.
 
     Args:
-        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
+            or a Cholesky factor [..., D, D].
         nu: smoothness, 1.5, 2.5, 3.5, ...; nu = 1/2 is `Laplace`.
 
     Raises:
@@ -115,7 +117,8 @@ class Laplace(LengthScaleKernel):
     samples: there, its derivative leaves the coincident sample out.
 
     Args:
-        length_scale: h, the decay length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        length_scale: h, the decay length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
+            or a Cholesky factor [..., D, D].
 
     Raises:
         ValueError: If `length_scale` is not positive and finite.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from wgflow.arguments import draw_device
-from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled, as_length_scale, positive
+from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
+from wgflow.kernels.length_scales import as_length_scale, positive
 from wgflow.kernels.radial import normal_noise, safe_sq
 
 
@@ -22,7 +22,8 @@ class RationalQuadratic(LengthScaleKernel):
     alpha > D/2. Its shadow, for alpha > 1, has exponent alpha - 1.
 
     Args:
-        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
+            or a Cholesky factor [..., D, D].
         alpha: exponent, positive.
 
     Raises:
@@ -84,7 +85,8 @@ def student_t(length_scale: float | Tensor, *, nu: float, dim: int) -> RationalQ
     k = (1 + r² / (nu h²))^(-(nu + dim) / 2); its shadow constant is nu h² / (nu + dim - 2).
 
     Args:
-        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1].
+        length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
+            or a Cholesky factor [..., D, D].
         nu: degrees of freedom, positive.
         dim: the dimension D in which it is the Student-t density.
 
@@ -114,8 +116,8 @@ class Riesz(Kernel):
     def log_norm(self, dim: int) -> None:
         return None
 
-    @cached_property
-    def gradient_kernel(self) -> Kernel:  # type: ignore[override]
+    @property
+    def gradient_kernel(self) -> Kernel:
         return Scaled(Riesz(self.s + 2), math.log(self.s))
 
     @property

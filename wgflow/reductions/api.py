@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
-from wgflow.kernels import Kernel, rescale
+from wgflow.kernels import Kernel, multiply, rescale
 from wgflow.reductions import sharding
 from wgflow.reductions.autograd import BlockedSum, DenseSum
 from wgflow.reductions.dense import combine_weights, dense_sum, exact_centre
@@ -118,7 +118,7 @@ def kernel_shift_f64(
         )
     check_no_nan(log_mass, "x, y or the weights")
     check_no_nan(shift, "x, y or the weights")
-    return log_mass, shift if scale is None else shift * scale
+    return log_mass, shift if scale is None else multiply(shift, scale)
 
 
 def _dense(x, y, log_weights, weights, total, kernel, skip_self) -> tuple[Tensor, Tensor]:

@@ -39,10 +39,15 @@ class Shards(Protocol):
 
 BACKENDS: dict[str, Callable[[], Shards]] = {}  # values of `backend=` that involve other processes
 _current: ContextVar[Shards | None] = ContextVar("wgflow_shards", default=None)
+_in_use: list[Shards | None] = []  # of all contexts of this process
 
 
 def current() -> Shards | None:
     """The processes over which clouds are sharded in this context; None where clouds are whole."""
+    # torch.compile cannot trace a context variable. It guards on the length of this list: what was compiled for whole
+    # clouds is not run inside `sharded`, where the graph breaks.
+    if torch.compiler.is_compiling() and not _in_use:
+        return None
     return _current.get()
 
 
@@ -50,9 +55,11 @@ def current() -> Shards | None:
 def use(shards: Shards | None) -> Iterator[None]:
     """Set `current` inside."""
     token = _current.set(shards)
+    _in_use.append(shards)
     try:
         yield
     finally:
+        _in_use.pop()
         _current.reset(token)
 
 

@@ -87,6 +87,10 @@ def check_clouds(
         raise ValueError(
             f"{a} is on {x.device} and {b} on {y.device}; move one: {b}.to({a}.device)."
         )
+    if x.device.type == "mps":
+        raise ValueError(
+            f"{a} is on {x.device}, and MPS has no float64, in which all sums end; move it to the CPU: {a}.cpu()."
+        )
     if whole and y.shape[-2] == 0:
         raise ValueError(
             f"{b} is empty ({list(y.shape)}): there is nothing to average. Leave the term out instead."
