@@ -1,6 +1,5 @@
 """Generation: files repeat bit for bit, whatever the workers and interruptions."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -41,26 +40,6 @@ def assert_same(left, right):
             np.testing.assert_array_equal(
                 left[name][key], right[name][key], err_msg=f"{name} {key}"
             )
-
-
-@pytest.mark.slow
-def test_a_script_without_a_main_guard_generates_its_data(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"from wgflow_rl import data\nepisodes, _ = data.load({MAZE!r}, rows=2000, workers=2)\n"
-        "print(len(episodes.rewards))\n",
-        encoding="utf-8",
-    )
-    done = subprocess.run(
-        [sys.executable, str(script)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "WGFLOW_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 2000
 
 
 @pytest.mark.slow
