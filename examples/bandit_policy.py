@@ -97,4 +97,4 @@ for ax, (phase, cloud) in zip(axes, clouds.items(), strict=True):
     ax.set_xlabel(f"{down:.0%} down, mean reward {reward:.2f}")
 figure.savefig("bandit_policy.png", dpi=130)
 _, cloned, offline, online = (f"{worth(s_test, cloud).mean():.3f}" for cloud in clouds.values())
-print(f"mean reward: clone {cloned}, offline {offline} (above 0.7), online {online} (above 0.85)")
+print(f"mean reward: clone {cloned}, offline {offline} (above 0.65), online {online} (above 0.85)")
