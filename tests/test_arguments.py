@@ -37,6 +37,11 @@ def test_an_array_in_place_of_a_tensor_is_refused_with_its_conversion(name):
         (r"x is a numpy array", lambda: wg.KDE(X, K).score(X.numpy())),
         (r"x is a numpy array", lambda: wg.MMD(X, K).velocity(X.numpy())),
         (r"target is a Tensor.*log_density", lambda: wg.BlobKL(X, K)),
+        (r"field is 'energy'.*EnergyField\(\)", lambda: wg.drifting_loss(X, X, field="energy")),
+        (r"field is the class EnergyField", lambda: wg.DriftingLoss(field=wg.EnergyField)),
+        (r"velocity is 1 .*function.* or a functional", lambda: wg.flow(1, X, steps=1)),
+        (r"x is torch\.int64.*x\.float\(\)", lambda: wg.energy_distance(X.long(), X)),
+        (r"x is \[6\].*t\[:, None\]", lambda: wg.energy_distance(X[:, 0], X[:, 1])),
         (r"pos is None", lambda: wg.DriftingLoss()(X, None)),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,8 @@ import pytest
 
 from tests.disk import Disk, put
 from tests.runs import FLAGS, outcome, resume, start, start_or_resume, stop_after, tiny_world
+from tests.walk import WalkHome
+from wgflow_rl import envs
 from wgflow_rl.evaluate import load_agent
 from wgflow_rl.training import loop
 from wgflow_rl.training.async_eval import AsyncEvaluator, CheckpointEvaluator
@@ -26,6 +29,7 @@ from wgflow_rl.training.rollout import Evaluation
 from wgflow_rl.training.settings import from_command_line
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.training.updates import TrainingDiverged
+from wgflow_rl.utils.cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ASYNC, INLINE = ("--async-eval",), ("--no-async-eval",)
@@ -151,6 +155,22 @@ def test_a_run_stopped_at_any_change_of_its_folder_ends_as_the_one_that_was_not(
         assert outcome(tmp_path / str(at)) == expected, f"from {list(tree)}"
 
 
+@pytest.mark.parametrize("what", ["env", "method"])
+def test_a_worker_refuses_at_once_what_the_script_itself_registers(
+    what, tmp_path, own_registries, monkeypatch
+):
+    settings = from_command_line(["--run-dir", str(tmp_path)])
+    if what == "env":
+        envs.register("own", ["own-v0"], WalkHome, limit=5)
+        assert envs.SOURCES["own"].module == __name__
+        envs.SOURCES["own"] = replace(envs.SOURCES["own"], module="__main__")
+        settings = replace(settings, env="own-v0")
+    else:
+        monkeypatch.setattr(type(settings.agent), "__module__", "__main__")
+    with pytest.raises(UserError, match=f"the {what} .* is registered in the script itself"):
+        AsyncEvaluator(settings)
+
+
 # ---- failures ----------------------------------------------------------------------------------------------------
 
 
@@ -184,12 +204,14 @@ def test_the_evaluation_of_a_worker_that_dies_or_is_dead_is_a_broken_pool(evalua
             future.result()
 
 
-# A run in the tiny world, whose worker executes DO in each environment step: it imports this file as well.
-RUN = """
-import multiprocessing, os, signal, sys, time
-from tests.runs import start, tiny_world
+# A run in the tiny world, from a script without a `__main__` guard, whose worker executes DO in each environment step.
+TINY = """
+import multiprocessing, os, signal, time
+from tests.runs import tiny_world
 from tests.walk import WalkHome
+from wgflow_rl.envs import ogbench
 
+ogbench.module = __name__  # the worker imports it, as the module that registers an environment
 tiny_world(setattr)
 step = WalkHome.step
 
@@ -199,15 +221,20 @@ def altered(*args):
     return step(*args)
 
 WalkHome.step = altered
+"""
+RUN = """
+import sys
+import tiny
+from tests.runs import start
 
-if __name__ == "__main__":
-    start(sys.argv[1], "--async-eval", *sys.argv[2:])
+start(sys.argv[1], "--async-eval", *sys.argv[2:])
 """
 
 
 @contextlib.contextmanager
 def running(folder, what, *flags):
     """A run in a process of its own, in `folder / "run"`; its worker executes `what` in each step."""
+    (folder / "tiny.py").write_text(TINY)
     (folder / "script.py").write_text(RUN)
     process = subprocess.Popen(
         [sys.executable, "script.py", "run", *flags],
@@ -225,7 +252,9 @@ def running(folder, what, *flags):
         process.communicate()
 
 
-def test_a_run_with_a_real_worker_is_the_run_without(expected, tmp_path):
+def test_a_run_with_a_real_worker_of_a_script_without_a_guard_is_the_run_without(
+    expected, tmp_path
+):
     with running(tmp_path, "pass") as process:
         out, err = process.communicate()
     assert out == ""

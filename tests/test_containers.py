@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.children import python
-from wgflow_rl import data
+from wgflow_rl import data, sweep
 from wgflow_rl.data import generated
 from wgflow_rl.training.settings import DEFAULT_ENV
+from wgflow_rl.utils.cli import UserError
 
 NUMBER = """
     # A container that runs as a number: no HOME and no entry in the list of users.
@@ -114,6 +115,17 @@ def test_rays_sockets_need_a_short_path(tmp_path):
     assert done.returncode == 2, done.stderr
     assert "too long for Ray's sockets; set RAY_TMPDIR to a short one" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_machine_too_busy_for_ray_is_named(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def init(*args, **options):
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(UserError, match="too busy.*repeat the command"), sweep._ray(sweep.Args()):
+        pass
 
 
 def test_a_film_keeps_no_frames(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """`python -m wgflow_rl.data`: what it prints of files, and one line with exit code 2 for what cannot be done."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -49,8 +52,9 @@ def test_check_names_both_files(file, capsys):
     assert "18 transitions in 2 trajectories" in out and "9 transitions in 1 trajectories" in out
 
 
-def test_info_tells_what_the_data_know_of_each_task(file, capsys):
-    main(["info", MAZE, "--folder", str(file.parent)])
+@pytest.mark.parametrize("flag", ["--folder", "--data"])
+def test_info_tells_what_the_data_know_of_each_task(flag, file, capsys):
+    main(["info", MAZE, flag, str(file.parent)])
     out = capsys.readouterr().out
     assert "18 transitions in 2 trajectories of 9 to 9; observations 2, actions 2" in out
     for task in (1, 2, 3, 4):
@@ -65,6 +69,14 @@ def test_info_tells_what_the_data_know_of_each_task(file, capsys):
     picture = file.with_suffix(".png")
     assert out.endswith(f"{picture}\n")
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_picture_of_data_on_a_read_only_disk_is_written_here(file, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    main(["info", MAZE, "--data", str(file.parent)])
+    assert [path.name for path in Path().iterdir()] == [file.with_suffix(".png").name]
 
 
 def test_info_finds_the_data_and_reads_their_rows_once(file, capsys, monkeypatch):

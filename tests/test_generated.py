@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.children import python
 from wgflow_rl import data, envs
 from wgflow_rl.data import generated, ogbench, oracles
 
@@ -40,19 +39,6 @@ def assert_same(left, right):
             np.testing.assert_array_equal(
                 left[name][key], right[name][key], err_msg=f"{name} {key}"
             )
-
-
-@pytest.mark.slow
-def test_a_script_without_a_main_guard_generates_its_data(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"from wgflow_rl import data\nepisodes, _ = data.load({MAZE!r}, rows=2000, workers=2)\n"
-        "print(len(episodes.rewards))\n",
-        encoding="utf-8",
-    )
-    done = python(script, WGFLOW_DATA=str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 2000
 
 
 @pytest.mark.slow

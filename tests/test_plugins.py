@@ -122,6 +122,38 @@ def test_every_command_knows_a_users_agent_environment_and_data(way, tmp_path):
     assert "drift-cloning" in report and "line-v0" in report
 
 
+RUN = '["--method", "drift-cloning", "--env", "line-v0", "--plugin", "drift_line", "--async-eval"]'
+SWEEP = (
+    '["--methods", "drift-cloning", "--envs", "line-v0", "--seeds", "1", "--plugin", "drift_line"]'
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "call",
+    [
+        'data.load("pointmaze-medium-navigate-singletask-task1-v0", rows=2000, workers=2)',
+        f"train.main({RUN})",
+        f"sweep.main({SWEEP})",
+    ],
+    ids=lambda call: call.partition("(")[0],
+)
+def test_a_script_without_a_main_guard_may_start_processes(call, tmp_path):
+    if "sweep" in call:
+        pytest.importorskip("ray")
+    work = package(tmp_path / "work")
+    (work / "script.py").write_text(
+        f"from wgflow_rl import data, sweep, train\n{call}\nprint('end')"
+    )
+    environment = os.environ | {"WGFLOW_DATA": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=work, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("end") == 1
+
+
 def test_every_command_has_a_console_script():
     tomllib = pytest.importorskip("tomllib")
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]

@@ -27,13 +27,15 @@ EXAMPLES = {
     "Divergence": "a Divergence such as ReverseKL()",
     "Density": "a density with log_density and score, such as a KDE",
     "Generator": "a torch.Generator",
+    "Callable": "a function, or a field such as EnergyField()",
+    "Functional": "a functional such as MMD(data, kernel)",
     "NoneType": "None",
 }
 _capturable: ContextVar[bool] = ContextVar("wgflow_capturable", default=False)
 
 
 def checked(public: Public) -> Public:
-    """Refuse arguments that are not of the annotated class: tensors, kernels, divergences, densities, generators.
+    """Refuse arguments not of the annotated class: tensors, kernels, divergences, densities, generators, functions.
 
     Decorates a function, or a class (its constructor and public methods). Raises: ValueError, naming the argument.
     """
@@ -69,9 +71,14 @@ def _annotations(public: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
     for name, hint in typing.get_type_hints(public).items():
         union = typing.get_origin(hint) in (typing.Union, UnionType)
         alternatives = typing.get_args(hint) if union else (hint,)
+        alternatives = tuple(Callable if _returns_tensor(one) else one for one in alternatives)
         if name != "return" and all(_class(one).__name__ in EXAMPLES for one in alternatives):
             found[name] = alternatives
     return found
+
+
+def _returns_tensor(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Callable and typing.get_args(annotation)[-1] is Tensor
 
 
 def _class(annotation: Any) -> type:

@@ -208,6 +208,8 @@ def _advice(message: str) -> str:
             "The cluster asks for a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN or ~/.ray/auth_token to "
             "the token of its head (docs/reproduce.md)."
         )
+    if "timed out" in message:
+        return "This machine may be too busy to start it in time; repeat the command when it is less so."
     return (
         "It comes with pip install 'wgflow[sweep]'; on this machine it needs a writable temporary folder and loopback "
         "ports, with --address a running cluster."

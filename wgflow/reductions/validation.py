@@ -62,7 +62,8 @@ def check_clouds(
     check_weights(weights)
     if x.dim() < 2 or y.dim() < 2:
         raise ValueError(
-            f"{a} is {list(x.shape)} and {b} is {list(y.shape)}; both must be [..., n, D]. One point is t[None]."
+            f"{a} is {list(x.shape)} and {b} is {list(y.shape)}; both must be [..., n, D]. "
+            "One point is t[None], numbers are points t[:, None]."
         )
     refuse_images(x, a)
     refuse_images(y, b)
@@ -80,8 +81,9 @@ def check_clouds(
             f"the leading dimensions {said} do not broadcast; wanted equal ones, or ones of size 1."
         ) from None
     if x.dtype != y.dtype or not x.is_floating_point():
+        remedy = f"{b}.to({a})" if x.is_floating_point() else f"{a}.float()"
         raise ValueError(
-            f"{a} is {x.dtype} and {b} is {y.dtype}; both must share one floating dtype: {b}.to({a})."
+            f"{a} is {x.dtype} and {b} is {y.dtype}; both must share one floating dtype: {remedy}."
         )
     if x.device != y.device:
         raise ValueError(

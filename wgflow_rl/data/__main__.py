@@ -18,6 +18,7 @@ from wgflow_rl.utils.files import expand_user
 Env = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(help="Like cube-single-play-singletask-task2-v0.")
 ]
+AS_IN_TRAINING = tyro.conf.arg(aliases=("--data",))
 DOWNLOADS = Path("~/.ogbench/data")
 
 
@@ -151,7 +152,7 @@ class Check:
     """Read and validate every file as training does; exit with code 2 at the first error."""
 
     env: Env
-    folder: Path
+    folder: Annotated[Path, AS_IN_TRAINING]
     """Folder with the environment's files, or one of the files."""
     plugin: plugins.Flag = ()
 
@@ -168,11 +169,11 @@ class Info:
     """
 
     env: Env
-    folder: Path | None = None
+    folder: Annotated[Path | None, AS_IN_TRAINING] = None
     """Folder with the environment's files (default: the newest one that `list` shows;
     a registered reader needs none)."""
     picture: Path | None = None
-    """PNG to write (default: next to the files, or here)."""
+    """PNG to write (default: next to the files, or here if that folder is read-only)."""
     plugin: plugins.Flag = ()
 
     def run(self) -> None:
@@ -191,6 +192,7 @@ class Info:
         near = folder or Path()
         if near.is_file() or near.suffix == ".zarr":
             near = near.parent
+        near = near if os.access(near, os.W_OK) else Path()
         picture = self.picture or near / f"{dataset}.png"
         statistics.draw(own, picture, self.env)
         print(picture)

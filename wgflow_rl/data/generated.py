@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -30,6 +29,7 @@ from wgflow_rl import envs, plugins
 from wgflow_rl.data import demonstrations, npz, oracles
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import open_to_append
+from wgflow_rl.utils.processes import without_main
 
 LENGTH = 1000  # minimum transitions per part
 TRAIN, VALIDATION = 0, 1
@@ -168,7 +168,7 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         initializer=_start_worker,
         initargs=(plugins.imported(),),
     ) as pool:
-        with _bare_main():
+        with without_main():
             futures = [pool.submit(_make_part, job) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -182,21 +182,6 @@ def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
         finally:
             # After Ctrl-C, finish the parts in progress and start no others.
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _bare_main() -> Iterator[None]:
-    """Hide the main module from spawned processes, so that scripts need no `__main__` guard.
-
-    A process imports the main module when it starts. Without the guard a script would generate its
-    data again there, and wait for the lock that its parent holds.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _start_worker(modules: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,8 @@ def register(
             raise ValueError(
                 f"the environment {name!r} belongs to the source {owners[0]!r}; choose another name"
             )
-    SOURCES[source] = custom.Source(source, tuple(environments), make, success, limit)
+    module = sys._getframe(1).f_globals["__name__"]  # worker processes import it
+    SOURCES[source] = custom.Source(source, tuple(environments), make, success, limit, module)
 
 
 def names() -> list[str]:

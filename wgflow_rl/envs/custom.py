@@ -40,6 +40,7 @@ class Source:
     maker: Make
     success: Success | None = None
     limit: int | None = None
+    module: str = "__main__"  # that called `envs.register`
 
     def names(self) -> list[str]:
         return list(self.environments)

@@ -20,13 +20,15 @@ from typing import Any, Self
 
 import torch
 
-from wgflow_rl import plugins
+from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
 from wgflow_rl.training.settings import Machine, Settings
 from wgflow_rl.training.snapshot import restore, under
+from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.processes import without_main
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -69,23 +71,27 @@ class AsyncEvaluator:
     The worker ends with the block, and with this process however that ends. Ctrl-C and SIGTERM do not stop it, also
     where they are sent to the whole process group: the run may still need its result.
 
-    The process is spawned, so a script that trains with `async_eval=True` needs `if __name__ == "__main__":` around
-    what it runs, as with every use of multiprocessing; the commands of this package have it.
+    The worker imports the modules that register the environment and the method, but not the main module, so a script
+    needs no `__main__` guard.
+
+    Raises:
+        UserError: If the script itself registers the environment or the method.
     """
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        modules = _modules(settings)
         context = multiprocessing.get_context("spawn")
         reader, self._lifeline = Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(
             max_workers=1,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(reader, settings.machine),
+            initargs=(reader, settings.machine, modules),
         )
         # The worker inherits the blocked signals, so that none ends it while it still imports. The first task starts
         # it now: otherwise the first evaluation would wait for the imports.
-        with reader, _blocked(*STOP_SIGNALS):
+        with reader, _blocked(*STOP_SIGNALS), without_main():
             self._executor.submit(int)
 
     def submit(self, step: int) -> Future[Evaluation]:
@@ -108,6 +114,20 @@ class AsyncEvaluator:
         self._executor.shutdown(cancel_futures=True)
 
 
+def _modules(settings: Settings) -> tuple[str, ...]:
+    """Return the modules that the worker must import to know the environment and the method."""
+    source = envs.SOURCES[envs.parse(settings.env).source]
+    modules = {"env": getattr(source, "module", ""), "method": type(settings.agent).__module__}
+    for setting, module in modules.items():
+        if module == "__main__":
+            raise UserError(
+                f"the {setting} {getattr(settings, setting)!r} is registered in the script itself, which the process "
+                "of asynchronous evaluations does not import. Move it to a module that the script imports, or train "
+                "without async_eval."
+            )
+    return tuple(module for module in modules.values() if module)
+
+
 @contextlib.contextmanager
 def _blocked(*signals: signal.Signals) -> Iterator[None]:
     """Block signals in this thread, and in the processes it starts; those that arrive are delivered after the block."""
@@ -121,12 +141,13 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 # ---- in the worker -----------------------------------------------------------------------------------------------
 
 
-def _start_worker(lifeline: Any, machine: Machine) -> None:
+def _start_worker(lifeline: Any, machine: Machine, modules: tuple[str, ...]) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_at_eof, args=[lifeline], daemon=True).start()
     if machine.threads is not None:
         torch.set_num_threads(machine.threads)
+    plugins.load(modules, optional=True)
 
 
 def _exit_at_eof(lifeline: Any) -> None:
