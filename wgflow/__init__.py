@@ -27,6 +27,7 @@ from wgflow.fields import (
     LikelihoodField,
     MMDField,
     PublishedField,
+    SlicedEnergyField,
     SteinField,
     blob_field,
     drifting_field,
@@ -37,6 +38,7 @@ from wgflow.fields import (
     published_field,
     published_magnitudes,
     published_scale,
+    sliced_energy_field,
     stein_field,
 )
 from wgflow.flows import MALA, Adaptive, Euler, HeavyBall, Heun, Langevin, flow, integrate
@@ -136,6 +138,7 @@ __all__ = [
     "SampleQueue",
     "Sinkhorn",
     "SkewKL",
+    "SlicedEnergyField",
     "SteinField",
     "Trajectory",
     "biweight",
@@ -176,6 +179,7 @@ __all__ = [
     "regress_onto",
     "scott",
     "silverman",
+    "sliced_energy_field",
     "sliced_w2",
     "spread_ratio",
     "stein_field",

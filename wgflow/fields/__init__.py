@@ -5,6 +5,7 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 
 * `DriftingField` (DFP Eq. 3) needs several positives per group; with one it regresses onto the mean.
 * `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
+* `SlicedEnergyField` estimates `EnergyField` of large clouds by sorting.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
@@ -27,6 +28,7 @@ from wgflow.fields.published import (
     published_magnitudes,
     published_scale,
 )
+from wgflow.fields.sliced import SlicedEnergyField, sliced_energy_field
 
 __all__ = [
     "BlobField",
@@ -39,6 +41,7 @@ __all__ = [
     "Normalized",
     "PublishedField",
     "Relative",
+    "SlicedEnergyField",
     "SteinField",
     "blob_field",
     "check_beta",
@@ -51,5 +54,6 @@ __all__ = [
     "published_field",
     "published_magnitudes",
     "published_scale",
+    "sliced_energy_field",
     "stein_field",
 ]
