@@ -1,5 +1,7 @@
 """A small call of every public name on clouds x [N, 2] and y [M, 2], for laws that hold for all of them."""
 
+from functools import partial
+
 import torch
 
 import wgflow as wg
@@ -41,6 +43,9 @@ def moved(solver):
     return lambda x, y: wg.flow(wg.KDE(y, K).score, x, solver=solver, steps=3)
 
 
+unit = partial(torch.nn.functional.normalize, dim=-1)
+
+
 def w(t):
     if not isinstance(t, torch.Tensor):
         return torch.arange(1.0, len(t) + 1)
@@ -61,10 +66,19 @@ CALLS = {
     "epanechnikov": drawn(wg.epanechnikov(0.7)),
     "biweight": drawn(wg.biweight(0.7)),
     "student_t": drawn(wg.student_t(0.7, nu=3.0, dim=2)),
-    "KDE": lambda x, y: [
-        getattr(wg.KDE(y, K, w(y)), read)(x)
-        for read in ("log_density", "score", "hessian", "responsibilities", "effective_sample_size")
-    ],
+    "KDE": lambda x, y: (
+        [
+            getattr(wg.KDE(y, K, w(y)), read)(x)
+            for read in (
+                "log_density",
+                "score",
+                "hessian",
+                "responsibilities",
+                "effective_sample_size",
+            )
+        ]
+        + [wg.KDE(y, K, w(y)).debiased().samples]
+    ),
     # bandwidths
     "scott": lambda x, y: wg.scott(y),
     "silverman": lambda x, y: wg.silverman(y),
@@ -96,6 +110,8 @@ CALLS = {
     "LikelihoodField": lambda x, y: wg.LikelihoodField(K)(x, y),
     "EnergyField": lambda x, y: wg.EnergyField()(x, y),
     "SlicedEnergyField": lambda x, y: wg.SlicedEnergyField(8, seeded())(x, y),
+    "SphereField": lambda x, y: wg.SphereField(wg.EnergyField())(unit(x), unit(y)),
+    "exponential_map": lambda x, y: wg.exponential_map(unit(x), unit(x).roll(1, -1) * w(x[0])),
     "PublishedField": lambda x, y: wg.PublishedField()(x, y),
     "MMDField": lambda x, y: wg.MMDField(K)(x, y),
     "BlobField": lambda x, y: wg.BlobField(K)(x, y),

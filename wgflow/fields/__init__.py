@@ -7,6 +7,7 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
 * `SlicedEnergyField` estimates `EnergyField` of large clouds by sorting.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
+* `SphereField` projects any of them to the tangents of the unit sphere.
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 
@@ -29,6 +30,7 @@ from wgflow.fields.published import (
     published_scale,
 )
 from wgflow.fields.sliced import SlicedEnergyField, sliced_energy_field
+from wgflow.fields.sphere import SphereField, exponential_map
 
 __all__ = [
     "BlobField",
@@ -42,11 +44,13 @@ __all__ = [
     "PublishedField",
     "Relative",
     "SlicedEnergyField",
+    "SphereField",
     "SteinField",
     "blob_field",
     "check_beta",
     "drifting_field",
     "energy_field",
+    "exponential_map",
     "likelihood_field",
     "mean_kernel_gradient",
     "mean_shift",
