@@ -64,10 +64,11 @@ def sliced_energy_field(
     r"""An unbiased estimate of `energy_field` (β = 1) in O(P (N + M) log(N + M)): the mean over P directions ξ of
     c_D ξ v(ξ), with v the field of the projections on ξ (Hertrich et al. 2024, there for the V-statistic).
 
-    Directions are orthonormal frames, each turned at random, and equal angles for D = 2. Around the exact field,
-    E|V - V_exact|² <= 4 (c_D² - min(D, P)) / P if P is a multiple of D (independent directions: 4 (c_D² - 1) / P),
-    so the rms error is below 1.6 √(D/P). For D = 2 every error is at most about π/P, and for D = 1 it is 0. Points that
-    surround each other err far less. The bound does not depend on N: small groups are cheaper exact.
+    For D = 1 it is exact. For D = 2 the directions are equal angles and every error |V - V_exact| is at most about π/P;
+    for D = 3 they are a Fibonacci lattice, with an rms error of at most about 2.6 P^(-3/4); both turned at random. From
+    D = 4 on they are random orthonormal frames, with E|V - V_exact|² <= 4 (c_D² - min(D, P)) / P if P is a multiple of
+    D (independent directions: c_D² - 1), which is below 2.6 D/P. No bound depends on N. Small groups are cheaper
+    exact, and in many dimensions so is `energy_field` with a random part of the clouds, which is unbiased too.
 
     Args:
         x: [..., N, D] generated points.
@@ -148,6 +149,14 @@ def _directions(count: int, dim: int, generator: torch.Generator | None) -> Tens
         turn = torch.arange(count, dtype=torch.float64, device=device) + torch.rand(1, **draw)
         angle = turn * (math.pi / count)
         return torch.stack([angle.cos(), angle.sin()], -1)
+    if dim == 3:
+        # A Fibonacci lattice on half of the sphere; QR with a positive diagonal of R gives a uniform rotation.
+        at = torch.arange(count, dtype=torch.float64, device=device)
+        height, angle = (at + 0.5) / count, at * (math.pi * (3 - math.sqrt(5)))
+        radius = (1 - height.square()).sqrt()
+        lattice = torch.stack([radius * angle.cos(), radius * angle.sin(), height], -1)
+        Q, R = torch.linalg.qr(torch.randn(3, 3, **draw))
+        return lattice @ (Q * R.diagonal().sign())
     size = min(count, dim)
     frames = torch.linalg.qr(torch.randn(math.ceil(count / size), dim, size, **draw)).Q
     return frames.mT.flatten(0, 1)[:count]
