@@ -145,7 +145,8 @@ def table(fields: list[dict], kdes: list[dict]) -> str:
     lines += [
         "\n## Densities\n",
         "A mixture of two normal laws; error: mean of |p/truth - 1| over draws of the truth. `KDE` at the best of "
-        "eight bandwidths, the peers at the same, `KDE.debiased` at 1.6 times it. Seconds from samples to log densities.\n",
+        "eight bandwidths, the peers at the same, `KDE.debiased` at 1.6 times it. Seconds from samples to "
+        "log densities.\n",
         "| samples, queries, D | estimate | h | error | seconds |",
         "|---|---|---|---|---|",
     ]

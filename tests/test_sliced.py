@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import assert_close, clouds
 from wgflow import SlicedEnergyField, energy_field, sliced_energy_field
+from wgflow.fields.sliced import _directions
 
 
 def constant(dim):
@@ -35,20 +36,24 @@ def single_pairs(dim, directions, n=2000):
 @given(c=clouds(dim=1), own=st.booleans())
 def test_on_a_line_the_sliced_field_is_the_energy_field(c, own):
     """With ties, weights of 0 and any number of directions; so are its derivatives in the weights."""
-    x = torch.cat([c.x, c.x + 1], -2)  # at least two
-    wp, wn = c.wp.requires_grad_(), None if own else c.wn.requires_grad_()
-    neg = None if own else c.neg
-    found, exact = (
-        field(x, c.pos, neg, pos_weights=wp, neg_weights=wn, **more)
-        for field, more in ((energy_field, {}), (sliced_energy_field, {"directions": 3}))
+    x, neg = torch.cat([c.x, c.x + 1], -2), None if own else c.neg
+    weights = [c.wp] if own else [c.wp, c.wn]
+
+    def derivatives(field, **more):
+        at = [w.clone().requires_grad_() for w in weights]
+        V = field(x, c.pos, neg, pos_weights=at[0], neg_weights=None if own else at[1], **more)
+        return V, torch.autograd.grad(V.square().sum(), at)
+
+    (V, slopes), (exact, exact_slopes) = (
+        derivatives(sliced_energy_field, directions=3),
+        derivatives(energy_field),
     )
-    assert_close(found, exact)
-    up = torch.randn(x.shape, generator=c.generator, dtype=torch.float64)
-    for w in (wp,) if own else (wp, wn):
-        a, b = (
-            torch.autograd.grad((V * up).sum(), w, retain_graph=True)[0] for V in (found, exact)
-        )
-        assert_close(a, b)
+    assert_close(V, exact)
+    if (
+        c.wp > 0
+    ).all():  # the exact field has no slope at 0 where all other samples lie on the point
+        for slope, exact_slope in zip(slopes, exact_slopes, strict=True):
+            assert_close(slope, exact_slope)
 
 
 @pytest.mark.parametrize("dim", [2, 4, 10])
@@ -77,12 +82,11 @@ def test_a_lattice_on_the_sphere_errs_by_the_stated_power(directions):
     assert (V - u).square().sum(-1).mean().sqrt().item() <= 1.8 * directions**-0.75
 
 
-def test_every_direction_of_the_lattice_is_uniform():
-    """So that the estimate is unbiased: the mean of V over draws is u, whatever u is."""
-    u = torch.tensor([[0.8, -0.6, 0.0]], dtype=torch.float64)
-    g, zero = seeded(), torch.zeros(1, 3, dtype=torch.float64)
-    V = [sliced_energy_field(zero, u, zero, directions=3, generator=g) for _ in range(1500)]
-    assert_close(torch.cat(V).mean(0), u[0], atol=0.06)
+def test_the_lattice_is_turned_uniformly():
+    """E ξ ξᵀ = 1/3: the Q of a QR decomposition alone misses it by .024."""
+    g = seeded()
+    xi = torch.cat([_directions(1, 3, g) for _ in range(6000)])
+    assert_close(xi.mT @ xi / len(xi), torch.eye(3, dtype=torch.float64) / 3, atol=0.012)
 
 
 @given(c=clouds(degenerate=False), own=st.booleans())
