@@ -1,7 +1,5 @@
 """A small call of every public name on clouds x [N, 2] and y [M, 2], for laws that hold for all of them."""
 
-from functools import partial
-
 import torch
 
 import wgflow as wg
@@ -43,7 +41,8 @@ def moved(solver):
     return lambda x, y: wg.flow(wg.KDE(y, K).score, x, solver=solver, steps=3)
 
 
-unit = partial(torch.nn.functional.normalize, dim=-1)
+def unit(t):
+    return torch.nn.functional.normalize(t, dim=-1) if isinstance(t, torch.Tensor) else t
 
 
 def w(t):
@@ -111,7 +110,7 @@ CALLS = {
     "EnergyField": lambda x, y: wg.EnergyField()(x, y),
     "SlicedEnergyField": lambda x, y: wg.SlicedEnergyField(8, seeded())(x, y),
     "SphereField": lambda x, y: wg.SphereField(wg.EnergyField())(unit(x), unit(y)),
-    "exponential_map": lambda x, y: wg.exponential_map(unit(x), unit(x).roll(1, -1) * w(x[0])),
+    "exponential_map": lambda x, y: wg.exponential_map(unit(x), y),
     "PublishedField": lambda x, y: wg.PublishedField()(x, y),
     "MMDField": lambda x, y: wg.MMDField(K)(x, y),
     "BlobField": lambda x, y: wg.BlobField(K)(x, y),

@@ -58,7 +58,7 @@ def test_on_a_line_the_sliced_field_is_the_energy_field(c, own):
 
 @pytest.mark.parametrize("dim", [2, 4, 10])
 def test_estimates_of_a_unit_vector_are_unbiased_with_the_stated_variance(dim):
-    """E|V - u|² = (c_D² - D) / P: over u uniform on the sphere, any frame sees what a random frame sees of one u."""
+    """E|V - u|² = (c_D² - D) / S: over u uniform on the sphere, any frame sees what a random frame sees of one u."""
     u, V = single_pairs(dim, directions=dim)
     assert (V * u).sum(-1).mean().item() == pytest.approx(1, abs=0.02)
     assert_close(V.norm(dim=-1), torch.full_like(V[:, 0], constant(dim) / math.sqrt(dim)))
@@ -92,11 +92,11 @@ def test_the_lattice_is_turned_uniformly():
 @given(c=clouds(degenerate=False), own=st.booleans())
 def test_the_sliced_field_errs_by_its_bound(c, own):
     """Four times the bound of the root mean square: batches, weights and negatives included."""
-    dim, P = c.x.shape[-1], 360
+    dim, count = c.x.shape[-1], 360
     neg = {} if own else {"neg": c.neg, "neg_weights": c.wn}
-    V = SlicedEnergyField(P, c.generator)(c.x, c.pos, pos_weights=c.wp, **neg)
+    V = SlicedEnergyField(count, c.generator)(c.x, c.pos, pos_weights=c.wp, **neg)
     exact = energy_field(c.x, c.pos, pos_weights=c.wp, **neg)
-    bound = 2 * math.sqrt((constant(dim) ** 2 - dim) / P)
+    bound = 2 * math.sqrt((constant(dim) ** 2 - dim) / count)
     assert (V - exact).square().sum(-1).mean().sqrt().item() <= 4 * bound + 1e-9
 
 

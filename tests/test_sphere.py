@@ -124,3 +124,5 @@ def test_points_off_the_sphere_are_named(name):
     sets = {"x": x, "pos": x, "neg": x, name: 1.1 * x}
     with pytest.raises(ValueError, match=f"{name} has a point of norm 1.1"):
         SphereField(EnergyField())(**sets)
+    with pytest.raises(ValueError, match="one vector for each point"):
+        exponential_map(x, x[:1])

@@ -28,7 +28,7 @@ class SlicedEnergyField(Field):
     """`sliced_energy_field` as a value. Without `neg` a point is left out of its own negatives.
 
     Args:
-        directions: P, at least 1.
+        directions: S, at least 1.
         generator: draws the directions, afresh at every call. None: torch's default generator.
     """
 
@@ -61,20 +61,20 @@ def sliced_energy_field(
     pos_weights: Tensor | None = None,
     neg_weights: Tensor | None = None,
 ) -> Tensor:
-    r"""An unbiased estimate of `energy_field` (β = 1) in O(P (N + M) log(N + M)): the mean over P directions ξ of
+    r"""An unbiased estimate of `energy_field` (β = 1) in O(S (N + M) log(N + M)): the mean over S directions ξ of
     c_D ξ v(ξ), with v the field of the projections on ξ (Hertrich et al. 2024, there for the V-statistic).
 
-    For D = 1 it is exact. For D = 2 the directions are equal angles and every error |V - V_exact| is at most about π/P;
-    for D = 3 they are a Fibonacci lattice, with an rms error of at most about 2.6 P^(-3/4); both turned at random. From
-    D = 4 on they are random orthonormal frames, with E|V - V_exact|² <= 4 (c_D² - min(D, P)) / P if P is a multiple of
-    D (independent directions: c_D² - 1), which is below 2.6 D/P. No bound depends on N. Small groups are cheaper
+    For D = 1 it is exact. For D = 2 the directions are equal angles and every error |V - V_exact| is at most about π/S;
+    for D = 3 they are a Fibonacci lattice, with an rms error of at most about 2.6 S^(-3/4); both turned at random. From
+    D = 4 on they are random orthonormal frames, with E|V - V_exact|² <= 4 (c_D² - min(D, S)) / S if S is a multiple of
+    D (independent directions: c_D² - 1), which is below 2.3 D/S. No bound depends on N. Small groups are cheaper
     exact, and in many dimensions so is `energy_field` with a random part of the clouds, which is unbiased too.
 
     Args:
         x: [..., N, D] generated points.
         pos: [..., P, D] positives.
         neg: [..., M, D] negatives. None: the points themselves, each leaving itself out (needs N >= 2).
-        directions: P, the number of directions; the same ones for the whole batch.
+        directions: S, the number of directions; the same ones for the whole batch.
         generator: draws them. None: torch's default generator.
         pos_weights: [..., P], w >= 0, of which only ratios matter.
         neg_weights: [..., M], likewise.
@@ -95,10 +95,8 @@ def sliced_energy_field(
         sets = [(x, x.new_full(x.shape[-2:-1], -1 / (x.shape[-2] - 1), dtype=torch.float64))]
     else:
         check_clouds(x, neg, None, False, ("x", "neg"), weights=neg_weights)
-        still = x.new_zeros(
-            x.shape[-2:-1], dtype=torch.float64
-        )  # no charge: x only reads the field
-        sets = [(x, still), (neg, -_shares(neg, neg_weights))]
+        no_charge = x.new_zeros(x.shape[-2:-1], dtype=torch.float64)
+        sets = [(x, no_charge), (neg, -_shares(neg, neg_weights))]
     sets.append((pos, _shares(pos, pos_weights)))
     lead = torch.broadcast_shapes(
         *(s.shape[:-2] for s, _ in sets), *(q.shape[:-1] for _, q in sets)

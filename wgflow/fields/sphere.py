@@ -14,6 +14,7 @@ from torch import Tensor
 from wgflow.arguments import checked, checked_constructor, values_available
 from wgflow.distances import safe_root
 from wgflow.fields.base import Field
+from wgflow.reductions import check_clouds, check_no_nan
 
 __all__ = ["SphereField", "exponential_map"]
 
@@ -60,8 +61,14 @@ def exponential_map(x: Tensor, V: Tensor) -> Tensor:
         [..., N, D] points of the unit sphere, differentiable in both.
 
     Raises:
-        ValueError: on points off the sphere.
+        ValueError: on points off the sphere, shapes or dtypes that differ, and NaN.
     """
+    check_clouds(x, V, None, False, ("x", "V"))
+    if x.shape != V.shape:
+        raise ValueError(
+            f"V is {list(V.shape)} but x is {list(x.shape)}; wanted one vector for each point."
+        )
+    check_no_nan(V, "V")
     check_unit(x, "x")
     at, V64 = x.double(), V.double()
     angle = safe_root(V64.square().sum(-1, keepdim=True))
