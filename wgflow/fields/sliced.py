@@ -124,7 +124,9 @@ def check_directions(directions: int) -> None:
 def _line_field(points: Tensor, charges: Tensor, xi: Tensor) -> Tensor:
     """Σ_j charge_j sign(ξ·(z_j - z_i)) for points z [..., n, D], charges [..., 1, n], ξ [p, D]: [..., p, n]."""
     # No matrix product: equal points must have equal projections, which then attract each other by sign 0 = 0.
-    z = sum(points[..., None, :, d] * xi[:, d, None] for d in range(xi.shape[-1]))
+    z = points[..., None, :, 0] * xi[:, 0, None]
+    for d in range(1, xi.shape[-1]):
+        z += points[..., None, :, d] * xi[:, d, None]
     z, order = z.sort(-1)
     up_to = charges.expand_as(z).gather(-1, order).cumsum(-1)
     before = torch.nn.functional.pad(up_to, (1, 0))
