@@ -41,6 +41,10 @@ def moved(solver):
     return lambda x, y: wg.flow(wg.KDE(y, K).score, x, solver=solver, steps=3)
 
 
+def unit(t):
+    return torch.nn.functional.normalize(t, dim=-1) if isinstance(t, torch.Tensor) else t
+
+
 def w(t):
     if not isinstance(t, torch.Tensor):
         return torch.arange(1.0, len(t) + 1)
@@ -61,10 +65,19 @@ CALLS = {
     "epanechnikov": drawn(wg.epanechnikov(0.7)),
     "biweight": drawn(wg.biweight(0.7)),
     "student_t": drawn(wg.student_t(0.7, nu=3.0, dim=2)),
-    "KDE": lambda x, y: [
-        getattr(wg.KDE(y, K, w(y)), read)(x)
-        for read in ("log_density", "score", "hessian", "responsibilities", "effective_sample_size")
-    ],
+    "KDE": lambda x, y: (
+        [
+            getattr(wg.KDE(y, K, w(y)), read)(x)
+            for read in (
+                "log_density",
+                "score",
+                "hessian",
+                "responsibilities",
+                "effective_sample_size",
+            )
+        ]
+        + [wg.KDE(y, K, w(y)).debiased().samples]
+    ),
     # bandwidths
     "scott": lambda x, y: wg.scott(y),
     "silverman": lambda x, y: wg.silverman(y),
@@ -85,6 +98,7 @@ CALLS = {
     "Alpha": weighted_drift(wg.Alpha(0.3)),
     "likelihood_field": lambda x, y: wg.likelihood_field(x, y, kernel=K),
     "energy_field": lambda x, y: wg.energy_field(x, y),
+    "sliced_energy_field": lambda x, y: wg.sliced_energy_field(x, y, generator=seeded()),
     "published_field": lambda x, y: wg.published_field(x, y, pos_weights=w(y)),
     "published_magnitudes": lambda x, y: wg.published_magnitudes(x, y),
     "published_scale": lambda x, y: wg.published_scale(x, y),
@@ -95,6 +109,9 @@ CALLS = {
     "DriftingField": lambda x, y: wg.DriftingField(K)(x, y),
     "LikelihoodField": lambda x, y: wg.LikelihoodField(K)(x, y),
     "EnergyField": lambda x, y: wg.EnergyField()(x, y),
+    "SlicedEnergyField": lambda x, y: wg.SlicedEnergyField(8, seeded())(x, y),
+    "SphereField": lambda x, y: wg.SphereField(wg.EnergyField())(unit(x), unit(y)),
+    "exponential_map": lambda x, y: wg.exponential_map(unit(x), y),
     "PublishedField": lambda x, y: wg.PublishedField()(x, y),
     "MMDField": lambda x, y: wg.MMDField(K)(x, y),
     "BlobField": lambda x, y: wg.BlobField(K)(x, y),

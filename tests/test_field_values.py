@@ -17,6 +17,7 @@ from wgflow import (
     LikelihoodField,
     MMDField,
     PublishedField,
+    SlicedEnergyField,
     SteinField,
     blob_field,
     drifting_field,
@@ -84,7 +85,9 @@ def test_a_drift_vanishes_where_the_points_are_the_data(field, c):
     assert_close(field(c.x, c.x), torch.zeros_like(c.x))
 
 
-@pytest.mark.parametrize("field", [EnergyField(), EnergyField(0.5), MMDField(SCALES)], ids=str)
+@pytest.mark.parametrize(
+    "field", [EnergyField(), EnergyField(0.5), MMDField(SCALES), SlicedEnergyField(9)], ids=str
+)
 @given(c=clouds(degenerate=False))
 def test_a_linear_field_vanishes_where_negatives_are_the_positives(field, c):
     assert_close(field(c.x, c.pos, neg=c.pos), torch.zeros_like(c.x))

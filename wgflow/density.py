@@ -122,6 +122,25 @@ class KDE(nn.Module):
             ]
         return torch.stack(columns, -1)
 
+    def debiased(self) -> KDE:
+        r"""The score-debiased estimate: the KDE of samples moved by half a mean-shift step, y + (h²/2) ∇log p_h(y).
+
+        Its bias is O(h⁴) where that of the estimate itself is O(h²) (Epstein et al. 2025, proved for the score of the
+        true density): for samples of N(0, σ²) the variance is 5h⁴/4σ² too large instead of h². Wider kernels are then
+        best, h of the order M^(-1/(D+8)). Kernel and weights are kept; gradients flow as in the estimate.
+
+        Raises:
+            ValueError: If the kernel is not Gaussian: the expansion of the bias is that of its heat flow.
+        """
+        kernel, y = self.kernel, self.samples
+        if not isinstance(kernel, Gaussian):
+            raise ValueError(
+                f"the kernel is {kernel!r}; half a mean-shift step removes the bias of a Gaussian only: "
+                "use Gaussian(length_scale)."
+            )
+        _, shift = kernel_shift_f64(y, y, kernel=kernel, weights=self.weights)
+        return KDE((y + 0.5 * shift).to(y.dtype), kernel, self.weights)
+
     def _detached(self) -> KDE:
         """A copy without graphs, whose tensors can be differentiated through even if made in inference mode."""
         kernel = self.kernel

@@ -5,7 +5,9 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 
 * `DriftingField` (DFP Eq. 3) needs several positives per group; with one it regresses onto the mean.
 * `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
+* `SlicedEnergyField` estimates `EnergyField` of large clouds by sorting.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
+* `SphereField` projects any of them to the tangents of the unit sphere.
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 
@@ -27,6 +29,8 @@ from wgflow.fields.published import (
     published_magnitudes,
     published_scale,
 )
+from wgflow.fields.sliced import SlicedEnergyField, sliced_energy_field
+from wgflow.fields.sphere import SphereField, exponential_map
 
 __all__ = [
     "BlobField",
@@ -39,11 +43,14 @@ __all__ = [
     "Normalized",
     "PublishedField",
     "Relative",
+    "SlicedEnergyField",
+    "SphereField",
     "SteinField",
     "blob_field",
     "check_beta",
     "drifting_field",
     "energy_field",
+    "exponential_map",
     "likelihood_field",
     "mean_kernel_gradient",
     "mean_shift",
@@ -51,5 +58,6 @@ __all__ = [
     "published_field",
     "published_magnitudes",
     "published_scale",
+    "sliced_energy_field",
     "stein_field",
 ]

@@ -69,21 +69,24 @@ def energy_field(
     """
     check_beta(beta)
     check_clouds(x, pos, None, False, ("x", "pos"))
-    skip = neg is None
-    if neg is None:
-        if x.shape[-2] < 2:
-            raise ValueError(
-                f"x is {list(x.shape)}: a single point has no others to repel it, and collapses to the median. "
-                "Generate at least 2 per group, or pass neg."
-            )
-        refuse_lone_weights(neg, neg_weights)
-        neg = x
-    else:
-        check_clouds(x, neg, None, False, ("x", "neg"))
+    check_repulsion(x, neg, neg_weights)
+    skip, neg = neg is None, x if neg is None else neg
     gradient = Scaled(Riesz(2 - beta), math.log(beta))  # of the kernel -|x - y|^β
     towards = mean_kernel_gradient(x, pos, gradient, pos_weights)
     away = mean_kernel_gradient(x, neg, gradient, neg_weights, skip_self=skip)
     return (towards - away).to(x.dtype)
+
+
+def check_repulsion(x: Tensor, neg: Tensor | None, neg_weights: Tensor | None) -> None:
+    """Refuse negatives that do not fit, weights without negatives, a point that nothing repels. Raises: ValueError."""
+    if neg is not None:
+        check_clouds(x, neg, None, False, ("x", "neg"))
+    elif x.shape[-2] < 2:
+        raise ValueError(
+            f"x is {list(x.shape)}: a single point has no others to repel it, and collapses to the median. "
+            "Generate at least 2 per group, or pass neg."
+        )
+    refuse_lone_weights(neg, neg_weights)
 
 
 def check_beta(beta: float) -> None:
