@@ -6,10 +6,13 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `DriftingField` (DFP Eq. 3) needs several positives per group; with one it regresses onto the mean.
 * `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
+* `ConservativeField` is the score difference of two KDEs, for any kernel.
+* `SinkhornField` has entropic transport plans in place of kernel weights.
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 
 from wgflow.fields.base import Field, Mixture, Normalized, Relative, mean_kernel_gradient
+from wgflow.fields.conservative import ConservativeField, conservative_field
 from wgflow.fields.drift import DriftingField, drifting_field, mean_shift
 from wgflow.fields.energy import EnergyField, check_beta, energy_field
 from wgflow.fields.likelihood import LikelihoodField, likelihood_field
@@ -27,9 +30,11 @@ from wgflow.fields.published import (
     published_magnitudes,
     published_scale,
 )
+from wgflow.fields.sinkhorn import SinkhornField, sinkhorn_field
 
 __all__ = [
     "BlobField",
+    "ConservativeField",
     "DriftingField",
     "EnergyField",
     "Field",
@@ -39,9 +44,11 @@ __all__ = [
     "Normalized",
     "PublishedField",
     "Relative",
+    "SinkhornField",
     "SteinField",
     "blob_field",
     "check_beta",
+    "conservative_field",
     "drifting_field",
     "energy_field",
     "likelihood_field",
@@ -51,5 +58,6 @@ __all__ = [
     "published_field",
     "published_magnitudes",
     "published_scale",
+    "sinkhorn_field",
     "stein_field",
 ]
