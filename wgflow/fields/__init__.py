@@ -7,7 +7,7 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
 * `ConservativeField` is the score difference of two KDEs, for any kernel.
-* `SinkhornField` has entropic transport plans in place of kernel weights.
+* `SinkhornField` has entropic transport plans in place of kernel weights; it needs several positives too.
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 

@@ -75,9 +75,9 @@ def sinkhorn_field(
     Args:
         x: [..., N, D] generated points, of equal weights.
         pos: [..., P, D] positives.
-        neg: [..., M, D] negatives: a second batch of the generator makes E V = 0 at p = q (W-Flow). None: the points
-            themselves. Own pairs are kept: without them V does not vanish at pos = x.
-        epsilon: ε, a squared length: blur² of `Sinkhorn`, the ε of W-Flow, half of He et al.'s τ.
+        neg: [..., M, D] negatives: a second batch of the generator, as large as `pos`, makes E V = 0 at p = q (Han et
+            al. 2026, W-Flow). None: the points themselves, own pairs included; without them V(x; pos=x) is not 0.
+        epsilon: ε, a squared length: blur² of `Sinkhorn`, the ε of Han et al., half of He et al.'s τ.
         iterations: K rounds, each an update of the potential of the points and of the samples.
         tolerance: stop when the marginals of a plan err by less than this (Σ|π 1 - a|, a sums to 1). The CPU waits for
             a GPU in every round then. None: all rounds.
