@@ -5,8 +5,8 @@
 
 N points against N positives and N of their own, standard normal, float32, the default backend: processor time, one
 thread, fastest call of three rounds over all sizes, for what disturbs a machine lasts. Lines: pairs N^2 at one speed
-and a constant, a constant and a slope in D; least squares of relative errors. With `--groups`: the fields of the command
-line on the groups of a policy's update, 8 generated points and one positive in 25 dimensions, 128 times.
+and a constant, a constant and a slope in D; least squares of relative errors. With `--groups`: the fields of the
+command line on the groups of a policy's update, 8 generated points and one positive in 25 dimensions, 128 times.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def main() -> None:
     ask = parser.parse_args()
     torch.set_num_threads(1)
     if ask.groups:
-        return measure_groups()
+        measure_groups()
+        return
     seconds = measured()
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     rows, lines = [], []

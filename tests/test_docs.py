@@ -29,7 +29,9 @@ def test_every_cell_of_the_table_of_fields_has_evidence_or_a_question_mark():
     for field in fields:
         for cell in field[1:-1]:
             numbers = re.findall(r"\d+", " ".join(re.findall(r"\[([\d, ]+)\]", cell)))
-            assert numbers or any(mark in cell for mark in "?:—"), f"{field[0]}: {cell!r} has no evidence"
+            assert numbers or any(mark in cell for mark in "?:—"), (
+                f"{field[0]}: {cell!r} has no evidence"
+            )
             cited |= set(numbers)
     assert cited == set(evidence)
     for number, text in evidence.items():

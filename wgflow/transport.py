@@ -253,11 +253,14 @@ def row_plan(
     if b is not None:
         C, b = torch.broadcast_tensors(C, b.unsqueeze(-2))
         b = b.movedim((-2, -1), (0, 1))
-    C = C.movedim((-2, -1), (0, 1)).contiguous()
-    f, g = C.new_full((), torch.inf), C.new_zeros(())  # over ε; then [N, 1, ...] and [1, M, ...]
+    log_k = -C.movedim((-2, -1), (0, 1)).contiguous()
+    f, g = (
+        C.new_full((), -torch.inf),
+        C.new_zeros(()),
+    )  # minus potentials over ε, [N, 1, ...], [1, M, ...]
     for _ in range(iterations):
-        before, f = f, -_log_mean(g - C, 1, b)
-        following = -_log_mean(f - C, 0)
+        before, f = f, _log_mean(log_k - g, 1, b)
+        following = _log_mean(log_k - f, 0)
         if tolerance is not None:
             error = _marginal_error(before, f)
             if values_available(error) and bool((error <= tolerance).all()):
@@ -265,7 +268,7 @@ def row_plan(
             # The result of a batch element does not depend on the others.
             following = torch.where(error <= tolerance, g, following)
         g = following
-    before, f = f, -_log_mean(g - C, 1, b)
+    before, f = f, _log_mean(log_k - g, 1, b)
     if iterations and tolerance is not None:
         error = _marginal_error(before, f)
         if values_available(error) and not bool((error <= tolerance).all()):
@@ -275,14 +278,14 @@ def row_plan(
                 RuntimeWarning,
                 stacklevel=5,
             )
-    shares = (g - C + f).clamp_max(MAX_EXPONENT).exp()
-    shares = shares / C.shape[1] if b is None else shares * b
+    shares = (log_k - g - f).clamp_max(MAX_EXPONENT).exp()
+    shares = shares / log_k.shape[1] if b is None else shares * b
     return shares.movedim((0, 1), (-2, -1))
 
 
 def _marginal_error(before: Tensor, f: Tensor) -> Tensor:
-    """Σ_i |Σ_j π_ij - 1/N| of the plan of `before` and g, [1, 1, ...]; f is the optimal potential at that g."""
-    return (before - f).expm1().abs().mean(0, keepdim=True)
+    """Σ_i |Σ_j π_ij - 1/N| of the plan of `before` and g, [1, 1, ...]; f is the optimal one at that g."""
+    return (f - before).expm1().abs().mean(0, keepdim=True)
 
 
 def _log_mean(logits: Tensor, dim: int, w: Tensor | None = None) -> Tensor:

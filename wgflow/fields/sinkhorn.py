@@ -98,7 +98,8 @@ def sinkhorn_field(
     if neg is not None:
         check_clouds(x, neg, None, False, ("x", "neg"), weights=neg_weights)
     check_clouds(pos, x, None, False, ("pos", "x"))  # columns are averages over x
-    origin = exact_centre(pos.detach().double(), None)
+    # Float32 input has digits to spare without an origin.
+    origin = exact_centre(pos.detach(), None) if x.dtype == torch.float64 else 0.0
     at, towards = x.double() - origin, pos.double() - origin
     away = at if neg is None else neg.double() - origin
     V = _plan(at, towards, pos_weights, field) @ towards

@@ -76,10 +76,15 @@ def _regression(x, y, values, kernel, log_weights, skip_self, backend) -> tuple[
     check_clouds(x, y, log_weights, skip_self)
     if backend not in ("auto", "dense"):
         raise ValueError(f'backend = {backend!r}; with values wanted "auto" or "dense".')
-    if values.dim() < 2 or values.shape[-2] != y.shape[-2] or values.dtype != y.dtype:
+    if (
+        values.dim() < 2
+        or values.shape[-2] != y.shape[-2]
+        or values.dtype != y.dtype
+        or values.device != y.device
+    ):
         raise ValueError(
-            f"values are {list(values.shape)} {values.dtype}; wanted [..., {y.shape[-2]}, C] {y.dtype}, one row for "
-            "each sample y. For one number per sample, values[..., None]."
+            f"values are {list(values.shape)} {values.dtype} on {values.device}; wanted [..., {y.shape[-2]}, C] "
+            f"{y.dtype} on {y.device}, one row for each sample y. For one number per sample, values[..., None]."
         )
     logits = kernel.log_pairs(x.double(), y.double())
     if log_weights is not None:
