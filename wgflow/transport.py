@@ -251,13 +251,11 @@ def row_plan(
     """
     # The batch comes last, [N, M, ...]: sums over short rows are twice as fast then.
     if b is not None:
-        C, b = torch.broadcast_tensors(C, b.unsqueeze(-2))
-        b = b.movedim((-2, -1), (0, 1))
+        C, shares = torch.broadcast_tensors(C, b.unsqueeze(-2))
+        b = shares.movedim((-2, -1), (0, 1))
     log_k = -C.movedim((-2, -1), (0, 1)).contiguous()
-    f, g = (
-        C.new_full((), -torch.inf),
-        C.new_zeros(()),
-    )  # minus potentials over ε, [N, 1, ...], [1, M, ...]
+    # Minus the potentials over ε: f [N, 1, ...] and g [1, M, ...].
+    f, g = C.new_full((), -torch.inf), C.new_zeros(())
     for _ in range(iterations):
         before, f = f, _log_mean(log_k - g, 1, b)
         following = _log_mean(log_k - f, 0)
