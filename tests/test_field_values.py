@@ -44,7 +44,6 @@ VALUES = [
     MMDField(SCALES),
     PublishedField((0.1, 0.3)),
     SinkhornField(0.5),
-    SinkhornField(0.5, iterations=30, tolerance=1e-1),
     ConservativeField(SCALES),
     BlobField(K),
     SteinField(K),
