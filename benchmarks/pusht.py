@@ -5,8 +5,8 @@
     python benchmarks/pusht.py best      # `make train-pusht`, without mirror images, on 90 demonstrations, 3 seeds
     python benchmarks/pusht.py online    # DFP from the demonstrations on, with and without the top-K term, 3 seeds
 
-A study is a sweep (see train_runs.py), read into benchmarks/results/pusht-STUDY.json and .md, and for `online` a .png of
-the curves; `--read` trains nothing and writes them from the runs that are there. The data are those of
+A study is a sweep (see train_runs.py), read into benchmarks/results/pusht-STUDY.json and .md; `online` also draws the
+curves. `--read` trains nothing and writes these from the runs that are there. The data are those of
 `python -m wgflow_rl.data download pusht`.
 
 A score is the maximum over an episode of min(coverage / .95, 1), averaged over 50 starts: Diffusion Policy's test seeds

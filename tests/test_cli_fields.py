@@ -6,7 +6,7 @@ import torch
 import wgflow as wg
 from wgflow_rl.agents import fields
 
-NORMALIZED = ("published", "likelihood", "energy", "energy:0.25", "mmd-laplace", "likelihood+energy+mmd-laplace:0.1")  # fmt: skip # noqa: E501
+NORMALIZED = ("published", "likelihood", "energy", "energy:0.25", "mmd-laplace", "sinkhorn", "likelihood+energy+mmd-laplace:0.1")  # fmt: skip # noqa: E501
 DISPLACEMENTS = ("drifting", "drifting-relative", "drifting:0.005+drifting:0.05")
 
 
@@ -23,6 +23,7 @@ def likelihood(h):
         ("published:0.02,0.05", wg.PublishedField((0.02, 0.05), dimensionless=True)),
         ("likelihood", likelihood(0.2)),
         ("energy", wg.EnergyField().normalized()),
+        ("sinkhorn:0.1", wg.SinkhornField(0.1).relative().normalized()),
         ("energy:0.25", wg.EnergyField(0.25).normalized()),
         ("mmd-laplace:0.1", (0.1 * wg.MMDField(wg.Laplace(0.1))).relative().normalized()),
         (
@@ -37,7 +38,7 @@ def test_a_name_and_its_numbers_are_a_field_of_wgflow(text, field):
 
 @pytest.mark.parametrize("name", fields.FIELDS)
 def test_a_number_that_is_the_default_changes_nothing(name):
-    default = {"drifting": 0.05, "published": 0.1, "energy": 1}.get(name, 0.2)
+    default = {"drifting": 0.05, "published": 0.1, "energy": 1, "sinkhorn": 0.05}.get(name, 0.2)
     assert fields.parse(f"{name}:{default}") == fields.parse(name)
     assert fields.parse(f"{name}:0.3") != fields.parse(name)
 
@@ -55,6 +56,7 @@ def test_a_number_that_is_the_default_changes_nothing(name):
         ("drifting:0.1,0.2", "wanted one number"),
         ("drifting:small", "'small' after 'drifting' cannot be used"),
         ("drifting-relative:0", "cannot be used: .*positive"),
+        ("sinkhorn:0", "cannot be used: .*positive"),
         ("mmd-laplace:0", "cannot be used: .*positive"),
         ("published:nan", "cannot be used: .*positive"),
     ],
@@ -81,7 +83,7 @@ def test_a_normalized_field_is_dimensionless_and_its_unnormalized_form_a_length(
 
 
 @pytest.mark.parametrize(
-    "text", ["published", "likelihood", "energy", "energy:0.25", "mmd-laplace"]
+    "text", ["published", "likelihood", "energy", "energy:0.25", "mmd-laplace", "sinkhorn"]
 )
 def test_normalization_changes_the_magnitude_alone(text):
     x, pos = clouds()

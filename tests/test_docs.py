@@ -19,6 +19,25 @@ def test_every_test_named_on_the_pages_of_theory_exists():
     assert {name for name in named if f"def {name}(" not in written} == set()
 
 
+def test_every_cell_of_the_table_of_fields_has_evidence_or_a_question_mark():
+    section = PAGE.split("## The family in one table")[1].split("### The Sinkhorn field")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    evidence = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
+    fields = [row for row in rows[1:] if len(row) == 8]
+    assert len(fields) > 10
+    cited = set()
+    for field in fields:
+        for cell in field[1:-1]:
+            numbers = re.findall(r"\d+", " ".join(re.findall(r"\[([\d, ]+)\]", cell)))
+            assert numbers or any(mark in cell for mark in "?:—"), (
+                f"{field[0]}: {cell!r} has no evidence"
+            )
+            cited |= set(numbers)
+    assert cited == set(evidence)
+    for number, text in evidence.items():
+        assert "`test_" in text or "∎" in text or re.search(r"(19|20)\d\d", text), number
+
+
 def test_every_name_in_the_tables_is_public():
     """What stands in backticks in a column of functions is importable: bare names, and names of public modules."""
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and line.count("|") >= 4]

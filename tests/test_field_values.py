@@ -9,6 +9,8 @@ from tests.strategies import assert_close, clouds, rotation
 from wgflow import (
     KDE,
     BlobField,
+    ChiSquare,
+    ConservativeField,
     DriftingField,
     EnergyField,
     Gaussian,
@@ -17,15 +19,18 @@ from wgflow import (
     LikelihoodField,
     MMDField,
     PublishedField,
+    SinkhornField,
     SlicedEnergyField,
     SteinField,
     blob_field,
+    conservative_field,
     drifting_field,
     energy_field,
     likelihood_field,
     mmd_field,
     published_field,
     published_scale,
+    sinkhorn_field,
     stein_field,
 )
 
@@ -39,10 +44,11 @@ VALUES = [
     EnergyField(0.5),
     MMDField(SCALES),
     PublishedField((0.1, 0.3)),
+    SinkhornField(0.5),
+    ConservativeField(SCALES),
     BlobField(K),
     SteinField(K),
 ]
-WITH_NEGATIVES = [f for f in VALUES if not isinstance(f, LikelihoodField | BlobField | SteinField)]
 # x, pos, neg, weights of pos, weights of neg -> the function that each value calls
 FUNCTIONS = {
     DriftingField(K): lambda x, y, z, p, n: drifting_field(
@@ -54,6 +60,12 @@ FUNCTIONS = {
     MMDField(K): lambda x, y, z, p, n: mmd_field(x, y, z, kernel=K, pos_weights=p, neg_weights=n),
     PublishedField((0.1,)): lambda x, y, z, p, n: published_field(
         x, y, neg=z, temperatures=(0.1,), pos_weights=p, neg_weights=n
+    ),
+    SinkhornField(0.5, 3): lambda x, y, z, p, n: sinkhorn_field(
+        x, y, z, epsilon=0.5, iterations=3, pos_weights=p, neg_weights=n
+    ),
+    ConservativeField(K): lambda x, y, z, p, n: conservative_field(
+        x, y, x if z is None else z, kernel=K, pos_weights=p, neg_weights=n
     ),
     LikelihoodField(K): lambda x, y, z, p, n: likelihood_field(x, y, kernel=K, pos_weights=p),
     BlobField(K): lambda x, y, z, p, n: blob_field(x, KDE(y, K, p).score, kernel=K),
@@ -71,17 +83,25 @@ def rms(V):
 def test_a_value_is_its_function(field, c):
     function = FUNCTIONS[field]
     assert torch.equal(field(c.x, c.pos, pos_weights=c.wp), function(c.x, c.pos, None, c.wp, None))
-    if field in WITH_NEGATIVES or isinstance(field, DriftingField | EnergyField | MMDField):
+    if not isinstance(field, LikelihoodField | BlobField | SteinField):
         V = field(c.x, c.pos, neg=c.neg, pos_weights=c.wp, neg_weights=c.wn)
         assert torch.equal(V, function(c.x, c.pos, c.neg, c.wp, c.wn))
 
 
 @pytest.mark.parametrize(
-    "field", [DriftingField(K), DriftingField(K, JensenShannon()), DriftingField(SCALES)], ids=str
+    "field",
+    [
+        DriftingField(K),
+        DriftingField(K, JensenShannon() + ChiSquare()),
+        DriftingField(SCALES),
+        ConservativeField(SCALES),
+        SinkhornField(0.5),
+    ],
+    ids=str,
 )
 @given(c=clouds(degenerate=False))
 def test_a_drift_vanishes_where_the_points_are_the_data(field, c):
-    """Each point is among its own negatives (Eq. 3), so both mean shifts are one."""
+    """Each point is among its own negatives, as in Eq. 3, so attraction and repulsion are one."""
     assert_close(field(c.x, c.x), torch.zeros_like(c.x))
 
 
@@ -189,7 +209,14 @@ def test_kernels_are_one_or_several():
 
 @given(c=clouds(batch=False, degenerate=False))
 def test_several_kernels_are_a_sum_of_fields(c):
-    for kind in (DriftingField, LikelihoodField, MMDField, BlobField, SteinField):
+    for kind in (
+        DriftingField,
+        ConservativeField,
+        LikelihoodField,
+        MMDField,
+        BlobField,
+        SteinField,
+    ):
         together = kind(SCALES)(c.x, c.pos, pos_weights=c.wp)
         apart = (kind(SCALES[0]) + kind(SCALES[1]))(c.x, c.pos, pos_weights=c.wp)
         assert_close(together, apart)
@@ -218,6 +245,10 @@ X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("says", "call"),
     [
+        ("epsilon = 0", lambda: SinkhornField(0.0)),
+        ("iterations = -1", lambda: SinkhornField(1.0, iterations=-1)),
+        ("tolerance = 0", lambda: SinkhornField(1.0, tolerance=0.0)),
+        ("without neg", lambda: SinkhornField(1.0)(X, X, neg_weights=torch.ones(4))),
         ("neg was passed to a LikelihoodField", lambda: LikelihoodField(K)(X, X, neg=X)),
         ("neg_weights was passed to a SteinField", lambda: SteinField(K)(X, X, neg_weights=X[:, 0])),
         ("without neg", lambda: DriftingField(K)(X, X, neg_weights=torch.ones(4))),

@@ -22,6 +22,7 @@ from wgflow import (
     SkewKL,
     biweight,
     blob_field,
+    conservative_field,
     drifting_field,
     energy_distance,
     energy_field,
@@ -30,13 +31,14 @@ from wgflow import (
     mmd_field,
     mode_proportions,
     published_field,
+    sinkhorn_field,
     spread_ratio,
     stein_field,
 )
 
 DIVERGENCES = [
     ReverseKL(), ForwardKL(), JensenShannon(), SkewKL(), ChiSquare(), Hellinger(),
-    Alpha(0.3), Alpha(1.0), Alpha(0.0),
+    Alpha(0.3), Alpha(1.0), Alpha(0.0), ForwardKL() + 0.5 * ChiSquare(),
 ]  # fmt: skip
 
 # Every field as a function of (x, pos, neg) and of the unit of length, for the laws that all of them obey.
@@ -55,6 +57,10 @@ FIELDS = {
     ),
 }
 FIELDS |= {
+    "sinkhorn": lambda x, pos, neg, unit: sinkhorn_field(x, pos, neg, epsilon=unit**2),
+    "conservative": lambda x, pos, neg, unit: (
+        unit**2 * conservative_field(x, pos, neg, kernel=Gaussian(unit))
+    ),
     "several scales": lambda x, pos, neg, unit: drifting_field(
         x, pos, neg, kernel=[Gaussian(unit), Laplace(2 * unit)]
     ),
@@ -181,6 +187,33 @@ def test_the_weighted_drift_is_the_gradient_flow_of_its_divergence(divergence, c
         x, c.pos, c.neg, kernel=k, divergence=divergence, pos_weights=c.wp, neg_weights=c.wn
     ).detach()
     assert_close(V, -((1 + c.h) ** 2) * grad, rtol=1e-6, atol=1e-8)
+
+
+@given(c=clouds(), factor=st.floats(0.1, 5.0))
+def test_the_field_of_a_sum_of_divergences_is_the_sum_of_their_fields(c, factor):
+    """Cao et al. 2026: a positive sum of divergences is one, and its flow the sum of theirs."""
+    a, b = ForwardKL(), ChiSquare()
+    V, V_a, V_b = (
+        drifting_field(c.x, c.pos, c.neg, kernel=Gaussian(1 + c.h), divergence=d)
+        for d in (a + factor * b, a, b)
+    )
+    assert_close(V, V_a + factor * V_b)
+
+
+def test_divergences_have_a_normal_form():
+    class Own:
+        f = weight = staticmethod(torch.ones_like)
+
+    a, b, own = ForwardKL(), ChiSquare(), Own()
+    assert 2 * (a + b) == 2 * a + 2.0 * b
+    assert sum([a, b]) == a + b
+    assert hash(a + b) == hash(a + b)
+    assert eval(repr(a + 0.5 * b)) == a + 0.5 * b
+    assert (a + own).weight(torch.zeros(1)) == (own + a).weight(torch.zeros(1)) == 2
+    with pytest.raises(ValueError, match="factor"):
+        -1 * a
+    with pytest.raises(TypeError):
+        a + 1
 
 
 @given(c=clouds(), k=kernels())

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module may import the modules listed before it. A new file or folder gets an entry here; files of one folder may
 # import each other, agents excepted (see below).
 LIBRARY = [
-    "arguments", "distances", "kernels", "reductions", "density", "bandwidths", "divergences", "fields",
-    "transport", "functionals", "plots", "trajectory", "flows", "queues", "targets", "bounds", "metrics",
+    "arguments", "distances", "kernels", "reductions", "transport", "density", "bandwidths",
+    "divergences", "fields", "functionals", "plots", "trajectory", "flows", "queues", "targets", "bounds", "metrics",
     "losses", "testing", "distributed",
 ]  # fmt: skip
 LEARNING = [

@@ -20,6 +20,7 @@ FIELDS = {
     ),
     "energy": lambda x, pos, w: wg.energy_field(x, pos, pos_weights=w),
     "published": lambda x, pos, w: wg.published_field(x, pos, pos_weights=w),
+    "sinkhorn": lambda x, pos, w: wg.sinkhorn_field(x, pos, epsilon=0.5, pos_weights=w),
     "relative and normalized": lambda x, pos, w: (
         wg.LikelihoodField(wg.Gaussian(0.2)).relative().normalized()(x, pos, pos_weights=w)
     ),

@@ -48,6 +48,12 @@ def cases():
         "MMD field": lambda w: wg.mmd_field(x, pos, pos_weights=w, **weighted),
         "relative field": lambda w: wg.DriftingField(k).relative()(x, pos, pos_weights=w),
         "published field": lambda w: wg.published_field(x, pos, pos_weights=w),
+        "Sinkhorn field": lambda w: wg.sinkhorn_field(
+            x, pos, neg, epsilon=0.5, pos_weights=w, neg_weights=w
+        ),
+        "conservative field": lambda w: wg.conservative_field(
+            x, pos, neg, pos_weights=w, neg_weights=w, **weighted
+        ),
         "log density": lambda w: KDE(pos, k, w).log_density(x),
         "score": lambda w: KDE(pos, wg.Matern(0.8), w).score(x),
         "responsibilities": lambda w: KDE(pos, k, w).responsibilities(x),

@@ -92,20 +92,7 @@ class KDE(nn.Module):
 
         Differentiable if the gradient kernel has a gradient kernel, as all have.
         """
-        kernel, w = self.kernel, self.weights
-        plain, _ = kernel.standardize()
-        log_mass, shift = kernel_shift_f64(x, self.samples, kernel=kernel, weights=w)
-        if isinstance(plain, Gaussian):
-            # The ratio of the sums is 1/h² exactly. From two log masses it loses digits far away, and costs a sum.
-            scaled = plain.gradient_kernel
-            assert isinstance(scaled, Scaled)
-            return (math.exp(scaled.log_scale) * kernel.covector(shift)).to(x.dtype)
-        log_slope, shift = kernel_shift_f64(
-            x, self.samples, kernel=kernel.gradient_kernel, weights=w
-        )
-        # Outside the support of a compact kernel both sums are 0: no density, no direction.
-        ratio = (log_slope - log_mass.clamp_min(torch.finfo(log_mass.dtype).min)).exp()
-        return (ratio.unsqueeze(-1) * kernel.covector(shift)).to(x.dtype)
+        return kde_score(x, self.samples, self.kernel, self.weights).to(x.dtype)
 
     def hessian(self, x: Tensor) -> Tensor:
         r"""∇²log p_h(x), units 1/length²: [..., N, D] -> [..., N, D, D]. Gaussian: (Cov_W(x) - h² I) / h⁴.
@@ -197,6 +184,21 @@ class KDE(nn.Module):
         pick = draw_indices(w.expand(*batch, m).reshape(-1, m), n, generator).view(*batch, n, 1)
         centres = y.expand(*batch, m, dim).gather(-2, pick.expand(*batch, n, dim))
         return centres + self.kernel.noise(centres, generator)
+
+
+def kde_score(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None) -> Tensor:
+    """The score of `KDE(y, kernel, weights)` at x, [..., N, D], in float64."""
+    plain, _ = kernel.standardize()
+    log_mass, shift = kernel_shift_f64(x, y, kernel=kernel, weights=weights)
+    if isinstance(plain, Gaussian):
+        # The ratio of the sums is 1/h² exactly. From two log masses it loses digits far away, and costs a sum.
+        scaled = plain.gradient_kernel
+        assert isinstance(scaled, Scaled)
+        return math.exp(scaled.log_scale) * kernel.covector(shift)
+    log_slope, shift = kernel_shift_f64(x, y, kernel=kernel.gradient_kernel, weights=weights)
+    # Outside the support of a compact kernel both sums are 0: no density, no direction.
+    ratio = (log_slope - log_mass.clamp_min(torch.finfo(log_mass.dtype).min)).exp()
+    return ratio.unsqueeze(-1) * kernel.covector(shift)
 
 
 def draw_indices(weights: Tensor, n: int, generator: torch.Generator | None) -> Tensor:

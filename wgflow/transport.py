@@ -7,11 +7,13 @@ Clason, Lorenz and Wirth 2017). Potentials and plan of a measure with itself are
 (Feydy et al. 2019).
 
 The derivative of the cost in C is the plan, whose own derivative follows from the equation that f solves, by the
-implicit function theorem: no iteration is recorded. All in float64, one problem [N, M] at a time.
+implicit function theorem: no iteration is recorded. All in float64, one problem [N, M] at a time. `row_plan` is the
+plain iteration, for fields: a few batched rounds, which reach no such tolerance.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -19,7 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Between", "Within", "cost", "plan"]
+from wgflow.arguments import values_available
+from wgflow.reductions.dense import MAX_EXPONENT
+
+__all__ = ["Between", "Within", "cost", "plan", "row_plan"]
 
 TOLERANCE = 1e-9  # of Σ|π 1 - a|
 COARSE = 0.1  # the same, before the regularisation is lowered
@@ -226,6 +231,68 @@ def cost(C: Tensor, problem: _Problem) -> Tensor:
 def plan(C: Tensor, problem: _Problem) -> Tensor:
     """The optimal plan [N, M], with marginals a and b, once differentiable in C [N, M] (float64)."""
     return problem.log_plan(C, _Potential.apply(C, problem.potential(C), problem)).exp()
+
+
+def row_plan(
+    C: Tensor, b: Tensor | None, *, iterations: int, tolerance: float | None = None
+) -> Tensor:
+    """The plan after K rounds of Sinkhorn's iteration in the log domain, each row divided by its sum.
+
+    Batched and differentiable through all rounds, for plans that need not be exact; those of `plan` are.
+
+    Args:
+        C: [..., N, M] costs over ε.
+        b: [..., M] weights that sum to 1, or None for equal ones. Rows have equal weights.
+        iterations: K rounds, each an update of the potential of the rows and of that of the columns.
+        tolerance: stop where Σ|π 1 - a| is at most this, in each batch element on its own. Waits for a GPU every round.
+
+    Returns:
+        [..., N, M]. A RuntimeWarning says where the rounds do not suffice for the tolerance.
+    """
+    # The batch comes last, [N, M, ...]: sums over short rows are twice as fast then.
+    if b is not None:
+        C, shares = torch.broadcast_tensors(C, b.unsqueeze(-2))
+        b = shares.movedim((-2, -1), (0, 1))
+    log_k = -C.movedim((-2, -1), (0, 1)).contiguous()
+    # Minus the potentials over ε: f [N, 1, ...] and g [1, M, ...].
+    f, g = C.new_full((), -torch.inf), C.new_zeros(())
+    for _ in range(iterations):
+        before, f = f, _log_mean(log_k - g, 1, b)
+        following = _log_mean(log_k - f, 0)
+        if tolerance is not None:
+            error = _marginal_error(before, f)
+            if values_available(error) and bool((error <= tolerance).all()):
+                break
+            # The result of a batch element does not depend on the others.
+            following = torch.where(error <= tolerance, g, following)
+        g = following
+    before, f = f, _log_mean(log_k - g, 1, b)
+    if iterations and tolerance is not None:
+        error = _marginal_error(before, f)
+        if values_available(error) and not bool((error <= tolerance).all()):
+            warnings.warn(
+                f"{iterations} iterations left a marginal error of {float(error.detach().max()):.0e}, above the "
+                f"tolerance {tolerance}; allow more iterations or take a larger epsilon.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+    shares = (log_k - g - f).clamp_max(MAX_EXPONENT).exp()
+    shares = shares / log_k.shape[1] if b is None else shares * b
+    return shares.movedim((0, 1), (-2, -1))
+
+
+def _marginal_error(before: Tensor, f: Tensor) -> Tensor:
+    """Σ_i |Σ_j π_ij - 1/N| of the plan of `before` and g, [1, 1, ...]; f is the optimal one at that g."""
+    return (f - before).expm1().abs().mean(0, keepdim=True)
+
+
+def _log_mean(logits: Tensor, dim: int, w: Tensor | None = None) -> Tensor:
+    """The log of the mean of exp(logits), with weights that sum to 1; its derivatives in w exist at w = 0 too."""
+    if w is None:
+        return logits.logsumexp(dim, keepdim=True) - math.log(logits.shape[dim])
+    top = logits.detach().masked_fill(w == 0, -torch.inf).amax(dim, keepdim=True)
+    e = (logits - top).clamp_max(MAX_EXPONENT).exp()
+    return (e * w).sum(dim, keepdim=True).log() + top
 
 
 def _soft_min(C: Tensor, g: Tensor, b: Tensor, eps: float) -> Tensor:

@@ -8,10 +8,13 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `SlicedEnergyField` estimates `EnergyField` of large clouds by sorting.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
 * `SphereField` projects any of them to the tangents of the unit sphere.
+* `ConservativeField` is the score difference of two KDEs, for any kernel.
+* `SinkhornField` has entropic transport plans in place of kernel weights; it needs several positives too.
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 
 from wgflow.fields.base import Field, Mixture, Normalized, Relative, mean_kernel_gradient
+from wgflow.fields.conservative import ConservativeField, conservative_field
 from wgflow.fields.drift import DriftingField, drifting_field, mean_shift
 from wgflow.fields.energy import EnergyField, check_beta, energy_field
 from wgflow.fields.likelihood import LikelihoodField, likelihood_field
@@ -29,11 +32,13 @@ from wgflow.fields.published import (
     published_magnitudes,
     published_scale,
 )
+from wgflow.fields.sinkhorn import SinkhornField, sinkhorn_field
 from wgflow.fields.sliced import SlicedEnergyField, sliced_energy_field
 from wgflow.fields.sphere import SphereField, exponential_map
 
 __all__ = [
     "BlobField",
+    "ConservativeField",
     "DriftingField",
     "EnergyField",
     "Field",
@@ -43,11 +48,13 @@ __all__ = [
     "Normalized",
     "PublishedField",
     "Relative",
+    "SinkhornField",
     "SlicedEnergyField",
     "SphereField",
     "SteinField",
     "blob_field",
     "check_beta",
+    "conservative_field",
     "drifting_field",
     "energy_field",
     "exponential_map",
@@ -58,6 +65,7 @@ __all__ = [
     "published_field",
     "published_magnitudes",
     "published_scale",
+    "sinkhorn_field",
     "sliced_energy_field",
     "stein_field",
 ]

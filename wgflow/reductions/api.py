@@ -5,6 +5,8 @@ r"""Public kernel sums: validate, rescale by tensor length scales, select a back
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,18 +25,22 @@ def kernel_average(
     y: Tensor,
     *,
     kernel: Kernel,
+    values: Tensor | None = None,
     log_weights: Tensor | None = None,
     skip_self: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    r"""Kernel-weighted mass and mean: log_mass = log Σ_j w_j k(x, y_j), barycentre = Σ_j w_j k y_j / Σ_j w_j k.
+    r"""Kernel-weighted mass and mean: log_mass = log Σ_j w_j k(x, y_j), mean = Σ_j w_j k z_j / Σ_j w_j k.
 
-    For barycentre - x use `kernel_shift`: it keeps digits that this sum rounds away.
+    The z_j are the samples y_j themselves (the barycentre, as below) or their `values`: then it is the regression of
+    Nadaraya 1964 and Watson 1964. For barycentre - x use `kernel_shift`: it keeps digits that this sum rounds away.
 
     Args:
         x: [..., N, D] points.
         y: [..., M, D] samples, of the dtype and on the device of x. Leading dimensions broadcast.
         kernel: its length scale is in the units of x.
+        values: z, [..., M, C], labels of the samples. The mean is then [..., N, C], and 0 where no sample has weight;
+            all pairs are held in memory, so `backend` is "auto" or "dense".
         log_weights: [..., M], not normalised here, or None for w = 1; -inf removes a sample.
         skip_self: leave y[i] out for x[i]. Needs N = M; only meaningful when y *is* x.
         backend: "dense" (one matrix of pairs), "blocked" (blocks of pairs), "gemm" (matrix products, Gaussian only),
@@ -56,10 +62,43 @@ def kernel_average(
             not have, NaN (checked on the CPU only: on a GPU every call would wait).
         RuntimeError: "keops" without pykeops or a compiler.
     """
+    if values is not None:
+        return _regression(x, y, values, kernel, log_weights, skip_self, backend)
     log_mass, shift = kernel_shift(
         x, y, kernel=kernel, log_weights=log_weights, skip_self=skip_self, backend=backend
     )
     return log_mass, x + shift
+
+
+def _regression(x, y, values, kernel, log_weights, skip_self, backend) -> tuple[Tensor, Tensor]:
+    """(log_mass, Σ_j W_ij z_j), by autograd."""
+    sharding.require_unsharded("kernel_average with values")
+    check_clouds(x, y, log_weights, skip_self)
+    if backend not in ("auto", "dense"):
+        raise ValueError(f'backend = {backend!r}; with values wanted "auto" or "dense".')
+    if (
+        values.dim() < 2
+        or values.shape[-2] != y.shape[-2]
+        or values.dtype != y.dtype
+        or values.device != y.device
+    ):
+        raise ValueError(
+            f"values are {list(values.shape)} {values.dtype} on {values.device}; wanted [..., {y.shape[-2]}, C] "
+            f"{y.dtype} on {y.device}, one row for each sample y. For one number per sample, values[..., None]."
+        )
+    logits = kernel.log_pairs(x.double(), y.double())
+    if log_weights is not None:
+        logits = logits + log_weights.double().unsqueeze(-2)
+    if skip_self:
+        own = torch.eye(y.shape[-2], dtype=torch.bool, device=y.device)
+        logits = logits.masked_fill(own, -math.inf)
+    empty = (logits.detach() == -math.inf).all(-1, keepdim=True)  # out of reach of a compact kernel
+    logits = logits.masked_fill(empty, 0.0)
+    log_mass = logits.logsumexp(-1).masked_fill(empty.squeeze(-1), -math.inf)
+    W = logits.softmax(-1).masked_fill(empty, 0.0)
+    mean = W @ values.double()
+    check_no_nan(mean - mean.detach(), "x, y, values or the weights")  # infinity becomes NaN too
+    return log_mass.to(x.dtype), mean.to(x.dtype)
 
 
 @checked

@@ -45,6 +45,11 @@ def mmd_laplace(h: float = 0.2) -> wg.Field:
     return (h * wg.MMDField(wg.Laplace(h))).relative().normalized()
 
 
+def sinkhorn(epsilon: float = 0.05) -> wg.Field:
+    """The Sinkhorn field, epsilon a fraction of (E|x - y|)²; .05 is the R of W-Flow's smallest model."""
+    return wg.SinkhornField(epsilon).relative().normalized()
+
+
 FIELDS: dict[str, Callable[..., wg.Field]] = {
     "drifting": drifting,
     "drifting-relative": drifting_relative,
@@ -52,6 +57,7 @@ FIELDS: dict[str, Callable[..., wg.Field]] = {
     "likelihood": likelihood,
     "energy": energy,
     "mmd-laplace": mmd_laplace,
+    "sinkhorn": sinkhorn,
 }
 
 
