@@ -16,6 +16,7 @@ from wgflow.kernels.kernel import (
     describe,
     positive,
     rescale,
+    unscaled,
 )
 from wgflow.kernels.matern import Laplace, Matern, Yukawa
 from wgflow.kernels.powers import RationalQuadratic, Riesz, student_t
@@ -39,4 +40,5 @@ __all__ = [
     "positive",
     "rescale",
     "student_t",
+    "unscaled",
 ]

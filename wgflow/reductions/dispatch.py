@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked, values_available
-from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled, rescale
+from wgflow.kernels import (
+    Kernel,
+    Laplace,
+    Matern,
+    RationalQuadratic,
+    Riesz,
+    Yukawa,
+    rescale,
+    unscaled,
+)
 from wgflow.reductions import sharding
 from wgflow.reductions.gemm import gaussian_of
 from wgflow.reductions.validation import broadcast, check_clouds
@@ -24,6 +33,8 @@ EXACT = 1e-10  # the same for float64
 ROUNDING = 4.0
 # Largest rounding error as a fraction of the distances averaged, by the dtype of the input; shorter rows are refined.
 SHORTEST = {torch.float32: 5e-4, torch.float64: 1e-9}
+# Range of clouds whose squared distances are floats, and the size of the logarithm of such a distance.
+SHORT, LONG, LOGARITHM = 1e-15, 1e18, 45.0
 EPS64 = torch.finfo(torch.float64).eps
 # Numbers of pairs up to which dense sums in float64 are the fastest: (largest dimension, pairs). Milliseconds of
 # dense | gemm in float32 with its error estimate, where both curves cross, one thread of an EPYC 7003 with torch 2.13:
@@ -107,9 +118,14 @@ def exponent_error(
         size = float(finite.amax() - finite.amin() if gaussian else finite.abs().amax())
     if gaussian is not None:
         return eps * (long_sum(dim) * length**2 / (2 * gaussian[0] ** 2) + size)
-    while isinstance(kernel, Scaled):
-        kernel = kernel.kernel
+    if not SHORT < length < LONG:
+        return None
+    kernel, _ = unscaled(kernel)
     match kernel:
+        case Riesz():
+            constant, unit = LOGARITHM * kernel.s, math.inf
+        case Yukawa():
+            constant, unit = 2 * LOGARITHM, kernel.length_scale
         case Laplace():
             constant, unit = 0.0, kernel.h
         case Matern():
