@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wgflow import (
     Gaussian,
@@ -84,3 +85,13 @@ def rotation(dim: int, generator: torch.Generator) -> Tensor:
 
 def assert_close(a: Tensor, b: Tensor, *, rtol: float = 1e-9, atol: float = 1e-9) -> None:
     torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=False)
+
+
+class NoReads(TorchDispatchMode):
+    """Refuse to read values, and shapes that depend on them: on a GPU both wait for all its work."""
+
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket._qualified_op_name.split("::")[1] not in self.READS
+        return func(*args, **(kwargs or {}))

@@ -1,5 +1,7 @@
 """Laws of every agent: which loss moves what, which critic chooses, what a seed decides; the equations they share."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -15,6 +17,8 @@ from tests.small_agents import (
     make_batch,
     noise_for,
 )
+from tests.strategies import NoReads
+from wgflow import arguments
 from wgflow_rl.agents import losses, presets, sampling
 from wgflow_rl.agents.networks import MeanVelocityPolicy
 from wgflow_rl.training import updates
@@ -92,6 +96,26 @@ def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient
 
 
 # rebrac and srpo are left out: their regularisers pull a saturated action back too, but against Q, which may win.
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [(method, {}) for method in presets.METHODS]
+    + [("dfp", {"field": field}) for field in ("published", "mmd-laplace", "drifting:0.05+energy")]
+    + [("dfp", {"positives": "boltzmann"})],
+)
+def test_an_update_waits_for_no_device(monkeypatch, method, numbers):
+    """With every device treated as one that would have to be waited for, an update reads no value; and is the same."""
+    found = []
+    for immediate in (("cpu",), ()):
+        monkeypatch.setattr(arguments, "IMMEDIATE", immediate)
+        agent = build(method, **numbers)
+        batch, noise = make_batch(agent.cfg.chunk), noise_for(agent)
+        with contextlib.nullcontext() if immediate else NoReads():
+            updates.update(agent, batch, noise, online=True)
+        found.append(snapshot(agent))
+    for name, t in found[0].items():
+        assert torch.equal(t, found[1][name]), name
+
+
 @pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"rebrac", "srpo"}))
 def test_saturated_coordinates_are_pulled_back(method):
     """A policy that leaves the box everywhere is moved towards it in every coordinate, clipped or not."""
