@@ -23,6 +23,8 @@ from wgflow.reductions.gemm import Total
 
 # Products err by 2^-52 (1 + sqrt(D) / 8) (|a|² + |b|²), half a unit in the last place of float32 at this fraction.
 NEAR = 2.0**-28
+# Devices on which products are fast: GPUs have few float64 units, and reading a value there waits for all work.
+PRODUCTS = ("cpu",)
 MANY = 1 / 16  # share of near pairs above which all distances of a block are computed directly
 # Logarithms of weights down to which a sum needs no reference; and down to which exp is fast: a result below the range
 # of normal numbers takes a hundred times as long.
@@ -135,9 +137,7 @@ def _sums(
 
 def distances(rows: Rows, part: Columns) -> Tensor:
     """|x_i - y_j|² in float32, to a few units in the last place; 0 for coincident points alone."""
-    if (
-        rows.points.device.type != "cpu"
-    ):  # GPUs have few float64 units, and reading a value waits for all before it
+    if rows.points.device.type not in PRODUCTS:
         return squared_distances(rows.points, part.points)
     sq = rows.work.product(rows.factor, part.factor)
     near = NEAR * long_sum(rows.points.shape[-1]) * (rows.extent + part.extent)
