@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 
-import torch
 from torch import Tensor
 
 from wgflow.arguments import checked

@@ -106,8 +106,9 @@ def exponent_error(
 ) -> float | None:
     """Bound of the error of log w k for pairs up to `length` apart; None if the kernel has no estimate.
 
-    Gaussians by the expanded square: eps (length²/2h² + spread of log w). Other kernels from distances that are right to
-    eps, if their logarithm grows slowly. Errors of different samples average out, so that of a field is far smaller in most cases.
+    Gaussians by the expanded square: eps (length²/2h² + spread of log w). Other kernels from distances with a relative
+    error of eps, if their logarithm grows slowly. Errors of different samples average out, so that of a field is far
+    smaller in most cases.
     """
     eps, size = torch.finfo(dtype).eps, 0.0
     gaussian = gaussian_of(kernel)
