@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wgflow import (
     ForwardKL,
@@ -102,3 +103,11 @@ SHIFTS = {  # fields that are lengths, for any kernel
     "weighted": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
     "likelihood": lambda x, p, q, k: likelihood_field(x, p, kernel=k),
 }
+class NoReads(TorchDispatchMode):
+    """Refuse to read values, and shapes that depend on them: on a GPU both wait for all its work."""
+
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket._qualified_op_name.split("::")[1] not in self.READS
+        return func(*args, **(kwargs or {}))

@@ -3,10 +3,14 @@
 The losses are compared with the equations of their papers in test_method_equations.py.
 """
 
+import contextlib
+
 import pytest
 import torch
 
 from tests.small_agents import TARGETS, A, B, S, Twins, build, make_batch, noise_for
+from tests.strategies import NoReads
+from wgflow import arguments
 from wgflow_rl.agents import losses, presets, sampling
 from wgflow_rl.agents.networks import MeanVelocityPolicy
 from wgflow_rl.training import updates
@@ -47,6 +51,26 @@ def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient
 
 
 # rebrac and srpo are left out: their regularisers pull a saturated action back too, but against Q, which may win.
+@pytest.mark.parametrize(
+    ("method", "numbers"),
+    [(method, {}) for method in presets.METHODS]
+    + [("dfp", {"field": field}) for field in ("published", "mmd-laplace", "drifting:0.05+energy")]
+    + [("dfp", {"positives": "boltzmann"})],
+)
+def test_an_update_waits_for_no_device(monkeypatch, method, numbers):
+    """With every device treated as one that would have to be waited for, an update reads no value; and is the same."""
+    found = []
+    for immediate in (("cpu",), ()):
+        monkeypatch.setattr(arguments, "IMMEDIATE", immediate)
+        agent = build(method, **numbers)
+        batch, noise = make_batch(agent.cfg.chunk), noise_for(agent)
+        with contextlib.nullcontext() if immediate else NoReads():
+            updates.update(agent, batch, noise, online=True)
+        found.append(snapshot(agent))
+    for name, t in found[0].items():
+        assert torch.equal(t, found[1][name]), name
+
+
 # driftql is left out: its samples are clipped inside the loss, as published.
 @pytest.mark.parametrize("method", sorted(set(presets.METHODS) - {"rebrac", "srpo", "driftql"}))
 def test_saturated_coordinates_are_pulled_back(method):

@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgflow as wg
 from tests.public_calls import CALLS
+from tests.strategies import NoReads
 from wgflow.arguments import checked
 
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
@@ -82,14 +82,6 @@ def test_other_annotations_are_left_alone():
     assert loose("anything", 1.5) == "anything"
     with pytest.raises(TypeError, match="argument"):
         loose(1, 2, 3)
-
-
-class NoReads(TorchDispatchMode):
-    """Refuse to read a value of a tensor, which the capture of a CUDA graph does not allow."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func is not torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 CAPTURED = [

@@ -18,7 +18,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["capturable", "checked", "checked_constructor", "draw_device", "values_available"]
+__all__ = [
+    "capturable",
+    "checkable",
+    "checked",
+    "checked_constructor",
+    "draw_device",
+    "values_available",
+]
 
 Public = TypeVar("Public", bound=Callable[..., Any])
 EXAMPLES = {
@@ -31,6 +38,7 @@ EXAMPLES = {
     "Functional": "a functional such as MMD(data, kernel)",
     "NoneType": "None",
 }
+IMMEDIATE = ("cpu",)  # devices whose values are read at once: any other first finishes all its work
 _capturable: ContextVar[bool] = ContextVar("wgflow_capturable", default=False)
 
 
@@ -156,6 +164,12 @@ def values_available(*tensors: Tensor | None) -> bool:
     if any(t.is_meta or _is_vmapped(t) for t in given):
         return False
     return not (any(t.is_cuda for t in given) and torch.cuda.is_current_stream_capturing())
+
+
+def checkable(*tensors: Tensor | None) -> bool:
+    """Return True if the values of these tensors can be read without waiting: checks of values are made only there."""
+    immediate = all(t is None or t.device.type in IMMEDIATE for t in tensors)
+    return immediate and values_available(*tensors)
 
 
 def _is_vmapped(t: Tensor) -> bool:

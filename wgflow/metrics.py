@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, draw_device, values_available
+from wgflow.arguments import checkable, checked, draw_device
 from wgflow.distances import distances, safe_root, sq_distances
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.reductions import (
@@ -359,7 +359,7 @@ def _measure(x: Tensor, weights: Tensor | None, name: str, least: int = 2) -> tu
     if (
         weights is not None
         and least == 2
-        and values_available(w)
+        and checkable(w)
         and not bool(((w.detach() > 0).sum(-1) >= 2).all())
     ):
         raise ValueError(

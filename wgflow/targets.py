@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked
-from wgflow.reductions import values_available
+from wgflow.arguments import checkable, checked
 
 __all__ = [
     "boltzmann_weights",
@@ -42,7 +41,7 @@ def boltzmann_weights(values: Tensor, *, alpha: float | Tensor) -> Tensor:
     _check(values)
     positive = alpha > 0
     if isinstance(positive, Tensor):
-        positive = not values_available(positive) or bool(positive.all())
+        positive = not checkable(positive) or bool(positive.all())
     if not positive:
         raise ValueError(
             f"alpha = {alpha!r}; wanted a positive temperature in the units of the values."
@@ -118,7 +117,7 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
     )
     inside = (values >= level).to(values.dtype)
     count = inside.sum(-1, keepdim=True)
-    if values_available(count) and not bool((count > 0).all()):
+    if checkable(count) and not bool((count > 0).all()):
         raise ValueError(
             "no candidate reaches the threshold in some row; lower it, say to a quantile of the values."
         )
@@ -166,7 +165,7 @@ def effective_sample_size(weights: Tensor) -> Tensor:
         & (largest > 0).squeeze(-1)
         & (largest < math.inf).squeeze(-1)
     )
-    if values_available(masses) and not bool(masses.all()):
+    if checkable(masses) and not bool(masses.all()):
         raise ValueError(
             "weights hold a negative number or infinity, or a row without any mass; they are masses, w >= 0."
         )
@@ -214,7 +213,7 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
 
 
 def _distribution(weights: Tensor, names: str) -> Tensor:
-    if values_available(weights) and bool(weights.isnan().any()):
+    if checkable(weights) and bool(weights.isnan().any()):
         raise ValueError(
             f"{names} hold +infinity, or -infinity for all candidates of a row: no weights follow."
         )
@@ -226,7 +225,7 @@ def _check(values: Tensor) -> None:
         raise ValueError(
             f"values are {list(values.shape)} {values.dtype}; wanted [..., N] with N >= 1 candidates, floating."
         )
-    if values_available(values) and bool(values.isnan().any()):
+    if checkable(values) and bool(values.isnan().any()):
         raise ValueError(
             "values hold NaN: a candidate without a value cannot be ranked; find it with values.isnan()."
         )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 
-import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
@@ -136,11 +135,11 @@ class Mixture(Field):
         return cls(weights, fields)
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
-        parts = []
+        total: Tensor | float = 0.0
         for w, field in zip(self.weights, self.fields, strict=True):
             V = field(x, pos, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights)
-            parts.append(V if w == 1 else w * V)
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+            total = V.mul(w) if isinstance(total, float) else total.add(V, alpha=w)
+        return total  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         terms = zip(self.weights, self.fields, strict=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, checked_constructor
+from wgflow.arguments import checkable, checked, checked_constructor
 from wgflow.distances import distances
 from wgflow.fields.base import Field, rms
-from wgflow.reductions import check_clouds, check_no_nan, require_unsharded, values_available
+from wgflow.reductions import check_clouds, check_no_nan, require_unsharded
 from wgflow.reductions.autograd import full_precision
 
 __all__ = ["PublishedField", "published_field", "published_magnitudes", "published_scale"]
@@ -253,7 +253,7 @@ def _check_weights(name: str, cloud: Tensor, w: Tensor, batch: torch.Size) -> No
             f"{name}_weights are {list(w.shape)} {w.dtype} on {w.device}; wanted {wanted} {cloud.dtype} on "
             f"{cloud.device}, one for each point of {name}."
         )
-    if not values_available(w):
+    if not checkable(w):
         return
     if not bool((w.detach() >= 0).all()):
         raise ValueError(f"{name}_weights hold a negative number or NaN; they are masses, w >= 0.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wgflow.arguments import checked, checked_constructor, values_available
+from wgflow.arguments import checkable, checked, checked_constructor
 from wgflow.distances import safe_root
 from wgflow.fields.base import Field
 from wgflow.reductions import check_clouds, check_no_nan
@@ -78,7 +78,7 @@ def exponential_map(x: Tensor, V: Tensor) -> Tensor:
 
 def check_unit(points: Tensor, name: str) -> None:
     """Refuse points off the unit sphere. Raises: ValueError."""
-    if points.shape[-2] == 0 or not values_available(points):
+    if points.shape[-2] == 0 or not checkable(points):
         return
     norms = points.detach().double().norm(dim=-1)
     worst = norms.flatten()[(norms - 1).abs().argmax()].item()

@@ -39,4 +39,5 @@ __all__ = [
     "positive",
     "rescale",
     "student_t",
+    "unscaled",
 ]

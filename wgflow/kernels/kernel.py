@@ -227,6 +227,14 @@ class Scaled(Kernel):
         return self.kernel.shadow_scale * math.exp(self.log_scale)
 
 
+def unscaled(kernel: Kernel) -> tuple[Kernel, float]:
+    """(k', log c) with k = c k' and k' no multiple of another kernel."""
+    log_scale = 0.0
+    while isinstance(kernel, Scaled):
+        kernel, log_scale = kernel.kernel, log_scale + kernel.log_scale
+    return kernel, log_scale
+
+
 @dataclass(frozen=True, eq=False)
 class Anisotropic(Kernel):
     """k(x / l, y / l) for a tensor l: the gradient kernels of kernels whose length scale is a tensor."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgflow.arguments import values_available
+from wgflow.arguments import checkable
 
 
 def as_length_scale(value: Any) -> float | Tensor:
@@ -38,7 +38,7 @@ def as_length_scale(value: Any) -> float | Tensor:
             f"length_scale is {list(scale.shape)}; wanted [], [D], [..., 1, D] or [..., 1, 1], the same for all points "
             "of a cloud, or a Cholesky factor [..., D, D]. For one per batch element, length_scale[..., None, None]."
         )
-    if scale.device.type == "cpu" and values_available(scale):
+    if checkable(scale):
         lengths = scale.detach()
         if is_matrix(scale):
             if not bool((lengths.isfinite() & (lengths.triu(1) == 0)).all()):

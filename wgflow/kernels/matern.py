@@ -17,6 +17,7 @@ from wgflow.kernels.radial import (
     log_sphere_area,
     safe_sq,
     safe_sqrt,
+    without_coincident,
 )
 
 
@@ -61,12 +62,12 @@ class Matern(LengthScaleKernel):
         return tuple(top * fact(2 * p - k) * 2**k / (fact(p - k) * fact(k)) for k in range(p + 1))
 
     def _log(self, sq: Tensor) -> Tensor:
-        u = safe_sqrt(sq) / self.decay_length
+        u = safe_sqrt(sq).div_(self.decay_length)
         *lower, highest = self.coefficients
-        poly = torch.full_like(u, highest)
+        poly: Tensor | float = highest
         for c in reversed(lower):
-            poly = poly * u + c
-        return poly.log() - u
+            poly = (u * poly).add_(c)
+        return poly.log().sub_(u)
 
     def _radial_masses(self, dim: int) -> list[float]:
         """∫ c_k u^k exp(-u) u^(D-1) du / Γ(D) of each term of the polynomial."""
@@ -125,7 +126,7 @@ class Laplace(LengthScaleKernel):
     """
 
     def _log(self, sq: Tensor) -> Tensor:
-        return safe_sqrt(sq) / -self.h
+        return safe_sqrt(sq).div_(-self.h)
 
     def _log_norm(self, dim: int) -> float:
         return -(log_sphere_area(dim) + dim * math.log(self.h) + math.lgamma(dim))
@@ -159,7 +160,7 @@ class Yukawa(Kernel):
 
     def log(self, sq: Tensor) -> Tensor:
         u = safe_sq(sq).sqrt() / self.length_scale
-        return (-u - u.log()).masked_fill_(sq == 0, -math.inf)
+        return without_coincident(-u - u.log(), sq)
 
     def log_norm(self, dim: int) -> float | None:
         if dim == 1:
@@ -190,7 +191,7 @@ class YukawaSlope(Kernel):
 
     def log(self, sq: Tensor) -> Tensor:
         u = safe_sq(sq).sqrt() / self.length_scale
-        return (u.log1p() - u - 3 * u.log()).masked_fill(sq == 0, -math.inf)
+        return without_coincident(u.log1p() - u - 3 * u.log(), sq)
 
     def log_norm(self, dim: int) -> float | None:
         if dim <= 3:

@@ -11,7 +11,7 @@ from torch import Tensor
 from wgflow.arguments import draw_device
 from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
 from wgflow.kernels.length_scales import as_length_scale, positive
-from wgflow.kernels.radial import normal_noise, safe_sq
+from wgflow.kernels.radial import normal_noise, safe_sq, without_coincident
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -42,7 +42,7 @@ class RationalQuadratic(LengthScaleKernel):
         return 2 * self.alpha * self.h**2
 
     def _log(self, sq: Tensor) -> Tensor:
-        return (sq / self.sq_scale).log1p() * -self.alpha
+        return (sq / self.sq_scale).log1p().mul_(-self.alpha)
 
     def _log_norm(self, dim: int) -> float | None:
         if self.alpha <= dim / 2:
@@ -111,7 +111,7 @@ class Riesz(Kernel):
         positive("s", self.s)
 
     def log(self, sq: Tensor) -> Tensor:
-        return (safe_sq(sq).log() * (-0.5 * self.s)).masked_fill_(sq == 0, -math.inf)
+        return without_coincident(safe_sq(sq).log().mul_(-0.5 * self.s), sq)
 
     def log_norm(self, dim: int) -> None:
         return None

@@ -4,7 +4,7 @@ r"""The kernel sums: the one place where the library sums over samples.
 and fields are algebra on it. All backends share one formula for a block, one for its gradient and one rule to merge.
 """
 
-from wgflow.arguments import capturable, values_available
+from wgflow.arguments import capturable
 from wgflow.reductions.api import kernel_average, kernel_shift, kernel_shift_f64
 from wgflow.reductions.dispatch import explain_backend
 from wgflow.reductions.keops import keops_warmup
@@ -23,5 +23,4 @@ __all__ = [
     "kernel_shift_f64",
     "log_total",
     "require_unsharded",
-    "values_available",
 ]

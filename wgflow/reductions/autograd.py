@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 
 import torch
+from torch import Tensor
 
-from wgflow.kernels import Laplace
-from wgflow.reductions import blocked, gemm, keops
+from wgflow.kernels import Gaussian, Matern, RationalQuadratic, unscaled
+from wgflow.reductions import blocked, float32, gemm, keops
 from wgflow.reductions.blocked import gradients_at_zero, some_are_zero
 from wgflow.reductions.dense import (
     combine_weights,
@@ -19,7 +20,14 @@ from wgflow.reductions.dense import (
 from wgflow.reductions.dispatch import DENSE_PAIRS, Choice, pairs
 from wgflow.reductions.refine import FEW, Part, imprecise_rows, refine, refined_gradients
 
-FORWARD = {"gemm": gemm.forward, "blocked": blocked.forward, "keops": keops.forward}
+
+def sum_blocks(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of the "blocked" backend in `dtype`."""
+    module = float32 if dtype == torch.float32 else blocked
+    return module.forward(x, y, log_weights, kernel, skip_self)
+
+
+FORWARD = {"gemm": gemm.forward, "blocked": sum_blocks, "keops": keops.forward}
 # KeOps would compile one more formula per gradient, 8 to 12 seconds that blocks do not take.
 GRADIENTS = {"gemm": gemm.gradients, "blocked": blocked.gradients, "keops": blocked.gradients}
 
@@ -108,8 +116,9 @@ def _gradients(x, y, log_weights, weights, sums, rows, kernel, skip_self, choice
     log_mass, shift, g_mass, g_shift = sums
     at = (x, y, combine_weights(log_weights, weights), log_mass, shift)
     run, how = GRADIENTS[choice.backend], (kernel, skip_self)
-    # The gradient kernel of Laplace is infinite at 0: near pairs need more digits than their sums do.
-    dtype = torch.float64 if isinstance(kernel, Laplace) else choice.dtype
+    # Elsewhere the gradient kernel is infinite at 0: near pairs need more digits than their sums do.
+    smooth = isinstance(unscaled(kernel)[0], Gaussian | Matern | RationalQuadratic)
+    dtype = choice.dtype if smooth else torch.float64
     if rows is None or dtype != choice.dtype:
         dx, dy, dL = run(at, g_mass, g_shift, *how, dtype, samples)
     else:

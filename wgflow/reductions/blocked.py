@@ -1,4 +1,4 @@
-r"""Sums over blocks of pairs by direct differences: any kernel, memory linear in N + M."""
+r"""Sums in float64 over blocks of pairs by direct differences: any kernel, memory linear in N + M."""
 
 from __future__ import annotations
 
@@ -96,29 +96,25 @@ def sum_rows(
     log_weights,
     kernel: Kernel,
     first: int | Tensor | None,
-    dtype,
     wide: int | None = None,
     origin: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(log_mass, shift, mean square distance) of a block of rows in float64, its tiles in `dtype`.
+    """(log_mass, shift, mean square distance) of a block of rows.
 
     `first` is the number of the first row if each leaves its own sample out (or the numbers of all), else None.
     """
     if origin is None:
         origin = exact_centre(y, log_weights).double()
-    here = (x.double() - origin).to(dtype)
-    sums = None
+    here, sums = x.double() - origin, None
     for c, part in columns(y, log_weights, wide or tile_shape(x, y)[1]):
-        there = (y[..., c, :].double() - origin).to(dtype)
-        part = None if part is None else part.to(dtype)
+        there = y[..., c, :].double() - origin
+        part = None if part is None else part.double()
         own = diagonal(first, c, x.shape[-2])
         values = torch.cat([there, there.square().sum(-1, keepdim=True)], -1)
-        top, total, moment = sum_tile(here, there, part, kernel, own, values)
-        new = (top.double(), total.double(), moment.double())
+        new = sum_tile(here, there, part, kernel, own, values)
         sums = new if sums is None else merge(sums, new)
     assert sums is not None
     top, total, moment = sums
-    here = x.double() - origin
     log_mass, shift = finish(here, (top, total, moment[..., :-1]))
     return (
         log_mass,
@@ -132,8 +128,8 @@ def mean_square_distance(x: Tensor, shift: Tensor, second: Tensor) -> Tensor:
     return second - (x * (x + 2 * shift)).sum(-1)
 
 
-def forward(x, y, log_weights, kernel, skip_self, dtype, numbers: Tensor | None = None):
-    """(log_mass, shift, mean square distance) in float64; distances, exponentials and the sums of a tile in `dtype`.
+def forward(x, y, log_weights, kernel, skip_self, numbers: Tensor | None = None):
+    """(log_mass, shift, mean square distance).
 
     `numbers` are those of the rows among the samples, for `skip_self` where x is a part of one cloud.
     """
@@ -147,7 +143,7 @@ def forward(x, y, log_weights, kernel, skip_self, dtype, numbers: Tensor | None 
         part = None if log_weights is None else log_weights[batch]
         first = first_row(r, skip_self, numbers)
         log_mass[batch, r], shift[batch, r], spread[batch, r] = sum_rows(
-            x[batch, r], y[batch], part, kernel, first, dtype, wide, origin[batch]
+            x[batch, r], y[batch], part, kernel, first, wide, origin[batch]
         )
     rows = (*lead, -1)
     return log_mass.view(rows), shift.view(*rows, x.shape[-1]), spread.view(rows)

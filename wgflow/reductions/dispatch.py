@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked, values_available
-from wgflow.kernels import Kernel, Laplace, Matern, RationalQuadratic, Scaled, rescale
+from wgflow.kernels import (
+    Kernel,
+    Laplace,
+    Matern,
+    RationalQuadratic,
+    Riesz,
+    Yukawa,
+    rescale,
+    unscaled,
+)
 from wgflow.reductions import sharding
 from wgflow.reductions.gemm import gaussian_of
 from wgflow.reductions.validation import broadcast, check_clouds
@@ -24,16 +33,17 @@ EXACT = 1e-10  # the same for float64
 ROUNDING = 4.0
 # Largest rounding error as a fraction of the distances averaged, by the dtype of the input; shorter rows are refined.
 SHORTEST = {torch.float32: 5e-4, torch.float64: 1e-9}
+# Range of clouds whose squared distances are floats, and the size of the logarithm of such a distance.
+SHORT, LONG, LOGARITHM = 1e-15, 1e18, 45.0
 EPS64 = torch.finfo(torch.float64).eps
 # Numbers of pairs up to which dense sums in float64 are the fastest: (largest dimension, pairs). Milliseconds of
 # dense | gemm in float32 with its error estimate, where both curves cross, one thread of an EPYC 7003 with torch 2.13:
 # D = 2, 8: .56 | .58 at 65,536 pairs; D = 32: .91 | .65 at 32,761; D = 128: .99 | .67 at 9,216, .48 | .58 at 4,096.
 DENSE_IS_FASTEST = ((16, 1 << 16), (64, 1 << 14), (math.inf, 1 << 12))
-# The same against blocks. Float32 (Laplace, D = 2), ms: .8 | .9 at 65,536 pairs, 1.8 | 1.8 at 131,044, 3.2 | 3.1 at
-# 262,144. Float64 (energy field, D = 8), ns per pair at 2^17, 2^18, 2^19, 2^20, 2^22, each alone in a process: 22 | 25,
-# 22 | 21, 29 | 16, 32 | 18, 48 | 21; in turns: 15 | 16, 14 | 16, 14 to 20 | 16, 30 | 16, 36 | 15; in turns with
-# gradients: 72 | 70, 91 | 53, 90 | 61, 91 | 53, 153 | 49. The allocator returns large matrices and requests them
-# again at each call; told to keep them (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_): 15 | 15 at 2^22.
+# The same against blocks. Milliseconds of dense | blocks in float32, Laplace and energy field, at 2^16 and 2^17 pairs:
+# D = 2: .7 | 1.1, .7 | 1.3, 1.5 | 1.6, 1.4 | 2.0; D = 25: 1.4 | 1.3, 1.4 | 1.4, 2.7 | 2.1, 2.9 | 2.0. Blocks in float64
+# with gradients, ns per pair at 2^17, 2^18, 2^20: 72 | 70, 91 | 53, 91 | 53. Larger matrices are returned to the system
+# and requested again at each call.
 DENSE_BEFORE_BLOCKS = 1 << 17
 # The largest matrix of pairs (32 MB) for second derivatives, or where values cannot be read.
 DENSE_PAIRS = 1 << 22
@@ -96,8 +106,9 @@ def exponent_error(
 ) -> float | None:
     """Bound of the error of log w k for pairs up to `length` apart; None if the kernel has no estimate.
 
-    Gaussians by the expanded square: eps (length²/2h² + spread of log w). Other kernels by direct differences, if their
-    logarithm grows slowly. Errors of different samples average out, so that of a field is far smaller in most cases.
+    Gaussians by the expanded square: eps (length²/2h² + spread of log w). Other kernels from distances with a relative
+    error of eps, if their logarithm grows slowly. Errors of different samples average out, so that of a field is far
+    smaller in most cases.
     """
     eps, size = torch.finfo(dtype).eps, 0.0
     gaussian = gaussian_of(kernel)
@@ -107,9 +118,14 @@ def exponent_error(
         size = float(finite.amax() - finite.amin() if gaussian else finite.abs().amax())
     if gaussian is not None:
         return eps * (long_sum(dim) * length**2 / (2 * gaussian[0] ** 2) + size)
-    while isinstance(kernel, Scaled):
-        kernel = kernel.kernel
+    if not SHORT < length < LONG:
+        return None
+    kernel, _ = unscaled(kernel)
     match kernel:
+        case Riesz():
+            constant, unit = LOGARITHM * kernel.s, math.inf
+        case Yukawa():
+            constant, unit = 2 * LOGARITHM, kernel.length_scale
         case Laplace():
             constant, unit = 0.0, kernel.h
         case Matern():

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from wgflow.kernels import Gaussian, Kernel, Scaled
+from wgflow.kernels import Gaussian, Kernel, unscaled
 from wgflow.reductions import blocked
 from wgflow.reductions.blocked import Gradients, Index, flatten, tiles, unflatten
 
@@ -36,12 +36,8 @@ MIN_COLUMNS = 256  # of a tile: narrower ones make slow products, wider ones lea
 
 def gaussian_of(kernel: Kernel) -> tuple[float, float] | None:
     """(h, log scale) of a multiple of a Gaussian, such as its gradient kernel; None for any other kernel."""
-    if isinstance(kernel, Gaussian):
-        return kernel.h, 0.0
-    if isinstance(kernel, Scaled):
-        inner = gaussian_of(kernel.kernel)
-        return None if inner is None else (inner[0], inner[1] + kernel.log_scale)
-    return None
+    kernel, log_scale = unscaled(kernel)
+    return (kernel.h, log_scale) if isinstance(kernel, Gaussian) else None
 
 
 class Factors:
@@ -135,9 +131,7 @@ def forward(x, y, log_weights, kernel, skip_self, dtype) -> tuple[Tensor, Tensor
             # Only the row's own sample or samples without weight are near: direct differences.
             part = None if log_weights is None else log_weights[batch]
             first = rows.start if skip_self else None
-            done = blocked.sum_rows(
-                x[batch, rows], y[batch], part, Gaussian(h), first, torch.float64
-            )
+            done = blocked.sum_rows(x[batch, rows], y[batch], part, Gaussian(h), first)
         log_mass[batch, rows], shift[batch, rows], spread[batch, rows] = done
     shape = (*lead, -1)
     return (log_mass + log_scale).view(shape), shift.view(*shape, x.shape[-1]), spread.view(shape)

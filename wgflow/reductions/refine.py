@@ -80,9 +80,7 @@ def refine(
 ) -> None:
     """Overwrite `rows` of log_mass and shift by their sums in float64."""
     part = Part(x, y, log_weights, rows, skip_self)
-    sums = blocked.forward(
-        part.x, part.y, part.log_weights, kernel, skip_self, torch.float64, part.numbers
-    )
+    sums = blocked.forward(part.x, part.y, part.log_weights, kernel, skip_self, part.numbers)
     part.write(log_mass, sums[0])
     part.write(shift, sums[1])
 

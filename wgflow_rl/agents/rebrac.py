@@ -43,14 +43,13 @@ class ReBRAC(Agent):
     """Deterministic policy tanh f(s), twin critics, target networks of both; the policy moves less often (TD3)."""
 
     cfg: ReBRACConfig
-    updates: Tensor  # number of updates so far
+    updates = 0  # so far; not a buffer, which a GPU would have to be waited for to read
 
     def setup(self, generator: torch.Generator) -> None:
         self.policy = DeterministicPolicy(*self.sizes, generator=generator)
         self.critic = TwinCritic(*self.critic_sizes, generator=generator)
         self.target_policy = self.target_network(self.policy, rate=self.cfg.target_rate)
         self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.latent = None
         self.noise = {"target": (normal, 1, self.chunk_dim)}  # smoothing of a'
 
@@ -83,10 +82,16 @@ class ReBRAC(Agent):
 
     def moves_policy(self) -> bool:
         """Return True in every `policy_delay`-th update, in which policy and target networks move."""
-        return int(self.updates) % self.cfg.policy_delay == 0
+        return self.updates % self.cfg.policy_delay == 0
 
     def update_targets(self) -> None:
         """Move the target networks with the policy, and count the update."""
         if self.moves_policy():
             super().update_targets()
         self.updates += 1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.updates = int(state)
