@@ -103,6 +103,8 @@ SHIFTS = {  # fields that are lengths, for any kernel
     "weighted": lambda x, p, q, k: drifting_field(x, p, q, kernel=k, divergence=ForwardKL()),
     "likelihood": lambda x, p, q, k: likelihood_field(x, p, kernel=k),
 }
+
+
 class NoReads(TorchDispatchMode):
     """Refuse to read values, and shapes that depend on them: on a GPU both wait for all its work."""
 

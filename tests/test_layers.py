@@ -112,7 +112,9 @@ def test_an_agent_imports_no_other_agent_and_no_training(path):
         if parts[0] == "wgflow_rl" and len(parts) > 1:
             assert parts[1] not in HIDDEN_FROM_AGENTS, f"{name_of(path)} imports {name}"
             shared = parts[1:2] != ["agents"] or set(parts[2:]) & SHARED
-            assert shared or (path.stem, parts[2]) in DERIVED, f"{name_of(path)} imports another agent: {name}"
+            assert shared or (path.stem, parts[2]) in DERIVED, (
+                f"{name_of(path)} imports another agent: {name}"
+            )
 
 
 def test_public_names_exist_and_are_documented():

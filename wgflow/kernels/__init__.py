@@ -13,6 +13,7 @@ from wgflow.kernels.kernel import (
     LengthScaleKernel,
     Scaled,
     as_kernels,
+    unscaled,
 )
 from wgflow.kernels.length_scales import describe, divide, multiply, positive, rescale
 from wgflow.kernels.matern import Laplace, Matern, Yukawa
