@@ -140,7 +140,7 @@ REACHABLE = [
     ("cac", {"eta": 1.0}, anywhere),
     ("driftql", {"alpha": 0.1, "generated": 8}, anywhere),
     ("fedit", {"edit_scale": 1.0, "critics": 2, "flow_steps": 5}, lambda: spread(1.0)),
-    ("qam", {"inverse_temperature": 2.0, "critics": 2}, lambda: soft_target(2)),
+    ("qam", {"inverse_temperature": 2.0, "critics": 2, "lr": 1e-2}, lambda: soft_target(2)),
 ]
 
 

@@ -6,17 +6,16 @@ import torch
 import wgflow as wg
 from wgflow.reductions import sharding
 
-B, G, P, D = (
-    64,
-    8,
-    3,
-    4,
-)  # an agent's batch: states, points and positives per state, coordinates of a chunk
+# An agent's batch: states, points and positives per state, coordinates of a chunk.
+B, G, P, D = 64, 8, 3, 4
 K = wg.Gaussian(1.0)
-# KeOps and the solvers that iterate to a tolerance (Sinkhorn, w2, integrate) are not compiled.
+# KeOps, SinkhornField, fields that draw (sliced) or refuse points by value (sphere), and the solvers that iterate to a
+# tolerance (Sinkhorn, w2, integrate) are not compiled.
+UNCOMPILED = {"SinkhornField", "SlicedEnergyField", "SphereField"}
 FIELDS = {
     "energy": wg.EnergyField(),
     "drifting": wg.DriftingField(K, wg.ForwardKL()),
+    "conservative": wg.ConservativeField(wg.Laplace(1.0)),
     "compact": wg.DriftingField(wg.biweight(4.0), skip_self=True),
     "likelihood": wg.LikelihoodField([K, wg.Matern(1.0, nu=2.5)]),
     "mmd": wg.MMDField(wg.RationalQuadratic(torch.full((D,), 1.5))),
@@ -57,7 +56,7 @@ def test_a_compiled_loss_is_the_eager_one(name):
     x, pos = torch.randn(B, G, D, generator=g), torch.randn(B, P, D, generator=g)
     weights = torch.rand(B, P, generator=g)
     inputs = [t.requires_grad_() for t in (x, pos, weights)]
-    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(LOSSES[name], fullgraph=True, backend="eager")
 
     def value_and_gradients(loss):
         value = loss(*inputs)
@@ -71,7 +70,7 @@ def test_a_compiled_loss_is_the_eager_one(name):
 def test_every_field_is_compiled():
     exported = {
         name for name in wg.fields.__all__ if isinstance(getattr(wg.fields, name), type)
-    } - {"Field"}
+    } - {"Field", *UNCOMPILED}
     assert {type(field).__name__ for field in FIELDS.values()} == exported
 
 
