@@ -19,6 +19,7 @@ from wgflow.divergences import (
     ReverseKL,
     SkewKL,
 )
+from wgflow.features import patch_features
 from wgflow.fields import (
     BlobField,
     DriftingField,
@@ -63,7 +64,14 @@ from wgflow.kernels import (
     flat,
     student_t,
 )
-from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_weight, regress_onto
+from wgflow.losses import (
+    DriftingLoss,
+    DriftingReport,
+    draw_guidance,
+    drifting_loss,
+    guidance_weight,
+    regress_onto,
+)
 from wgflow.metrics import (
     energy_distance,
     kde_kl,
@@ -143,6 +151,7 @@ __all__ = [
     "boltzmann_weights",
     "capturable",
     "distributed",
+    "draw_guidance",
     "drifting_field",
     "drifting_loss",
     "effective_sample_size",
@@ -169,6 +178,7 @@ __all__ = [
     "mmd_field",
     "mode_coverage",
     "mode_proportions",
+    "patch_features",
     "per_dimension",
     "published_field",
     "published_magnitudes",

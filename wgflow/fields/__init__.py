@@ -9,7 +9,15 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 
-from wgflow.fields.base import Field, Mixture, Normalized, Relative, mean_kernel_gradient
+from wgflow.fields.base import (
+    Field,
+    InOwnUnit,
+    Mixture,
+    Normalized,
+    Relative,
+    Standardized,
+    mean_kernel_gradient,
+)
 from wgflow.fields.drift import DriftingField, drifting_field, mean_shift
 from wgflow.fields.energy import EnergyField, check_beta, energy_field
 from wgflow.fields.likelihood import LikelihoodField, likelihood_field
@@ -33,12 +41,14 @@ __all__ = [
     "DriftingField",
     "EnergyField",
     "Field",
+    "InOwnUnit",
     "LikelihoodField",
     "MMDField",
     "Mixture",
     "Normalized",
     "PublishedField",
     "Relative",
+    "Standardized",
     "SteinField",
     "blob_field",
     "check_beta",
