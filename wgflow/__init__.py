@@ -90,6 +90,7 @@ from wgflow.reductions import (
     kernel_average,
     kernel_shift,
 )
+from wgflow.sample_quality import SupportOverlap, frechet_distance, support_overlap
 from wgflow.targets import (
     boltzmann_weights,
     effective_sample_size,
@@ -145,6 +146,7 @@ __all__ = [
     "Sinkhorn",
     "SkewKL",
     "SteinField",
+    "SupportOverlap",
     "Trajectory",
     "biweight",
     "blob_field",
@@ -161,6 +163,7 @@ __all__ = [
     "explain_backend",
     "flat",
     "flow",
+    "frechet_distance",
     "guidance_weight",
     "importance_weights",
     "integrate",
@@ -190,6 +193,7 @@ __all__ = [
     "spread_ratio",
     "stein_field",
     "student_t",
+    "support_overlap",
     "top_k_weights",
     "total_variation",
     "w2",

@@ -170,10 +170,9 @@ class DriftingLoss(nn.Module):
     r"""`drifting_loss` averaged over maps of features, per class, with guidance: the objective of drifting generators.
 
     Called as loss(x, pos, neg=None, guidance=1.0) with N generated samples x, P positives and M unconditional
-    negatives, each vectors [n, D] or images [n, C, H, W], or with classes [classes, n, ...], each with its own positives; sets
-    without that dimension are shared by all classes. Returns a `DriftingReport`; the
-    gradient reaches x only. `guidance` is a strength >= 1 or one per class [classes], above 1 for a `PublishedField`
-    only.
+    negatives, each vectors [n, D] or images [n, C, H, W]; or with classes [classes, n, ...], each with its own
+    positives, and sets without that dimension shared by all. `guidance` is a strength >= 1 or one per class [classes],
+    above 1 for a `PublishedField` only. Returns a `DriftingReport`; the gradient reaches x only.
 
     Each map [n, locations, F] is one term: its field compares samples location by location. With `PublishedField()` or
     `field.standardized()` its scale and its rms are means over all classes and locations of the map, as published
