@@ -88,7 +88,7 @@ def score(images: Tensor, net: Judge, data: Path) -> dict[str, float]:
     overlap = wg.support_overlap(found, real)
     values = (
         wg.frechet_distance(found, real), overlap.precision, overlap.recall, overlap.coverage,
-        right.mean(), min(right[LABELS == c].mean() for c in range(10)), nearest[0] / nearest[1],
+        right.mean(), min(right[c == LABELS].mean() for c in range(10)), nearest[0] / nearest[1],
     )  # fmt: skip
     return {name: round(float(value), 4) for name, value in zip(SCORES, values, strict=True)}
 

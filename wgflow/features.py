@@ -66,7 +66,7 @@ def feature_maps(phi: nn.Module, t: Tensor, name: str) -> list[Tensor]:
         if f.dim() < 2:
             raise ValueError(f"{name} is {list(f.shape)}; wanted [n, D], one row per sample.")
         f = f.to(torch.promote_types(f.dtype, torch.float32))
-        check_no_nan(f.detach(), name)
+        check_no_nan((f - f).detach(), name)  # infinity becomes NaN too
         f = f.unflatten(0, t.shape[:2] if grouped else (1, len(f)))  # [classes, n, (locations,) F]
         maps.append(f.unsqueeze(1) if f.dim() == 3 else f.transpose(1, 2))
     return maps

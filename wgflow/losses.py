@@ -262,8 +262,8 @@ class DriftingLoss(nn.Module):
         own, (x_all, pos, neg) = self._union(x, pos, neg)
         weights = None
         if neg is not None and isinstance(self.field, PublishedField):
-            w = guidance_weight(guidance, gen=x_all.shape[-2], neg=neg.shape[-2])
-            w = torch.as_tensor(w, dtype=neg.dtype, device=neg.device).reshape(-1, 1, 1)
+            strength = torch.as_tensor(guidance, dtype=neg.dtype, device=neg.device)
+            w = guidance_weight(strength, gen=x_all.shape[-2], neg=neg.shape[-2]).reshape(-1, 1, 1)  # type: ignore[union-attr]
             weights = w.expand(len(x), *neg.shape[1:-1]).flatten(0, 1)
         # One spread of the means over locations: that of every location would take as long as the field.
         spread = spread_ratio(x_all.mean(1), pos.mean(1).expand(len(x), -1, -1))
