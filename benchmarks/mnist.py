@@ -66,10 +66,7 @@ def judge(data: Path, path: Path) -> Judge:
         for _ in range(1200):
             pick = torch.randint(len(images), (64,))
             loss = cross_entropy(net(train_mnist.to_float(images[pick])), labels[pick])
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            decay.step()
+            train_mnist.descend(loss, adam, decay)
         train_mnist.save(net.state_dict(), path)
     net.load_state_dict(torch.load(path, weights_only=True))
     return net.eval().requires_grad_(False)

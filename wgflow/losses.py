@@ -118,8 +118,11 @@ def guidance_weight(strength: float | Tensor, *, gen: int, neg: int) -> float | 
     Raises:
         ValueError: on a strength below 1, gen < 2 or neg < 1.
     """
-    known = not isinstance(strength, Tensor) or values_available(strength)
-    if (known and not bool(torch.as_tensor(strength >= 1).all())) or gen < 2 or neg < 1:
+    if isinstance(strength, Tensor):
+        strong = not values_available(strength) or bool((strength >= 1).all())
+    else:
+        strong = strength >= 1
+    if not strong or gen < 2 or neg < 1:
         raise ValueError(
             f"strength = {strength}, gen = {gen}, neg = {neg}; wanted >= 1, >= 2 and >= 1."
         )
@@ -156,8 +159,8 @@ def draw_guidance(
 class DriftingReport(NamedTuple):
     """The loss to differentiate, and what it cannot show: means over the maps of features, without gradient.
 
-    displacement: the rms of the field in its own unit before any normalisation; it falls as the generator approaches
-    the data. spread: `spread_ratio`, which falls towards 0 where generated points collapse.
+    displacement: the rms of the field in its own unit before any normalisation; real samples in place of generated ones
+    give its floor. spread: `spread_ratio`, which falls towards 0 where generated points collapse.
     """
 
     loss: Tensor

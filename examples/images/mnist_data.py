@@ -1,4 +1,4 @@
-"""MNIST: the four official files, checked, read without further packages; and pictures of grids of digits."""
+"""MNIST: the four official files, downloaded, checked and read; checkpoints, and pictures of grids of digits."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def load(folder: Path, part: str = "train") -> tuple[Tensor, Tensor]:
         torch.hub.download_url_to_file(MIRROR + name, str(folder / name), hash_prefix=FILES[name])
     images, labels = (read_idx(folder / name) for name in FILES if name.startswith(part))
     return images.unsqueeze(1), labels.long()
+
+
+def to_float(images: Tensor) -> Tensor:
+    return images.float() / 127.5 - 1
+
+
+def save(state: dict, path: Path) -> None:
+    """Write a checkpoint, whole or not at all."""
+    torch.save(state, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
 
 
 def save_grid(images: Tensor, path: Path) -> None:

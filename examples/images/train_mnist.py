@@ -18,6 +18,7 @@ from pathlib import Path
 import mnist_data
 import torch
 import torch.distributed as dist
+from mnist_data import save, to_float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -67,8 +68,8 @@ class Encoder(nn.Module):
         one = self.conv1(images)
         two = self.conv2(one)
         coarse = [nn.functional.avg_pool2d(one, 2), two]
-        maps = [m[:, 0] for c in coarse for m in wg.patch_features(c, patches=(), locations=False)]
-        return [images.flatten(1), *maps, *(c.flatten(2).mT for c in coarse), self.dense(two)]
+        maps = [m for c in coarse for m in wg.patch_features(c, patches=())]
+        return [images.flatten(1), *maps, self.dense(two)]
 
 
 def train_encoder(images: Tensor, labels: Tensor, steps: int, seed: int) -> Encoder:
@@ -82,10 +83,7 @@ def train_encoder(images: Tensor, labels: Tensor, steps: int, seed: int) -> Enco
         x = to_float(images[pick])
         x = x.roll(tuple(torch.randint(-2, 3, (2,)).tolist()), (-2, -1))
         loss = cross_entropy(encoder(x + 0.3 * torch.randn_like(x)), labels[pick])
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        decay.step()
+        descend(loss, adam, decay)
     return encoder.requires_grad_(False).eval()
 
 
@@ -110,13 +108,11 @@ class Generator(nn.Module):
         return self.decode(self.dense(inputs.flatten(0, -2))).unflatten(0, labels.shape)
 
 
-def to_float(images: Tensor) -> Tensor:
-    return images.float() / 127.5 - 1
-
-
-def save(state: dict, path: Path) -> None:
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)  # whole or not at all
+def descend(loss: Tensor, optimiser, schedule) -> None:
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    schedule.step()
 
 
 def train(cfg: Settings, data: Path, out: Path) -> nn.Module:
@@ -159,24 +155,20 @@ def train(cfg: Settings, data: Path, out: Path) -> nn.Module:
         queue.push(images[:10_000], labels[:10_000])
     model = DistributedDataParallel(net) if world > 1 else net
     every = torch.arange(10)
-    share = slice(rank * cfg.generated // world, (rank + 1) * cfg.generated // world)
-    some = slice(rank * cfg.positives // world, (rank + 1) * cfg.positives // world)
+    share = lambda n: slice(rank * n // world, (rank + 1) * n // world)
     for step in range(first, cfg.steps):
         pick = torch.randint(len(images), (64,), generator=g)
         queue.push(images[pick], labels[pick])
-        pos = queue.draw(cfg.positives, every, generator=g)[:, some]
-        z = torch.randn(10, cfg.generated, 64, generator=g)[:, share].to(device)
+        pos = queue.draw(cfg.positives, every, generator=g)[:, share(cfg.positives)].to(device)
+        z = torch.randn(10, cfg.generated, 64, generator=g)[:, share(cfg.generated)].to(device)
         strength, guidance = torch.ones(10), ()
         if cfg.guidance > 1:
             strength = wg.draw_guidance(10, largest=cfg.guidance, generator=g)
-            neg = queue.draw(4, every, generator=g).flatten(0, 1)[some]
+            neg = queue.draw(4, every, generator=g).flatten(0, 1)[share(40)]
             guidance = to_float(neg.to(device)), strength.to(device)
         given = [t.to(device)[:, None].expand(z.shape[:2]) for t in (every, strength)]
-        report = loss(model(z, *given), to_float(pos.to(device)), *guidance)
-        adam.zero_grad()
-        report.loss.backward()
-        adam.step()
-        decay.step()
+        report = loss(model(z, *given), to_float(pos), *guidance)
+        descend(report.loss, adam, decay)
         ema.update_parameters(net)
         if rank == 0 and ((step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps):
             state = {"settings": asdict(cfg), "step": step + 1, "random": g.get_state()}
@@ -202,9 +194,9 @@ if __name__ == "__main__":
     for f in fields(Settings):
         kind = type(f.default) if not isinstance(f.default, bool) else lambda s: s == "True"
         parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=f.default)
-    given = vars(parser.parse_args())
+    options = vars(parser.parse_args())
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    train(data=given.pop("data"), out=given.pop("out"), cfg=Settings(**given))
+    train(data=options.pop("data"), out=options.pop("out"), cfg=Settings(**options))
     if dist.is_initialized():
         dist.destroy_process_group()
