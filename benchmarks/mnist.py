@@ -5,7 +5,7 @@ r"""One-step drifting generators of MNIST digits against flow matching of the sa
     python benchmarks/mnist.py --data ~/mnist --work work report
 
 Every run has one thread; `train_s` is its processor time, encoder included. A judge of another architecture, trained on
-images that the training encoder did not see, scores 5,000 digits, 500 of every class, against test images:
+images that the training encoder did not see, scores 2,000 digits, 200 of every class, against test images:
 
 * Fréchet distance, precision, recall and coverage (k = 5) in the judge's penultimate layer;
 * accuracy: how often the judge reads the label that was asked for, and that of the worst class;
@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import wgflow as wg
+from wgflow_rl.utils.files import write_whole
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "examples" / "images"))
@@ -36,7 +37,7 @@ import mnist_data  # noqa: E402
 import train_mnist  # noqa: E402
 
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
-LABELS = torch.arange(10).repeat(500)
+LABELS = torch.arange(10).repeat(200)
 
 
 class Judge(nn.Module):
@@ -73,16 +74,16 @@ def judge(data: Path, path: Path) -> Judge:
 
 
 def score(images: Tensor, net: Judge, data: Path) -> dict[str, float]:
-    """The scores of images [5000, 1, 28, 28] of `LABELS`."""
+    """The scores of images [2000, 1, 28, 28] of `LABELS`."""
     test, train = (
         train_mnist.to_float(mnist_data.load(data, part)[0]) for part in ("t10k", "train")
     )
     real, found = (torch.cat([net.body(t) for t in x.split(500)]) for x in (test[::2], images))
     right = (net.head(found).argmax(-1) == LABELS).double()
     nearest = [
-        torch.cdist(x[:1000].flatten(1), train.flatten(1)).amin(-1).median() for x in (images, test)
+        torch.cdist(x[:500].flatten(1), train.flatten(1)).amin(-1).median() for x in (images, test)
     ]
-    overlap = wg.support_overlap(found, real)
+    overlap = wg.support_overlap(found, real[: len(found)])
     values = (
         wg.frechet_distance(found, real), overlap.precision, overlap.recall, overlap.coverage,
         right.mean(), min(right[c == LABELS].mean() for c in range(10)), nearest[0] / nearest[1],
@@ -174,7 +175,7 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
     net = train_mnist.train(cfg, args.data, out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
     images = torch.cat(
-        [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(500))]
+        [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(200))]
     )
     return [row | options | score(images, judge(args.data, args.work / "judge.pt"), args.data)]
 
@@ -183,12 +184,44 @@ def flow_rows(args: argparse.Namespace) -> list[dict]:
     net, cost = train_flow(args.data, args.seed, args.seconds, **json.loads(args.settings))
     rows, digits = [], judge(args.data, args.work / "judge.pt")
     for n in (1, 10, 50):
-        parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(500))]
+        parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(200))]
         rows.append(cost | {"evaluations": n} | score(torch.cat(parts), digits, args.data))
     every = torch.arange(10)[:, None].expand(10, 12)
     grid = sample_flow(net, every.flatten(), 50).unflatten(0, every.shape)
     mnist_data.save_grid(grid, args.work / f"{args.name}.png")
     return rows
+
+
+def report(work: Path) -> None:
+    """Write results/mnist.json and mnist.md from the rows of all calls."""
+    files = [json.loads(path.read_text()) for path in sorted((work / "rows").glob("*.json"))]
+    rows = [row for file in files for row in file["rows"]]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["table"], row["method"], row.get("evaluations", 0)), []).append(row)
+    record = {"rows": rows, "provenance": [file["provenance"] for file in files[:1]]}
+    write_results(ROOT / "results" / "mnist.json", record)
+    columns = ("train_s", "steps", *SCORES)
+    lines = []
+    for table in ("main", "short"):
+        head = ["method", "evaluations", "seeds", *columns]
+        lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for (_, method, evaluations), found in (g for g in groups.items() if g[0][0] == table):
+            cells = [method, str(evaluations or "-"), str(len(found))]
+            lines.append("| " + " | ".join(cells + [spread(found, c) for c in columns]) + " |")
+        lines.append("")
+    write_whole(ROOT / "results" / "mnist.md", "\n".join(lines))
+
+
+def spread(rows: list[dict], column: str) -> str:
+    """The mean of a column over seeds, with its range."""
+    values = [row[column] for row in rows if column in row]
+    if not values:
+        return "-"
+    form = "{:.0f}" if isinstance(values[0], int) else "{:.2f}" if column == "frechet" else "{:.3f}"
+    mean = form.format(sum(values) / len(values))
+    several = f" ({form.format(min(values))}-{form.format(max(values))})" if len(values) > 1 else ""
+    return mean + several
 
 
 def main() -> None:
@@ -197,25 +230,28 @@ def main() -> None:
     )
     parser.add_argument("method", choices=["drift", "flow", "real", "report"])
     parser.add_argument("field", nargs="?", default="energy:.5")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--settings", default="{}", help="JSON of further settings")
-    parser.add_argument("--name", help="of the row's file; default: made from the rest")
+    parser.add_argument("--table", choices=["main", "short"], default="main")
     args = parser.parse_args()
     torch.set_num_threads(1)
     (args.work / "rows").mkdir(parents=True, exist_ok=True)
     label = f"drift {args.field}" if args.method == "drift" else args.method
-    args.name = args.name or f"{label}-{args.seed}".replace(" ", "-").replace(":", "")
+    if args.method == "report":
+        report(args.work)
+        return
+    args.name = f"{args.table}-{label}-{args.seed}".replace(" ", "-").replace(":", "")
     if args.method == "real":  # the floor: training images in place of generated ones
         images, labels = mnist_data.load(args.data)
-        pick = torch.cat([(labels == c).nonzero()[:500, 0] for c in range(10)]).reshape(10, -1).mT
+        pick = torch.cat([(labels == c).nonzero()[:200, 0] for c in range(10)]).reshape(10, -1).mT
         digits = judge(args.data, args.work / "judge.pt")
         rows = [score(train_mnist.to_float(images[pick.flatten()]), digits, args.data)]
     else:
         rows = drift_rows(args) if args.method == "drift" else flow_rows(args)
-    rows = [{"name": args.name, "method": label, "seed": args.seed} | row for row in rows]
+    rows = [{"table": args.table, "method": label, "seed": args.seed} | row for row in rows]
     write_results(
         args.work / "rows" / f"{args.name}.json", {"rows": rows, "provenance": provenance()}
     )
