@@ -1,11 +1,11 @@
 r"""One-step drifting generators of MNIST digits against flow matching of the same size and training time.
 
     python benchmarks/mnist.py --data ~/mnist --work work drift energy:.5 --seed 0       # one row per call
-    python benchmarks/mnist.py --data ~/mnist --work work flow --seed 0 --seconds 600
+    python benchmarks/mnist.py --data ~/mnist --work work flow --seed 0 --seconds 300
     python benchmarks/mnist.py --data ~/mnist --work work report
 
 Every run has one thread; `train_s` is its processor time, encoder included. A judge of another architecture, trained on
-images that the training encoder did not see, scores 2,000 digits, 200 of every class, against test images:
+images that the training encoder did not see, scores 1,000 digits, 100 of every class, against test images:
 
 * Fréchet distance, precision, recall and coverage (k = 5) in the judge's penultimate layer;
 * accuracy: how often the judge reads the label that was asked for, and that of the worst class;
@@ -37,7 +37,7 @@ import mnist_data  # noqa: E402
 import train_mnist  # noqa: E402
 
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
-LABELS = torch.arange(10).repeat(200)
+LABELS = torch.arange(10).repeat(100)
 
 
 class Judge(nn.Module):
@@ -74,7 +74,7 @@ def judge(data: Path, path: Path) -> Judge:
 
 
 def score(images: Tensor, net: Judge, data: Path) -> dict[str, float]:
-    """The scores of images [2000, 1, 28, 28] of `LABELS`."""
+    """The scores of images [1000, 1, 28, 28] of `LABELS`."""
     test, train = (
         train_mnist.to_float(mnist_data.load(data, part)[0]) for part in ("t10k", "train")
     )
@@ -175,7 +175,7 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
     net = train_mnist.train(cfg, args.data, out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
     images = torch.cat(
-        [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(200))]
+        [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(100))]
     )
     return [row | options | score(images, judge(args.data, args.work / "judge.pt"), args.data)]
 
@@ -184,7 +184,7 @@ def flow_rows(args: argparse.Namespace) -> list[dict]:
     net, cost = train_flow(args.data, args.seed, args.seconds, **json.loads(args.settings))
     rows, digits = [], judge(args.data, args.work / "judge.pt")
     for n in (1, 10, 50):
-        parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(200))]
+        parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(100))]
         rows.append(cost | {"evaluations": n} | score(torch.cat(parts), digits, args.data))
     every = torch.arange(10)[:, None].expand(10, 12)
     grid = sample_flow(net, every.flatten(), 50).unflatten(0, every.shape)
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--settings", default="{}", help="JSON of further settings")
     parser.add_argument("--table", choices=["main", "short"], default="main")
     args = parser.parse_args()
@@ -246,7 +246,7 @@ def main() -> None:
     args.name = f"{args.table}-{label}-{args.seed}".replace(" ", "-").replace(":", "")
     if args.method == "real":  # the floor: training images in place of generated ones
         images, labels = mnist_data.load(args.data)
-        pick = torch.cat([(labels == c).nonzero()[:200, 0] for c in range(10)]).reshape(10, -1).mT
+        pick = torch.cat([(labels == c).nonzero()[:100, 0] for c in range(10)]).reshape(10, -1).mT
         digits = judge(args.data, args.work / "judge.pt")
         rows = [score(train_mnist.to_float(images[pick.flatten()]), digits, args.data)]
     else:

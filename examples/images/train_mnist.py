@@ -40,7 +40,7 @@ FIELDS = {  # lengths are fractions of the mean distance between generated and r
 class Settings:
     field: str = "energy:.5"
     features: bool = True  # False: pixels alone
-    steps: int = 1500
+    steps: int = 400
     generated: int = 16  # per class and step, over all processes
     positives: int = 32  # per class and step
     guidance: float = 1.0  # largest strength of classifier-free guidance; above 1 with "published"
@@ -48,7 +48,7 @@ class Settings:
     ema: float = 0.99
     encoder_steps: int = 600
     seed: int = 0
-    save_every: int = 100
+    save_every: int = 50
 
 
 class Encoder(nn.Module):
@@ -80,8 +80,7 @@ def train_encoder(images: Tensor, labels: Tensor, steps: int, seed: int) -> Enco
     decay = torch.optim.lr_scheduler.OneCycleLR(adam, 4e-3, total_steps=max(steps, 2))
     for _ in range(steps):
         pick = torch.randint(len(images), (128,), device=images.device)
-        x = to_float(images[pick])
-        x = x.roll(tuple(torch.randint(-2, 3, (2,)).tolist()), (-2, -1))
+        x = to_float(images[pick]).roll(tuple(torch.randint(-2, 3, (2,)).tolist()), (-2, -1))
         loss = cross_entropy(encoder(x + 0.3 * torch.randn_like(x)), labels[pick])
         descend(loss, adam, decay)
     return encoder.requires_grad_(False).eval()
@@ -90,15 +89,15 @@ def train_encoder(images: Tensor, labels: Tensor, steps: int, seed: int) -> Enco
 class Generator(nn.Module):
     """Noise [..., 64], labels [...] and strengths of guidance [...] to images [..., 1, 28, 28] in [-1, 1]."""
 
-    def __init__(self, width: int = 64):
+    def __init__(self, width: int = 48):
         super().__init__()
         self.label = nn.Embedding(10, 64)
         self.dense = nn.Sequential(nn.Linear(129, 256), nn.SiLU(), nn.Linear(256, 2 * width * 49))
-        up = nn.Upsample(scale_factor=2)
-        conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(8, o), nn.SiLU())
+        conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(4, o), nn.SiLU())
         self.decode = nn.Sequential(
             nn.Unflatten(1, (2 * width, 7, 7)),
-            *conv(2 * width, 2 * width), up, *conv(2 * width, width), *conv(width, width),
+            *conv(2 * width, 2 * width), nn.Upsample(scale_factor=2),
+            *conv(2 * width, width), *conv(width, width),
             nn.Conv2d(width, width, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
             *conv(width // 4, width // 4), nn.Conv2d(width // 4, 1, 3, padding=1), nn.Tanh(),
         )  # fmt: skip
@@ -141,8 +140,7 @@ def train(cfg: Settings, data: Path, out: Path) -> nn.Module:
         group=dist.group.WORLD if world > 1 else None,
     )
     g = torch.Generator().manual_seed(cfg.seed)  # the same on every process, which takes its share
-    parts = {"net": net, "ema": ema, "adam": adam, "decay": decay, "queue": queue}
-    first = 0
+    parts, first = {"net": net, "ema": ema, "adam": adam, "decay": decay, "queue": queue}, 0
     if (out / "run.pt").exists():
         state = torch.load(out / "run.pt", device, weights_only=True)
         if state["settings"] != asdict(cfg):
@@ -154,8 +152,7 @@ def train(cfg: Settings, data: Path, out: Path) -> nn.Module:
     else:
         queue.push(images[:10_000], labels[:10_000])
     model = DistributedDataParallel(net) if world > 1 else net
-    every = torch.arange(10)
-    share = lambda n: slice(rank * n // world, (rank + 1) * n // world)
+    every, share = torch.arange(10), lambda n: slice(rank * n // world, (rank + 1) * n // world)
     for step in range(first, cfg.steps):
         pick = torch.randint(len(images), (64,), generator=g)
         queue.push(images[pick], labels[pick])
