@@ -240,10 +240,14 @@ def main() -> None:
     torch.set_num_threads(1)
     (args.work / "rows").mkdir(parents=True, exist_ok=True)
     label = f"drift {args.field}" if args.method == "drift" else args.method
+    if not json.loads(args.settings).get("features", True):
+        label += ", pixels alone"
     if args.method == "report":
         report(args.work)
         return
-    args.name = f"{args.table}-{label}-{args.seed}".replace(" ", "-").replace(":", "")
+    args.name = f"{args.table}-{label}-{args.seed}".translate(
+        {ord(" "): "-", ord(":"): None, ord(","): None}
+    )
     if args.method == "real":  # the floor: training images in place of generated ones
         images, labels = mnist_data.load(args.data)
         pick = torch.cat([(labels == c).nonzero()[:100, 0] for c in range(10)]).reshape(10, -1).mT
