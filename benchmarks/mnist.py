@@ -109,7 +109,7 @@ class Block(nn.Module):
 class Velocity(nn.Module):
     """A U-Net v(x, t, label) at 14 x 14 (images in 2 x 2 patches) and 7 x 7."""
 
-    def __init__(self, width: int = 48, inner: int = 192, embedding: int = 128):
+    def __init__(self, width: int = 48, inner: int = 208, embedding: int = 128):
         super().__init__()
         self.register_buffer("frequencies", 2 ** torch.linspace(0, 8, 16))
         self.label, self.time = nn.Embedding(10, embedding), nn.Linear(32, embedding)

@@ -89,11 +89,11 @@ def train_encoder(images: Tensor, labels: Tensor, steps: int, seed: int) -> Enco
 class Generator(nn.Module):
     """Noise [..., 64], labels [...] and strengths of guidance [...] to images [..., 1, 28, 28] in [-1, 1]."""
 
-    def __init__(self, width: int = 48):
+    def __init__(self, width: int = 64):
         super().__init__()
         self.label = nn.Embedding(10, 64)
         self.dense = nn.Sequential(nn.Linear(129, 256), nn.SiLU(), nn.Linear(256, 2 * width * 49))
-        conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(4, o), nn.SiLU())
+        conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(8, o), nn.SiLU())
         self.decode = nn.Sequential(
             nn.Unflatten(1, (2 * width, 7, 7)),
             *conv(2 * width, 2 * width), nn.Upsample(scale_factor=2),
