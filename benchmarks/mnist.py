@@ -109,8 +109,9 @@ class Block(nn.Module):
 class Velocity(nn.Module):
     """A U-Net v(x, t, label) at 14 x 14 (images in 2 x 2 patches) and 7 x 7."""
 
-    def __init__(self, width: int = 48, inner: int = 208, embedding: int = 128):
+    def __init__(self, inner: int = 208, embedding: int = 128):
         super().__init__()
+        width = 8 * (inner // 32)
         self.register_buffer("frequencies", 2 ** torch.linspace(0, 8, 16))
         self.label, self.time = nn.Embedding(10, embedding), nn.Linear(32, embedding)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
@@ -132,11 +133,11 @@ class Velocity(nn.Module):
         return nn.functional.pixel_shuffle(self.leave(h), 2)
 
 
-def train_flow(data: Path, seed: int, seconds: float, lr: float = 2e-3, batch: int = 64):
+def train_flow(data: Path, seed: int, seconds: float, inner: int = 208, lr: float = 2e-3):
     """Flow matching along straight paths (Lipman et al. 2023), for some seconds of processor time."""
     images, labels = mnist_data.load(data)
     torch.manual_seed(seed)
-    net = Velocity()
+    net = Velocity(inner=inner)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     adam = torch.optim.Adam(net.parameters(), lr, (0.9, 0.99))
     start, steps = time.process_time(), 0
@@ -144,9 +145,9 @@ def train_flow(data: Path, seed: int, seconds: float, lr: float = 2e-3, batch: i
         adam.param_groups[0]["lr"] = (
             lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * spent / seconds)))
         )
-        pick = torch.randint(len(images), (batch,))
-        x, noise = train_mnist.to_float(images[pick]), torch.randn(batch, 1, 28, 28)
-        t = torch.rand(batch)
+        pick = torch.randint(len(images), (64,))
+        x, noise = train_mnist.to_float(images[pick]), torch.randn(64, 1, 28, 28)
+        t = torch.rand(64)
         at = noise + t[:, None, None, None] * (x - noise)
         loss = (net(at, t, labels[pick]) - (x - noise)).square().mean()
         adam.zero_grad()
@@ -181,11 +182,14 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
 
 
 def flow_rows(args: argparse.Namespace) -> list[dict]:
-    net, cost = train_flow(args.data, args.seed, args.seconds, **json.loads(args.settings))
+    options = json.loads(args.settings)
+    net, cost = train_flow(args.data, args.seed, args.seconds, **options)
     rows, digits = [], judge(args.data, args.work / "judge.pt")
     for n in (1, 10, 50):
         parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(100))]
-        rows.append(cost | {"evaluations": n} | score(torch.cat(parts), digits, args.data))
+        rows.append(
+            cost | options | {"evaluations": n} | score(torch.cat(parts), digits, args.data)
+        )
     every = torch.arange(10)[:, None].expand(10, 12)
     grid = sample_flow(net, every.flatten(), 50).unflatten(0, every.shape)
     mnist_data.save_grid(grid, args.work / f"{args.name}.png")
@@ -240,8 +244,11 @@ def main() -> None:
     torch.set_num_threads(1)
     (args.work / "rows").mkdir(parents=True, exist_ok=True)
     label = f"drift {args.field}" if args.method == "drift" else args.method
-    if not json.loads(args.settings).get("features", True):
+    options = json.loads(args.settings)
+    if not options.get("features", True):
         label += ", pixels alone"
+    if "inner" in options:
+        label += f", inner width {options['inner']}"
     if args.method == "report":
         report(args.work)
         return
