@@ -293,6 +293,7 @@ def test_half_precision_features_count_in_single_precision():
     [
         (r"features\[0\]\(pos\) holds NaN", lambda f: f(images(6, 1, 4, 4), images(5, 1, 4, 4) / 0)),
         (r"has \(classes, locations\) = \[3", lambda f: f(images(2, 6, 1, 4, 4), images(3, 5, 1, 4, 4))),
+        ("guidance is", lambda f: f(*[images(2, 6, 1, 4, 4)] * 3, torch.ones(3))),
         ("strength", lambda f: f(*[images(6, 1, 4, 4)] * 3, torch.tensor([0.5]))),
     ],
 )  # fmt: skip

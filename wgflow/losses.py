@@ -266,6 +266,10 @@ class DriftingLoss(nn.Module):
         weights = None
         if neg is not None and isinstance(self.field, PublishedField):
             strength = torch.as_tensor(guidance, dtype=neg.dtype, device=neg.device)
+            if strength.numel() not in (1, len(x)):
+                raise ValueError(
+                    f"guidance is {list(strength.shape)} for {len(x)} classes; wanted one number, or one per class."
+                )
             w = guidance_weight(strength, gen=x_all.shape[-2], neg=neg.shape[-2]).reshape(-1, 1, 1)  # type: ignore[union-attr]
             weights = w.expand(len(x), *neg.shape[1:-1]).flatten(0, 1)
         # One spread of the means over locations: that of every location would take as long as the field.
