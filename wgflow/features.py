@@ -75,9 +75,9 @@ def feature_maps(phi: nn.Module, t: Tensor, name: str) -> list[Tensor]:
 class FeatureFunction(nn.Module):
     """A plain function as a module."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]):
+    def __init__(self, function: Callable[[Tensor], Tensor | Sequence[Tensor]]):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | Sequence[Tensor]:
         return self.function(x)
