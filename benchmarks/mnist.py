@@ -207,7 +207,7 @@ def report(work: Path) -> None:
     write_results(ROOT / "results" / "mnist.json", record)
     columns = ("train_s", "steps", *SCORES)
     lines = []
-    for table in ("main", "short"):
+    for table in ("main", "long", "short"):
         head = ["method", "evaluations", "seeds", *columns]
         lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for (_, method, evaluations), found in (g for g in groups.items() if g[0][0] == table):
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--settings", default="{}", help="JSON of further settings")
-    parser.add_argument("--table", choices=["main", "short"], default="main")
+    parser.add_argument("--table", choices=["main", "long", "short"], default="main")
     args = parser.parse_args()
     torch.set_num_threads(1)
     (args.work / "rows").mkdir(parents=True, exist_ok=True)
