@@ -77,6 +77,8 @@ points = torch.cat([shape.sample(2000, generator=generator) for shape in shapes]
 data = TensorDataset(points, torch.arange(3).repeat_interleave(2000))
 torch.manual_seed(0)  # of the network's weights
 module = Generator()
+first = torch.randperm(len(data), generator=generator)[:1500]
+module.queue.push(*data[first])  # draws are without replacement, so every class needs 128
 log = fit(module, DataLoader(data, batch_size=200, shuffle=True, generator=generator), epochs=20)
 
 x = module(torch.arange(3)[:, None].expand(-1, 1000)).detach()

@@ -144,8 +144,10 @@ CALLS = {
     # losses
     "regress_onto": lambda x, y: wg.regress_onto(x, wg.mean_shift(x, y, kernel=K)),
     "drifting_loss": lambda x, y: wg.drifting_loss(x, y),
-    "DriftingLoss": lambda x, y: wg.DriftingLoss(guidance=2.0)(x, y, y),
+    "DriftingLoss": lambda x, y: wg.DriftingLoss()(x, y, y, 2.0),
     "DriftingReport": lambda x, y: wg.DriftingLoss(wg.EnergyField())(x, y),
+    "draw_guidance": lambda x, y: wg.draw_guidance(3, generator=seeded()),
+    "patch_features": lambda x, y: wg.patch_features(x[None, None], patches=(2,)),
     "guidance_weight": lambda x, y: wg.guidance_weight(2.0, gen=4, neg=3),
     "SampleQueue": queue,
     # targets
@@ -164,6 +166,9 @@ CALLS = {
     "sliced_w2": lambda x, y: wg.sliced_w2(x, y, generator=seeded()),
     "w2": lambda x, y: wg.w2(x[: len(y)], y[: len(x)]),
     "kde_kl": lambda x, y: wg.kde_kl(x, y, kernel=K),
+    "frechet_distance": lambda x, y: wg.frechet_distance(x, y),
+    "support_overlap": lambda x, y: wg.support_overlap(x, y, k=2),
+    "SupportOverlap": lambda x, y: wg.support_overlap(y, x, k=2),
     "mode_coverage": lambda x, y: wg.mode_coverage(x, y, radius=1.0),
     "mode_proportions": lambda x, y: wg.mode_proportions(x, y),
 }

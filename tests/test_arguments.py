@@ -15,7 +15,13 @@ from wgflow.arguments import checked
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
 K = wg.Gaussian(0.5)
 # Their calls pass no cloud on.
-NO_CLOUD = {"Annealed", "guidance_weight", "total_variation", "effective_sample_size"}
+NO_CLOUD = {
+    "Annealed",
+    "draw_guidance",
+    "guidance_weight",
+    "total_variation",
+    "effective_sample_size",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in NO_CLOUD])

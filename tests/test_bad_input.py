@@ -16,6 +16,8 @@ ALONE = {
     "Interaction",
     "Potential",
     "guidance_weight",
+    "draw_guidance",
+    "patch_features",
     "SampleQueue",
     "total_variation",
 }

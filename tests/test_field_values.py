@@ -225,7 +225,7 @@ def test_several_kernels_are_a_sum_of_fields(c):
 @given(c=clouds(degenerate=False))
 def test_the_published_field_has_coordinates_of_its_own(c):
     field = PublishedField((0.1,))
-    V, unit = field.in_own_unit(c.x, c.pos, neg=c.neg)
+    V, unit, _ = field.in_own_unit(c.x, c.pos, neg=c.neg)
     assert_close(unit, published_scale(c.x, c.pos, neg=c.neg))
     assert_close(V * unit, field(c.x, c.pos, neg=c.neg))
     assert_close(V, PublishedField((0.1,), dimensionless=True)(c.x, c.pos, neg=c.neg))

@@ -1,10 +1,16 @@
 """Losses: where gradients go, and what the value of a normalised loss can and cannot say."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import ddp_worker
 from tests.strategies import assert_close, clouds
 from wgflow import (
     DriftingField,
@@ -12,16 +18,20 @@ from wgflow import (
     EnergyField,
     Gaussian,
     LikelihoodField,
-    SampleQueue,
+    PublishedField,
+    draw_guidance,
     drifting_loss,
     energy_field,
     guidance_weight,
+    patch_features,
     published_field,
     published_magnitudes,
     published_scale,
     regress_onto,
     spread_ratio,
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @given(clouds(degenerate=False))
@@ -118,16 +128,16 @@ def test_a_drifting_loss_reports_what_it_cannot_show():
     g = torch.Generator().manual_seed(0)
     gen = torch.randn(3, 6, 4, generator=g, requires_grad=True)  # 3 classes
     pos, neg = torch.randn(3, 5, 4, generator=g), torch.randn(3, 7, 4, generator=g)
-    report = DriftingLoss(guidance=2.0)(gen, pos, neg)
+    report = DriftingLoss()(gen, pos, neg, 2.0)
     weights = torch.full((3, 7), guidance_weight(2.0, gen=6, neg=7))
     assert_close(report.loss, drifting_loss(gen, pos, neg=neg, neg_weights=weights))
-    V = published_field(gen.detach(), pos, neg=neg, neg_weights=weights)
-    assert_close(report.displacement, V.square().mean().sqrt(), rtol=1e-5)
+    magnitudes = published_magnitudes(gen.detach(), pos, neg=neg, neg_weights=weights)
+    assert_close(report.displacement, magnitudes.mean(), rtol=1e-5)
     assert_close(report.spread, spread_ratio(gen, pos))
     with pytest.raises(ValueError, match="unconditional"):
-        DriftingLoss(guidance=2.0)(gen, pos)
+        DriftingLoss()(gen, pos, guidance=2.0)
     with pytest.raises(ValueError, match="PublishedField"):
-        DriftingLoss(EnergyField(), guidance=2.0)
+        DriftingLoss(EnergyField())(gen, pos, neg, 2.0)
     with pytest.raises(ValueError, match="empty"):
         DriftingLoss(features=[])
 
@@ -153,8 +163,8 @@ def images(*shape):
 def test_a_loss_of_images_is_that_of_their_feature_vectors():
     x, pos, neg = images(6, 1, 8, 9).requires_grad_(), images(5, 1, 8, 9), images(4, 1, 8, 9)
     phi = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()).requires_grad_(False)
-    report = DriftingLoss(features=[phi], guidance=2.0)(x, pos, neg)
-    assert_close(report.loss, DriftingLoss(guidance=2.0)(phi(x), phi(pos), phi(neg)).loss)
+    report = DriftingLoss(features=[phi])(x, pos, neg, 2.0)
+    assert_close(report.loss, DriftingLoss()(phi(x), phi(pos), phi(neg), 2.0).loss)
     (grad,) = torch.autograd.grad(report.loss, x)
     assert grad.abs().sum() > 0
 
@@ -185,90 +195,15 @@ def test_a_replaced_feature_network_is_the_one_in_use():
     assert_close(loss(x, pos).loss, (one + two) / 2, rtol=1e-6, atol=1e-9)
 
 
-def test_a_queue_names_the_way_to_store_images_without_mixing_them():
-    queue, batch = SampleQueue(784, size=8), images(3, 1, 28, 28)
-    with pytest.raises(ValueError, match=r"samples\.flatten\(1\).*unflatten\(-1, \(1, 28, 28\)\)"):
-        queue.push(batch)
-    with pytest.raises(ValueError, match=r"SampleQueue\(784, \.\.\.\)"):
-        SampleQueue(28, size=8).push(batch.expand(3, 1, 28, 28)[:, :, :, :28])
-    queue.push(batch.flatten(1))
-    drawn = queue.draw(5, generator=torch.Generator().manual_seed(0)).unflatten(-1, (1, 28, 28))
-    assert all(any(torch.equal(d, image) for image in batch) for d in drawn)
-
-
-def test_a_queue_keeps_the_newest_of_each_class():
-    queue = SampleQueue(1, size=3, classes=2)
-    queue.push(torch.arange(5.0)[:, None], torch.zeros(5))
-    queue.push(torch.tensor([[10.0]]), torch.tensor([1]))
-    g = torch.Generator().manual_seed(0)
-    drawn = queue.draw(50, torch.tensor([0, 1, 0]), generator=g)
-    assert drawn.shape == (3, 50, 1)
-    assert set(drawn[0].flatten().tolist()) == {2.0, 3.0, 4.0}
-    assert set(drawn[1].flatten().tolist()) == {10.0}
-    assert len(queue) == 4
-    back = SampleQueue(1, size=3, classes=2)
-    back.load_state_dict(queue.state_dict())
-    again = [
-        q.draw(5, torch.tensor([0]), generator=torch.Generator().manual_seed(1))
-        for q in (queue, back)
-    ]
-    assert torch.equal(*again)
-
-
-def test_a_queue_moves_and_is_saved_with_its_module():
-    holder = torch.nn.Module()
-    holder.queue = SampleQueue(2, size=3)
-    holder.double()
-    holder.queue.push(torch.ones(2, 2))
-    assert holder.queue.draw(4).dtype == torch.float64
-    assert set(holder.state_dict()) == {"queue.samples", "queue.pushed"}
-    assert repr(holder.queue) == "SampleQueue(2, size=3, classes=1, held=2)"
-
-
-def test_a_queue_draws_all_its_samples_whatever_the_default_dtype():
-    queue = SampleQueue(1, size=1000)
-    queue.push(torch.arange(1000.0)[:, None])
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        drawn = queue.draw(20_000, generator=torch.Generator().manual_seed(0))
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert len(drawn.unique()) == 1000
-
-
-def test_a_queue_of_one_class_needs_no_labels():
-    queue = SampleQueue(1, size=2)
-    queue.push(torch.tensor([[1.0], [2.0], [3.0]]))
-    assert set(queue.draw(40, generator=torch.Generator().manual_seed(0)).flatten().tolist()) == {
-        2.0,
-        3.0,
-    }
-
-
-@pytest.mark.parametrize(
-    ("says", "call"),
-    [
-        ("wanted 0 to 1", lambda q: q.push(torch.zeros(1, 1), torch.tensor([2]))),
-        ("missing", lambda q: q.push(torch.zeros(1, 1))),
-        ("nothing was pushed", lambda q: q.draw(3, torch.tensor([0]))),
-        ("at least one", lambda q: SampleQueue(1, size=0)),
-    ],
-)  # fmt: skip
-def test_bad_queues_are_named(says, call):
-    with pytest.raises(ValueError, match=says):
-        call(SampleQueue(1, size=3, classes=2))
-
-
 @pytest.mark.parametrize("field", [EnergyField(), None], ids=["energy", "published with guidance"])
 def test_a_loss_in_feature_space_is_the_loss_of_the_features(field):
     """Data, negatives, displacement and spread are all seen through the map, and several maps are averaged."""
     g = torch.Generator().manual_seed(0)
     x, pos, neg = (torch.randn(4, n, 3, generator=g, dtype=torch.float64) for n in (6, 5, 7))
     maps = [lambda z: z * torch.tensor([1.0, 5.0, 0.2]), lambda z: z[..., :2].tanh()]
-    options = {"field": field} if field else {"guidance": 2.0}
-    negatives = () if field else (neg,)
-    together = DriftingLoss(features=maps, **options)(x, pos, *negatives)
-    each = [DriftingLoss(**options)(phi(x), phi(pos), *map(phi, negatives)) for phi in maps]
+    field, rest = (field, ()) if field else (PublishedField(), (neg, 2.0))
+    together = DriftingLoss(field, features=maps)(x, pos, *rest)
+    each = [DriftingLoss(field)(phi(x), phi(pos), *map(phi, rest[:1]), *rest[1:]) for phi in maps]
     for number, found in enumerate(together):
         assert_close(found, (each[0][number] + each[1][number]) / 2)
 
@@ -278,3 +213,110 @@ def test_the_displacement_of_a_report_is_the_rms_of_the_field():
     x, pos = (torch.randn(4, n, 3, generator=g, dtype=torch.float64) for n in (6, 5))
     V = energy_field(x, pos)
     assert_close(DriftingLoss(EnergyField())(x, pos).displacement, V.square().mean().sqrt())
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("field", [PublishedField(), EnergyField(0.5).standardized()], ids=repr)
+def test_a_map_of_features_is_one_term_with_locations_as_groups(field):
+    """Classes x locations are independent groups of points that share one scale and one rms."""
+    x, pos, neg = (randn(3, n, 2, 4, 5, seed=n) for n in (6, 5, 7))  # classes of images
+    columns = lambda images: images.flatten(2).mT  # [n, 20 locations, 2 channels]
+    groups = lambda t: t.flatten(3).permute(0, 3, 1, 2).flatten(0, 1)  # [60, n, 2]
+    guided = isinstance(field, PublishedField)
+    strength = torch.tensor([1.0, 2.0, 4.0])
+    rest = (neg, strength) if guided else ()
+    report = DriftingLoss(field, features=[columns])(x, pos, *rest)
+    w = guidance_weight(strength.double(), gen=6, neg=7).repeat_interleave(20)[:, None]
+    negatives = {"neg": groups(neg), "neg_weights": w.expand(-1, 7)} if guided else {}
+    assert_close(report.loss, drifting_loss(groups(x), groups(pos), field=field, **negatives))
+    if guided:
+        sizes = published_magnitudes(groups(x), groups(pos), **negatives)
+        assert_close(report.displacement, sizes.mean())
+
+
+def test_sets_without_classes_are_shared_by_all_classes():
+    x, pos, neg = randn(3, 6, 4), randn(5, 4, seed=1), randn(7, 4, seed=2)
+    shared = DriftingLoss()(x, pos, neg, 2.0)
+    each = DriftingLoss()(x, pos.expand(3, 5, 4), neg.expand(3, 7, 4), 2.0)
+    for a, b in zip(shared, each, strict=True):
+        assert_close(a, b)
+
+
+def test_a_standardized_field_has_no_units():
+    x, pos = randn(3, 6, 4), randn(3, 5, 4, seed=1)
+    for field in (EnergyField(0.5).standardized(), LikelihoodField(Gaussian(0.3)).standardized()):
+        V, unit, magnitude = field.in_own_unit(x, pos)
+        assert V.square().mean().sqrt().item() == pytest.approx(1.0)
+        assert_close(V * unit, field(x, pos))
+        assert_close(field.field.relative().normalized()(x, pos), V)
+        scaled = field.in_own_unit(1e3 * x, 1e3 * pos)
+        for a, b in zip(scaled, (V, 1e3 * unit, magnitude), strict=True):
+            assert_close(a, b)
+
+
+def test_strengths_of_guidance_follow_their_law():
+    """u = P(strength <= a) is the uniform number that the strength was made from: inversion sampling."""
+    for k in (3.0, 5.0):
+        a = draw_guidance(1000, power=k, generator=torch.Generator().manual_seed(0))
+        u = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+        assert_close((1 - a ** (1 - k)) / (1 - 4 ** (1 - k)), u, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_patches_of_a_ramp_and_of_a_constant():
+    ramp = torch.arange(8.0, dtype=torch.float64).expand(2, 3, 8, 8)
+    full = lambda value, *shape: torch.full(shape, value, dtype=torch.float64)
+    everywhere, mean2, std2, mean4, std4, mean, std = patch_features(ramp)
+    assert_close(everywhere[0, :8, 0], torch.arange(8.0).double())
+    assert_close(mean2[0, :4, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]).double())
+    assert_close(std2, full((0.25 + 1e-6) ** 0.5, 2, 16, 3))
+    assert_close(mean4[0, :2, 0], torch.tensor([1.5, 5.5]).double())
+    assert_close(std4, full((1.25 + 1e-6) ** 0.5, 2, 4, 3))
+    assert mean.shape == std.shape == (2, 1, 3)
+    assert_close(patch_features(ramp * 0 + 1e3, patches=())[2], full(1e-3, 2, 1, 3))
+    with pytest.raises(ValueError, match="patches"):
+        patch_features(ramp, patches=(9,))
+
+
+def test_half_precision_features_count_in_single_precision():
+    x, pos = images(6, 1, 4, 4), images(5, 1, 4, 4)
+    half = lambda t: t.flatten(1).bfloat16()
+    report = DriftingLoss(features=[half])(x, pos)
+    assert_close(report.loss, DriftingLoss()(half(x).float(), half(pos).float()).loss)
+    assert report.loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("says", "call"),
+    [
+        (r"features\[0\]\(pos\) holds NaN", lambda f: f(images(6, 1, 4, 4), images(5, 1, 4, 4) / 0)),
+        (r"has \(classes, locations\) = \[3", lambda f: f(images(2, 6, 1, 4, 4), images(3, 5, 1, 4, 4))),
+        ("guidance is", lambda f: f(*[images(2, 6, 1, 4, 4)] * 3, torch.ones(3))),
+        ("strength", lambda f: f(*[images(6, 1, 4, 4)] * 3, torch.tensor([0.5]))),
+    ],
+)  # fmt: skip
+def test_bad_images_are_named(says, call):
+    with pytest.raises(ValueError, match=says):
+        call(DriftingLoss(features=[torch.nn.Flatten()]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs gloo and the loopback device")
+def test_two_processes_with_half_a_batch_each_learn_as_one(tmp_path):
+    """Losses of shares under DistributedDataParallel: the mean gradient is that of the whole batch on one process."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, "-m", "tests.ddp_worker", str(tmp_path / "store"), str(tmp_path)]
+    running = [subprocess.Popen([*command, str(rank)], cwd=ROOT, env=env) for rank in range(2)]
+    assert [p.wait(timeout=300) for p in running] == [0, 0]
+    for name, (gradients, rest) in ddp_worker.results(0, 1, None).items():
+        for rank in range(2):
+            shared, found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[name]
+            for a, b in zip((*shared, *found), (*gradients, *rest), strict=True):
+                assert_close(a, b, rtol=1e-9, atol=1e-12)

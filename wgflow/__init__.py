@@ -20,6 +20,7 @@ from wgflow.divergences import (
     ReverseKL,
     SkewKL,
 )
+from wgflow.features import patch_features
 from wgflow.fields import (
     BlobField,
     ConservativeField,
@@ -72,7 +73,14 @@ from wgflow.kernels import (
     flat,
     student_t,
 )
-from wgflow.losses import DriftingLoss, DriftingReport, drifting_loss, guidance_weight, regress_onto
+from wgflow.losses import (
+    DriftingLoss,
+    DriftingReport,
+    draw_guidance,
+    drifting_loss,
+    guidance_weight,
+    regress_onto,
+)
 from wgflow.metrics import (
     energy_distance,
     kde_kl,
@@ -91,6 +99,7 @@ from wgflow.reductions import (
     kernel_average,
     kernel_shift,
 )
+from wgflow.sample_quality import SupportOverlap, frechet_distance, support_overlap
 from wgflow.targets import (
     boltzmann_weights,
     effective_sample_size,
@@ -150,6 +159,7 @@ __all__ = [
     "SlicedEnergyField",
     "SphereField",
     "SteinField",
+    "SupportOverlap",
     "Trajectory",
     "biweight",
     "blob_field",
@@ -157,6 +167,7 @@ __all__ = [
     "capturable",
     "conservative_field",
     "distributed",
+    "draw_guidance",
     "drifting_field",
     "drifting_loss",
     "effective_sample_size",
@@ -167,6 +178,7 @@ __all__ = [
     "exponential_map",
     "flat",
     "flow",
+    "frechet_distance",
     "full_matrix",
     "guidance_weight",
     "importance_weights",
@@ -185,6 +197,7 @@ __all__ = [
     "mmd_field",
     "mode_coverage",
     "mode_proportions",
+    "patch_features",
     "per_dimension",
     "published_field",
     "published_magnitudes",
@@ -198,6 +211,7 @@ __all__ = [
     "spread_ratio",
     "stein_field",
     "student_t",
+    "support_overlap",
     "top_k_weights",
     "total_variation",
     "w2",

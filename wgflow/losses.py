@@ -6,14 +6,24 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgflow.arguments import checked
-from wgflow.fields import Field, PublishedField
+from wgflow.arguments import checkable, checked, draw_device
+from wgflow.distributed.processes import Processes
+from wgflow.features import FeatureFunction, feature_maps
+from wgflow.fields import Field, InOwnUnit, PublishedField
 from wgflow.metrics import spread_ratio
 from wgflow.reductions import check_clouds
 
-__all__ = ["DriftingLoss", "DriftingReport", "drifting_loss", "guidance_weight", "regress_onto"]
+__all__ = [
+    "DriftingLoss",
+    "DriftingReport",
+    "draw_guidance",
+    "drifting_loss",
+    "guidance_weight",
+    "regress_onto",
+]
 
 
 @checked
@@ -70,45 +80,89 @@ def drifting_loss(
     Raises:
         ValueError: as the field does.
     """
-    return _loss_and_unit(x, pos, neg, neg_weights, field)[0]
+    V, unit, _ = _in_own_unit(x.detach(), pos.detach(), neg, neg_weights, field)
+    return regress_onto(x / unit, V)
 
 
-def _loss_and_unit(
+def _in_own_unit(
     x: Tensor,
     pos: Tensor,
     neg: Tensor | None,
     neg_weights: Tensor | None,
     field: Callable[..., Tensor],
-) -> tuple[Tensor, Tensor | float]:
-    """`drifting_loss`, and the length of one unit of its coordinates."""
+) -> InOwnUnit:
+    """The field or function at x, in the unit of its loss."""
     negatives = {"neg": neg, "neg_weights": neg_weights}
     given = {name: t.detach() for name, t in negatives.items() if t is not None}
     if isinstance(field, Field):
-        V, unit = field.in_own_unit(x.detach(), pos.detach(), **given)
-    else:
-        V, unit = field(x.detach(), pos.detach(), **given), 1.0
-    return regress_onto(x / unit, V), unit
+        return field.in_own_unit(x, pos, **given)
+    V = field(x, pos, **given)
+    return InOwnUnit(V, 1.0, V.detach().square().mean().sqrt())
 
 
 @checked
-def guidance_weight(strength: float, *, gen: int, neg: int) -> float:
+def guidance_weight(strength: float | Tensor, *, gen: int, neg: int) -> float | Tensor:
     r"""The weight of each of `neg` unconditional negatives beside `gen` generated points, for classifier-free guidance.
 
     Negatives are then (1 - γ) q + γ p_∅ with 1 / (1 - γ) = a, the strength; at rest q = a p_c - (a - 1) p_∅. A point
     does not repel itself, so gen - 1 of them count.
 
+    Args:
+        strength: a >= 1, a number or a tensor of any shape, one per group.
+        gen: N, the number of generated points per group.
+        neg: M, the number of unconditional negatives.
+
+    Returns:
+        The weight, of the shape of `strength`.
+
     Raises:
         ValueError: on a strength below 1, gen < 2 or neg < 1.
     """
-    if not strength >= 1 or gen < 2 or neg < 1:
+    strong = (
+        not checkable(strength) or bool((strength >= 1).all())
+        if isinstance(strength, Tensor)
+        else strength >= 1
+    )
+    if not strong or gen < 2 or neg < 1:
         raise ValueError(
             f"strength = {strength}, gen = {gen}, neg = {neg}; wanted >= 1, >= 2 and >= 1."
         )
     return (gen - 1) * (strength - 1) / neg
 
 
+@checked
+def draw_guidance(
+    n: int, *, power: float = 3.0, largest: float = 4.0, generator: torch.Generator | None = None
+) -> Tensor:
+    r"""Draw strengths of guidance from the density ∝ a^-power on [1, largest] (Deng et al. 2026), one per group.
+
+    Pass them to `DriftingLoss` and to the generator as an input, so that the strength can be chosen when sampling.
+
+    Args:
+        n: the number of groups.
+        power: k > 1; the mean for k = 3 and largest 4 is 1.6.
+        largest: >= 1.
+        generator: of the draws; None: torch's default generator.
+
+    Returns:
+        [n], on the device of `generator`.
+
+    Raises:
+        ValueError: on power <= 1 or largest < 1.
+    """
+    if not power > 1 or not largest >= 1:
+        raise ValueError(f"power = {power}, largest = {largest}; wanted > 1 and >= 1.")
+    device = draw_device(generator, torch.device("cpu"))
+    u = torch.rand(n, generator=generator, device=device)
+    return (1 + u * (largest ** (1 - power) - 1)) ** (1 / (1 - power))
+
+
 class DriftingReport(NamedTuple):
-    """The loss to differentiate, with the rms displacement and the `spread_ratio` in feature space, as diagnostics."""
+    """The loss to differentiate, and what it cannot show: means over the maps of features, without gradient.
+
+    displacement: the rms of the field in its own unit before any normalisation; real samples in place of generated ones
+    give its floor. spread: `spread_ratio`, which falls towards 0 where generated points collapse.
+    """
 
     loss: Tensor
     displacement: Tensor
@@ -117,97 +171,132 @@ class DriftingReport(NamedTuple):
 
 @checked
 class DriftingLoss(nn.Module):
-    r"""`drifting_loss` averaged over feature spaces, with guidance: the training objective of a drifting generator.
+    r"""`drifting_loss` averaged over maps of features, per class, with guidance: the objective of drifting generators.
 
-    Called as loss(x, pos, neg=None) with x [N, D], pos [P, D], neg [M, D], or with classes along one
-    leading dimension, each with its own positives. With `features`, x, pos and neg are whatever
-    these accept, for example images [N, C, H, W]; the shapes above are then those of the feature
-    vectors. Returns a `DriftingReport`; the gradient reaches x only.
+    Called as loss(x, pos, neg=None, guidance=1.0) with N generated samples x, P positives and M unconditional
+    negatives, each vectors [n, D] or images [n, C, H, W]; or with classes [classes, n, ...], each with its own
+    positives, and sets without that dimension shared by all. `guidance` is a strength >= 1 or one per class [classes],
+    above 1 for a `PublishedField` only. Returns a `DriftingReport`; the gradient reaches x only.
+
+    Each map [n, locations, F] is one term: its field compares samples location by location. With `PublishedField()` or
+    `field.standardized()` its scale and its rms are means over all classes and locations of the map, as published
+    (Deng et al. 2026; their loss is the sum over maps, this one the mean). Half-precision features count in float32.
 
     Args:
-        field: a field such as `EnergyField()`, or a function (x, pos) -> velocity, evaluated in feature space.
-        features: maps to feature vectors, [N, ...] -> [N, F], applied to x, pos and neg. None: the
-            points themselves. Modules are registered but not trained here: freeze them; gradients
+        field: a field such as `EnergyField().standardized()`, or a function (x, pos) -> velocity, of features.
+        features: functions or modules of samples without classes, [n, D] or [n, C, H, W], that return
+            vectors [n, F], a map [n, locations, F], or a sequence of these; see `patch_features`. None:
+            vectors as they are. Modules are registered but not trained here: freeze them; gradients
             pass through them to x.
-        guidance: strength >= 1 of classifier-free guidance, for a `PublishedField`; above 1 the call needs
-            unconditional data as `neg`.
+        group: the processes that hold shares of one batch: every process passes the same numbers of samples of
+            the same classes, and the field sees them all. The mean of the gradients over the processes,
+            as in `DistributedDataParallel`, is then that of one process with the whole batch. None: this process
+            alone; `torch.distributed.group.WORLD`: all.
 
     Raises:
-        ValueError: on guidance with another field or without neg, on points or feature vectors with
-            more than one leading dimension, and as the field does.
+        ValueError: on guidance with another field or without neg, on images without features, on numbers of classes
+            that differ, on features with NaN, on shares of unequal shape, and as the field does.
+        RuntimeError: when `group` is given and no process group is initialised.
     """
 
     def __init__(
         self,
         field: Callable[..., Tensor] = PublishedField(),  # noqa: B008 - a frozen value
         *,
-        features: Sequence[Callable[[Tensor], Tensor]] | None = None,
-        guidance: float = 1.0,
+        features: Sequence[Callable[[Tensor], Tensor | Sequence[Tensor]]] | None = None,
+        group: dist.ProcessGroup | None = None,
     ):
         super().__init__()
-        if guidance != 1 and not isinstance(field, PublishedField):
-            raise ValueError(
-                f"guidance = {guidance} came with {field!r}; wanted a PublishedField. For another field, add the "
-                "repulsion to it: lambda x, pos: field(x, pos) + (guidance - 1) * field(x, pos, neg=unconditional)."
-            )
         if features is not None and not features:
             raise ValueError(
                 "features is empty; wanted maps [N, ...] -> [N, F], or None for the points."
             )
         maps = [nn.Identity()] if features is None else features
-        self.features = nn.ModuleList(m if isinstance(m, nn.Module) else _Map(m) for m in maps)
-        self.field, self.guidance = field, guidance
-
-    def forward(self, x: Tensor, pos: Tensor, neg: Tensor | None = None) -> DriftingReport:
-        if neg is None and self.guidance != 1:
-            raise ValueError(
-                f"guidance = {self.guidance} needs unconditional data; pass it as neg [..., M, D]."
-            )
-        reports = []
-        for i, phi in enumerate(self.features):
-            a = phi(x)
-            with torch.no_grad():
-                b, c = phi(pos), None if neg is None else phi(neg)
-            label = "{}" if isinstance(phi, nn.Identity) else f"features[{i}]({{}})"
-            _check_points(label, x=a, pos=b, neg=c)
-            weights = None
-            if c is not None and isinstance(self.field, PublishedField):
-                w = guidance_weight(self.guidance, gen=a.shape[-2], neg=c.shape[-2])
-                weights = c.new_full(c.shape[:-1], w)
-            loss, unit = _loss_and_unit(a, b, c, weights, self.field)
-            reports.append((loss, loss.detach().sqrt() * unit, spread_ratio(a, b)))
-        losses, displacements, spreads = (
-            torch.stack(column).mean() for column in zip(*reports, strict=True)
+        self.features = nn.ModuleList(
+            m if isinstance(m, nn.Module) else FeatureFunction(m) for m in maps
         )
-        return DriftingReport(losses, displacements, spreads)
+        self.field, self.group = field, group
+
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        neg: Tensor | None = None,
+        guidance: float | Tensor = 1.0,
+    ) -> DriftingReport:
+        guided = isinstance(guidance, Tensor) or guidance != 1
+        if guided and neg is None:
+            raise ValueError(
+                "guidance needs unconditional data; pass it as neg [M, ...] or [classes, M, ...]."
+            )
+        if guided and not isinstance(self.field, PublishedField):
+            raise ValueError(
+                f"guidance came with {self.field!r}; wanted a PublishedField. For another field, add the repulsion to "
+                "it: lambda x, pos, neg: field(x, pos) + (strength - 1) * field(x, pos, neg=neg)."
+            )
+        terms = []
+        for i, phi in enumerate(self.features):
+            label = "{}" if isinstance(phi, nn.Identity) else f"features[{i}]({{}})"
+            a = feature_maps(phi, x, label.format("x"))
+            with torch.no_grad():
+                b = feature_maps(phi, pos, label.format("pos"))
+                c = [None] * len(a) if neg is None else feature_maps(phi, neg, label.format("neg"))
+            names = [label.format(name) for name in ("x", "pos", "neg")]
+            terms += [self._term(*m, guidance, names) for m in zip(a, b, c, strict=True)]
+        return DriftingReport(*(torch.stack(t).mean() for t in zip(*terms, strict=True)))
+
+    def _term(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        neg: Tensor | None,
+        guidance: float | Tensor,
+        names: list[str],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The report of one map; x [classes, locations, N, F], pos and neg with classes or 1."""
+        for name, other in zip(names[1:], (pos, neg), strict=True):
+            if other is None:
+                continue
+            check_clouds(x[0], other[0], None, False, (names[0], name))
+            if len(other) not in (1, len(x)) or other.shape[1] != x.shape[1]:
+                raise ValueError(
+                    f"{name} has (classes, locations) = {list(other.shape[:2])}, {names[0]} "
+                    f"{list(x.shape[:2])}; wanted as many of both, or no dimension of classes."
+                )
+        own, (x_all, pos, neg) = self._union(x, pos, neg)
+        weights = None
+        if neg is not None and isinstance(self.field, PublishedField):
+            strength = torch.as_tensor(guidance, dtype=neg.dtype, device=neg.device)
+            if strength.numel() not in (1, len(x)):
+                raise ValueError(
+                    f"guidance is {list(strength.shape)} for {len(x)} classes; wanted one number, or one per class."
+                )
+            w = guidance_weight(strength, gen=x_all.shape[-2], neg=neg.shape[-2]).reshape(-1, 1, 1)  # type: ignore[union-attr]
+            weights = w.expand(len(x), *neg.shape[1:-1]).flatten(0, 1)
+        # One spread of the means over locations: that of every location would take as long as the field.
+        spread = spread_ratio(x_all.mean(1), pos.mean(1).expand(len(x), -1, -1))
+        sets = [None if t is None else t.expand(len(x), -1, -1, -1) for t in (x_all, pos, neg)]
+        flat = [None if t is None else t.flatten(0, 1) for t in sets]
+        V, unit, magnitude = _in_own_unit(*flat, weights, self.field)  # type: ignore[arg-type]
+        return regress_onto(x.flatten(0, 1) / unit, V[..., own, :]), magnitude, spread
+
+    def _union(
+        self, x: Tensor, *others: Tensor | None
+    ) -> tuple[slice, tuple[Tensor, Tensor, Tensor | None]]:
+        """The samples of all processes, and which of x are those of this one."""
+        sets = [None if t is None else t.detach() for t in (x, *others)]
+        if self.group is None:
+            return slice(None), tuple(sets)  # type: ignore[return-value]
+        processes, n = Processes(self.group), x.shape[-2]
+        shapes = [None if t is None else list(t.shape) for t in sets]
+        processes.agree({"the shapes of their shares": shapes}, None, x.device)
+        whole = [
+            None
+            if t is None
+            else torch.cat(processes.all_gather(t.contiguous(), "gathering features"), -2)
+            for t in sets
+        ]
+        return slice(processes.rank * n, (processes.rank + 1) * n), tuple(whole)  # type: ignore[return-value]
 
     def extra_repr(self) -> str:
-        return f"field={self.field!r}, guidance={self.guidance:g}"
-
-
-def _check_points(label: str, *, x: Tensor, pos: Tensor, neg: Tensor | None) -> None:
-    """Refuse what is not [N, D] or [classes, N, D] in feature space. Raises: ValueError."""
-    given = {
-        label.format(name): t for name, t in (("x", x), ("pos", pos), ("neg", neg)) if t is not None
-    }
-    for name, t in given.items():
-        if t.dim() > 3:
-            raise ValueError(
-                f"{name} is {list(t.shape)}; wanted points [N, D] or [classes, N, D]. Images need "
-                "feature vectors: DriftingLoss(features=[network]) with a network that returns "
-                "[N, F], or features=[lambda t: t.flatten(1)] for their pixels."
-            )
-    first, *others = given
-    for other in others:
-        check_clouds(given[first], given[other], None, False, (first, other))
-
-
-class _Map(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        return f"field={self.field!r}"

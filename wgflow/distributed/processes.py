@@ -90,7 +90,7 @@ class Processes:
                 if other.get(key) != headers[0][key]:
                     raise ValueError(
                         f"the processes disagree on {key}: {headers[0][key]!r} on rank 0, {other.get(key)!r} on rank "
-                        f"{rank}. Only the numbers of points may differ; make the same call on every rank."
+                        f"{rank}; make the same call on every rank."
                     )
         return headers
 

@@ -13,7 +13,15 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `BlobField` and `SteinField` move particles towards a density that has a score.
 """
 
-from wgflow.fields.base import Field, Mixture, Normalized, Relative, mean_kernel_gradient
+from wgflow.fields.base import (
+    Field,
+    InOwnUnit,
+    Mixture,
+    Normalized,
+    Relative,
+    Standardized,
+    mean_kernel_gradient,
+)
 from wgflow.fields.conservative import ConservativeField, conservative_field
 from wgflow.fields.drift import DriftingField, drifting_field, mean_shift
 from wgflow.fields.energy import EnergyField, check_beta, energy_field
@@ -42,6 +50,7 @@ __all__ = [
     "DriftingField",
     "EnergyField",
     "Field",
+    "InOwnUnit",
     "LikelihoodField",
     "MMDField",
     "Mixture",
@@ -51,6 +60,7 @@ __all__ = [
     "SinkhornField",
     "SlicedEnergyField",
     "SphereField",
+    "Standardized",
     "SteinField",
     "blob_field",
     "check_beta",

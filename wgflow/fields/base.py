@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,17 +20,25 @@ from wgflow.reductions import (
     require_unsharded,
 )
 
-__all__ = ["Field", "Mixture", "Normalized", "Relative"]
+__all__ = ["Field", "InOwnUnit", "Mixture", "Normalized", "Relative", "Standardized"]
 
 RMS_FLOOR = 1e-8  # below it a field is taken to vanish and is not scaled up
 LENGTH_FLOOR = 1e-8
+
+
+class InOwnUnit(NamedTuple):
+    """A field in the unit of length in which its regression loss is measured."""
+
+    velocity: Tensor  # V / unit, [..., N, D]
+    unit: Tensor | float  # a length
+    magnitude: Tensor  # the rms of V / unit before any normalisation of V; without gradient
 
 
 class Field(ABC):
     r"""A velocity field V(x; pos, neg), as an immutable value.
 
     Fields are called, compared, hashed and printed, and combined: `a + b`, `a - b`, `0.5 * a`, `a / 2`,
-    `a.normalized()`, `a.relative()` are fields again.
+    `a.normalized()`, `a.relative()`, `a.standardized()` are fields again.
     """
 
     @abstractmethod
@@ -68,6 +77,10 @@ class Field(ABC):
         """The field with its lengths as fractions of the mean distance between generated points and positives."""
         return Relative(self)
 
+    def standardized(self) -> Field:
+        """The field with the feature-wise normalisation of drifting models: see `Standardized`."""
+        return Standardized(self)
+
     def in_own_unit(
         self,
         x: Tensor,
@@ -76,13 +89,13 @@ class Field(ABC):
         neg: Tensor | None = None,
         pos_weights: Tensor | None = None,
         neg_weights: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | float]:
-        """(V / unit, unit): the field in the unit of length in which its regression loss is measured.
+    ) -> InOwnUnit:
+        """Evaluate the field in the unit of length in which its regression loss is measured.
 
-        The unit is 1, that of `x`, except for `PublishedField`. Arguments as for the call.
+        The unit is 1, that of `x`, except for `PublishedField` and `Standardized`. Arguments as for the call.
         """
         V = self(x, pos, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights)
-        return V, 1.0
+        return InOwnUnit(V, 1.0, rms(V.detach()))
 
     def __repr__(self) -> str:
         settings = [
@@ -188,6 +201,38 @@ class Relative(Field):
 
     def __repr__(self) -> str:
         return f"{_operand(self.field)}.relative()"
+
+
+@dataclass(frozen=True, repr=False)
+class Standardized(Field):
+    r"""The field scaled as in drifting models (Deng et al. 2026, Eqs. 21 and 25), so that features of any scale and
+    dimension contribute alike to a loss.
+
+    With s = E|x - y| the mean distance of points and positives, coordinates are divided by s / sqrt(D), the unit in
+    which the loss is measured; there V has an rms of 1 over the whole batch. Lengths of the field, such as bandwidths,
+    are fractions of s. Fields with an rms below 1e-8 are divided by 1e-8.
+    """
+
+    field: Field
+
+    def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
+        V, unit, _ = self.in_own_unit(
+            x, pos, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights
+        )
+        return V * unit
+
+    def in_own_unit(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> InOwnUnit:
+        s, root = mean_distance(x, pos, pos_weights), x.shape[-1] ** 0.5
+        neg = None if neg is None else neg / s
+        V = self.field(x / s, pos / s, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights)
+        V = root * V
+        return InOwnUnit(V / rms(V, RMS_FLOOR), s / root, rms(V.detach()))
+
+    def standardized(self) -> Field:
+        return self
+
+    def __repr__(self) -> str:
+        return f"{_operand(self.field)}.standardized()"
 
 
 @checked

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wgflow.arguments import checkable, checked, checked_constructor
 from wgflow.distances import distances
-from wgflow.fields.base import Field, rms
+from wgflow.fields.base import Field, InOwnUnit, rms
 from wgflow.reductions import check_clouds, check_no_nan, require_unsharded
 from wgflow.reductions.autograd import full_precision
 
@@ -61,10 +61,10 @@ class PublishedField(Field):
             )
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
-        V, unit = self._evaluate(x, pos, neg, None, pos_weights, neg_weights)
+        V, unit, _ = self._evaluate(x, pos, neg, None, pos_weights, neg_weights)
         return V if self.dimensionless else V * unit
 
-    def in_own_unit(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None):
+    def in_own_unit(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> InOwnUnit:
         return self._evaluate(x, pos, neg, None, pos_weights, neg_weights)
 
     @checked
@@ -76,16 +76,18 @@ class PublishedField(Field):
         x_weights: Tensor | None,
         pos_weights: Tensor | None,
         neg_weights: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The field in its own coordinates and their unit, from one evaluation of the distances."""
+    ) -> InOwnUnit:
+        """The field in its own coordinates, from one evaluation of the distances; magnitude: a mean over R."""
         joint = _joint(x, pos, neg, x_weights, pos_weights, neg_weights)
         dtype, (x, targets, weights) = x.dtype, _wide(x, *joint)
         with full_precision(x.device):
             d, unit = _distances(x, targets, weights, self.scale_floor)
-            V = torch.zeros_like(x)
+            V, total = torch.zeros_like(x), torch.zeros_like(unit.detach())
             for V_R in _fields(x, targets, weights, pos.shape[-2], d, unit, self):
                 V = V + V_R / rms(V_R, self.rms_floor)
-        return V.to(dtype), unit.to(dtype)
+                total = total + rms(V_R.detach())
+        magnitude = total / len(self.temperatures)
+        return InOwnUnit(V.to(dtype), unit.to(dtype), magnitude.to(dtype))
 
 
 @checked
@@ -142,7 +144,7 @@ def published_field(
         rms_floor=rms_floor,
         scale_floor=scale_floor,
     )
-    V, unit = field._evaluate(x, pos, neg, x_weights, pos_weights, neg_weights)
+    V, unit, _ = field._evaluate(x, pos, neg, x_weights, pos_weights, neg_weights)
     return V * unit
 
 

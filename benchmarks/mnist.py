@@ -1,0 +1,274 @@
+r"""One-step drifting generators of MNIST digits against flow matching of the same size and training time.
+
+    python benchmarks/mnist.py --data ~/mnist --work work drift energy:.5 --seed 0       # one row per call
+    python benchmarks/mnist.py --data ~/mnist --work work flow --seed 0 --seconds 300
+    python benchmarks/mnist.py --data ~/mnist --work work report
+
+Every run has one thread; `train_s` is its processor time, encoder included. A judge of another architecture, trained on
+images that the training encoder did not see, scores 1,000 digits, 100 of every class, against test images:
+
+* Fréchet distance, precision, recall and coverage (k = 5) in the judge's penultimate layer;
+* accuracy: how often the judge reads the label that was asked for, and that of the worst class;
+* neighbours: the median distance in pixels to the nearest training image, over that of test images. Copies of training
+  images would be near 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from _provenance import provenance
+from _results import write_results
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import wgflow as wg
+from wgflow_rl.utils.files import write_whole
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT.parent / "examples" / "images"))
+import mnist_data  # noqa: E402
+import train_mnist  # noqa: E402
+
+SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
+LABELS = torch.arange(10).repeat(100)
+
+
+class Judge(nn.Module):
+    """A classifier that shares neither architecture nor training images with the encoder of the features."""
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for i, o in ((1, 24), (24, 48), (48, 64)):
+            layers += [nn.Conv2d(i, o, 5, padding=2), nn.BatchNorm2d(o), nn.ReLU(), nn.MaxPool2d(2)]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(576, 96), nn.ReLU())
+        self.head = nn.Linear(96, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+def judge(data: Path, path: Path) -> Judge:
+    """The judge, trained once on the last 30,000 training images."""
+    net = Judge()
+    if not path.exists():
+        images, labels = (t[30_000:] for t in mnist_data.load(data))
+        torch.manual_seed(1234)
+        net = Judge()
+        adam = torch.optim.AdamW(net.parameters())
+        decay = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=1200)
+        for _ in range(1200):
+            pick = torch.randint(len(images), (64,))
+            loss = cross_entropy(net(train_mnist.to_float(images[pick])), labels[pick])
+            train_mnist.descend(loss, adam, decay)
+        train_mnist.save(net.state_dict(), path)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net.eval().requires_grad_(False)
+
+
+def score(images: Tensor, net: Judge, data: Path) -> dict[str, float]:
+    """The scores of images [1000, 1, 28, 28] of `LABELS`."""
+    test, train = (
+        train_mnist.to_float(mnist_data.load(data, part)[0]) for part in ("t10k", "train")
+    )
+    real, found = (torch.cat([net.body(t) for t in x.split(500)]) for x in (test[::2], images))
+    right = (net.head(found).argmax(-1) == LABELS).double()
+    nearest = [
+        torch.cdist(x[:500].flatten(1), train.flatten(1)).amin(-1).median() for x in (images, test)
+    ]
+    overlap = wg.support_overlap(found, real[: len(found)])
+    values = (
+        wg.frechet_distance(found, real), overlap.precision, overlap.recall, overlap.coverage,
+        right.mean(), min(right[c == LABELS].mean() for c in range(10)), nearest[0] / nearest[1],
+    )  # fmt: skip
+    return {name: round(float(value), 4) for name, value in zip(SCORES, values, strict=True)}
+
+
+class Block(nn.Module):
+    """A residual block whose first normalisation is scaled and shifted by the embedding of time and label."""
+
+    def __init__(self, width: int, embedding: int):
+        super().__init__()
+        self.norm, self.act = nn.GroupNorm(8, width), nn.SiLU()
+        self.film = nn.Linear(embedding, 2 * width)
+        self.one, self.two = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        scale, shift = self.film(e)[:, :, None, None].chunk(2, 1)
+        h = self.one(self.act(self.norm(x) * (1 + scale) + shift))
+        return x + self.two(self.act(h))
+
+
+class Velocity(nn.Module):
+    """A U-Net v(x, t, label) at 14 x 14 (images in 2 x 2 patches) and 7 x 7."""
+
+    def __init__(self, inner: int = 208, embedding: int = 128):
+        super().__init__()
+        width = 8 * (inner // 32)
+        self.register_buffer("frequencies", 2 ** torch.linspace(0, 8, 16))
+        self.label, self.time = nn.Embedding(10, embedding), nn.Linear(32, embedding)
+        self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.enter = nn.Conv2d(4, width, 3, padding=1)
+        self.down = nn.Conv2d(width, inner, 2, stride=2)
+        self.up = nn.ConvTranspose2d(inner, width, 2, stride=2)
+        blocks = (width, inner, inner, width)
+        self.blocks = nn.ModuleList(Block(w, embedding) for w in blocks)
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        phase = t[:, None] * self.frequencies
+        e = self.mix(self.time(torch.cat([phase.sin(), phase.cos()], -1)) + self.label(labels))
+        fine = self.blocks[0](self.enter(nn.functional.pixel_unshuffle(x, 2)), e)
+        h = self.blocks[2](self.blocks[1](self.down(fine), e), e)
+        h = self.blocks[3](fine + self.up(h), e)
+        return nn.functional.pixel_shuffle(self.leave(h), 2)
+
+
+def train_flow(data: Path, seed: int, seconds: float, inner: int = 208, lr: float = 2e-3):
+    """Flow matching along straight paths (Lipman et al. 2023), for some seconds of processor time."""
+    images, labels = mnist_data.load(data)
+    torch.manual_seed(seed)
+    net = Velocity(inner=inner)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    adam = torch.optim.Adam(net.parameters(), lr, (0.9, 0.99))
+    start, steps = time.process_time(), 0
+    while (spent := time.process_time() - start) < seconds:
+        adam.param_groups[0]["lr"] = (
+            lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * spent / seconds)))
+        )
+        pick = torch.randint(len(images), (64,))
+        x, noise = train_mnist.to_float(images[pick]), torch.randn(64, 1, 28, 28)
+        t = torch.rand(64)
+        at = noise + t[:, None, None, None] * (x - noise)
+        loss = (net(at, t, labels[pick]) - (x - noise)).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        ema.update_parameters(net)
+        steps += 1
+    return ema, {"train_s": round(time.process_time() - start), "steps": steps}
+
+
+@torch.no_grad()
+def sample_flow(net: nn.Module, labels: Tensor, evaluations: int, seed: int = 0) -> Tensor:
+    """Euler steps from noise at t = 0 to images at t = 1."""
+    x = torch.randn(len(labels), 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+    for i in range(evaluations):
+        t = torch.full((len(labels),), i / evaluations)
+        x = x + net(x, t, labels) / evaluations
+    return x.clamp(-1, 1)
+
+
+def drift_rows(args: argparse.Namespace) -> list[dict]:
+    options = json.loads(args.settings)
+    cfg = train_mnist.Settings(field=args.field, seed=args.seed, **options)
+    out = args.work / f"{args.name}"
+    start = time.process_time()
+    net = train_mnist.train(cfg, args.data, out)
+    row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
+    images = torch.cat(
+        [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(100))]
+    )
+    return [row | options | score(images, judge(args.data, args.work / "judge.pt"), args.data)]
+
+
+def flow_rows(args: argparse.Namespace) -> list[dict]:
+    options = json.loads(args.settings)
+    net, cost = train_flow(args.data, args.seed, args.seconds, **options)
+    rows, digits = [], judge(args.data, args.work / "judge.pt")
+    for n in (1, 10, 50):
+        parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(100))]
+        rows.append(
+            cost | options | {"evaluations": n} | score(torch.cat(parts), digits, args.data)
+        )
+    every = torch.arange(10)[:, None].expand(10, 12)
+    grid = sample_flow(net, every.flatten(), 50).unflatten(0, every.shape)
+    mnist_data.save_grid(grid, args.work / f"{args.name}.png")
+    return rows
+
+
+def report(work: Path) -> None:
+    """Write results/mnist.json and mnist.md from the rows of all calls."""
+    files = [json.loads(path.read_text()) for path in sorted((work / "rows").glob("*.json"))]
+    rows = [row for file in files for row in file["rows"]]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["table"], row["method"], row.get("evaluations", 0)), []).append(row)
+    record = {"rows": rows, "provenance": [file["provenance"] for file in files[:1]]}
+    write_results(ROOT / "results" / "mnist.json", record)
+    columns = ("train_s", "steps", *SCORES)
+    lines = []
+    for table in ("main", "long", "short"):
+        head = ["method", "evaluations", "seeds", *columns]
+        lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for (_, method, evaluations), found in (g for g in groups.items() if g[0][0] == table):
+            cells = [method, str(evaluations or "-"), str(len(found))]
+            lines.append("| " + " | ".join(cells + [spread(found, c) for c in columns]) + " |")
+        lines.append("")
+    write_whole(ROOT / "results" / "mnist.md", "\n".join(lines))
+
+
+def spread(rows: list[dict], column: str) -> str:
+    """The mean of a column over seeds, with its range."""
+    values = [row[column] for row in rows if column in row]
+    if not values:
+        return "-"
+    form = "{:.0f}" if isinstance(values[0], int) else "{:.2f}" if column == "frechet" else "{:.3f}"
+    mean = form.format(sum(values) / len(values))
+    several = f" ({form.format(min(values))}-{form.format(max(values))})" if len(values) > 1 else ""
+    return mean + several
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("method", choices=["drift", "flow", "real", "report"])
+    parser.add_argument("field", nargs="?", default="energy:.5")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--settings", default="{}", help="JSON of further settings")
+    parser.add_argument("--table", choices=["main", "long", "short"], default="main")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    (args.work / "rows").mkdir(parents=True, exist_ok=True)
+    label = f"drift {args.field}" if args.method == "drift" else args.method
+    options = json.loads(args.settings)
+    if not options.get("features", True):
+        label += ", pixels alone"
+    if "inner" in options:
+        label += f", inner width {options['inner']}"
+    if args.method == "report":
+        report(args.work)
+        return
+    args.name = f"{args.table}-{label}-{args.seed}".translate(
+        {ord(" "): "-", ord(":"): None, ord(","): None}
+    )
+    if args.method == "real":  # the floor: training images in place of generated ones
+        images, labels = mnist_data.load(args.data)
+        pick = torch.cat([(labels == c).nonzero()[:100, 0] for c in range(10)]).reshape(10, -1).mT
+        digits = judge(args.data, args.work / "judge.pt")
+        rows = [score(train_mnist.to_float(images[pick.flatten()]), digits, args.data)]
+    else:
+        rows = drift_rows(args) if args.method == "drift" else flow_rows(args)
+    rows = [{"table": args.table, "method": label, "seed": args.seed} | row for row in rows]
+    write_results(
+        args.work / "rows" / f"{args.name}.json", {"rows": rows, "provenance": provenance()}
+    )
+    for row in rows:
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
