@@ -31,6 +31,7 @@ ADDED_DEFAULTS = {
     "horizon": 0,
     "lr_end_offline": 1.0,
     "weight_decay": 0.0,
+    "max_grad_norm": 0.0,
     "average": 0.0,
     "trunk": (),
     "data_episodes": None,
