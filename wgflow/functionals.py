@@ -403,8 +403,9 @@ class Sinkhorn(Functional):
 def _shares(samples: Tensor, weights: Tensor | None) -> Tensor:
     """Weights that sum to 1, [..., M]. Raises: ValueError on a negative weight or NaN."""
     check_weights(weights)
-    w = torch.ones_like(samples[..., 0]) if weights is None else weights
-    w = w / w.detach().amax(-1, keepdim=True)  # their sum may overflow; shares depend on no factor
+    w = torch.ones_like(samples[..., 0])
+    if weights is not None:  # their sum may overflow; shares depend on no factor
+        w = weights / weights.detach().amax(-1, keepdim=True)
     return w / w.sum(-1, keepdim=True)
 
 

@@ -142,7 +142,8 @@ def sliced_w2(
         device=draw_device(generator, torch.device("cpu")),
     )
     directions = (directions / directions.norm(dim=0)).to(x.device)
-    x, p, y, q = x[p > 0], p[p > 0], y[q > 0], q[q > 0]  # none at a distance that would cost digits
+    if x_weights is not None or y_weights is not None:
+        x, p, y, q = x[p > 0], p[p > 0], y[q > 0], q[q > 0]  # far ones would cost digits
     origin = x.detach().double().sort(0).values[len(x) // 2]  # the median
     a, i = ((x.double() - origin) @ directions).sort(dim=0)
     b, j = ((y.double() - origin) @ directions).sort(dim=0)
