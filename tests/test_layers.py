@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = [
     "arguments", "distances", "kernels", "reductions", "transport", "density", "bandwidths",
     "divergences", "fields", "functionals", "plots", "trajectory", "flows", "queues", "targets", "bounds", "metrics",
-    "losses", "testing", "distributed",
+    "distributed", "features", "losses", "testing", "sample_quality",
 ]  # fmt: skip
 LEARNING = [
     "utils", "plugins", "envs", "data", "agents", "training", "curve", "experiments", "profile", "train", "evaluate",
