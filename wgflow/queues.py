@@ -62,7 +62,7 @@ class SampleQueue(nn.Module):
         """Store samples, dropping the oldest of their class.
 
         Args:
-            samples: [N, *shape]; moved to the device of the queue.
+            samples: `[N, *shape]`; moved to the device of the queue.
             labels: [N], or None where there is one class.
 
         Raises:
@@ -96,7 +96,7 @@ class SampleQueue(nn.Module):
             generator: of the draws; None: torch's default generator of the CPU.
 
         Returns:
-            [C, n, *shape], or [n, *shape] without labels.
+            `[C, n, *shape]`, or `[n, *shape]` without labels.
 
         Raises:
             ValueError: when fewer than n samples of a label are held.

@@ -148,10 +148,10 @@ class Mixture(Field):
         return cls(weights, fields)
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
-        total: Tensor | float = 0.0
+        total: Tensor | None = None
         for w, field in zip(self.weights, self.fields, strict=True):
             V = field(x, pos, neg=neg, pos_weights=pos_weights, neg_weights=neg_weights)
-            total = V.mul(w) if isinstance(total, float) else total.add(V, alpha=w)
+            total = V.mul(w) if total is None else total.add(V, alpha=w)
         return total  # type: ignore[return-value]
 
     def __repr__(self) -> str:

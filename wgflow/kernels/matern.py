@@ -63,8 +63,8 @@ class Matern(LengthScaleKernel):
 
     def _log(self, sq: Tensor) -> Tensor:
         u = safe_sqrt(sq).div_(self.decay_length)
-        *lower, highest = self.coefficients
-        poly: Tensor | float = highest
+        *lower, second, highest = self.coefficients
+        poly = (u * highest).add_(second)
         for c in reversed(lower):
             poly = (u * poly).add_(c)
         return poly.log().sub_(u)

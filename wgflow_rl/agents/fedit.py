@@ -88,6 +88,7 @@ class FEdit(Agent):
 
     def edit(self, obs: Tensor, chunks: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Edited chunks, clipped, and the log densities of their edits."""
+        assert self.editor is not None
         edit, log_density = self.editor(obs, chunks, noise[..., 1, :])
         return (chunks + self.cfg.edit_scale * edit).clamp(-1, 1), log_density
 
@@ -122,6 +123,7 @@ class FEdit(Agent):
         chunks = self.generate(batch.obs, noise.policy)
         chunks, log_density = self.edit(batch.obs, chunks, noise.policy)
         q = frozen(self.critic)(batch.obs, chunks).mean()
+        assert self.editor is not None
         alpha, entropy = self.editor.log_temperature.exp(), -log_density.mean()
         temperature_loss = alpha * (entropy.detach() + self.chunk_dim / 2)
         log = {"q_policy": q.detach(), "entropy": entropy.detach(), "temperature": alpha.detach()}

@@ -110,10 +110,10 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
     if not rows:
         return None
     evaluations = pd.DataFrame(rows)[["step", "success"]].astype({"step": int, "success": float})
-    bad = ~evaluations["success"].between(0, 1) | (evaluations["step"] < 0)
-    if bad.any():
+    good = (evaluations >= 0).all(axis=1) & (evaluations["success"] <= 1)
+    if not good.all():
         raise ValueError(
-            f"{path}, line {bad.idxmax() + 2}: wanted a step and a success rate between 0 and 1"
+            f"{path}, line {good.idxmin() + 2}: wanted a step and a success rate between 0 and 1"
         )
     return config.parent, settings, evaluations.assign(seed=settings["seed"])
 
