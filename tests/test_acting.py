@@ -145,6 +145,13 @@ def test_a_flow_takes_the_steps_of_its_settings_when_it_acts(method):
     assert_close(agent.act(obs, rng()), expected.reshape(6, agent.cfg.chunk, -1))
 
 
+def test_a_chunk_is_a_sequence_of_actions_of_which_the_first_are_executed():
+    """[a_t, a_{t+1}, ...] with the coordinates of one action beside each other, as in `Batch.chunk`."""
+    agent, batch = build("dfp", chunk=2, horizon=4, act_samples=1), make_batch(4)
+    agent.sample = lambda obs, noise: batch.chunk
+    assert_close(agent.act(batch.obs, rng()), batch.actions[:, :2])
+
+
 def test_rebrac_executes_the_squashed_action():
     agent, obs = build("rebrac"), torch.randn(6, S, generator=rng(1))
     agent.policy.net.rest[-1].weight.data *= 5

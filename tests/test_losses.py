@@ -212,7 +212,8 @@ def test_the_displacement_of_a_report_is_the_rms_of_the_field():
     g = torch.Generator().manual_seed(0)
     x, pos = (torch.randn(4, n, 3, generator=g, dtype=torch.float64) for n in (6, 5))
     V = energy_field(x, pos)
-    assert_close(DriftingLoss(EnergyField())(x, pos).displacement, V.square().mean().sqrt())
+    for field in (EnergyField(), lambda x, pos: energy_field(x, pos)):
+        assert_close(DriftingLoss(field)(x, pos).displacement, V.square().mean().sqrt())
 
 
 def randn(*shape, seed=0):
@@ -232,6 +233,10 @@ def test_a_map_of_features_is_one_term_with_locations_as_groups(field):
     w = guidance_weight(strength.double(), gen=6, neg=7).repeat_interleave(20)[:, None]
     negatives = {"neg": groups(neg), "neg_weights": w.expand(-1, 7)} if guided else {}
     assert_close(report.loss, drifting_loss(groups(x), groups(pos), field=field, **negatives))
+    assert_close(
+        report.spread,
+        spread_ratio(*(columns(t.flatten(0, 1)).mean(1).unflatten(0, (3, -1)) for t in (x, pos))),
+    )
     if guided:
         sizes = published_magnitudes(groups(x), groups(pos), **negatives)
         assert_close(report.displacement, sizes.mean())
