@@ -25,7 +25,7 @@ train-lift: $(SET_UP)
 	$(RUN) -m wgflow_rl.train --env lift-mh-low_dim $(ARGS)
 
 train-pusht: $(SET_UP)
-	$(RUN) -m wgflow_rl.train --env pusht $(ARGS)
+	$(RUN) -m wgflow_rl.train --env pusht --film $(ARGS)
 
 # One process per core. test-all adds the tests marked slow: kills, fuzzing, builds and whole programs.
 PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal

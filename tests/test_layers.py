@@ -18,7 +18,7 @@ LIBRARY = [
     "distributed", "features", "losses", "testing", "sample_quality",
 ]  # fmt: skip
 LEARNING = [
-    "utils", "plugins", "envs", "data", "agents", "training", "curve", "experiments", "profile", "train", "evaluate",
+    "utils", "plugins", "envs", "data", "agents", "training", "curve", "experiments", "profile", "evaluate", "train",
     "actions", "report", "export", "sweep",
 ]  # fmt: skip
 EXCEPTIONS = {("curve", "training")}  # a run draws its curve; the command reads the table of a run

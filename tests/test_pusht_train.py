@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from wgflow_rl import evaluate, train
+from wgflow_rl import train
 from wgflow_rl.training.table import read_rows
 
 SMALL = (
@@ -27,7 +27,7 @@ def test_two_hundred_updates_from_the_official_data_to_curve_score_and_film(
 ):
     run = tmp_path / "run"
     steps = ("--offline-steps", "200", "--eval-every", "100", "--checkpoint-every", "100")
-    train.main([*SMALL, *steps, "--data", str(demonstrations), "--run-dir", str(run)])
+    train.main([*SMALL, *steps, "--film", "--data", str(demonstrations), "--run-dir", str(run)])
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert settings["method"] == "drift-bc" and settings["schedule"]["online_steps"] == 0
     assert settings["agent"]["history"] == 2 and settings["agent"]["horizon"] == 16
@@ -38,9 +38,7 @@ def test_two_hundred_updates_from_the_official_data_to_curve_score_and_film(
     _, logged = read_rows(run / "train.csv")
     assert np.isfinite([float(row["energy_score"]) for row in logged]).all()
     assert (run / "curve.png").stat().st_size > 1000
-    film = tmp_path / "film.mp4"
-    evaluate.main([str(run), "--episodes", "1", "--video", str(film), "--video-episodes", "1"])
-    assert film.stat().st_size > 1000
+    assert (run / "film.mp4").stat().st_size > 1000
 
 
 def test_an_online_phase_follows_the_demonstrations(demonstrations, tmp_path):

@@ -42,6 +42,8 @@ class Machine:
     """Time limit in seconds for a step of the environment, after which the run stops."""
     async_eval: bool = False
     """Evaluate in another process on the CPU, concurrently with training, with equal results."""
+    film: bool = False
+    """Write film.mp4, four episodes of the trained policy, at the end; `wgflow_rl.evaluate --video` films any run."""
 
     def check(self) -> None:
         """Raise ValueError naming the first invalid setting."""
@@ -81,7 +83,7 @@ class Settings:
     Defaults are those of the preset for method and environment.
 
     The flags depend on the method: see `--method NAME --help`. `--resume DIR` continues a stopped
-    run and takes only --plugin, the flags of the machine, --device to --async-eval, and --data if the data have moved.
+    run and takes only --plugin, the flags of the machine, --device to --film, and --data if the data have moved.
     """
 
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")]
