@@ -33,7 +33,8 @@ from wgflow_rl.utils.files import write_whole
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT.parent / "examples" / "images"))
-import mnist_data  # noqa: E402
+import encoders  # noqa: E402
+import image_data  # noqa: E402
 import train_mnist  # noqa: E402
 
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
@@ -59,16 +60,15 @@ def judge(data: Path, path: Path) -> Judge:
     """The judge, trained once on the last 30,000 training images."""
     net = Judge()
     if not path.exists():
-        images, labels = (t[30_000:] for t in mnist_data.load(data))
+        images, labels = (t[30_000:] for t in image_data.mnist(data))
         torch.manual_seed(1234)
         net = Judge()
-        adam = torch.optim.AdamW(net.parameters())
-        decay = torch.optim.lr_scheduler.OneCycleLR(adam, 5e-3, total_steps=1200)
-        for _ in range(1200):
-            pick = torch.randint(len(images), (64,))
-            loss = cross_entropy(net(train_mnist.to_float(images[pick])), labels[pick])
-            train_mnist.descend(loss, adam, decay)
-        train_mnist.save(net.state_dict(), path)
+
+        def loss(x: Tensor, pick: Tensor) -> Tensor:
+            return cross_entropy(net(x), labels[pick])
+
+        encoders.fit(net, images, loss, steps=1200, batch=64, lr=5e-3)
+        image_data.save(net.state_dict(), path)
     net.load_state_dict(torch.load(path, weights_only=True))
     return net.eval().requires_grad_(False)
 
@@ -76,7 +76,7 @@ def judge(data: Path, path: Path) -> Judge:
 def score(images: Tensor, net: Judge, data: Path) -> dict[str, float]:
     """The scores of images [1000, 1, 28, 28] of `LABELS`."""
     test, train = (
-        train_mnist.to_float(mnist_data.load(data, part)[0]) for part in ("t10k", "train")
+        image_data.to_float(image_data.mnist(data, part)[0]) for part in ("t10k", "train")
     )
     real, found = (torch.cat([net.body(t) for t in x.split(500)]) for x in (test[::2], images))
     right = (net.head(found).argmax(-1) == LABELS).double()
@@ -135,7 +135,7 @@ class Velocity(nn.Module):
 
 def train_flow(data: Path, seed: int, seconds: float, inner: int = 208, lr: float = 2e-3):
     """Flow matching along straight paths (Lipman et al. 2023), for some seconds of processor time."""
-    images, labels = mnist_data.load(data)
+    images, labels = image_data.mnist(data)
     torch.manual_seed(seed)
     net = Velocity(inner=inner)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.99))
@@ -146,7 +146,7 @@ def train_flow(data: Path, seed: int, seconds: float, inner: int = 208, lr: floa
             lr * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * spent / seconds)))
         )
         pick = torch.randint(len(images), (64,))
-        x, noise = train_mnist.to_float(images[pick]), torch.randn(64, 1, 28, 28)
+        x, noise = image_data.to_float(images[pick]), torch.randn(64, 1, 28, 28)
         t = torch.rand(64)
         at = noise + t[:, None, None, None] * (x - noise)
         loss = (net(at, t, labels[pick]) - (x - noise)).square().mean()
@@ -173,7 +173,8 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
     cfg = train_mnist.Settings(field=args.field, seed=args.seed, **options)
     out = args.work / f"{args.name}"
     start = time.process_time()
-    net = train_mnist.train(cfg, args.data, out)
+    images, labels = image_data.mnist(args.data)
+    net = train_mnist.train(cfg, images, labels, *train_mnist.networks(cfg), out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
     images = torch.cat(
         [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(100))]
@@ -192,7 +193,7 @@ def flow_rows(args: argparse.Namespace) -> list[dict]:
         )
     every = torch.arange(10)[:, None].expand(10, 12)
     grid = sample_flow(net, every.flatten(), 50).unflatten(0, every.shape)
-    mnist_data.save_grid(grid, args.work / f"{args.name}.png")
+    image_data.save_grid(grid, args.work / f"{args.name}.png")
     return rows
 
 
@@ -256,10 +257,10 @@ def main() -> None:
         {ord(" "): "-", ord(":"): None, ord(","): None}
     )
     if args.method == "real":  # the floor: training images in place of generated ones
-        images, labels = mnist_data.load(args.data)
+        images, labels = image_data.mnist(args.data)
         pick = torch.cat([(labels == c).nonzero()[:100, 0] for c in range(10)]).reshape(10, -1).mT
         digits = judge(args.data, args.work / "judge.pt")
-        rows = [score(train_mnist.to_float(images[pick.flatten()]), digits, args.data)]
+        rows = [score(image_data.to_float(images[pick.flatten()]), digits, args.data)]
     else:
         rows = drift_rows(args) if args.method == "drift" else flow_rows(args)
     rows = [{"table": args.table, "method": label, "seed": args.seed} | row for row in rows]

@@ -1,4 +1,4 @@
-"""The image example on generated files: a killed run resumes to the bit, two processes are one, bad files are named."""
+"""The image examples on generated files: a killed run resumes to the bit, two processes are one; files are checked."""
 
 import gzip
 import os
@@ -43,8 +43,8 @@ def data(tmp_path_factory):
     return folder
 
 
-def command(data, out, *options, launch=()):
-    script = [*launch, str(FOLDER / "train_mnist.py")]
+def command(data, out, *options, launch=(), script="train_mnist.py"):
+    script = [*launch, str(FOLDER / script)]
     return [sys.executable, *script, "--data", data, "--out", out, *TINY, *options]
 
 
@@ -83,11 +83,95 @@ def test_two_processes_are_one(data, whole, tmp_path):
         assert (again["net"][name] - value).abs().mean() < 1e-4, name
 
 
+def write_cifar10(folder: Path) -> torch.Tensor:
+    """Six files of twenty records each; returns the records of training."""
+    g = torch.Generator().manual_seed(0)
+    records = torch.randint(256, (120, 3073), generator=g, dtype=torch.uint8)
+    records[:, 0] = torch.arange(120) % 10
+    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+    for name, part in zip(names, records.split(20), strict=True):
+        (folder / name).write_bytes(part.numpy().tobytes())
+    return records[:100]
+
+
+def test_cifar10_trains_on_features_of_a_masked_autoencoder(tmp_path):
+    pytest.importorskip("matplotlib")
+    write_cifar10(tmp_path)
+    small = ["--width", "32", "--steps", "2"]
+    run = command(tmp_path, tmp_path / "run", *small, script="train_cifar10.py")
+    subprocess.run(run, env=ENV, check=True, timeout=600)
+    state = torch.load(tmp_path / "run" / "run.pt", weights_only=True)
+    assert state["step"] == 2
+    assert state["settings"]["encoder"] == "masked"
+    assert all(value.isfinite().all() for value in state["ema"].values())
+
+
+def test_cifar10_is_red_green_blue_by_rows(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import image_data
+
+    records = write_cifar10(tmp_path)
+    images, labels = image_data.cifar10(tmp_path)
+    assert torch.equal(labels, records[:, 0].long())
+    assert images.shape == (100, 3, 32, 32)
+    assert torch.equal(images[7, 1, 2, 3], records[7, 1 + 1024 + 2 * 32 + 3])
+    assert len(image_data.cifar10(tmp_path, "test")[0]) == 20
+    (tmp_path / "test_batch.bin").write_bytes(b"\0" * 3072)
+    with pytest.raises(ValueError, match=r"test_batch.bin holds 3072 bytes"):
+        image_data.cifar10(tmp_path, "test")
+    (tmp_path / "test_batch.bin").unlink()
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="not the official archive"):
+        image_data.cifar10(tmp_path, "test")
+
+
+def test_the_masked_autoencoder_restores_what_is_hidden_and_leaves_the_head(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import encoders
+
+    g = torch.Generator().manual_seed(0)
+    shade = torch.randint(256, (64, 1, 1, 1), generator=g, dtype=torch.uint8)
+    images = shade.expand(64, 1, 28, 28)  # whoever sees one patch knows the others
+    torch.manual_seed(0)
+    encoder = encoders.Encoder()
+    head = encoder.head.weight.clone()
+    errors = []
+    fit = encoders.fit
+
+    def watched(module, images, loss, steps):
+        def noted(x, pick):
+            value = loss(x, pick)
+            errors.append(value.item())
+            return value
+
+        fit(module, images, noted, steps, batch=8)
+
+    monkeypatch.setattr(encoders, "fit", watched)
+    encoders.train_masked(encoder, images, 30)
+    assert sum(errors[-5:]) < 0.3 * sum(errors[:5])
+    assert torch.equal(encoder.head.weight, head)
+
+
+def test_fields_of_the_example_are_read_from_their_names(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import train_mnist
+
+    import wgflow as wg
+
+    assert train_mnist.field_of("energy:.5") == wg.EnergyField(0.5).standardized()
+    two = train_mnist.field_of("likelihood:.1,.3")
+    assert two == wg.LikelihoodField([wg.Gaussian(0.1), wg.Gaussian(0.3)]).standardized()
+    g = torch.Generator().manual_seed(0)
+    x, pos = torch.randn(2, 3, 8, 4, generator=g, dtype=torch.float64)
+    once, twice = train_mnist.field_of("energy:1"), train_mnist.field_of("energy:1+2*energy:1")
+    torch.testing.assert_close(once(x, pos), twice(x, pos))
+
+
 def test_a_damaged_file_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    import mnist_data
+    import image_data
 
     for raw, says in ((b"PNG.", "not an idx file"), (b"\0\0\x08\x01\0\0\0\x05abc", "holds 3")):
         (tmp_path / "t10k").write_bytes(gzip.compress(raw))
         with pytest.raises(ValueError, match=says):
-            mnist_data.read_idx(tmp_path / "t10k")
+            image_data.read_idx(tmp_path / "t10k")

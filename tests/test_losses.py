@@ -250,6 +250,11 @@ def test_sets_without_classes_are_shared_by_all_classes():
         assert_close(a, b)
 
 
+def test_standardizing_twice_is_standardizing_once():
+    for field in (PublishedField(), EnergyField(0.5).standardized()):
+        assert field.standardized() == field
+
+
 def test_a_standardized_field_has_no_units():
     x, pos = randn(3, 6, 4), randn(3, 5, 4, seed=1)
     for field in (EnergyField(0.5).standardized(), LikelihoodField(Gaussian(0.3)).standardized()):

@@ -3,8 +3,8 @@ r"""Train a one-step, class-conditional generator of MNIST digits by drifting, e
     python examples/images/train_mnist.py --data ~/mnist --out run       # missing files are downloaded
     torchrun --nproc-per-node 2 examples/images/train_mnist.py --data ~/mnist --out run
 
-A small classifier is trained for a minute first; its activations are the features in which generated digits drift
-towards real ones. `run/grid.png` shows progress; the same command resumes a run that was killed, to the bit.
+An encoder is trained first, for half a minute; its activations are the features in which generated digits drift towards
+real ones. `run/grid.png` shows progress; the same command resumes a run that was killed, to the bit.
 Evaluate with `benchmarks/mnist.py`.
 """
 
@@ -12,28 +12,42 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import mnist_data
+import image_data
 import torch
 import torch.distributed as dist
-from mnist_data import save, to_float
+from encoders import Encoder, train_classifier, train_masked
+from image_data import save, to_float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import wgflow as wg
 
-FIELDS = {  # lengths are fractions of the mean distance between generated and real features
-    "energy:.5": wg.EnergyField(0.5).standardized(),
-    "energy:1": wg.EnergyField(1.0).standardized(),
-    "published": wg.PublishedField(),
-    "likelihood": wg.LikelihoodField([wg.Gaussian(0.1), wg.Gaussian(0.3)]).standardized(),
-    "mmd": wg.MMDField([wg.Laplace(0.1), wg.Laplace(0.5)]).standardized(),
-    "drift": wg.DriftingField(wg.Gaussian(0.2), skip_self=True).standardized(),
+FIELDS = {  # of numbers after the colon; lengths are fractions of the mean distance between features
+    "energy": wg.EnergyField,
+    "published": lambda *tau: wg.PublishedField(tau),
+    "likelihood": lambda *h: wg.LikelihoodField([wg.Gaussian(t) for t in h]),
+    "mmd": lambda *h: wg.MMDField([wg.Laplace(t) for t in h]),
+    "drift": lambda h: wg.DriftingField(wg.Gaussian(h), skip_self=True),  # Eq. 3
+    "sinkhorn": wg.SinkhornField,
 }
+
+
+def field_of(name: str) -> wg.Field:
+    """The field "energy:.5", "likelihood:.1,.3" or "energy:.5+.3*likelihood:.1,.3", standardized."""
+    terms = []
+    for term in name.split("+"):
+        factor, _, rest = term.rpartition("*")
+        kind, _, numbers = rest.partition(":")
+        field = FIELDS[kind](*(float(n) for n in numbers.split(",")))
+        terms.append((float(factor or 1), field))
+    if len(terms) == 1:
+        return terms[0][1].standardized()
+    return sum(factor * field.normalized() for factor, field in terms).standardized()
 
 
 @dataclass(frozen=True)
@@ -44,62 +58,30 @@ class Settings:
     generated: int = 16  # per class and step, over all processes
     positives: int = 32  # per class and step
     guidance: float = 1.0  # largest strength of classifier-free guidance; above 1 with "published"
+    width: int = 32  # of the generator
     lr: float = 1e-3  # Adam, cosine decay
     ema: float = 0.99
+    encoder: str = "classifier"  # or "masked", an autoencoder without labels
     encoder_steps: int = 600
     seed: int = 0
     save_every: int = 50
 
 
-class Encoder(nn.Module):
-    """A classifier of images [n, 1, 28, 28]; `features` returns its activations as maps [n, locations, F]."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Sequential(nn.Conv2d(1, 32, 4, 2, 1), nn.GELU())  # [n, 32, 14, 14]
-        self.conv2 = nn.Sequential(nn.Conv2d(32, 64, 4, 2, 1), nn.GELU())  # [n, 64, 7, 7]
-        self.dense = nn.Sequential(nn.Flatten(), nn.Linear(64 * 49, 128), nn.GELU())
-        self.head = nn.Linear(128, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.dense(self.conv2(self.conv1(images))))
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        one = self.conv1(images)
-        two = self.conv2(one)
-        coarse = [nn.functional.avg_pool2d(one, 2), two]
-        maps = [m for c in coarse for m in wg.patch_features(c, patches=())]
-        return [images.flatten(1), *maps, self.dense(two)]
-
-
-def train_encoder(images: Tensor, labels: Tensor, steps: int, seed: int) -> Encoder:
-    """Train the classifier on noisy, shifted digits."""
-    torch.manual_seed(seed)
-    encoder = Encoder().to(images.device)
-    adam = torch.optim.AdamW(encoder.parameters(), 2e-3)
-    decay = torch.optim.lr_scheduler.OneCycleLR(adam, 4e-3, total_steps=max(steps, 2))
-    for _ in range(steps):
-        pick = torch.randint(len(images), (128,), device=images.device)
-        x = to_float(images[pick]).roll(tuple(torch.randint(-2, 3, (2,)).tolist()), (-2, -1))
-        loss = cross_entropy(encoder(x + 0.3 * torch.randn_like(x)), labels[pick])
-        descend(loss, adam, decay)
-    return encoder.requires_grad_(False).eval()
-
-
 class Generator(nn.Module):
-    """Noise [..., 64], labels [...] and strengths of guidance [...] to images [..., 1, 28, 28] in [-1, 1]."""
+    """Noise [..., 64], labels [...] and strengths of guidance [...] to images [..., C, size, size] in [-1, 1]."""
 
-    def __init__(self, width: int = 64):
+    def __init__(self, width: int, channels: int = 1, size: int = 28):
         super().__init__()
-        self.label = nn.Embedding(10, 64)
-        self.dense = nn.Sequential(nn.Linear(129, 256), nn.SiLU(), nn.Linear(256, 2 * width * 49))
+        self.label, grid = nn.Embedding(10, 64), (2 * width, size // 4, size // 4)
+        cells = torch.Size(grid).numel()
+        self.dense = nn.Sequential(nn.Linear(129, 256), nn.SiLU(), nn.Linear(256, cells))
         conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(8, o), nn.SiLU())
         self.decode = nn.Sequential(
-            nn.Unflatten(1, (2 * width, 7, 7)),
+            nn.Unflatten(1, grid),
             *conv(2 * width, 2 * width), nn.Upsample(scale_factor=2),
             *conv(2 * width, width), *conv(width, width),
             nn.Conv2d(width, width, 3, padding=1), nn.PixelShuffle(2), nn.SiLU(),
-            *conv(width // 4, width // 4), nn.Conv2d(width // 4, 1, 3, padding=1), nn.Tanh(),
+            *conv(width // 4, width // 4), nn.Conv2d(width // 4, channels, 3, padding=1), nn.Tanh(),
         )  # fmt: skip
 
     def forward(self, z: Tensor, labels: Tensor, strength: Tensor) -> Tensor:
@@ -107,35 +89,39 @@ class Generator(nn.Module):
         return self.decode(self.dense(inputs.flatten(0, -2))).unflatten(0, labels.shape)
 
 
-def descend(loss: Tensor, optimiser, schedule) -> None:
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
-    schedule.step()
+def networks(cfg: Settings) -> tuple[Encoder, Generator]:
+    torch.manual_seed(cfg.seed)
+    return Encoder(), Generator(cfg.width)
 
 
-def train(cfg: Settings, data: Path, out: Path) -> nn.Module:
+def train(
+    cfg: Settings, images: Tensor, labels: Tensor, encoder: Encoder, net: nn.Module, out: Path
+) -> nn.Module:
+    """Train the encoder on its own half of the images, then the generator; returns its averaged weights."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
-    images, labels = mnist_data.load(data)
     out.mkdir(parents=True, exist_ok=True)
+    encoder, net = encoder.to(device), net.to(device)
     if rank == 0 and not (out / "encoder.pt").exists():
-        half = (t[:30_000].to(device) for t in (images, labels))  # the others are for a judge
-        encoder = train_encoder(*half, cfg.encoder_steps, cfg.seed)
+        half = len(images) // 2  # the other half is for a judge
+        known = images[:half].to(device)
+        torch.manual_seed(cfg.seed)
+        if cfg.encoder == "masked":
+            train_masked(encoder, known, cfg.encoder_steps)
+        else:
+            train_classifier(encoder, known, labels[:half].to(device), cfg.encoder_steps)
         save(encoder.state_dict(), out / "encoder.pt")
     if world > 1:
         dist.barrier()
-    encoder = Encoder().to(device).requires_grad_(False)
     encoder.load_state_dict(torch.load(out / "encoder.pt", device, weights_only=True))
+    encoder.requires_grad_(False).eval()
 
-    torch.manual_seed(cfg.seed)
-    net = Generator().to(device)
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema))
     adam = torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, cfg.steps)
     queue = wg.SampleQueue(images.shape[1:], size=512, classes=10, dtype=torch.uint8)
     loss = wg.DriftingLoss(
-        FIELDS[cfg.field],
+        field_of(cfg.field),
         features=[encoder.features if cfg.features else nn.Flatten()],
         group=dist.group.WORLD if world > 1 else None,
     )
@@ -165,35 +151,52 @@ def train(cfg: Settings, data: Path, out: Path) -> nn.Module:
             guidance = to_float(neg.to(device)), strength.to(device)
         given = [t.to(device)[:, None].expand(z.shape[:2]) for t in (every, strength)]
         report = loss(model(z, *given), to_float(pos), *guidance)
-        descend(report.loss, adam, decay)
+        adam.zero_grad()
+        report.loss.backward()
+        adam.step()
+        decay.step()
         ema.update_parameters(net)
         if rank == 0 and ((step + 1) % cfg.save_every == 0 or step + 1 == cfg.steps):
             state = {"settings": asdict(cfg), "step": step + 1, "random": g.get_state()}
             save(state | {name: part.state_dict() for name, part in parts.items()}, out / "run.pt")
-            mnist_data.save_grid(sample(ema, every[:, None].expand(10, 12)), out / "grid.png")
+            image_data.save_grid(sample(ema, every[:, None].expand(10, 12)), out / "grid.png")
             print(step + 1, *(f"{k} {v:.4f}" for k, v in report._asdict().items()), flush=True)
     return ema
 
 
 @torch.no_grad()
 def sample(net: nn.Module, labels: Tensor, seed: int = 0, guidance: float = 1.0) -> Tensor:
-    """Images [..., 1, 28, 28] of labels [...], on the CPU."""
+    """Images [..., C, H, W] of labels [...], on the CPU."""
     device = next(net.parameters()).device
     z = torch.randn(*labels.shape, 64, generator=torch.Generator().manual_seed(seed))
     strength = torch.full(labels.shape, guidance)
     return net(z.to(device), labels.to(device), strength.to(device)).cpu()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the idx files")
+def main(
+    load: Callable[[Path], tuple[Tensor, Tensor]],
+    networks: Callable[[Settings], tuple[Encoder, nn.Module]],
+    defaults: Settings,
+    about: str | None,
+) -> None:
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the official files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    for f in fields(Settings):
-        kind = type(f.default) if not isinstance(f.default, bool) else lambda s: s == "True"
-        parser.add_argument(f"--{f.name.replace('_', '-')}", type=kind, default=f.default)
+    for name, value in asdict(defaults).items():
+        kind = type(value) if not isinstance(value, bool) else lambda s: s == "True"
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, default=value)
     options = vars(parser.parse_args())
+    data, out = options.pop("data"), options.pop("out")
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    train(data=options.pop("data"), out=options.pop("out"), cfg=Settings(**options))
+    images, labels = load(data)
+    cfg = Settings(**options)
+    train(cfg, images, labels, *networks(cfg), out)
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(image_data.mnist, networks, Settings(), __doc__)

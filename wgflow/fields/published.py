@@ -67,6 +67,9 @@ class PublishedField(Field):
     def in_own_unit(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> InOwnUnit:
         return self._evaluate(x, pos, neg, None, pos_weights, neg_weights)
 
+    def standardized(self) -> Field:
+        return self  # the normalisation is built in
+
     @checked
     def _evaluate(
         self,
