@@ -54,7 +54,7 @@ def main() -> None:
         picture_name = f"published-{ask.name}.png"
         (ask.out / picture_name).write_bytes(picture.read_bytes())
     section = text[text.index("## Published curves") :].partition("\n## ")[0]
-    section = section.replace(picture.name, picture_name)
+    section = section.replace(picture.name, picture_name).replace("\n### ", "\n## ")
     (ask.out / f"published-{ask.name}.md").write_text(section.removeprefix("#").rstrip() + "\n")
 
 
