@@ -126,7 +126,7 @@ def test_a_published_interval_is_passed_on_as_it_is(tmp_path):
         (f"env,method,step,seed,success\n{MAZE},X,1,.5,.5\n", "line 2, column seed: '.5'; wanted a whole number"),
         (f"env,method,step,seed,success\n{MAZE},,1,0,.5\n", "line 2, column method: ''; wanted a name"),
         (
-            "env,method,step,seed,success\ncube-double-play-task1,X,1,0,.5\ncube-dobule-play-task1,X,1,0,.5\n",
+            "env,method,step,seed,success\ncube-double-play-task1,X,1,0,.5\ncube-dobule-play-task1,X,1,0,.5\nx,X,1,0,.5\n",
             "line 3, column env: 'cube-dobule-play-task1'; wanted an environment: env is",
         ),
         (
@@ -175,7 +175,7 @@ def test_a_file_that_is_damaged_or_too_large_when_unpacked_is_refused(tmp_path, 
     ],
 )
 def test_names_of_environments_are_translated(theirs, ours):
-    assert peers.environment(theirs) == (ours, "")
+    assert peers.environment(theirs) == ours
 
 
 def test_comparable_are_equal_data_and_equal_steps(tmp_path):

@@ -82,10 +82,13 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
         require(table["low"] <= table["success"], "low", "at most success")
         require(table["high"] >= table["success"], "high", "at least success")
     require(table["method"] != "", "method", "a name")
-    known = {name: environment(name) for name in table["env"].unique()}
-    near = "; ".join(error for _, error in known.values() if error)
-    require(table["env"].map(lambda name: not known[name][1]), "env", near)
-    table["env"] = table["env"].map(lambda name: known[name][0])
+    known = {}
+    for name in table["env"].unique():
+        try:
+            known[name] = environment(name)
+        except ValueError as error:
+            require(table["env"] != name, "env", f"an environment: {error}")
+    table["env"] = table["env"].map(known)
     table = table.drop_duplicates()
     again = table.duplicated(["env", "method", "seed", "step"])
     require(~again, "step", "one success per seed and step of a curve")
@@ -110,19 +113,19 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
     return groups
 
 
-def environment(name: str) -> tuple[str, str]:
-    """Our name of an environment, and what was wanted if it is unknown.
+def environment(name: str) -> str:
+    """Our name of an environment.
 
     Q-chunking's names are translated: cube-double-play-task2 is cube-double-play-singletask-task2-v0; lift, can and
     square are the multi-human sets of Table 1. An average over tasks, such as cube-double-play, keeps its name.
+
+    Raises:
+        ValueError: If the environment is unknown.
     """
     name = _SHORT.get(name, name)
     name = re.sub(r"-(play|navigate)-task([1-5])$", r"-\1-singletask-task\2-v0", name)
-    try:
-        envs.parse(f"{name}-singletask-v0" if name.endswith(("-play", "-navigate")) else name)
-    except ValueError as error:
-        return name, f"an environment: {error}"
-    return name, ""
+    envs.parse(f"{name}-singletask-v0" if name.endswith(("-play", "-navigate")) else name)
+    return name
 
 
 def _columns(path: Path, names: list[str]) -> list[str] | None:
