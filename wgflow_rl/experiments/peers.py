@@ -27,7 +27,7 @@ from wgflow_rl import envs
 from wgflow_rl.experiments.results import OFFICIAL, RunGroup
 from wgflow_rl.experiments.tables import TWELVE
 
-LARGEST = 1 << 28  # bytes of a file that is read, also after decompression
+LARGEST = 1 << 26  # bytes of a file that is read, also when it is unpacked
 MANY = 1000  # seeds of a curve; their bootstrap takes 80 kB each
 FORMS = "[env,method,]step,seed,success or [env,method,]step,success,low,high"
 _SHORT = {column.label: column.envs[0] for column in TWELVE}  # lift -> lift-mh-low_dim
