@@ -193,6 +193,25 @@ def test_comparable_are_equal_data_and_equal_steps(tmp_path):
     assert verdict(*OFFICIAL_FLAGS, offline=None, last=2_000_000) == ""
 
 
+def test_the_demonstrations_of_pusht_are_official(tmp_path):
+    write_run(tmp_path, "drift-bc", "pusht", 0, [0.5])
+    (found,) = report.reading.read([tmp_path])
+    assert found.data == OFFICIAL and OFFICIAL in found.conditions
+
+
+def test_curves_share_axes_with_comparable_runs_alone(tmp_path, monkeypatch):
+    """Official data and the same steps: one panel. Each other set of conditions has its own, as has the other curve."""
+    drawn = []
+    monkeypatch.setattr(curves, "draw", lambda panels, *_, **__: drawn.append(panels))
+    write_run(tmp_path, "dfp", TRIPLE, 0, [0.1, 0.9], *OFFICIAL_FLAGS)
+    write_run(tmp_path, "mvp", TRIPLE, 0, [0.1, 0.9])
+    published = [curve([0.5], "same"), curve([0.5], "shorter", last=1_500_000)]
+    curves.section([*report.reading.read([tmp_path]), *published], (), tmp_path)
+    ((first, second, third),) = [[list(lines) for lines in panels.values()] for panels in drawn]
+    assert (first, second, third) == (["dfp", "X (same)"], ["mvp"], ["X (shorter)"])
+    assert "ours 2, generated data: not comparable" in drawn[0]
+
+
 @pytest.fixture
 def beside(tmp_path):
     """Runs on generated data in one environment, and a table of curves in that and in another."""

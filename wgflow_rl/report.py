@@ -6,8 +6,8 @@ Examples::
     python -m wgflow_rl.report --tables 1 6              # without runs: the published numbers
     python -m wgflow_rl.report --check DIR               # compare published numbers with DIR/tableN*.csv
 
-Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases
-(docs/reproduce.md).
+Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases and
+published curves (docs/reproduce.md).
 """
 
 from __future__ import annotations
