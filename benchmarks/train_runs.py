@@ -4,6 +4,7 @@
     python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
     python benchmarks/train_runs.py arm-paper            # the paper's `dfp` beside ours, offline, 3 seeds
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
+    python benchmarks/train_runs.py arm-topk             # with and without the top-K term, 3 seeds
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
@@ -80,6 +81,7 @@ STUDIES = {
         ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50"),
     ),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": both("energy:0.5")}),
+    "arm-topk": Study(ARM, 3, {name: (name,) for name in ("dfp-ml-energy", OTHERS[0])}),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),

@@ -13,7 +13,7 @@ import pytest
 from tests.children import python
 from wgflow_rl import report
 from wgflow_rl.agents import presets
-from wgflow_rl.experiments import comparison, plan, reading, results, verify
+from wgflow_rl.experiments import comparison, peers, plan, reading, results, verify
 from wgflow_rl.experiments.results import RunGroup, summary
 from wgflow_rl.experiments.tables import FIGURES, FOLDER, LISTS, NUMBERS, TABLES, VARIANTS, records
 
@@ -441,9 +441,18 @@ def test_a_log_stands_apart_in_the_same_tables_and_figures(runs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("step,seed,success\n1,0,50\n", "line 2: '1,0,50'; wanted three numbers"),
-        ("step,seed,success\n1,0\n", "line 2: '1,0'; wanted three numbers"),
-        ("step,seed,success\n1,0,0.5\n2,0,nan\n", "line 3: '2,0,nan'; wanted three numbers"),
+        (
+            "step,seed,success\n1,0,50\n",
+            "line 2, column success: '50'; wanted a fraction between 0 and 1",
+        ),
+        (
+            "step,seed,success\n1,0\n",
+            "line 2, column success: ''; wanted a fraction between 0 and 1",
+        ),
+        (
+            "step,seed,success\n1,0,0.5\n2,0,nan\n",
+            "line 3, column success: 'nan'; wanted a fraction between 0 and 1",
+        ),
         ("step,seed,success\n", "has a header and no rows"),
     ],
 )
@@ -626,7 +635,7 @@ def test_a_pipe_does_not_stop_the_report(kind, tmp_path):
 
 
 def test_a_log_of_very_many_seeds_is_refused(tmp_path):
-    rows = (f"1,{seed},0.5" for seed in range(reading.MANY + 1))
+    rows = (f"1,{seed},0.5" for seed in range(peers.MANY + 1))
     write_log(tmp_path, "\n".join(["step,seed,success", *rows]))
     with pytest.raises(ValueError, match="has 1,001 seeds"):
         reading.read([tmp_path])

@@ -6,8 +6,8 @@ Examples::
     python -m wgflow_rl.report --tables 1 6              # without runs: the published numbers
     python -m wgflow_rl.report --check DIR               # compare published numbers with DIR/tableN*.csv
 
-Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases
-(docs/reproduce.md).
+Writes report.md, tables.csv, runs.csv and figures. RUNS may hold logs of other code bases and
+published curves (docs/reproduce.md).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pandas as pd
 import tyro
 
 from wgflow_rl import plugins
-from wgflow_rl.experiments import reading, stopwatch
+from wgflow_rl.experiments import curves, reading, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
     cell,
@@ -32,6 +32,7 @@ from wgflow_rl.experiments.comparison import (
     markdown,
     matching,
     missing,
+    paired_lines,
     run_records,
     table_lines,
     tables_with_runs,
@@ -78,7 +79,7 @@ class Args:
     """Compare your runs with the paper's tables and figures."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """Folders of runs, and of logs NAME/ENV.csv of other code bases (columns step,seed,success)."""
+    """Folders of runs, and curves of other code bases: logs NAME/ENV.csv, tables of published curves."""
     out: Path = Path("report")
     """Folder to write to."""
     tables: tuple[int, ...] = ()
@@ -88,7 +89,11 @@ class Args:
     figures: bool = True
     """Draw the figures."""
     peer_offline_steps: int | None = None
-    """Last step of the offline phase of the logs of other code bases."""
+    """Last step of the offline phase of the curves of other code bases."""
+    methods: tuple[str, ...] = ()
+    """Published curves to draw (default: in each environment those with the highest success)."""
+    versus: str = ""
+    """Method to which all others are compared, seed by seed."""
     check: Path | None = None
     """Only compare the published numbers with the tables in this folder."""
     plugin: plugins.Flag = ()
@@ -268,23 +273,28 @@ def write(args: Args) -> Path:
     groups = reading.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
+    everything = curves.in_reach(groups, args.methods)
+    groups = [group for group in everything if not group.source]
     numbers = args.numbers(groups)
     records: list[dict[str, Any]] = []
     lines = ["# The paper's tables with our runs", "", ABOUT]
-    if not groups:
+    if not everything:
         where = ", ".join(map(str, args.runs)) or "any folder"
         found = f"No runs were found in {where}: all numbers below are the paper's."
         lines += [found, ""]
         print(found)
-    else:
+    elif groups:
         lines += all_runs(groups)
+    if args.versus:
+        lines += paired_lines(groups, args.versus)
     if skipped:
         lines += ["## Skipped", "", *(f"- {escape(reason)}" for reason in skipped), ""]
     lines += render(numbers, groups, records)
     make_folder(args.out.resolve())
     if groups and args.figures:
         lines += figures(groups, numbers, args.out)
-    listed = [line for group in groups for line in run_records(None, group.name, [group])]
+    lines += curves.section(everything, args.methods, args.out if args.figures else None)
+    listed = [line for group in everything for line in run_records(None, group.name, [group])]
     write_whole(args.out / "tables.csv", _csv(records))
     write_whole(args.out / "runs.csv", _csv(listed))
     write_whole(args.out / "report.md", "\n".join(lines))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl.agents import presets
-from wgflow_rl.experiments.results import RunGroup, summary
+from wgflow_rl.experiments.results import RunGroup, Summary, paired
 from wgflow_rl.experiments.tables import (
     LISTS,
     ROW_KEYS,
@@ -28,6 +28,10 @@ from wgflow_rl.experiments.tables import (
 )
 
 MISSING = "—"
+PAIRED = (
+    "Percentage points over the seeds that both have: mean ± standard deviation [95 % bootstrap interval of the "
+    "mean] (seeds). With three seeds an interval leaves out 0 if they have one sign: by chance, one time in four."
+)
 ARROW = " → "  # between the phases of a cell
 BY = "source"  # header of the column "paper" or "ours"
 # columns of a CSV file that are not in the paper's table
@@ -67,14 +71,18 @@ def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
 
 def cell(group: RunGroup | None, phase: Phase, *, interval: bool = False) -> str:
     """Format success in percent as mean ± std (seeds); a dash if no run has finished the phase."""
-    found = None if group is None else summary(100 * group.at_end(phase))
-    if found is None:
-        return MISSING
+    found = None if group is None else group.summary(phase)
+    return MISSING if found is None else statistics(found, interval=interval)
+
+
+def statistics(found: Summary, *, interval: bool, sign: str = "") -> str:
+    """Format as mean ± std [interval] (seeds); a published mean as mean [interval]."""
+    mean = f"{found.mean:{sign}.1f}"
     if found.interval is None:
-        return f"{found.mean:.1f} (1)"
+        return f"{mean} (1)"
     low, high = found.interval
-    between = f" [{low:.1f}, {high:.1f}]" if interval else ""
-    return f"{found.mean:.1f} ± {found.std:.1f}{between} ({found.seeds})"
+    between = f" [{low:{sign}.1f}, {high:{sign}.1f}]" if interval else ""
+    return f"{mean} ± {found.std:.1f}{between} ({found.seeds})" if found.seeds else mean + between
 
 
 def average(groups: Iterable[RunGroup | None], phase: Phase) -> str:
@@ -242,6 +250,30 @@ def doubts(rows: Sequence[dict[str, str]]) -> list[str]:
     return lines + [""] * bool(lines)
 
 
+def paired_lines(groups: Sequence[RunGroup], method: str) -> list[str]:
+    """Table of differences to a method, seed by seed, where environment and conditions are equal.
+
+    Raises:
+        ValueError: If there is no run of the method.
+    """
+    base = {(group.env, group.protocol): group for group in groups if group.name == method}
+    if not base:
+        names = sorted({group.name for group in groups})
+        raise ValueError(f"--versus is {method!r}; there are runs of {', '.join(names) or 'none'}")
+    rows = []
+    for group in groups:
+        other = base.get((group.env, group.protocol), group)
+        if other is not group:
+            ends = [
+                paired(100 * group.at_end(phase), 100 * other.at_end(phase))
+                for phase in ("offline", "online")
+            ]
+            cells = [statistics(end, interval=True, sign="+") if end else MISSING for end in ends]
+            rows.append([*map(escape, (group.env, group.name, group.protocol)), *cells])
+    header = ["environment", "method", "conditions", "after offline", "after online"]
+    return [f"## Differences to {escape(method)}", "", PAIRED, "", *markdown(header, rows)]
+
+
 # ---- records -----------------------------------------------------------------------------------------------------
 
 
@@ -266,16 +298,18 @@ def run_records(
     lines = []
     for group in groups:
         for phase in table.phases if table else ("offline", "online"):
-            found = summary(100 * group.at_end(phase))
+            found = group.summary(phase)
             line: dict[str, Any] = {"table": table.number if table else "", "phase": phase}
             line |= {"row": label, "column": labels.get(group.env, ""), "env": group.env}
-            line |= {"by": "peer" if group.peer else "ours", "protocol": group.protocol}
+            by = "published" if group.source else "peer" if group.peer else "ours"
+            line |= {"by": by, "protocol": group.protocol}
             if found is not None:
                 low, high = found.interval or (None, None)
-                line |= {"seeds": found.seeds, "mean": rounded(found.mean)}
-                line |= {"std": rounded(found.std), "low": rounded(low), "high": rounded(high)}
-                values = 100 * group.at_end(phase)
-                line["values"] = " ".join(f"{rounded(value):g}" for value in values)
+                line |= {"mean": rounded(found.mean), "low": rounded(low), "high": rounded(high)}
+                if found.seeds:
+                    values = 100 * group.at_end(phase)
+                    line |= {"seeds": found.seeds, "std": rounded(found.std)}
+                    line["values"] = " ".join(f"{rounded(value):g}" for value in values)
             lines.append(line)
     return lines
 

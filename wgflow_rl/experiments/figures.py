@@ -16,6 +16,7 @@ from wgflow_rl.utils.files import write_whole
 
 # Okabe and Ito's colours, distinguishable with common forms of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")
+STYLES = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # of the first eight lines, the next eight, ...
 INK = "#333a44"
 
 Panels = Mapping[str, Mapping[str, RunGroup]]  # title of a panel -> label of a line -> its runs
@@ -58,8 +59,9 @@ def draw(
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, (panel, lines) in zip(grid.flat, panels.items(), strict=False):
         for name, group in lines.items():
-            line_style = "--" if name in dashed else "-"
-            look = {"color": COLOURS[names.index(name) % len(COLOURS)], "linestyle": line_style}
+            turn, colour = divmod(names.index(name), len(COLOURS))
+            line_style = "--" if name in dashed else STYLES[turn % len(STYLES)]
+            look = {"color": COLOURS[colour], "linestyle": line_style}
             _line(axes, group, name, look, online_only)
         _decorate(axes, panel, lines, online_only)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -97,7 +99,7 @@ def plain(text: str) -> str:
 
 
 def _line(
-    axes: Any, group: RunGroup, name: str, look: Mapping[str, str], online_only: bool
+    axes: Any, group: RunGroup, name: str, look: Mapping[str, Any], online_only: bool
 ) -> None:
     curve = group.curve()
     if online_only:
@@ -108,8 +110,10 @@ def _line(
     steps, values = curve.index.to_numpy(), curve.to_numpy()
     marker = "o" if len(steps) <= 25 else ""
     axes.plot(steps, values.mean(1), **look, label=name, linewidth=1.6, marker=marker, markersize=3)
-    if values.shape[1] > 1:
-        band = np.array([bootstrap(seeds) for seeds in values]).T
+    stated = "low" in group.evaluations
+    if stated or values.shape[1] > 1:
+        rows: Any = group.evaluations[["low", "high"]].tail(len(steps)) if stated else None
+        band = rows.to_numpy().T if stated else np.array([bootstrap(seeds) for seeds in values]).T
         axes.fill_between(steps, *band, color=look["color"], alpha=0.14, linewidth=0)
 
 

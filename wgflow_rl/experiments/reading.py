@@ -5,12 +5,9 @@ Run folders may come from other people: whatever is in a file, it is a result or
 
 from __future__ import annotations
 
-import codecs
-import csv
 import dataclasses
-import io
 import json
-import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,14 +17,14 @@ from typing import Any
 import pandas as pd
 
 from wgflow_rl.agents import presets
+from wgflow_rl.envs import pusht
+from wgflow_rl.experiments.peers import check_regular, read_curves, read_text
 from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
-from wgflow_rl.experiments.results import RunGroup, abbreviate, assignments
+from wgflow_rl.experiments.results import GENERATED, OFFICIAL, RunGroup, abbreviate, assignments
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.training.table import read_rows
 
-PEER_COLUMNS = ("step", "seed", "success")
-LARGEST = 1 << 28  # bytes of a file that is read
-MANY = 1000  # seeds of a log; their bootstrap takes 80 kB each
+_OF_GENERATOR = re.compile(r"-rows\d+-seed\d+-v\d+$")  # folders of `data.generated.generate`
 
 
 def read(
@@ -36,7 +33,7 @@ def read(
     """Read all run folders, and all logs of other code bases, below the places.
 
     Args:
-        places: folders, or single logs NAME/ENV.csv; missing ones are ignored.
+        places: folders, or single logs (`peers.read_curves`); missing ones are ignored.
         peer_offline: last step of the offline phase of the logs; None: unknown.
         skipped: list to which a sentence is added for every run or log that cannot be read; None:
             raise at the first.
@@ -51,10 +48,13 @@ def read(
         for path in sorted(place.rglob("config.json")):
             if (run := attempt(_run, path)) is not None:
                 runs[_configuration(run[1])].append(run)
-        single = place.suffix == ".csv" and not place.is_dir()
-        logs = [place] if single and place.exists() else sorted(place.rglob("*.csv"))
-        logs = [log for log in logs if log.name != "eval.csv"]  # those are of runs
-        groups += [attempt(_peer, path, peer_offline) for path in logs]
+        single = place.name.endswith((".csv", ".csv.gz")) and not place.is_dir()
+        logs = [place] if single and place.exists() else sorted(place.rglob("*.csv*"))
+        for log in logs:
+            if (
+                log.name.endswith((".csv", ".csv.gz")) and log.name != "eval.csv"
+            ):  # that is of a run
+                groups += attempt(read_curves, log, peer_offline) or []
     groups += [attempt(_make_group, members[0][0], members) for members in runs.values()]
     found = [group for group in groups if group is not None]
     return sorted(found, key=lambda group: (group.env, group.peer, group.name, group.protocol))
@@ -79,33 +79,19 @@ class _Attempt:
             return None
 
 
-def _check_regular(path: Path) -> None:
-    """Raise ValueError for a pipe or a device, which could block for ever, or a file of more than LARGEST bytes."""
-    if not path.is_file() or path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} is not a regular file of at most {LARGEST:,} bytes")
-
-
-def _read_text(path: Path, *, errors: str = "strict") -> str:
-    """Read a text file with or without a byte-order mark. Raises: ValueError for bytes that are no text."""
-    _check_regular(path)
-    contents = path.read_bytes()
-    utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return contents.decode("utf-16" if utf16 else "utf-8", errors).lstrip("\ufeff")
-
-
 def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
     """Read (folder, settings, evaluations) of a run; None if there is no evaluation or no run."""
     path = config.with_name("eval.csv")
     if not path.exists():
         return None
-    stored = json.loads(_read_text(config))
+    stored = json.loads(read_text(config))
     settings = stored.get("settings") if isinstance(stored, dict) else None
     wanted = {"method", "env", "agent", "schedule"}
     if not isinstance(settings, dict) or not wanted <= settings.keys():
         return None
     settings = {"data": None} | settings
     _check_types(config, settings)
-    _check_regular(path)
+    check_regular(path)
     _, rows = read_rows(path)  # complete rows only: a kill may leave half a row
     if not rows:
         return None
@@ -158,7 +144,7 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
         f"{preset} preset",
         f"{abbreviate(offline)} + {abbreviate(online)} steps",
         f"{schedule['eval_episodes']} episodes per evaluation",
-        f"data={Path(settings['data']).name}" if settings.get("data") else "generated data",
+        _data(settings),
     ]
     for name in ("offline_steps", "online_steps", "eval_episodes", *LOGGING):
         other.pop(name, None)
@@ -182,63 +168,13 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
         changed,
         (*conditions, *assignments(other)),
         folder,
+        data=_data(settings),
     )
 
 
-def _peer(path: Path, offline: int | None) -> RunGroup | None:
-    """Read a log of another code base; None for another table.
-
-    Columns may be in any order, in capital letters and accompanied by others; the separator is a comma, a semicolon
-    (then with decimal commas too) or a tab.
-
-    Raises:
-        ValueError: The message names file and line.
-    """
-    text = _read_text(path, errors="replace")  # of a table that is no log, nothing is asked
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    names, *lines = list(csv.reader(io.StringIO(text), delimiter=separator)) or [[]]
-    names = [name.strip().lower() for name in names]
-    missing = set(PEER_COLUMNS) - set(names)
-    if missing:
-        if missing == {"seed"} and "phase" not in names:  # eval.csv of this package has phases
-            raise ValueError(f"{path} has no column seed; wanted {','.join(PEER_COLUMNS)}")
-        return None
-    if any(names.count(name) > 1 for name in PEER_COLUMNS):
-        raise ValueError(f"{path} has two columns of one name; wanted {','.join(PEER_COLUMNS)}")
-    rows: dict[tuple[int, int], float] = {}
-    for number, line in enumerate(lines, start=2):
-        if not any(cell.strip() for cell in line):
-            continue
-        cells = dict(zip(names, line, strict=False))
-        try:
-            step, seed, success = (_number(cells[name], separator) for name in PEER_COLUMNS)
-            if step < 0 or step % 1 or seed % 1 or not 0 <= success <= 1:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"{path}, line {number}: {separator.join(line)!r}; wanted three numbers, step,seed,success, with "
-                "success a fraction between 0 and 1"
-            ) from None
-        rows[int(seed), int(step)] = success
-    if not rows:
-        raise ValueError(f"{path} has a header and no rows; wanted step,seed,success")
-    if len(seeds := {seed for seed, _ in rows}) > MANY:
-        raise ValueError(f"{path} has {len(seeds):,} seeds; wanted at most {MANY:,}")
-    table = [(seed, step, rows[seed, step]) for seed, step in sorted(rows)]
-    return RunGroup(
-        path.parent.name,
-        path.stem,
-        pd.DataFrame(table, columns=["seed", "step", "success"]),
-        offline,
-        conditions=("its own code",),
-        peer=True,
-    )
-
-
-def _number(cell: str, separator: str) -> float:
-    """Parse a finite number below 2⁵³. Raises: ValueError."""
-    value = float(cell.replace(",", ".") if separator == ";" else cell)
-    if not math.isfinite(value) or abs(value) >= 2**53:
-        raise ValueError(f"{cell} is out of range")
-    return value
+def _data(settings: Mapping[str, Any]) -> str:
+    """Describe the data of a run by what it recorded; folders of our generator are known by their names."""
+    if not settings.get("data"):
+        return GENERATED if pusht.parse(settings["env"]) is None else OFFICIAL
+    name = Path(settings["data"]).name
+    return f"{GENERATED} {name}" * bool(_OF_GENERATOR.search(name)) or f"data={name}"

@@ -13,13 +13,17 @@ import pandas as pd
 
 from wgflow_rl.experiments.tables import Phase
 
+GENERATED = "generated data"
+OFFICIAL = "official data"
+
 
 @dataclass(frozen=True)
 class RunGroup:
     """Runs that differ in their seeds only.
 
     `evaluations` has one row per evaluation with columns seed, step and success (a fraction),
-    sorted by seed and step. `changed` are the agent's settings that differ from the preset;
+    sorted by seed and step; a curve that was published as means has the columns low and high too,
+    its 95 % interval, and one seed. `changed` are the agent's settings that differ from the preset;
     `conditions` describe preset, steps and data.
     """
 
@@ -34,6 +38,8 @@ class RunGroup:
     conditions: tuple[str, ...] = ()
     folder: Path = Path()  # folder of one of the runs
     peer: bool = False  # True for a log of another code base
+    source: str = ""  # file of published curves without its suffix; "" for others
+    data: str = ""  # GENERATED, OFFICIAL or a folder's name; "" if unknown
 
     @property
     def protocol(self) -> str:
@@ -41,20 +47,29 @@ class RunGroup:
 
     @property
     def name(self) -> str:
-        return " ".join([self.method, *assignments(self.changed)])
+        source = f" ({self.source})" if self.source else ""
+        return " ".join([self.method, *assignments(self.changed)]) + source
 
-    def at_end(self, phase: Phase) -> pd.Series:
-        """Success at the last evaluation of a phase, for the seeds that have finished it."""
+    def summary(self, phase: Phase) -> Summary | None:
+        """Success in percent at the end of a phase; None if no run has finished it."""
+        found = summary(100 * self.at_end(phase))
+        if found is None or "low" not in self.evaluations:
+            return found
+        low, high = (100 * self.at_end(phase, column).item() for column in ("low", "high"))
+        return Summary(found.mean, float("nan"), (low, high), 0)
+
+    def at_end(self, phase: Phase, column: str = "success") -> pd.Series:
+        """A column at the last evaluation of a phase, for the seeds that have finished it."""
         rows: Any = self.evaluations  # Any: pandas without stubs confuses the type checker
         last = rows.groupby("seed").tail(1).set_index("seed")
         if phase == "online":
             online = last["step"] > (self.offline or 0)
-            return last["success"][online & self._complete(last["step"])]
+            return last[column][online & self._complete(last["step"])]
         if not self.offline:
-            return last["success"][:0]
+            return last[column][:0]
         finished = last.index[last["step"] >= self.offline]
         rows = rows[rows["seed"].isin(finished) & (rows["step"] <= self.offline)]
-        return rows.groupby("seed")["success"].last()
+        return rows.groupby("seed")[column].last()
 
     def _complete(self, last: Any) -> Any:
         """Which seeds have reached the end, from their last steps.
@@ -96,7 +111,10 @@ class RunGroup:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean, standard deviation (n - 1) and bootstrap interval; nan and None for one seed."""
+    """Mean, standard deviation (n - 1) and bootstrap interval; nan and None for one seed.
+
+    `seeds` is 0, and `std` nan, for a mean that was published with its interval.
+    """
 
     mean: float
     std: float
@@ -112,6 +130,11 @@ def summary(values: np.ndarray | pd.Series) -> Summary | None:
     several = len(values) > 1
     std = float(values.std(ddof=1)) if several else float("nan")
     return Summary(float(values.mean()), std, bootstrap(values) if several else None, len(values))
+
+
+def paired(a: pd.Series, b: pd.Series) -> Summary | None:
+    """Statistics of the differences a - b over the seeds that both have; None if there is none."""
+    return summary((a - b).dropna())
 
 
 def bootstrap(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:

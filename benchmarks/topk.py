@@ -1,0 +1,167 @@
+"""What the top-K term gains in our measured runs: `python benchmarks/topk.py`.
+
+Reads the evaluations in benchmarks/results and prints the Markdown tables of docs/topk.md. Runs with and without the
+term that share a seed are equal until the online phase, so differences are taken seed by seed. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from paper_numbers import table
+from scipy.stats import t as student
+
+from wgflow_rl.experiments.results import Summary, paired
+
+RESULTS = Path(__file__).parent / "results"
+LAST = 3  # evaluations at the end of a run that are averaged
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two variants of a result file that differ in the term alone."""
+
+    task: str
+    backbone: str
+    file: str
+    with_term: str
+    without: str
+    measure: str
+    unit: str
+
+    def values(self, variant: str) -> pd.Series:
+        """Mean of the measure over the last evaluations, by seed."""
+        curves = evaluations(self.file)[variant]
+        return pd.Series(
+            [np.mean([row[self.measure] for row in rows[-LAST:]]) for rows in curves.values()],
+            index=list(curves),
+        )
+
+    @property
+    def gain(self) -> pd.Series:
+        return self.values(self.with_term) - self.values(self.without)
+
+
+MAZE = ("maze", "drifting", "methods-pointmaze", "dfp-ml-energy", "dfp-ml-energy-no-topk")
+MAZE_MVP = ("maze", "MeanFlow", "methods-pointmaze", "mvp-topk", "mvp")
+PUSHT = ("PushT", "drifting", "pusht-online", "dfp with top-K", "dfp without top-K")
+PAIRS = (
+    Pair(*MAZE, "success", "success"),
+    Pair(*MAZE, "length", "steps per episode"),
+    Pair(*MAZE_MVP, "success", "success"),
+    Pair(*MAZE_MVP, "length", "steps per episode"),
+    Pair(*PUSHT, "score", "score"),
+    Pair(*PUSHT, "success", "success"),
+)
+UNPAIRED = {"cube-single": ("arm", "arm-half"), "lift": ("lift", "lift-half")}  # all with the term
+
+
+def evaluations(file: str) -> dict[str, dict[int, list[dict]]]:
+    """Rows of every evaluation: variant -> seed -> rows."""
+    record = json.loads((RESULTS / f"{file}.json").read_text())
+    if "evaluations" not in record:
+        return {name: dict(enumerate(seeds)) for name, seeds in record["runs"].items()}
+    found: dict[str, dict[int, list[dict]]] = {}
+    for row in record["evaluations"]:
+        found.setdefault(row["variant"], {}).setdefault(row["seed"], []).append(row)
+    return found
+
+
+def t_interval(found: Summary) -> tuple[float, float]:
+    """95 % interval of the mean of normal differences, with Student's t."""
+    half = student.ppf(0.975, found.seeds - 1) * found.std / math.sqrt(found.seeds)
+    return found.mean - half, found.mean + half
+
+
+def answer(found: Summary) -> str:
+    low, high = t_interval(found)
+    return "higher" if low > 0 else "lower" if high < 0 else "cannot be told apart"
+
+
+def number(value: float, unit: str, sign: str = "") -> str:
+    return f"{value:{sign}.{0 if unit.startswith('steps') else 2}f}"
+
+
+def cells(found: Summary, unit: str) -> list[str]:
+    """The difference, its two intervals and the answer."""
+    show = [number(v, unit, "+") for v in (found.mean, *t_interval(found), *(found.interval or ()))]
+    return [show[0], f"[{show[1]}, {show[2]}]", f"[{show[3]}, {show[4]}]", answer(found)]
+
+
+INTERVALS = ["mean", "95 %, Student's t", "95 %, bootstrap"]
+
+
+def gains() -> str:
+    """With and without the term, per task, backbone and measure."""
+    body = []
+    for pair in PAIRS:
+        a, b = pair.values(pair.with_term), pair.values(pair.without)
+        each = " ".join(number(value, pair.unit, "+") for value in pair.gain)
+        means = [number(values.mean(), pair.unit) for values in (a, b)]
+        found = paired(a, b)
+        assert found is not None
+        about = [f"{pair.task}, {pair.backbone}", pair.unit]
+        body.append([*about, *means, each, *cells(found, pair.unit)])
+    header = ["task, backbone", "measure", "with", "without", "difference per seed", *INTERVALS]
+    header.append("with the term")
+    return table(header, body)
+
+
+def backbones() -> str:
+    """Gain of the term on the drifting backbone minus its gain on the MeanFlow backbone, in the maze."""
+    body = []
+    for drifting, mean_flow in zip(PAIRS[:2], PAIRS[2:4], strict=True):
+        found = paired(drifting.gain, mean_flow.gain)
+        assert found is not None
+        body.append([drifting.unit, *cells(found, drifting.unit)])
+    return table(["gain, drifting minus MeanFlow", *INTERVALS, "answer"], body)
+
+
+def unpaired() -> str:
+    """Success on robots before and after the online phase, of runs that have no partner without the term."""
+    body = []
+    for task, files in UNPAIRED.items():
+        for file in files:
+            for variant, seeds in evaluations(file).items():
+                offline = [
+                    [r for r in rows if r["phase"] == "offline"][-1:] for rows in seeds.values()
+                ]
+                ends = [[row["success"] for row in rows[-LAST:]] for rows in seeds.values()]
+                before = np.mean([row["success"] for (row,) in offline])
+                body.append(
+                    [task, variant, str(len(seeds)), f"{before:.2f}", f"{np.mean(ends):.2f}"]
+                )
+    return table(["task", "with the term", "seeds", "end of offline", f"last {LAST}"], body)
+
+
+def hours() -> str:
+    """Time of the paired runs, from the clocks of their logs."""
+    spent: dict[str, float] = {}
+    for pair in PAIRS[::2]:
+        for variant in (pair.with_term, pair.without):
+            seeds = evaluations(pair.file)[variant].values()
+            spent[pair.task] = (
+                spent.get(pair.task, 0) + sum(rows[-1]["wall_s"] for rows in seeds) / 3600
+            )
+    return "Hours of these runs: " + ", ".join(f"{task} {h:.1f}" for task, h in spent.items()) + "."
+
+
+SECTIONS = {
+    "With and without the term": gains,
+    "More for drifting than for MeanFlow?": backbones,
+    "Robots: no control yet": unpaired,
+    "Settings": hours,
+}
+
+
+def main() -> None:
+    print("\n\n".join(f"## {title}\n\n{section()}" for title, section in SECTIONS.items()))
+
+
+if __name__ == "__main__":
+    main()
