@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ import train_mnist  # noqa: E402
 
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
 LABELS = torch.arange(10).repeat(100)
+TABLES = ("main", "training time", "fields", "temperatures", "features")
 
 
 class Judge(nn.Module):
@@ -203,15 +205,16 @@ def report(work: Path) -> None:
     rows = [row for file in files for row in file["rows"]]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["table"], row["method"], row.get("evaluations", 0)), []).append(row)
+        key = [row.get(name) for name in ("table", "method", "evaluations", "budget")]
+        groups.setdefault(tuple(key), []).append(row)
     record = {"rows": rows, "provenance": [file["provenance"] for file in files[:1]]}
     write_results(ROOT / "results" / "mnist.json", record)
     columns = ("train_s", "steps", *SCORES)
     lines = []
-    for table in ("main", "long", "short"):
+    for table in TABLES:
         head = ["method", "evaluations", "seeds", *columns]
         lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for (_, method, evaluations), found in (g for g in groups.items() if g[0][0] == table):
+        for (_, method, evaluations, _), found in (g for g in groups.items() if g[0][0] == table):
             cells = [method, str(evaluations or "-"), str(len(found))]
             lines.append("| " + " | ".join(cells + [spread(found, c) for c in columns]) + " |")
         lines.append("")
@@ -240,7 +243,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--settings", default="{}", help="JSON of further settings")
-    parser.add_argument("--table", choices=["main", "long", "short"], default="main")
+    parser.add_argument("--table", choices=TABLES, default="main")
     args = parser.parse_args()
     torch.set_num_threads(1)
     (args.work / "rows").mkdir(parents=True, exist_ok=True)
@@ -248,14 +251,15 @@ def main() -> None:
     options = json.loads(args.settings)
     if not options.get("features", True):
         label += ", pixels alone"
+    if options.get("encoder") == "masked":
+        label += ", masked autoencoder"
     if "inner" in options:
         label += f", inner width {options['inner']}"
     if args.method == "report":
         report(args.work)
         return
-    args.name = f"{args.table}-{label}-{args.seed}".translate(
-        {ord(" "): "-", ord(":"): None, ord(","): None}
-    )
+    budget = options.get("steps") or round(args.seconds)
+    args.name = re.sub(r"[^\w.+]+", "-", f"{args.table} {label} {budget} {args.seed}")
     if args.method == "real":  # the floor: training images in place of generated ones
         images, labels = image_data.mnist(args.data)
         pick = torch.cat([(labels == c).nonzero()[:100, 0] for c in range(10)]).reshape(10, -1).mT
@@ -263,7 +267,8 @@ def main() -> None:
         rows = [score(image_data.to_float(images[pick.flatten()]), digits, args.data)]
     else:
         rows = drift_rows(args) if args.method == "drift" else flow_rows(args)
-    rows = [{"table": args.table, "method": label, "seed": args.seed} | row for row in rows]
+    same = {"table": args.table, "method": label, "budget": budget, "seed": args.seed}
+    rows = [same | row for row in rows]
     write_results(
         args.work / "rows" / f"{args.name}.json", {"rows": rows, "provenance": provenance()}
     )

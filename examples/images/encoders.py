@@ -43,15 +43,15 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.activations(images)[-1])
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Pixels and activations as maps [n, locations, F]; all maps pooled to the last grid, and their statistics."""
+    def features(self, images: Tensor, logits: int = 0) -> list[Tensor]:
+        """Maps [n, locations, F]: pixels, activations pooled to the last grid and their statistics, the dense layer.
+
+        The logits of the classes follow, several times for a larger weight in the loss.
+        """
         *maps, dense = self.activations(images)
         coarse = [adaptive_avg_pool2d(m, self.grid[1:]) for m in maps]
-        return [
-            images.flatten(1),
-            *(m for c in coarse for m in wg.patch_features(c, patches=())),
-            dense,
-        ]
+        local = [m for c in coarse for m in wg.patch_features(c, patches=())]
+        return [images.flatten(1), *local, dense, *[self.head(dense)] * logits]
 
 
 class Decoder(nn.Module):

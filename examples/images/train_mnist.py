@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import image_data
@@ -38,28 +39,22 @@ FIELDS = {  # of numbers after the colon; lengths are fractions of the mean dist
 
 
 def field_of(name: str) -> wg.Field:
-    """The field "energy:.5", "likelihood:.1,.3" or "energy:.5+.3*likelihood:.1,.3", standardized."""
-    terms = []
-    for term in name.split("+"):
-        factor, _, rest = term.rpartition("*")
-        kind, _, numbers = rest.partition(":")
-        field = FIELDS[kind](*(float(n) for n in numbers.split(",")))
-        terms.append((float(factor or 1), field))
-    if len(terms) == 1:
-        return terms[0][1].standardized()
-    return sum(factor * field.normalized() for factor, field in terms).standardized()
+    """The field "energy:.5" or "likelihood:.1,.3", standardized."""
+    kind, _, numbers = name.partition(":")
+    return FIELDS[kind](*(float(n) for n in numbers.split(","))).standardized()
 
 
 @dataclass(frozen=True)
 class Settings:
     field: str = "energy:.5"
     features: bool = True  # False: pixels alone
-    steps: int = 400
+    logits: int = 6  # weight of the classifier's logits; each other map of features has 1
+    steps: int = 800
     generated: int = 16  # per class and step, over all processes
-    positives: int = 32  # per class and step
+    positives: int = 64  # per class and step
     guidance: float = 1.0  # largest strength of classifier-free guidance; above 1 with "published"
     width: int = 32  # of the generator
-    lr: float = 1e-3  # Adam, cosine decay
+    lr: float = 2e-3  # Adam, cosine decay
     ema: float = 0.99
     encoder: str = "classifier"  # or "masked", an autoencoder without labels
     encoder_steps: int = 600
@@ -75,7 +70,7 @@ class Generator(nn.Module):
         self.label, grid = nn.Embedding(10, 64), (2 * width, size // 4, size // 4)
         cells = torch.Size(grid).numel()
         self.dense = nn.Sequential(nn.Linear(129, 256), nn.SiLU(), nn.Linear(256, cells))
-        conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(8, o), nn.SiLU())
+        conv = lambda i, o: (nn.Conv2d(i, o, 3, padding=1), nn.GroupNorm(4, o), nn.SiLU())
         self.decode = nn.Sequential(
             nn.Unflatten(1, grid),
             *conv(2 * width, 2 * width), nn.Upsample(scale_factor=2),
@@ -120,9 +115,11 @@ def train(
     adam = torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, cfg.steps)
     queue = wg.SampleQueue(images.shape[1:], size=512, classes=10, dtype=torch.uint8)
+    logits = cfg.logits if cfg.encoder == "classifier" else 0
+    maps = partial(encoder.features, logits=logits) if cfg.features else nn.Flatten()
     loss = wg.DriftingLoss(
         field_of(cfg.field),
-        features=[encoder.features if cfg.features else nn.Flatten()],
+        features=[maps],
         group=dist.group.WORLD if world > 1 else None,
     )
     g = torch.Generator().manual_seed(cfg.seed)  # the same on every process, which takes its share
