@@ -20,6 +20,7 @@ import json
 import re
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -40,6 +41,7 @@ import train_mnist  # noqa: E402
 
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
 LABELS = torch.arange(10).repeat(100)
+NOISE = (1.0, 0.9)  # scales of the noise that images are made from
 TABLES = ("main", "training time", "fields", "temperatures", "features")
 
 
@@ -161,9 +163,11 @@ def train_flow(data: Path, seed: int, seconds: float, inner: int = 208, lr: floa
 
 
 @torch.no_grad()
-def sample_flow(net: nn.Module, labels: Tensor, evaluations: int, seed: int = 0) -> Tensor:
-    """Euler steps from noise at t = 0 to images at t = 1."""
-    x = torch.randn(len(labels), 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+def sample_flow(
+    net: nn.Module, labels: Tensor, evaluations: int, seed: int = 0, noise: float = 1.0
+) -> Tensor:
+    """Euler steps from scaled noise at t = 0 to images at t = 1."""
+    x = noise * torch.randn(len(labels), 1, 28, 28, generator=torch.Generator().manual_seed(seed))
     for i in range(evaluations):
         t = torch.full((len(labels),), i / evaluations)
         x = x + net(x, t, labels) / evaluations
@@ -178,21 +182,23 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
     images, labels = image_data.mnist(args.data)
     net = train_mnist.train(cfg, images, labels, *train_mnist.networks(cfg), out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
-    images = torch.cat(
-        [train_mnist.sample(net, part, i) for i, part in enumerate(LABELS.split(100))]
-    )
-    return [row | options | score(images, judge(args.data, args.work / "judge.pt"), args.data)]
+    digits, rows = judge(args.data, args.work / "judge.pt"), []
+    for noise in NOISE:
+        parts = [
+            train_mnist.sample(net, x, i, noise=noise) for i, x in enumerate(LABELS.split(100))
+        ]
+        rows.append(row | options | {"noise": noise} | score(torch.cat(parts), digits, args.data))
+    return rows
 
 
 def flow_rows(args: argparse.Namespace) -> list[dict]:
     options = json.loads(args.settings)
     net, cost = train_flow(args.data, args.seed, args.seconds, **options)
     rows, digits = [], judge(args.data, args.work / "judge.pt")
-    for n in (1, 10, 50):
-        parts = [sample_flow(net, part, n, i) for i, part in enumerate(LABELS.split(100))]
-        rows.append(
-            cost | options | {"evaluations": n} | score(torch.cat(parts), digits, args.data)
-        )
+    for n, noise in product((1, 10, 50), NOISE):
+        parts = [sample_flow(net, x, n, i, noise) for i, x in enumerate(LABELS.split(100))]
+        how = {"evaluations": n, "noise": noise}
+        rows.append(cost | options | how | score(torch.cat(parts), digits, args.data))
     every = torch.arange(10)[:, None].expand(10, 12)
     grid = sample_flow(net, every.flatten(), 50).unflatten(0, every.shape)
     image_data.save_grid(grid, args.work / f"{args.name}.png")
@@ -205,17 +211,17 @@ def report(work: Path) -> None:
     rows = [row for file in files for row in file["rows"]]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        key = [row.get(name) for name in ("table", "method", "evaluations", "budget")]
+        key = [row.get(name) for name in ("table", "method", "evaluations", "noise", "budget")]
         groups.setdefault(tuple(key), []).append(row)
     record = {"rows": rows, "provenance": [file["provenance"] for file in files[:1]]}
     write_results(ROOT / "results" / "mnist.json", record)
     columns = ("train_s", "steps", *SCORES)
     lines = []
     for table in TABLES:
-        head = ["method", "evaluations", "seeds", *columns]
+        head = ["method", "evaluations", "noise", "seeds", *columns]
         lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for (_, method, evaluations, _), found in (g for g in groups.items() if g[0][0] == table):
-            cells = [method, str(evaluations or "-"), str(len(found))]
+        for (_, *how, _), found in (g for g in groups.items() if g[0][0] == table):
+            cells = [*("-" if value is None else str(value) for value in how), str(len(found))]
             lines.append("| " + " | ".join(cells + [spread(found, c) for c in columns]) + " |")
         lines.append("")
     write_whole(ROOT / "results" / "mnist.md", "\n".join(lines))
@@ -258,7 +264,8 @@ def main() -> None:
     if args.method == "report":
         report(args.work)
         return
-    budget = options.get("steps") or round(args.seconds)
+    steps = options.get("steps", train_mnist.Settings.steps)
+    budget = round(args.seconds) if args.method == "flow" else steps
     args.name = re.sub(r"[^\w.+]+", "-", f"{args.table} {label} {budget} {args.seed}")
     if args.method == "real":  # the floor: training images in place of generated ones
         images, labels = image_data.mnist(args.data)
