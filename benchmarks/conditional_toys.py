@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from _results import write_results
 from conditional_toys_report import draw, table
-from toys import Toy, states, toys
 from torch import Tensor
+from toys import Toy, states, toys
 
 import wgflow as wg
 from wgflow import metrics
