@@ -92,7 +92,10 @@ def sum_tile(x, y, log_weights, kernel, diagonal, values: Tensor | None = None) 
     # Rows without any weight have maximum -inf; the lowest finite number in its place leaves their e at 0.
     top = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
     e = (logits - top).exp_()
-    return top, e.sum(-1, keepdim=True), e @ (y if values is None else values)
+    values = y if values is None else values
+    # One sample, as in cloning: a batched matrix product takes ten times as long as the outer products it consists of.
+    moment = e * values if y.shape[-2] == 1 else e @ values
+    return top, e.sum(-1, keepdim=True), moment
 
 
 def merge(a: Sums, b: Sums) -> Sums:
