@@ -59,6 +59,7 @@ def flops_of_update(cfg: DFPConfig) -> int:
         target += 2 * network(cfg.target_samples, 1)
     generated = network(cfg.generated, chunk, learns=True)
     candidates = network(cfg.candidates, chunk) + 2 * network(cfg.candidates, 1)
-    # Each term's field sums over positives (likelihood twice, energy once) and over its own points (energy).
-    pairs = cfg.generated * sum(3 * n + cfg.generated for n in (1, cfg.top_k))
+    # Each term's field sums over positives (likelihood and energy) and over its own points (energy). The sum over a
+    # single positive is no matrix product.
+    pairs = cfg.generated * sum(2 * n * (n > 1) + cfg.generated for n in (1, cfg.top_k))
     return critics + target + generated + candidates + 2 * states * pairs * chunk

@@ -13,12 +13,13 @@ def toys_of(results: dict) -> list[str]:
 
 
 def chosen(results: dict, toy: str) -> dict[str, list[dict]]:
-    """The final rows of a toy, a list over seeds for each field."""
+    """The final rows of a toy, a list over seeds for each field that has them all."""
     groups: dict[str, list[dict]] = {}
     for row in results["final"]:
         if row["toy"] == toy:
             groups.setdefault(row["name"], []).append(row)
-    return groups
+    seeds = len(results["setup"]["seeds"])
+    return {name: rows for name, rows in groups.items() if len(rows) == seeds}
 
 
 def mean_sd(rows: list[dict], key: str) -> tuple[float, float]:
@@ -42,7 +43,8 @@ def table(results: dict) -> str:
     "search: best to worst" is the held-out score over the settings tried: what a badly chosen one costs.
     """
     setup, tries = results["setup"], Counter((row["toy"], row["name"]) for row in results["search"])
-    settings = "/".join(str(n) for n in sorted(set(tries.values())))
+    finished = {(toy, name) for toy in toys_of(results) for name in chosen(results, toy)}
+    settings = "/".join(str(n) for n in sorted({tries[key] for key in finished}))
     lines = [
         "# Conditional behaviour cloning with one positive per state",
         "",
@@ -50,8 +52,8 @@ def table(results: dict) -> str:
         f"{setup['optimiser']}; {setup['steps']} steps, seeds {setup['seeds']}. Each field and toy: "
         f"{settings} settings of {setup['search_steps']} steps on seed {setup['search_seed']}, "
         f"the lowest held-out energy score wins. Metrics against the true conditional: {setup['truth'][0]} states, "
-        f"{setup['truth'][1]} samples each. Bold: within two standard errors of the best, so a tie. Milliseconds: the "
-        "least disturbed run with that field, one core, everything included.",
+        f"{setup['truth'][1]} samples each. Bold: within two standard errors of the best, so a tie. Milliseconds: "
+        "processor time of the least disturbed run with that field, everything included.",
     ]
     lines += summary(results)
     for toy in toys_of(results):
@@ -76,7 +78,7 @@ def table(results: dict) -> str:
                 if (row["toy"], row["field"]) == (toy, field)
             ]
             cost, setting = (
-                min(row["wall_ms_per_step"] for row in runs),
+                min(row["cpu_ms_per_step"] for row in runs),
                 f"{field}, {rows[0]['lr']:g}",
             )
             tried = [
@@ -94,9 +96,10 @@ def table(results: dict) -> str:
 
 
 def summary(results: dict) -> list[str]:
-    """Lines of a table over all toys: ratios as geometric means, spreads by their extremes."""
+    """Lines of a table over all toys, of fields run on all: ratios as geometric means, spreads by their extremes."""
     names, fields = toys_of(results), list(dict.fromkeys(row["name"] for row in results["final"]))
     groups = {toy: chosen(results, toy) for toy in names}
+    fields = [field for field in fields if all(field in group for group in groups.values())]
     truth = {toy: [row for row in results["floor"] if row["toy"] == toy] for toy in names}
     best = {toy: ties(groups[toy], "energy_distance") for toy in names}
     lines = [

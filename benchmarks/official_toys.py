@@ -33,6 +33,7 @@ Field = Callable[[Tensor, Tensor], Tensor]
 TOYS = {"swiss roll": toy.SwissRoll(noise=0.03), "checkerboard": toy.Checkerboard(noise=0.05)}
 DIVERGENCES = (
     wg.ReverseKL(), wg.ForwardKL(), wg.JensenShannon(), wg.SkewKL(), wg.ChiSquare(), wg.Hellinger(), wg.Alpha(1.5),
+    wg.ForwardKL() + 0.5 * wg.ChiSquare(),
 )  # fmt: skip
 WIDTHS = (0.05, 0.1, 0.2)  # lengths; both targets fill a disc or a square of radius 1
 SETUP = {
@@ -65,17 +66,22 @@ def demonstration(x: Tensor, y: Tensor) -> Tensor:
 
 
 def fields() -> dict[str, Callable[[float], Field]]:
-    """Name -> bandwidth -> field. `published` and `energy` have none."""
+    """Name -> bandwidth -> field. Those of `UNSCALED` have none."""
     table: dict[str, Callable[[float], Field]] = {
         "published": lambda h: wg.PublishedField(),
         "published, the demonstration's": lambda h: demonstration,
         "energy": lambda h: wg.EnergyField(),
         "likelihood": lambda h: wg.LikelihoodField(wg.Gaussian(h)),
+        "energy, sliced": lambda h: wg.SlicedEnergyField(
+            generator=torch.Generator().manual_seed(0)
+        ),
+        "Sinkhorn": lambda h: wg.SinkhornField(h * h),  # without a round, Eq. 3 with bandwidth h
+        "conservative, Laplace": lambda h: h * h * wg.ConservativeField(wg.Laplace(h)),
     }
     return table | {f"drifting, {d}": lambda h, d=d: drifting(d, h) for d in DIVERGENCES}
 
 
-UNSCALED = ("published", "published, the demonstration's", "energy")
+UNSCALED = ("published", "published, the demonstration's", "energy", "energy, sliced")
 FIRST = (
     *UNSCALED,
     "likelihood",

@@ -6,8 +6,9 @@
 
 One core, one thread, processor time, repetitions interleaved; every variant is a process of its own, all start from
 the same weights, batch and noise, and their losses are compared before anything is timed. JAX has its own interpreter
-(there: `pip install "jax[cpu]"`; the project needs none); without --jax-python its column is left out. Rows go to
-results/update_step.json, the table to update_step.md. About a minute a case on a free core.
+(there: `pip install "jax[cpu]"`; the project needs none); without --jax-python its column is left out. --compiled adds
+our loss and its gradient through torch.compile, which needs a C++ compiler. Rows go to results/update_step.json, the
+table to update_step.md. About a minute a case on a free core, and another one or two with --compiled.
 """
 
 import argparse
@@ -44,8 +45,9 @@ CASES = {  # settings, and how many updates are timed at once
 TORCH = {
     "torch, whole passes": 1 << 62,
     "torch, blocks": 1024,
+    "torch, blocks, compiled": 1024,
 }  # vectors that a pass without gradient takes at a time
-PLAIN, OURS = TORCH
+PLAIN, OURS, COMPILED = TORCH
 SETTLING = 30 << 20  # bytes
 CHECKED = 5  # updates whose losses are compared
 
@@ -65,6 +67,8 @@ def serve(case: str, variant: str) -> None:
     torch.empty(SETTLING, dtype=torch.uint8)
     cfg, batch, noise = start_of(case)
     agent, log = agent_of(cfg), {}
+    if variant == COMPILED:
+        agent.loss = torch.compile(agent.loss)
     print(json.dumps({"torch": torch.__version__}), flush=True)
     for line in sys.stdin:
         start = time.process_time()
@@ -111,8 +115,18 @@ def jax_of(python: str, cfg, batch, noise) -> Process:
     return process
 
 
+def first_updates(variants: dict) -> dict[str, float]:
+    """Wall-clock seconds of the first update of each variant, compilation included."""
+    seconds = {}
+    for name, run in variants.items():
+        start = time.perf_counter()
+        run(1)
+        seconds[name] = time.perf_counter() - start
+    return seconds
+
+
 def check_losses(variants: dict) -> dict[str, float]:
-    """The largest relative difference of any loss from plain torch's, over the first updates; also warms all up."""
+    """The largest relative difference of any loss from plain torch's, over a few updates; also warms all up."""
     far = dict.fromkeys(variants, 0.0)
     for _ in range(CHECKED):
         losses = {name: run(1)[1] for name, run in variants.items()}
@@ -143,14 +157,17 @@ def parts_at_paper_size(cfg, agent, batch, noise) -> dict[str, float]:
     }
 
 
-def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
+def measure(case: str, *, repetitions: int, jax_python: str | None, compiled: bool) -> dict:
     cfg, batch, noise = start_of(case)
     _, at_once = CASES[case]
     variants = {
-        name: Process(sys.executable, __file__, "--case", case, "--serve", name) for name in TORCH
+        name: Process(sys.executable, __file__, "--case", case, "--serve", name)
+        for name in TORCH
+        if compiled or name != COMPILED
     }
     if jax_python:
         variants["JAX"] = jax_of(jax_python, cfg, batch, noise)
+    first = first_updates(variants)
     far = check_losses(variants)
     times = {name: [] for name in variants}
     speeds = []
@@ -168,6 +185,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None) -> dict:
         "machine_flops": max(speeds),
         "machine_bandwidth": profile.measure_machine().bandwidth,
         "seconds": times,
+        "first_update": first,
         "largest_loss_difference": far,
         "parts": parts_at_paper_size(cfg, agent, batch, noise),
         "jax": variants["JAX"].versions["jax"] if jax_python else None,
@@ -195,12 +213,14 @@ def table(rows: dict[str, dict]) -> str:
             )
     for case, row in rows.items():
         parts = ", ".join(f"{name} {t * 1e3:.2f}" for name, t in row["parts"].items())
+        first = "; ".join(f"{name} {t:.1f}" for name, t in row.get("first_update", {}).items())
         lines += [
             "",
             f"{case}: {len(row['seconds'][OURS])} repetitions on {row['provenance']['processor']}; "
             f"matrix products {row['machine_flops'] / 1e9:.1f} GFLOP/s; "
             f"memory {row['machine_bandwidth'] / 1e9:.1f} GB/s, operands {row['bytes'] / 1e9:.2f} GB; "
-            f"JAX {row['jax']}. Milliseconds of parts: {parts}.",
+            f"JAX {row['jax']}. Milliseconds of parts: {parts}."
+            + (f" Seconds of the first update: {first}." if first else ""),
         ]
     return "\n".join(lines) + "\n"
 
@@ -212,6 +232,7 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--repetitions", type=int, default=6)
     parser.add_argument("--jax-python", help="an interpreter that can import jax")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile as well")
     parser.add_argument("--serve", choices=TORCH, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -225,7 +246,10 @@ def main() -> None:
         )  # the variants' processes inherit it
     rows = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
     rows[given.case] = measure(
-        given.case, repetitions=given.repetitions, jax_python=given.jax_python
+        given.case,
+        repetitions=given.repetitions,
+        jax_python=given.jax_python,
+        compiled=given.compiled,
     )
     write_results(given.out, rows)
     text = table(rows)

@@ -114,6 +114,8 @@ CALLS = {
     "LikelihoodField": lambda x, y: wg.LikelihoodField(K)(x, y),
     "EnergyField": lambda x, y: wg.EnergyField()(x, y),
     "SlicedEnergyField": lambda x, y: wg.SlicedEnergyField(8, seeded())(x, y),
+    "NystromAverage": lambda x, y: wg.NystromAverage(y, y[:3], K, w(y)).error_bound(x),
+    "NystromField": lambda x, y: wg.NystromField(wg.NystromAverage(y, y[:3], K), 0.1)(x, y),
     "SphereField": lambda x, y: wg.SphereField(wg.EnergyField())(unit(x), unit(y)),
     "exponential_map": lambda x, y: wg.exponential_map(unit(x), y),
     "PublishedField": lambda x, y: wg.PublishedField()(x, y),

@@ -9,9 +9,9 @@ from wgflow.reductions import sharding
 # An agent's batch: states, points and positives per state, coordinates of a chunk.
 B, G, P, D = 64, 8, 3, 4
 K = wg.Gaussian(1.0)
-# KeOps, SinkhornField, fields that draw (sliced) or refuse points by value (sphere), and the solvers that iterate to a
-# tolerance (Sinkhorn, w2, integrate) are not compiled.
-UNCOMPILED = {"SinkhornField", "SlicedEnergyField", "SphereField"}
+# KeOps, SinkhornField, fields that draw (sliced), choose rows (Nyström) or refuse points by value (sphere), and the
+# solvers that iterate to a tolerance (Sinkhorn, w2, integrate) are not compiled.
+UNCOMPILED = {"NystromAverage", "NystromField", "SinkhornField", "SlicedEnergyField", "SphereField"}
 FIELDS = {
     "energy": wg.EnergyField(),
     "drifting": wg.DriftingField(K, wg.ForwardKL()),

@@ -15,7 +15,7 @@ class _SquaredDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return _squares(x, y)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -37,7 +37,14 @@ class _SquaredDistances(torch.autograd.Function):
 def sq_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|² for x [..., N, D] and y [..., M, D]: [..., N, M], in float32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no distances
-    return _SquaredDistances.apply(x.to(wide), y.to(wide))  # type: ignore[return-value]
+    x, y = x.to(wide), y.to(wide)
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return _SquaredDistances.apply(x, y)  # type: ignore[return-value]
+    return _squares(x, y)  # apply alone takes longer than the distances of a small cloud
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -46,7 +53,9 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def safe_root(sq: Tensor) -> Tensor:
-    """The square root, with derivative 0 where it is 0: a length that vanishes has no direction."""
+    """The square root in a new tensor, with derivative 0 where it is 0: a length that vanishes has no direction."""
+    if not sq.requires_grad:
+        return sq.sqrt()
     # Zeros are replaced before the root: a masked infinity would still give 0 * inf = NaN.
     zero = sq == 0
     return torch.where(zero, 1.0, sq).sqrt().masked_fill(zero, 0.0)

@@ -6,6 +6,7 @@ one protocol (`Field`), can be compared and printed, and form mixtures: `Likelih
 * `DriftingField` (DFP Eq. 3) needs several positives per group; with one it regresses onto the mean.
 * `LikelihoodField`, `EnergyField` and `MMDField` are linear in the positives, so one positive per group suffices.
 * `SlicedEnergyField` estimates `EnergyField` of large clouds by sorting.
+* `NystromField` is `DriftingField` with the attraction of a large fixed cloud through landmarks, with an error bound.
 * `PublishedField` is the two-sided normalisation of the published drifting code.
 * `SphereField` projects any of them to the tangents of the unit sphere.
 * `ConservativeField` is the score difference of two KDEs, for any kernel.
@@ -26,6 +27,7 @@ from wgflow.fields.conservative import ConservativeField, conservative_field
 from wgflow.fields.drift import DriftingField, drifting_field, mean_shift
 from wgflow.fields.energy import EnergyField, check_beta, energy_field
 from wgflow.fields.likelihood import LikelihoodField, likelihood_field
+from wgflow.fields.nystrom import NystromAverage, NystromField
 from wgflow.fields.particle import (
     BlobField,
     MMDField,
@@ -55,6 +57,8 @@ __all__ = [
     "MMDField",
     "Mixture",
     "Normalized",
+    "NystromAverage",
+    "NystromField",
     "PublishedField",
     "Relative",
     "SinkhornField",

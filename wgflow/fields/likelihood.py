@@ -2,7 +2,6 @@ r"""The maximum-likelihood field: every positive divides its pull among the gene
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from wgflow.arguments import checked, checked_constructor
 from wgflow.fields.base import Field, refuse_negatives, store_kernels
 from wgflow.kernels import Kernel, as_kernels
-from wgflow.reductions import check_clouds, kernel_shift_f64
+from wgflow.reductions import check_clouds, responsibility_shift_f64
 
 __all__ = ["LikelihoodField", "likelihood_field"]
 
@@ -65,12 +64,4 @@ def likelihood_field(
             likelihood_field(x, pos, kernel=k, pos_weights=pos_weights) for k in (kernel, *others)
         ]
         return torch.stack(each).sum(0)
-    log_q, _ = kernel_shift_f64(
-        pos, x, kernel=kernel
-    )  # sums over columns: the mass at each positive
-    # Compact kernels: a positive out of reach of every point has no pull, whatever finite weight it gets here.
-    log_q = torch.where(log_q == -math.inf, 0.0, log_q)
-    log_pull, shift = kernel_shift_f64(
-        x, pos, kernel=kernel, weights=pos_weights, log_weights=-log_q
-    )
-    return (log_pull.exp().unsqueeze(-1) * shift).to(x.dtype)
+    return responsibility_shift_f64(x, pos, kernel=kernel, weights=pos_weights).to(x.dtype)

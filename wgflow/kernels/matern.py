@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import draw_device
+from wgflow.distances import safe_root
 from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
 from wgflow.kernels.length_scales import positive
 from wgflow.kernels.radial import (
@@ -16,7 +17,6 @@ from wgflow.kernels.radial import (
     exponential_noise,
     log_sphere_area,
     safe_sq,
-    safe_sqrt,
     without_coincident,
 )
 
@@ -62,7 +62,7 @@ class Matern(LengthScaleKernel):
         return tuple(top * fact(2 * p - k) * 2**k / (fact(p - k) * fact(k)) for k in range(p + 1))
 
     def _log(self, sq: Tensor) -> Tensor:
-        u = safe_sqrt(sq).div_(self.decay_length)
+        u = safe_root(sq).div_(self.decay_length)
         *lower, second, highest = self.coefficients
         poly = (u * highest).add_(second)
         for c in reversed(lower):
@@ -126,7 +126,7 @@ class Laplace(LengthScaleKernel):
     """
 
     def _log(self, sq: Tensor) -> Tensor:
-        return safe_sqrt(sq).div_(-self.h)
+        return safe_root(sq).div_(-self.h)
 
     def _log_norm(self, dim: int) -> float:
         return -(log_sphere_area(dim) + dim * math.log(self.h) + math.lgamma(dim))

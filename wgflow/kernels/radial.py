@@ -1,4 +1,4 @@
-"""Helpers of radial kernels: sphere areas, square roots with a derivative at 0, and noise."""
+"""Helpers of radial kernels: sphere areas, singular logarithms, and noise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from wgflow.arguments import draw_device
 def log_sphere_area(dim: int) -> float:
     """Log of the area of the unit sphere in `dim` dimensions: log 2 π^(D/2) / Γ(D/2)."""
     return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
-
-
-def safe_sqrt(sq: Tensor) -> Tensor:
-    """sqrt whose derivative at 0 is 0 rather than infinite, under autograd. The result may be changed in place."""
-    return sq.sqrt() if not sq.requires_grad else safe_sq(sq).sqrt() * (sq != 0)
 
 
 def safe_sq(sq: Tensor) -> Tensor:

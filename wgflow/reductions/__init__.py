@@ -5,7 +5,12 @@ and fields are algebra on it. All backends share one formula for a block, one fo
 """
 
 from wgflow.arguments import capturable
-from wgflow.reductions.api import kernel_average, kernel_shift, kernel_shift_f64
+from wgflow.reductions.api import (
+    kernel_average,
+    kernel_shift,
+    kernel_shift_f64,
+    responsibility_shift_f64,
+)
 from wgflow.reductions.dispatch import explain_backend
 from wgflow.reductions.keops import keops_warmup
 from wgflow.reductions.sharding import log_total, require_unsharded
@@ -23,4 +28,5 @@ __all__ = [
     "kernel_shift_f64",
     "log_total",
     "require_unsharded",
+    "responsibility_shift_f64",
 ]

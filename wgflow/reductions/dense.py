@@ -92,7 +92,21 @@ def sum_tile(x, y, log_weights, kernel, diagonal, values: Tensor | None = None) 
     # Rows without any weight have maximum -inf; the lowest finite number in its place leaves their e at 0.
     top = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
     e = (logits - top).exp_()
-    return top, e.sum(-1, keepdim=True), e @ (y if values is None else values)
+    return top, e.sum(-1, keepdim=True), weighted_sums(e, y if values is None else values)
+
+
+def weighted_sums(W: Tensor, values: Tensor) -> Tensor:
+    """Σ_j W_ij z_j of all rows: W [..., N, M], z [..., M, C] -> [..., N, C]."""
+    # With one sample, as in cloning, batched matrix products take ten times as long as the outer products they are.
+    return W * values if values.shape[-2] == 1 else W @ values
+
+
+def centred(x: Tensor, y: Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Both clouds in float64, about an origin near to them."""
+    if x.dtype != torch.float64:
+        return x.double(), y.double()  # float32 input has digits to spare
+    origin = exact_centre(y.detach(), None if log_weights is None else log_weights.detach())
+    return x - origin, y - origin
 
 
 def merge(a: Sums, b: Sums) -> Sums:

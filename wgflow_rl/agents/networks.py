@@ -74,11 +74,10 @@ class StateMLP(nn.Module):
     def _layers(self, obs: Tensor, v: Tensor) -> Tensor:
         w_obs, w_v = self.first.weight.split([self.obs_dim, v.shape[-1]], dim=1)
         shared = nn.functional.linear(obs, w_obs, self.first.bias)
-        x = shared[:, None] + nn.functional.linear(v, w_v)
-        *hidden, (last_norm, last) = zip(self.norms, self.rest, strict=True)
-        for norm, layer in hidden:
+        x = nn.functional.linear(v, w_v).add_(shared[:, None])
+        for norm, layer in zip(self.norms, self.rest, strict=True):
             x = layer(norm(nn.functional.gelu(x)))
-        return last(last_norm(nn.functional.gelu(x)))
+        return x
 
 
 def _linear(size: int, out: int, generator: torch.Generator) -> nn.Linear:
