@@ -48,8 +48,8 @@ def field_of(name: str) -> wg.Field:
 class Settings:
     field: str = "energy:.5"
     features: bool = True  # False: pixels alone
-    logits: int = 6  # weight of the classifier's logits; each other map of features has 1
-    steps: int = 600
+    logits: int = 4  # weight of the classifier's logits; each other map of features has 1
+    steps: int = 750
     generated: int = 16  # per class and step, over all processes
     positives: int = 64  # per class and step
     guidance: float = 1.0  # largest strength of classifier-free guidance; above 1 with "published"
