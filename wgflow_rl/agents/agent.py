@@ -65,7 +65,7 @@ class Agent(nn.Module):
         self.critic_sizes = (obs_dim, cfg.chunk * action_dim, cfg.hidden)  # values executed actions
         self.latent: tuple[int, ...] | None = (self.chunk_dim,)  # noise per chunk; None: no noise
         self.noise: dict[str, tuple[Any, ...]] = {}
-        self._targets: list[tuple[list[nn.Parameter], list[nn.Parameter], float]] = []
+        self._targets: list[tuple[nn.Module, nn.Module, float]] = []
         if not cfg.standardise or obs_mean is None or obs_std is None:
             obs_mean, obs_std = torch.zeros(obs_dim), torch.ones(obs_dim)
         self.normalise = Standardise(obs_mean, obs_std)
@@ -120,7 +120,7 @@ class Agent(nn.Module):
     def target_network(self, module: M, *, rate: float) -> M:
         """A copy that follows `module` at `rate` per update, and never a gradient."""
         target = copy.deepcopy(module).requires_grad_(False)
-        self._targets.append((list(target.parameters()), list(module.parameters()), rate))
+        self._targets.append((target, module, rate))
         return target
 
     # ---- what the training loop calls ----------------------------------------------------------
@@ -152,7 +152,7 @@ class Agent(nn.Module):
     def update_targets(self) -> None:
         """target <- (1 - rate) target + rate online, after each optimiser step."""
         for target, online, rate in self._targets:
-            torch._foreach_lerp_(target, online, rate)
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)
         if self.cfg.average:
             # An average over the last tenth of all updates at first, so that the initial weights leave no trace.
             self.average_updates += 1
