@@ -51,6 +51,21 @@ def test_function_transforms_give_the_gradient_of_autograd(name):
 
 
 @pytest.mark.parametrize("name", FIELDS)
+def test_a_transform_around_vmap_gives_the_derivatives_of_autograd(name):
+    """Inside vmap no tensor says that it is differentiated; of first and second order, a point on a sample."""
+    several, f = torch.stack([torch.cat([Y[:1], draw(3, 2)]), draw(4, 2)]), weighted(name)
+    slopes = lambda x: grad(lambda x: vmap(f)(x).sum())(x)
+
+    def squared_slope(x):
+        (slope,) = torch.autograd.grad(f(x), x, create_graph=True)
+        return slope.square().sum()
+
+    assert_close(slopes(several), torch.stack([derivative(f, x) for x in several]))
+    second = grad(lambda x: slopes(x).square().sum())(several)
+    assert_close(second, torch.stack([derivative(squared_slope, x) for x in several]), rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", FIELDS)
 def test_the_jacobian_of_a_transform_is_that_of_finite_differences(name):
     x, v, eps = draw(4, 2), draw(4, 2).cos(), 1e-6
     f = FIELDS[name]
@@ -69,3 +84,17 @@ def test_derivatives_at_coincident_points_are_finite(name):
     """A point on a sample, and two points on each other."""
     x = torch.cat([Y[:2], Y[:1], draw(1, 2)])
     assert derivative(weighted(name), x).isfinite().all()
+
+
+SHARED = {
+    "likelihood": lambda x, y: wg.likelihood_field(x, y, kernel=wg.Matern(0.7)),
+    "regression": lambda x, y: wg.kernel_average(x, y, values=y.cos(), kernel=K)[1],
+    "mean shift": lambda x, y: wg.mean_shift(x, y, kernel=wg.Laplace(0.7)),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_gradients_of_a_cloud_that_a_batch_shares_are_those_of_its_copies(name):
+    x, weights = draw(3, 4, 2), draw(3, 4, 2).cos()
+    value = lambda y: (SHARED[name](x, y) * weights).sum()
+    assert_close(derivative(value, Y), derivative(lambda y: value(y.expand(3, 5, 2)), Y))

@@ -531,6 +531,15 @@ def test_positives_out_of_reach_of_every_point_pull_none():
     assert_close(both, likelihood_field(x, near, kernel=biweight(1.0)))
 
 
+def test_a_positive_without_weight_takes_no_digits_from_the_others():
+    """Far from 0, where differences are exact about an origin near the positives alone."""
+    x, pos = (1e12 + n * torch.arange(4, dtype=torch.float64)[:, None] for n in (0.5, 0.25))
+    far = torch.cat([torch.full((1, 1), 1e18, dtype=torch.float64), pos])
+    weights = torch.tensor([0, 1, 1, 1, 1], dtype=torch.float64)
+    found = likelihood_field(x, far, kernel=Gaussian(1.0), pos_weights=weights)
+    assert_close(found, likelihood_field(x - 1e12, pos - 1e12, kernel=Gaussian(1.0)))
+
+
 def test_the_published_field_has_a_gradient_where_it_vanishes():
     gen = torch.zeros(2, 2, requires_grad=True)
     V = published_field(gen, torch.zeros(2, 2))

@@ -27,7 +27,8 @@ class _SquaredDistances(torch.autograd.Function):
         # Σ_j g_ij (x_i - y_j) is a difference of two sums: float64 and a common origin keep its digits, and autocast
         # leaves float64 alone. The origin is the sample that counts most, where a mean would follow distant samples.
         nearest = g.detach().abs().sum(-2).argmax(-1)
-        origin = torch.take_along_dim(y.detach(), nearest[..., None, None], -2).double()
+        whole = y.detach().expand(*g.shape[:-2], *y.shape[-2:])
+        origin = torch.take_along_dim(whole, nearest[..., None, None], -2).double()
         a, b, g = x.double() - origin, y.double() - origin, g.double()
         dx = 2 * (a * g.sum(-1).unsqueeze(-1) - g @ b)
         dy = 2 * (b * g.sum(-2).unsqueeze(-1) - g.mT @ a)
@@ -38,7 +39,7 @@ def sq_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|² for x [..., N, D] and y [..., M, D]: [..., N, M], in float32 at least."""
     wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no distances
     x, y = x.to(wide), y.to(wide)
-    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+    if may_differentiate(x, y):
         return _SquaredDistances.apply(x, y)  # type: ignore[return-value]
     return _squares(x, y)  # apply alone takes longer than the distances of a small cloud
 
@@ -54,8 +55,18 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 def safe_root(sq: Tensor) -> Tensor:
     """The square root in a new tensor, with derivative 0 where it is 0: a length that vanishes has no direction."""
-    if not sq.requires_grad:
+    if not may_differentiate(sq):
         return sq.sqrt()
     # Zeros are replaced before the root: a masked infinity would still give 0 * inf = NaN.
     zero = sq == 0
     return torch.where(zero, 1.0, sq).sqrt().masked_fill(zero, 0.0)
+
+
+def may_differentiate(*tensors: Tensor) -> bool:
+    """Return False if no derivative with respect to these tensors can be taken."""
+    required = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if required or torch.compiler.is_compiling():
+        return required
+    # A tensor that `torch.func.vmap` maps over does not say that a transform outside of it takes a derivative.
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
+    return any(wrapped(t) for t in tensors)

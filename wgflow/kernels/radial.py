@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import draw_device
+from wgflow.distances import may_differentiate
 
 
 def log_sphere_area(dim: int) -> float:
@@ -17,7 +18,7 @@ def log_sphere_area(dim: int) -> float:
 
 def safe_sq(sq: Tensor) -> Tensor:
     # Under autograd a masked infinity still gives 0 * inf = NaN, so zeros are replaced before the function, not after.
-    return torch.where(sq == 0, 1.0, sq) if sq.requires_grad else sq
+    return torch.where(sq == 0, 1.0, sq) if may_differentiate(sq) else sq
 
 
 def normal_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -40,7 +41,7 @@ def exponential_noise(like: Tensor, count: int, generator: torch.Generator | Non
 
 def without_coincident(log: Tensor, sq: Tensor) -> Tensor:
     """The logarithm of a singular kernel, with -inf in place of the infinity at sq = 0: those samples do not count."""
-    if sq.requires_grad:
+    if may_differentiate(sq):
         return log.masked_fill(sq == 0, -math.inf)
     # A comparison and a mask take ten times as long on a CPU.
     return log.nan_to_num_(nan=math.nan, posinf=-math.inf, neginf=-math.inf)

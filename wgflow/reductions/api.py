@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
+from wgflow.distances import may_differentiate
 from wgflow.kernels import Kernel, multiply, rescale
 from wgflow.reductions import sharding
 from wgflow.reductions.autograd import BlockedSum, DenseSum
@@ -164,7 +165,7 @@ def _dense(x, y, log_weights, weights, total, kernel, skip_self) -> tuple[Tensor
     # large offsets and far points right in float32. The losing side: float32 sums, off by .1 h at h = 1e-3.
     x, y = centred(x, y, total)
     tensors = [t for t in (x, y, log_weights, weights) if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+    if may_differentiate(*tensors):
         return DenseSum.apply(x, y, log_weights, weights, kernel, skip_self)  # type: ignore[misc]
     return dense_sum(x, y, total, kernel, skip_self)
 
@@ -177,10 +178,11 @@ def responsibility_shift_f64(
     A sample out of reach of all points (compact kernels) has no pull. Arguments, gradients and errors as
     `kernel_average`. Returns: [..., N, D], a length.
     """
-    if explain_backend(y, x, kernel=kernel).backend == "dense":
+    whole = sharding.current() is None
+    if whole and explain_backend(y, x, kernel=kernel).backend == "dense":
         # One matrix of pairs, in a third of the time of two sums.
         check_clouds(x, y, None, False, weights=weights)
-        x, y = centred(x, y)
+        x, y = centred(x, y, combine_weights(None, weights))
         logits = kernel.log_pairs(x, y)
         beyond = (logits.detach() == -math.inf).all(-2, keepdim=True)
         R = logits.masked_fill(beyond, 0.0).softmax(-2).masked_fill(beyond, 0.0)
