@@ -33,7 +33,7 @@ class NystromAverage(nn.Module):
     |Σ_j v_j r(x, y_j)|² <= r(x, x) Σ_ij v_i·v_j r(y_i, y_j). For v_j = w_j this bounds the error of the mass, for
     v_j = w_j (y_j - b̃) that of the mean b̃, see `error_bound`. The double sums are taken once, here: P² pairs.
 
-    Samples, weights and kernel are constants, without gradients; all sums are in float64. λ = 1e-8 k(0).
+    Samples, weights and kernel are constants, without gradients; sums through landmarks are in float64. λ = 1e-8 k(0).
 
     Args:
         samples: y, [P, D].
@@ -111,13 +111,14 @@ class NystromAverage(nn.Module):
     def mean_shift(self, x: Tensor, *, tolerance: float | None = None) -> Tensor:
         r"""Step from x to the kernel-weighted mean of the samples, as `wgflow.mean_shift`: [..., N, D] -> [..., N, D].
 
-        Rows that cannot be right, of a mass that is not positive or a mean farther from the centre than every sample,
-        are summed exactly over all samples. (A GPU is waited for, to learn which.) Differentiable in x.
+        Rows whose mass is not positive, or whose mean is farther from the centre than every sample, cannot be right:
+        they are summed over all samples, as by `wgflow.mean_shift`. Finding them synchronises a GPU. Differentiable in x.
 
         Args:
             x: [..., N, D].
-            tolerance: a length; rows whose `error_bound` exceeds it are summed exactly too, so that all errors are
-                below it. It costs N L² multiplications. None: no bound is evaluated.
+            tolerance: a length; rows whose `error_bound` exceeds it are summed over all samples too, so that all errors
+                are below it, or within the accuracy of `kernel_average`. It costs N L² multiplications. None: no bound
+                is evaluated.
 
         Raises:
             ValueError: as `kernel_average`; on a tolerance that is not positive.
@@ -226,7 +227,7 @@ class NystromAverage(nn.Module):
         self.register_buffer("folded", folded)
         self.register_buffer("centre", centre)
         self.register_buffer("top", top)
-        # Weights of 0 have no say: their samples need not be reached.
+        # Samples of weight 0 do not count.
         present = (y - centre).norm(dim=-1).masked_fill(w == 0, 0.0)
         self.register_buffer("reach", present.amax())
         self.register_buffer("residual", self._residual_sums(y, z, w))

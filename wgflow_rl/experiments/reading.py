@@ -51,9 +51,8 @@ def read(
         single = place.name.endswith((".csv", ".csv.gz")) and not place.is_dir()
         logs = [place] if single and place.exists() else sorted(place.rglob("*.csv*"))
         for log in logs:
-            if (
-                log.name.endswith((".csv", ".csv.gz")) and log.name != "eval.csv"
-            ):  # that is of a run
+            of_run = log.name == "eval.csv"
+            if log.name.endswith((".csv", ".csv.gz")) and not of_run:
                 groups += attempt(read_curves, log, peer_offline) or []
     groups += [attempt(_make_group, members[0][0], members) for members in runs.values()]
     found = [group for group in groups if group is not None]
