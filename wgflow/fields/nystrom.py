@@ -112,7 +112,8 @@ class NystromAverage(nn.Module):
         r"""Step from x to the kernel-weighted mean of the samples, as `wgflow.mean_shift`: [..., N, D] -> [..., N, D].
 
         Rows whose mass is not positive, or whose mean is farther from the centre than every sample, cannot be right:
-        they are summed over all samples, as by `wgflow.mean_shift`. Finding them synchronises a GPU. Differentiable in x.
+        they are summed over all samples, as by `wgflow.mean_shift`. Finding them synchronises a GPU. Differentiable
+        in x.
 
         Args:
             x: [..., N, D].
