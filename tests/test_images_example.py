@@ -164,6 +164,17 @@ def test_fields_of_the_example_are_read_from_their_names(monkeypatch):
     assert train_mnist.field_of("published:.02,.2") == wg.PublishedField((0.02, 0.2))
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"), [("field", "energie:.5"), ("field", "energy"), ("encoder", "clip")]
+)
+def test_an_unknown_field_or_encoder_is_refused_before_anything_is_trained(flag, value, tmp_path):
+    run = command(tmp_path, tmp_path / "run", f"--{flag}", value)
+    refused = subprocess.run(run, env=ENV, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert f"{flag} is '{value}'; wanted" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_damaged_file_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     import image_data

@@ -7,8 +7,10 @@ per class and step, features of a masked autoencoder that needs no labels. The n
 **It has never been run to the end**: tests train it for some steps on generated files.
 """
 
+import torch
+from encoders import Encoder
 from image_data import cifar10
-from train_mnist import Encoder, Generator, Settings, main
+from train_mnist import Generator, Settings, main
 
 DEFAULTS = Settings(
     field="published:.02,.05,.2",
@@ -26,6 +28,7 @@ DEFAULTS = Settings(
 
 
 def networks(cfg: Settings) -> tuple[Encoder, Generator]:
+    torch.manual_seed(cfg.seed)
     return Encoder(3, 32, (64, 128, 256)), Generator(cfg.width, 3, 32)
 
 

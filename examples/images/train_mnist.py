@@ -39,9 +39,13 @@ FIELDS = {  # of numbers after the colon; lengths are fractions of the mean dist
 
 
 def field_of(name: str) -> wg.Field:
-    """The field "energy:.5" or "likelihood:.1,.3", standardized."""
+    """The field "energy:.5" or "likelihood:.1,.3", standardized. Raises: ValueError."""
     kind, _, numbers = name.partition(":")
-    return FIELDS[kind](*(float(n) for n in numbers.split(","))).standardized()
+    try:
+        return FIELDS[kind](*(float(n) for n in numbers.split(","))).standardized()
+    except (KeyError, TypeError, ValueError) as error:
+        wanted = f'{", ".join(FIELDS)} with numbers, such as "energy:.5" or "likelihood:.1,.3"'
+        raise ValueError(f"field is {name!r}; wanted one of {wanted}.") from error
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,11 @@ class Settings:
     encoder_steps: int = 600
     seed: int = 0
     save_every: int = 50
+
+    def __post_init__(self) -> None:
+        field_of(self.field)
+        if self.encoder not in ("classifier", "masked"):
+            raise ValueError(f'encoder is {self.encoder!r}; wanted "classifier" or "masked".')
 
 
 class Generator(nn.Module):
@@ -92,7 +101,7 @@ def networks(cfg: Settings) -> tuple[Encoder, Generator]:
 def train(
     cfg: Settings, images: Tensor, labels: Tensor, encoder: Encoder, net: nn.Module, out: Path
 ) -> nn.Module:
-    """Train the encoder on its own half of the images, then the generator; returns its averaged weights."""
+    """Train the encoder on half of the images, then the generator on all; returns its averaged weights."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     out.mkdir(parents=True, exist_ok=True)
@@ -184,14 +193,20 @@ def main(
     parser.add_argument("--data", type=Path, required=True, help="folder of the official files")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     for name, value in asdict(defaults).items():
-        kind = type(value) if not isinstance(value, bool) else lambda s: s == "True"
-        parser.add_argument("--" + name.replace("_", "-"), type=kind, default=value)
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):  # --features, --no-features
+            parser.add_argument(flag, default=value, action=argparse.BooleanOptionalAction)
+        else:
+            parser.add_argument(flag, default=value, type=type(value))
     options = vars(parser.parse_args())
     data, out = options.pop("data"), options.pop("out")
+    try:
+        cfg = Settings(**options)
+    except ValueError as error:
+        parser.error(str(error))
     if "RANK" in os.environ:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     images, labels = load(data)
-    cfg = Settings(**options)
     train(cfg, images, labels, *networks(cfg), out)
     if dist.is_initialized():
         dist.destroy_process_group()
