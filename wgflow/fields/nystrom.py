@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wgflow.arguments import checkable, checked, checked_constructor
+from wgflow.density import KDE
 from wgflow.fields.base import Field, refuse_lone_weights
 from wgflow.kernels import Compact, Kernel, LengthScaleKernel, positive, unscaled
 from wgflow.reductions import check_clouds, check_no_nan, kernel_shift_f64, require_unsharded
@@ -46,8 +47,6 @@ class NystromAverage(nn.Module):
             infinite at 0; inside `wgflow.distributed.sharded`.
     """
 
-    samples: Tensor
-    weights: Tensor | None
     landmarks: Tensor
     factor: Tensor  # inverse Cholesky factor of K + λ, [L, L]
     folded: Tensor  # (K + λ)⁻¹ k(u, y) w [1, y - centre], [L, 1 + D]
@@ -83,30 +82,19 @@ class NystromAverage(nn.Module):
                     "[], [D] or a Cholesky factor [D, D]."
                 )
             kernel = dataclasses.replace(kernel, length_scale=scale.detach())  # type: ignore[type-var]
-            self.register_buffer("length_scale", scale.detach())
-        self._kernel = kernel
-        for name, tensor in {
-            "samples": samples,
-            "landmarks": landmarks,
-            "weights": weights,
-        }.items():
-            self.register_buffer(name, None if tensor is None else tensor.detach())
+        weights = None if weights is None else weights.detach()
+        self.cloud = KDE(samples.detach(), kernel, weights)  # holds them as buffers
+        self.register_buffer("landmarks", landmarks.detach())
         with torch.no_grad():
             self._fold()
 
     @property
     def kernel(self) -> Kernel:
         """The kernel, with its length scale on the device of the module."""
-        if not hasattr(self, "length_scale"):
-            return self._kernel
-        return dataclasses.replace(self._kernel, length_scale=self.length_scale)  # type: ignore[type-var]
+        return self.cloud.kernel
 
     def extra_repr(self) -> str:
-        weights = "" if self.weights is None else f", weights={list(self.weights.shape)}"
-        return (
-            f"samples={list(self.samples.shape)}, landmarks={list(self.landmarks.shape)}, "
-            f"kernel={self.kernel!r}{weights}"
-        )
+        return f"landmarks={list(self.landmarks.shape)}"
 
     def mean_shift(self, x: Tensor, *, tolerance: float | None = None) -> Tensor:
         r"""Step from x to the kernel-weighted mean of the samples, as `wgflow.mean_shift`: [..., N, D] -> [..., N, D].
@@ -140,8 +128,8 @@ class NystromAverage(nn.Module):
         shift = torch.cat(means) + (self.centre - points.double())
         rows = (~torch.cat(certain)).nonzero().squeeze(-1)
         if len(rows):
-            settings = {"kernel": self.kernel, "weights": self.weights}
-            exact = kernel_shift_f64(points[rows], self.samples, **settings)[1]
+            settings = {"kernel": self.kernel, "weights": self.cloud.weights}
+            exact = kernel_shift_f64(points[rows], self.cloud.samples, **settings)[1]
             shift = shift.index_put((rows,), exact)
         return shift.reshape(x.shape).to(x.dtype)
 
@@ -165,7 +153,7 @@ class NystromAverage(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         require_unsharded("a Nyström average")
-        check_clouds(x, self.samples, None, False, ("x", "samples"))
+        check_clouds(x, self.cloud.samples, None, False, ("x", "samples"))
         if self.folded.dtype != torch.float64:
             raise ValueError(
                 f"the sums of this average were cast to {self.folded.dtype} and have lost their digits; make it anew "
@@ -204,9 +192,8 @@ class NystromAverage(nn.Module):
 
     def _fold(self) -> None:
         """Sum over the samples, once."""
-        u, y, w = self.landmarks.double(), self.samples.double(), self.weights
+        u, y, w = self.landmarks.double(), self.cloud.samples.double(), self.cloud.weights
         w = y.new_full((len(y),), 1 / len(y)) if w is None else w.double() / w.double().sum()
-        check_no_nan(y - y, "samples")  # infinity becomes NaN too
         check_no_nan(u - u, "landmarks")
         K = self.kernel.log_pairs(u, u).exp()
         top = K[0, 0]
