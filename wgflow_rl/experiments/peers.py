@@ -168,7 +168,7 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     contents = path.read_bytes()
     if path.suffix == ".gz":
         try:
-            with gzip.open(path) as file:
+            with gzip.open(io.BytesIO(contents)) as file:
                 contents = file.read(LARGEST + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} is no whole gzip file: {error}") from error
