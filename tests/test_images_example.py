@@ -162,6 +162,8 @@ def test_fields_of_the_example_are_read_from_their_names(monkeypatch):
     two = train_mnist.field_of("likelihood:.1,.3")
     assert two == wg.LikelihoodField([wg.Gaussian(0.1), wg.Gaussian(0.3)]).standardized()
     assert train_mnist.field_of("published:.02,.2") == wg.PublishedField((0.02, 0.2))
+    both = wg.EnergyField().standardized() + wg.PublishedField((0.2,))
+    assert train_mnist.field_of("energy:1+published:.2") == both.standardized()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Losses: where gradients go, and what the value of a normalised loss can and cannot say."""
 
+import math
 import os
 import subprocess
 import sys
@@ -154,6 +155,25 @@ def test_a_drifting_loss_in_feature_space_reaches_the_points():
     plain = -2 * energy_field(gen.detach(), pos) / gen.numel()
     assert_close(grad, 0.5 * (through + plain), rtol=1e-4, atol=1e-6)
     assert list(both.state_dict()) == ["features.0.weight", "features.0.bias"]
+
+
+@given(clouds(batch=False, degenerate=False), st.lists(st.integers(1, 3), min_size=3, max_size=3))
+def test_the_weight_of_a_map_counts_it_as_often(c, times):
+    maps = [lambda t: t, lambda t: 3 * t, lambda t: t.square()]
+    repeated = [phi for phi, n in zip(maps, times, strict=True) for _ in range(n)]
+    found = DriftingLoss(EnergyField(), features=maps, weights=times)(c.x, c.pos)
+    wanted = DriftingLoss(EnergyField(), features=repeated)(c.x, c.pos)
+    for a, b in zip(found, wanted, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    "weights", [[], [1.0], [1.0, 1.0, 1.0], [0.0, 0.0], [1.0, -1.0], [1.0, math.nan]]
+)
+def test_weights_that_do_not_fit_the_maps_are_named(weights):
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match="one per map"):
+        DriftingLoss(EnergyField(), features=[lambda t: [t, t]], weights=weights)(x, x)
 
 
 def images(*shape):

@@ -2,6 +2,7 @@ r"""Losses for generators: regress the generated points onto themselves moved by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -180,7 +181,8 @@ class DriftingLoss(nn.Module):
 
     Each map [n, locations, F] is one term: its field compares samples location by location. With `PublishedField()` or
     `field.standardized()` its scale and its rms are means over all classes and locations of the map, as published
-    (Deng et al. 2026; their loss is the sum over maps, this one the mean). Half-precision features count in float32.
+    (Deng et al. 2026; their loss is the sum over maps, this one the weighted mean). Half-precision features count in
+    float32.
 
     Args:
         field: a field such as `EnergyField().standardized()`, or a function (x, pos) -> velocity, of features.
@@ -188,6 +190,8 @@ class DriftingLoss(nn.Module):
             vectors [n, F], a map [n, locations, F], or a sequence of these; see `patch_features`. None:
             vectors as they are. Modules are registered but not trained here: freeze them; gradients
             pass through them to x.
+        weights: one per map in the mean over them, in the order in which `features` return them; only ratios matter.
+            None: equal.
         group: the processes that hold shares of one batch: every process passes the same numbers of samples of
             the same classes, and the field sees them all. The mean of the gradients over the processes,
             as in `DistributedDataParallel`, is then that of one process with the whole batch. None: this process
@@ -195,7 +199,8 @@ class DriftingLoss(nn.Module):
 
     Raises:
         ValueError: on guidance with another field or without neg, on images without features, on numbers of classes
-            that differ, on features with NaN, on shares of unequal shape, and as the field does.
+            that differ, on features with NaN, on weights that do not fit, on shares of unequal shape, and as the field
+            does.
         RuntimeError: when `group` is given and no process group is initialised.
     """
 
@@ -204,6 +209,7 @@ class DriftingLoss(nn.Module):
         field: Callable[..., Tensor] = PublishedField(),  # noqa: B008 - a frozen value
         *,
         features: Sequence[Callable[[Tensor], Tensor | Sequence[Tensor]]] | None = None,
+        weights: Sequence[float] | None = None,
         group: dist.ProcessGroup | None = None,
     ):
         super().__init__()
@@ -215,7 +221,13 @@ class DriftingLoss(nn.Module):
         self.features = nn.ModuleList(
             m if isinstance(m, nn.Module) else FeatureFunction(m) for m in maps
         )
-        self.field, self.group = field, group
+        if weights is not None and not (
+            min(weights, default=0) >= 0 and 0 < sum(weights) < math.inf
+        ):
+            raise ValueError(
+                f"weights is {list(weights)}; wanted numbers >= 0, one per map of features, not all 0."
+            )
+        self.field, self.weights, self.group = field, weights, group
 
     def forward(
         self,
@@ -243,7 +255,14 @@ class DriftingLoss(nn.Module):
                 c = [None] * len(a) if neg is None else feature_maps(phi, neg, label.format("neg"))
             names = [label.format(name) for name in ("x", "pos", "neg")]
             terms += [self._term(*m, guidance, names) for m in zip(a, b, c, strict=True)]
-        return DriftingReport(*(torch.stack(t).mean() for t in zip(*terms, strict=True)))
+        weights = [1.0] * len(terms) if self.weights is None else self.weights
+        if len(weights) != len(terms):
+            raise ValueError(
+                f"weights are {len(weights)} numbers, but the features are {len(terms)} maps; wanted one per map."
+            )
+        shares = [w / sum(weights) for w in weights]
+        weighted = ([share * v for v in term] for share, term in zip(shares, terms, strict=True))
+        return DriftingReport(*(torch.stack(t).sum() for t in zip(*weighted, strict=True)))
 
     def _term(
         self,

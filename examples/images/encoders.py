@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from image_data import to_float
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, cross_entropy, interpolate
+from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
 import wgflow as wg
 
@@ -43,15 +43,13 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.activations(images)[-1])
 
-    def features(self, images: Tensor, logits: int = 0) -> list[Tensor]:
-        """Maps [n, locations, F]: pixels, activations pooled to the last grid and their statistics, the dense layer.
-
-        The logits of the classes follow, several times for a larger weight in the loss.
-        """
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Maps [n, locations, F]: pixels, activations pooled to the last grid and their statistics, the dense layer,
+        and the logits of the classes."""
         *maps, dense = self.activations(images)
-        coarse = [adaptive_avg_pool2d(m, self.grid[1:]) for m in maps]
+        coarse = [avg_pool2d(m, m.shape[-1] // self.grid[-1]) for m in maps]
         local = [m for c in coarse for m in wg.patch_features(c, patches=())]
-        return [images.flatten(1), *local, dense, *[self.head(dense)] * logits]
+        return [images.flatten(1), *local, dense, self.head(dense)]
 
 
 class Decoder(nn.Module):

@@ -14,7 +14,6 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import image_data
@@ -39,20 +38,23 @@ FIELDS = {  # of numbers after the colon; lengths are fractions of the mean dist
 
 
 def field_of(name: str) -> wg.Field:
-    """The field "energy:.5" or "likelihood:.1,.3", standardized. Raises: ValueError."""
-    kind, _, numbers = name.partition(":")
-    try:
-        return FIELDS[kind](*(float(n) for n in numbers.split(","))).standardized()
-    except (KeyError, TypeError, ValueError) as error:
-        wanted = f'{", ".join(FIELDS)} with numbers, such as "energy:.5" or "likelihood:.1,.3"'
-        raise ValueError(f"field is {name!r}; wanted one of {wanted}.") from error
+    """The field "likelihood:.1,.3", or a sum such as "energy:.5+published:.2", standardized. Raises: ValueError."""
+    fields = []
+    for part in name.split("+"):
+        kind, _, numbers = part.partition(":")
+        try:
+            fields.append(FIELDS[kind](*(float(n) for n in numbers.split(","))).standardized())
+        except (KeyError, TypeError, ValueError) as error:
+            wanted = f'{", ".join(FIELDS)} with numbers, such as "energy:.5" or "likelihood:.1,.3"'
+            raise ValueError(f"field is {name!r}; wanted a sum of {wanted}.") from error
+    return sum(fields[1:], fields[0]).standardized()
 
 
 @dataclass(frozen=True)
 class Settings:
     field: str = "energy:.5"
     features: bool = True  # False: pixels alone
-    logits: int = 4  # weight of the classifier's logits; each other map of features has 1
+    logits: float = 4.0  # weight of the classifier's logits; each other map of features has 1
     steps: int = 750
     generated: int = 16  # per class and step, over all processes
     positives: int = 64  # per class and step
@@ -124,11 +126,11 @@ def train(
     adam = torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99))
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, cfg.steps)
     queue = wg.SampleQueue(images.shape[1:], size=512, classes=10, dtype=torch.uint8)
-    logits = cfg.logits if cfg.encoder == "classifier" else 0
-    maps = partial(encoder.features, logits=logits) if cfg.features else nn.Flatten()
+    logits = cfg.logits if cfg.encoder == "classifier" else 0.0
     loss = wg.DriftingLoss(
         field_of(cfg.field),
-        features=[maps],
+        features=[encoder.features if cfg.features else nn.Flatten()],
+        weights=[1.0] * (2 + 3 * len(encoder.stages)) + [logits] if cfg.features else None,
         group=dist.group.WORLD if world > 1 else None,
     )
     g = torch.Generator().manual_seed(cfg.seed)  # the same on every process, which takes its share
