@@ -11,6 +11,7 @@ from wgflow import (
     Laplace,
     conservative_field,
     drifting_field,
+    energy_field,
     kernel_average,
     mean_shift,
 )
@@ -28,6 +29,17 @@ def test_the_conservative_field_is_the_gradient_of_the_log_ratio_of_densities(c,
         x.detach(), c.pos, c.neg, kernel=kernel, pos_weights=c.wp, neg_weights=c.wn
     )
     assert_close(V, gradient)
+
+
+@given(clouds(degenerate=False))
+def test_one_positive_attracts_under_laplace_as_in_the_energy_field(c):
+    """∇ log k(x - y) of a single y is a unit vector over h: linear in the law of y, where Gaussians give its mean."""
+    one, other = c.pos[..., :1, :], c.pos[..., -1:, :] + 1
+    difference = [
+        V(c.x, one, c.neg) - V(c.x, other, c.neg)
+        for V in (lambda *t: conservative_field(*t, kernel=Laplace(c.h)), energy_field)
+    ]
+    assert_close(difference[0], difference[1] / c.h)
 
 
 def curl(field):
