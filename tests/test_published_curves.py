@@ -323,3 +323,11 @@ def test_differences_are_printed_to_the_method_that_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main([*args, "mvp"])
     assert "--versus is 'mvp'; there are runs of dfp, dfp-no-topk" in capsys.readouterr().err
+
+
+def test_a_method_without_a_run_to_compare_says_so(tmp_path):
+    write_run(tmp_path / "runs", "dfp", TRIPLE, 0, [0.5])
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path), "--no-figures", "--versus", "dfp"])
+    found = section((tmp_path / "report.md").read_text(), "## Differences to dfp")
+    assert "No other method has runs" in found
+    assert "|" not in found

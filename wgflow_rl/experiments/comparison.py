@@ -270,8 +270,11 @@ def paired_lines(groups: Sequence[RunGroup], method: str) -> list[str]:
             ]
             cells = [statistics(end, interval=True, sign="+") if end else MISSING for end in ends]
             rows.append([*map(escape, (group.env, group.name, group.protocol)), *cells])
+    title = [f"## Differences to {escape(method)}", ""]
+    if not rows:
+        return [*title, "No other method has runs of the same environment and conditions.", ""]
     header = ["environment", "method", "conditions", "after offline", "after online"]
-    return [f"## Differences to {escape(method)}", "", PAIRED, "", *markdown(header, rows)]
+    return [*title, PAIRED, "", *markdown(header, rows)]
 
 
 # ---- records -----------------------------------------------------------------------------------------------------
