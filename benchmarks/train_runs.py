@@ -10,6 +10,7 @@
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
+    python benchmarks/train_runs.py improvements-pointmaze    # variants of the top-K term, 3 seeds
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
@@ -58,6 +59,14 @@ MILDER = "published:0.02,0.05,0.2"  # the published field's best on the arm
 ARM_FIELDS = FIELDS | {
     "dfp-published": ("dfp-published", "--field", MILDER, "--improve-field", MILDER)
 }
+HALF = both("energy:0.5")  # the energy field takes negatives
+IMPROVEMENTS = {
+    "top-K": HALF,
+    "no top-K": (*HALF, "--lam", "0"),
+    "Boltzmann, matched": (*HALF, "--positives", "matched"),
+    "worst as negatives": (*HALF, "--repulsion", "0.5"),
+    "top-K and values": (*HALF, "--q-weight", "0.1"),
+}
 OTHERS = ("dfp-ml-energy-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
 
 
@@ -85,6 +94,7 @@ STUDIES = {
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
+    "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp-ml-energy", *OTHERS)}),
     "fields-arm": Study(
         ARM,

@@ -55,7 +55,8 @@ def test_a_target_network_follows_its_online_network_at_its_rate_and_no_gradient
     ("method", "numbers"),
     [(method, {}) for method in presets.METHODS]
     + [("dfp", {"field": field}) for field in ("published", "mmd-laplace", "drifting:0.05+energy")]
-    + [("dfp", {"positives": "boltzmann"})],
+    + [("dfp", {"positives": positives}) for positives in ("boltzmann", "matched")]
+    + [("dfp", {"improve_field": "energy", "repulsion": 1.0, "q_weight": 1.0})],
 )
 def test_an_update_waits_for_no_device(monkeypatch, method, numbers):
     """With every device treated as one that would have to be waited for, an update reads no value; and is the same."""

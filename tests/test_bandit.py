@@ -180,8 +180,11 @@ def test_what_regresses_to_the_mean_loses_both(method):
         ("dfp-ml-energy", {"lam": 2.0}),
         ("mvp-topk", {"lam": 2.0}),
         ("dfp-ml-energy", {"lam": 2.0, "positives": "boltzmann", "temperature": 0.1}),
+        ("dfp-ml-energy", {"lam": 2.0, "positives": "matched"}),
+        ("dfp-ml-energy", {"lam": 1.0, "improve_field": "energy", "repulsion": 1.0}),
+        ("dfp-ml-energy-no-topk", {"q_weight": 2.0}),
     ],
-    ids=["top-K", "MeanFlow of the top-K", "Boltzmann"],
+    ids=["top-K", "MeanFlow of the top-K", "Boltzmann", "matched", "worst as negatives", "values"],
 )
 def test_positives_of_the_old_policy_move_the_mass_to_the_better_mode(method, numbers):
     assert (draws(trained(method, **numbers)).sum(-1) > 0).float().mean() > 0.75

@@ -256,11 +256,12 @@ def best_of_the_old(agent, s, noise):
 
 
 @both_phases
-@pytest.mark.parametrize("positives", ["topk", "boltzmann"])
+@pytest.mark.parametrize("positives", ["topk", "boltzmann", "matched"])
 def test_dfp(online, positives):
     """DFP Eqs. 16 and 18 with a field and a weight of its own for each term and phase.
 
-    The positives are the K best of the candidates, or all of them weighted by exp(Q / .3).
+    The positives are the K best of the candidates, or all of them weighted by exp(Q / alpha): alpha = .3, or of each
+    state that whose weights are nearest to the K best.
     """
     numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8, "temperature": 0.3}
     agent, batch, noise, s, s_next = scene(
@@ -269,14 +270,42 @@ def test_dfp(online, positives):
     a_hat = outside(agent.policy(s, noise.generated))
     mask = batch.valid.repeat_interleave(A, 1)[:, None]
     data, best, weights = batch.actions.reshape(B, 1, -1), best_of_the_old(agent, s, noise), None
-    if positives == "boltzmann":
+    if positives != "topk":
         best = agent.old_policy(s, noise.candidates).detach()
-        weights = (sum(agent.critic(s, best.clamp(-1, 1))) / 2 / 0.3).softmax(-1).detach()
+        q = (sum(agent.critic(s, best.clamp(-1, 1))) / 2).detach()
+        nearest, _ = wg.matched_temperature(q, k=agent.cfg.top_k)
+        alpha = 0.3 if positives == "boltzmann" else nearest[:, None]
+        weights = (q / alpha).softmax(-1)
     to_data = fields.parse("energy")((a_hat * mask).detach(), data * mask)
     to_best = fields.parse("likelihood")(a_hat.detach(), best, pos_weights=weights)
     value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
     loss = td(agent, batch, s, value) + wg.regress_onto(a_hat * mask, to_data)
     loss = loss + (0.3 if online else 0.8) * wg.regress_onto(a_hat, to_best)
+    assert_is_the_loss(loss, agent, batch, noise, online=online)
+
+
+@both_phases
+def test_dfp_repelled_by_the_worst_and_led_by_values(online):
+    """The K worst candidates as negatives of the top-K term; online the ascent of Q, as in TD3+BC, beside both."""
+    numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8, "repulsion": 0.6, "q_weight": 0.2}
+    agent, batch, noise, s, s_next = scene(
+        "dfp", field="energy", improve_field="energy:0.5", **numbers
+    )
+    a_hat = outside(agent.policy(s, noise.generated))
+    mask = batch.valid.repeat_interleave(A, 1)[:, None]
+    data, best = batch.actions.reshape(B, 1, -1), best_of_the_old(agent, s, noise)
+    pool = agent.old_policy(s, noise.candidates).detach()
+    value = sum(agent.critic(s, pool.clamp(-1, 1))) / 2
+    order = (-value).topk(agent.cfg.top_k).indices  # corners of the box tie
+    worst = pool.gather(1, order[..., None].expand(-1, -1, pool.shape[-1]))
+    x, root = a_hat.detach(), fields.parse("energy:0.5")
+    V = root(x, best) + 0.6 * root(x, best, neg=worst)
+    to_data = fields.parse("energy")((a_hat * mask).detach(), data * mask)
+    value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
+    loss = td(agent, batch, s, value) + wg.regress_onto(a_hat * mask, to_data)
+    loss = loss + (0.3 if online else 0.8) * wg.regress_onto(a_hat, V)
+    if online:
+        loss = loss - 0.2 * scaled(sum(still(agent.critic)(s, a_hat.clamp(-1, 1))) / 2)
     assert_is_the_loss(loss, agent, batch, noise, online=online)
 
 

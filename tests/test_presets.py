@@ -127,7 +127,11 @@ def test_help_shows_a_methods_own_numbers(capsys):
         ("--method cac --levels 1", "--levels is 1; wanted at least 2"),
         ("--method cac --sigma-max 0.001", "--sigma-max is 0.001; wanted a number above 0.002"),
         ("--method idql --diffusion-steps 0", "--diffusion-steps is 0"),
-        ("--method dfp --positives best", "--positives is 'best'; wanted topk or boltzmann"),
+        (
+            "--method dfp --positives best",
+            "--positives is 'best'; wanted topk, boltzmann or matched",
+        ),
+        ("--method dfp-ml-energy --repulsion 1", "--repulsion needs a field with negatives"),
         ("--method dfp --temperature 0", "--temperature is 0.0; wanted a number above 0"),
     ],
 )

@@ -12,7 +12,7 @@ import wgflow as wg
 from wgflow_rl.agents import diagnostics, fields, losses
 from wgflow_rl.agents.agent import Agent, Log
 from wgflow_rl.agents.config import AgentConfig, above, at_least, fraction
-from wgflow_rl.agents.networks import Policy, TwinCritic
+from wgflow_rl.agents.networks import Policy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal, top_k
 from wgflow_rl.data.batch import Batch
 
@@ -31,8 +31,14 @@ class DFPConfig(AgentConfig):
     # The same in the offline phase: 0 in offline-to-online training, where the offline columns of DFP with and without
     # the term are equal (Table 6); lambda in pure offline RL (B.2).
     lam_offline: float = 0.0
-    positives: str = "topk"  # topk: the K best (Eq. 15); boltzmann: all N by exp(Q / temperature)
+    # topk: the K best (Eq. 15). boltzmann: all N by exp(Q / temperature). matched: all N by exp(Q / alpha), alpha that of
+    # each state nearest to the uniform top-K.
+    positives: str = "topk"
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
+    # Not in the paper: weights of the K worst candidates as negatives of the top-K term, and of the ascent of Q online
+    # beside the fields (Eq. 14), in units of mean |Q|.
+    repulsion: float = 0.0
+    q_weight: float = 0.0
     candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
     top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
     old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
@@ -47,15 +53,32 @@ class DFPConfig(AgentConfig):
         fields.parse(self.improve_field)
         at_least(2, generated=self.generated)
         at_least(0, lam=self.lam, lam_offline=self.lam_offline)
+        at_least(0, repulsion=self.repulsion, q_weight=self.q_weight)
+        if self.repulsion:
+            require_negatives(self.improve_field)
         above(0, temperature=self.temperature)
-        if self.positives not in ("topk", "boltzmann"):
-            raise ValueError(f"--positives is {self.positives!r}; wanted topk or boltzmann")
+        if self.positives not in ("topk", "boltzmann", "matched"):
+            raise ValueError(
+                f"--positives is {self.positives!r}; wanted topk, boltzmann or matched"
+            )
         at_least(
             1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
         )
         at_least(self.top_k, candidates=self.candidates)
         at_least(0, act_temperature=self.act_temperature)
         fraction(old_rate=self.old_rate)
+
+
+def require_negatives(name: str) -> None:
+    """Raises: ValueError if the field takes no negatives other than its points."""
+    x = torch.tensor([[0.0], [1.0]])
+    try:
+        fields.parse(name)(x, x, neg=x)
+    except ValueError as error:
+        raise ValueError(
+            f"--repulsion needs a field with negatives, but --improve-field is {name!r}; wanted for example "
+            "--improve-field energy:0.5"
+        ) from error
 
 
 class DFP(Agent):
@@ -95,9 +118,17 @@ class DFP(Agent):
                 q = self.q(batch.obs, pool.clamp(-1, 1))
                 best, weights = self.positives(pool, q)
                 V = self.improve_field(a_hat, best, pos_weights=weights)
+                if self.cfg.repulsion:
+                    worst = top_k(pool, -q, self.cfg.top_k)
+                    away = self.improve_field(a_hat, best, neg=worst, pos_weights=weights)
+                    V = V + self.cfg.repulsion * away
             improve = wg.regress_onto(a_hat, V)
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
+        if online and self.cfg.q_weight:
+            q = frozen(self.critic)(batch.obs, a_hat.clamp(-1, 1)).mean(0)
+            loss = loss - self.cfg.q_weight * losses.value_scale(q) * q.mean()
+            log["q_policy"] = q.detach().mean()
         return loss, log
 
     def positives(self, pool: Tensor, q: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -105,9 +136,13 @@ class DFP(Agent):
 
         The two targets differ: `matched_temperature` and `matched_tv` in train.csv measure the least difference.
         """
-        if self.cfg.positives == "topk":
-            return top_k(pool, q, self.cfg.top_k), None
-        return pool, wg.boltzmann_weights(q, alpha=self.cfg.temperature)
+        cfg = self.cfg
+        if cfg.positives == "topk":
+            return top_k(pool, q, cfg.top_k), None
+        if cfg.positives == "boltzmann":
+            return pool, wg.boltzmann_weights(q, alpha=cfg.temperature)
+        alpha, _ = wg.matched_temperature(q, k=cfg.top_k)
+        return pool, wg.boltzmann_weights(q, alpha=alpha)
 
     def start_online(self) -> None:
         """Copy the current policy to the old one."""
