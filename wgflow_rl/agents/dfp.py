@@ -31,8 +31,8 @@ class DFPConfig(AgentConfig):
     # The same in the offline phase: 0 in offline-to-online training, where the offline columns of DFP with and without
     # the term are equal (Table 6); lambda in pure offline RL (B.2).
     lam_offline: float = 0.0
-    # topk: the K best (Eq. 15). boltzmann: all N by exp(Q / temperature). matched: all N by exp(Q / alpha), alpha that of
-    # each state nearest to the uniform top-K.
+    # topk: the K best (Eq. 15); boltzmann: all N by exp(Q / temperature); matched: the same at the temperature of
+    # each state whose weights are nearest to the uniform top-K
     positives: str = "topk"
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
     # Not in the paper: weights of the K worst candidates as negatives of the top-K term, and of the ascent of Q online
