@@ -219,7 +219,8 @@ def report(work: Path) -> None:
     for row in rows:
         key = [row.get(name) for name in ("table", "method", "evaluations", "noise", "budget")]
         groups.setdefault(tuple(key), []).append(row)
-    record = {"rows": rows, "provenance": [file["provenance"] for file in files[:1]]}
+    sources = {file["provenance"]["commit"]: file["provenance"] for file in files}
+    record = {"rows": rows, "provenance": list(sources.values())}
     write_results(ROOT / "results" / "mnist.json", record)
     columns = ("train_s", "steps", *SCORES)
     lines = []

@@ -154,16 +154,16 @@ def test_the_masked_autoencoder_restores_what_is_hidden_and_leaves_the_head(monk
 
 def test_fields_of_the_example_are_read_from_their_names(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    import train_mnist
+    from named_fields import field_of
 
     import wgflow as wg
 
-    assert train_mnist.field_of("energy:.5") == wg.EnergyField(0.5).standardized()
-    two = train_mnist.field_of("likelihood:.1,.3")
+    assert field_of("energy:.5") == wg.EnergyField(0.5).standardized()
+    two = field_of("likelihood:.1,.3")
     assert two == wg.LikelihoodField([wg.Gaussian(0.1), wg.Gaussian(0.3)]).standardized()
-    assert train_mnist.field_of("published:.02,.2") == wg.PublishedField((0.02, 0.2))
-    both = wg.EnergyField().standardized() + wg.PublishedField((0.2,))
-    assert train_mnist.field_of("energy:1+published:.2") == both.standardized()
+    assert field_of("published:.02,.2") == wg.PublishedField((0.02, 0.2))
+    both = wg.EnergyField().standardized() + 2 * wg.PublishedField((0.2,))
+    assert field_of("energy:1+2*published:.2") == both.standardized()
 
 
 @pytest.mark.parametrize(

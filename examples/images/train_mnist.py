@@ -21,41 +21,20 @@ import torch
 import torch.distributed as dist
 from encoders import Encoder, train_classifier, train_masked
 from image_data import save, to_float
+from named_fields import field_of
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import wgflow as wg
 
-FIELDS = {  # of numbers after the colon; lengths are fractions of the mean distance between features
-    "energy": wg.EnergyField,
-    "published": lambda *tau: wg.PublishedField(tau),
-    "likelihood": lambda *h: wg.LikelihoodField([wg.Gaussian(t) for t in h]),
-    "mmd": lambda *h: wg.MMDField([wg.Laplace(t) for t in h]),
-    "drift": lambda h: wg.DriftingField(wg.Gaussian(h), skip_self=True),  # Eq. 3
-    "sinkhorn": wg.SinkhornField,
-}
-
-
-def field_of(name: str) -> wg.Field:
-    """The field "likelihood:.1,.3", or a sum such as "energy:.5+published:.2", standardized. Raises: ValueError."""
-    fields = []
-    for part in name.split("+"):
-        kind, _, numbers = part.partition(":")
-        try:
-            fields.append(FIELDS[kind](*(float(n) for n in numbers.split(","))).standardized())
-        except (KeyError, TypeError, ValueError) as error:
-            wanted = f'{", ".join(FIELDS)} with numbers, such as "energy:.5" or "likelihood:.1,.3"'
-            raise ValueError(f"field is {name!r}; wanted a sum of {wanted}.") from error
-    return sum(fields[1:], fields[0]).standardized()
-
 
 @dataclass(frozen=True)
 class Settings:
-    field: str = "energy:.5"
+    field: str = "published:.02,.05,.2"
     features: bool = True  # False: pixels alone
     logits: float = 4.0  # weight of the classifier's logits; each other map of features has 1
-    steps: int = 750
+    steps: int = 1000
     generated: int = 16  # per class and step, over all processes
     positives: int = 64  # per class and step
     guidance: float = 1.0  # largest strength of classifier-free guidance; above 1 with "published"
