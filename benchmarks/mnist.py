@@ -1,6 +1,6 @@
 r"""One-step drifting generators of MNIST digits against flow matching of the same size and training time.
 
-    python benchmarks/mnist.py --data ~/mnist --work work drift energy:.5 --seed 0       # one row per call
+    python benchmarks/mnist.py --data ~/mnist --work work drift --seed 0       # one row per call
     python benchmarks/mnist.py --data ~/mnist --work work flow --seed 0 --seconds 300
     python benchmarks/mnist.py --data ~/mnist --work work report
 
@@ -214,7 +214,9 @@ def flow_rows(args: argparse.Namespace) -> list[dict]:
 def report(work: Path) -> None:
     """Write results/mnist.json and mnist.md from the rows of all calls."""
     files = [json.loads(path.read_text()) for path in sorted((work / "rows").glob("*.json"))]
-    rows = [row for file in files for row in file["rows"]]
+    rows = [
+        row | {"commit": file["provenance"]["commit"]} for file in files for row in file["rows"]
+    ]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         key = [row.get(name) for name in ("table", "method", "evaluations", "noise", "budget")]
@@ -250,7 +252,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("method", choices=["drift", "flow", "real", "report"])
-    parser.add_argument("field", nargs="?", default="energy:.5")
+    parser.add_argument("field", nargs="?", default=train_mnist.Settings.field)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -268,6 +270,8 @@ def main() -> None:
         label += ", masked autoencoder"
     if "inner" in options:
         label += f", inner width {options['inner']}"
+    told = ("steps", "features", "encoder", "inner")
+    label += "".join(f", {name} {value}" for name, value in options.items() if name not in told)
     if args.method == "report":
         report(args.work)
         return

@@ -42,6 +42,13 @@ def test_one_positive_attracts_under_laplace_as_in_the_energy_field(c):
     assert_close(difference[0], difference[1] / c.h)
 
 
+@given(clouds(degenerate=False))
+def test_a_wide_laplace_kernel_gives_the_energy_field(c):
+    h = 1e6
+    V = conservative_field(c.x, c.pos, c.neg, kernel=Laplace(h))
+    assert_close(h * V, energy_field(c.x, c.pos, c.neg), atol=1e-4, rtol=1e-4)
+
+
 def curl(field):
     """The largest |∂V_a/∂x_b - ∂V_b/∂x_a| at a point of the plane."""
     g = torch.Generator().manual_seed(0)

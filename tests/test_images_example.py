@@ -152,6 +152,18 @@ def test_the_masked_autoencoder_restores_what_is_hidden_and_leaves_the_head(monk
     assert torch.equal(encoder.head.weight, head)
 
 
+def test_the_weight_of_the_logits_is_that_of_the_last_map(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from encoders import Encoder
+
+    encoder, x = Encoder(), torch.rand(3, 1, 28, 28)
+    maps = encoder.features(x)
+    assert torch.equal(maps[-1], encoder(x))
+    assert encoder.weights(4.0) == [1.0] * (len(maps) - 1) + [4.0]
+    without = encoder.features(x, logits=False)
+    assert len(without) == len(encoder.weights(0.0)) == len(maps) - 1
+
+
 def test_fields_of_the_example_are_read_from_their_names(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     from named_fields import field_of
@@ -162,18 +174,22 @@ def test_fields_of_the_example_are_read_from_their_names(monkeypatch):
     two = field_of("likelihood:.1,.3")
     assert two == wg.LikelihoodField([wg.Gaussian(0.1), wg.Gaussian(0.3)]).standardized()
     assert field_of("published:.02,.2") == wg.PublishedField((0.02, 0.2))
+    with pytest.raises(ValueError, match="positive weights"):
+        field_of("nan*energy:1")
     both = wg.EnergyField().standardized() + 2 * wg.PublishedField((0.2,))
     assert field_of("energy:1+2*published:.2") == both.standardized()
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("field", "energie:.5"), ("field", "energy"), ("encoder", "clip")]
+    ("flag", "value"),
+    [("field", "energie:.5"), ("field", "energy"), ("encoder", "clip"), ("logits", "-1.0")],
 )
 def test_an_unknown_field_or_encoder_is_refused_before_anything_is_trained(flag, value, tmp_path):
     run = command(tmp_path, tmp_path / "run", f"--{flag}", value)
     refused = subprocess.run(run, env=ENV, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert f"{flag} is '{value}'; wanted" in refused.stderr
+    wanted = value if flag == "logits" else repr(value)
+    assert f"{flag} is {wanted}; wanted" in refused.stderr
     assert not (tmp_path / "run").exists()
 
 

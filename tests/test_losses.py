@@ -168,7 +168,17 @@ def test_the_weight_of_a_map_counts_it_as_often(c, times):
 
 
 @pytest.mark.parametrize(
-    "weights", [[], [1.0], [1.0, 1.0, 1.0], [0.0, 0.0], [1.0, -1.0], [1.0, math.nan]]
+    "weights",
+    [
+        [],
+        [1.0],
+        [1.0, 1.0, 1.0],
+        [0.0, 0.0],
+        [1.0, -1.0],
+        [1.0, math.nan],
+        [1.0, math.inf],
+        [1.0, "a"],
+    ],
 )
 def test_weights_that_do_not_fit_the_maps_are_named(weights):
     x = torch.zeros(3, 2)

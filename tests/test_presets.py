@@ -132,6 +132,7 @@ def test_help_shows_a_methods_own_numbers(capsys):
             "--positives is 'best'; wanted topk, boltzmann or matched",
         ),
         ("--method dfp-ml-energy --repulsion 1", "--repulsion needs a field with negatives"),
+        ("--method dfp --repulsion 1 --candidates 7", "wanted topk and at least 2 K candidates"),
         ("--method dfp --temperature 0", "--temperature is 0.0; wanted a number above 0"),
     ],
 )

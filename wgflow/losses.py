@@ -159,7 +159,8 @@ def draw_guidance(
 
 
 class DriftingReport(NamedTuple):
-    """The loss to differentiate, and what it cannot show: means over the maps of features, without gradient.
+    """The loss to differentiate, and what it cannot show: weighted means over the maps of features, without
+    gradient.
 
     displacement: the rms of the field in its own unit before any normalisation; real samples in place of generated ones
     give its floor. spread: `spread_ratio`, which falls towards 0 where generated points collapse.
@@ -168,6 +169,18 @@ class DriftingReport(NamedTuple):
     loss: Tensor
     displacement: Tensor
     spread: Tensor
+
+
+def _checked_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, weights))
+    except (TypeError, ValueError):
+        found = ()
+    if not (found and min(found) >= 0 and 0 < sum(found) < math.inf):
+        raise ValueError(
+            f"weights is {weights!r}; wanted finite numbers >= 0, one per map of features, not all 0."
+        )
+    return found
 
 
 @checked
@@ -221,13 +234,8 @@ class DriftingLoss(nn.Module):
         self.features = nn.ModuleList(
             m if isinstance(m, nn.Module) else FeatureFunction(m) for m in maps
         )
-        if weights is not None and not (
-            min(weights, default=0) >= 0 and 0 < sum(weights) < math.inf
-        ):
-            raise ValueError(
-                f"weights is {list(weights)}; wanted numbers >= 0, one per map of features, not all 0."
-            )
-        self.field, self.weights, self.group = field, weights, group
+        self.field, self.group = field, group
+        self.weights = None if weights is None else _checked_weights(weights)
 
     def forward(
         self,
@@ -318,4 +326,5 @@ class DriftingLoss(nn.Module):
         return slice(processes.rank * n, (processes.rank + 1) * n), tuple(whole)  # type: ignore[return-value]
 
     def extra_repr(self) -> str:
-        return f"field={self.field!r}"
+        weights = "" if self.weights is None else f", weights={self.weights}"
+        return f"field={self.field!r}{weights}"

@@ -43,13 +43,17 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.activations(images)[-1])
 
-    def features(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor, logits: bool = True) -> list[Tensor]:
         """Maps [n, locations, F]: pixels, activations pooled to the last grid and their statistics, the dense layer,
-        and the logits of the classes."""
+        and the logits of the classes, if wanted."""
         *maps, dense = self.activations(images)
         coarse = [avg_pool2d(m, m.shape[-1] // self.grid[-1]) for m in maps]
         local = [m for c in coarse for m in wg.patch_features(c, patches=())]
-        return [images.flatten(1), *local, dense, self.head(dense)]
+        return [images.flatten(1), *local, dense, *([self.head(dense)] if logits else [])]
+
+    def weights(self, logits: float) -> list[float]:
+        """The weights of these maps in the loss: 1, and `logits` for the last."""
+        return [1.0] * (2 + 3 * len(self.stages)) + ([logits] if logits else [])
 
 
 class Decoder(nn.Module):

@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import image_data
@@ -48,6 +49,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         field_of(self.field)
+        if not 0 <= self.logits < float("inf"):
+            raise ValueError(f"logits is {self.logits}; wanted a weight >= 0.")
         if self.encoder not in ("classifier", "masked"):
             raise ValueError(f'encoder is {self.encoder!r}; wanted "classifier" or "masked".')
 
@@ -108,8 +111,8 @@ def train(
     logits = cfg.logits if cfg.encoder == "classifier" else 0.0
     loss = wg.DriftingLoss(
         field_of(cfg.field),
-        features=[encoder.features if cfg.features else nn.Flatten()],
-        weights=[1.0] * (2 + 3 * len(encoder.stages)) + [logits] if cfg.features else None,
+        features=[partial(encoder.features, logits=logits > 0) if cfg.features else nn.Flatten()],
+        weights=encoder.weights(logits) if cfg.features else None,
         group=dist.group.WORLD if world > 1 else None,
     )
     g = torch.Generator().manual_seed(cfg.seed)  # the same on every process, which takes its share

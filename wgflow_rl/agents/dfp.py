@@ -35,8 +35,8 @@ class DFPConfig(AgentConfig):
     # each state whose weights are nearest to the uniform top-K
     positives: str = "topk"
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
-    # Not in the paper: weights of the K worst candidates as negatives of the top-K term, and of the ascent of Q online
-    # beside the fields (Eq. 14), in units of mean |Q|.
+    # Not in the paper. repulsion: weight of a second field whose negatives are the K worst candidates. q_weight: weight
+    # of -mean Q / mean |Q| in the online loss, as in TD3+BC.
     repulsion: float = 0.0
     q_weight: float = 0.0
     candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
@@ -56,6 +56,11 @@ class DFPConfig(AgentConfig):
         at_least(0, repulsion=self.repulsion, q_weight=self.q_weight)
         if self.repulsion:
             require_negatives(self.improve_field)
+            if self.positives != "topk" or self.candidates < 2 * self.top_k:
+                raise ValueError(
+                    f"--repulsion came with --positives {self.positives}, --candidates {self.candidates}, --top-k "
+                    f"{self.top_k}; wanted topk and at least 2 K candidates, the best and the worst"
+                )
         above(0, temperature=self.temperature)
         if self.positives not in ("topk", "boltzmann", "matched"):
             raise ValueError(
