@@ -1,7 +1,7 @@
 r"""One-step drifting generators of MNIST digits against flow matching of the same size and training time.
 
     python benchmarks/mnist.py --data ~/mnist --work work drift --seed 0       # one row per call
-    python benchmarks/mnist.py --data ~/mnist --work work flow --seed 0 --seconds 300
+    python benchmarks/mnist.py --data ~/mnist --work work flow --seconds 400 --settings '{"inner": 64, "lr": 0.004}'
     python benchmarks/mnist.py --data ~/mnist --work work report
 
 Every run has one thread; `train_s` is its processor time, encoder included; but all tables other than "main" share the
@@ -268,9 +268,7 @@ def main() -> None:
         label += ", pixels alone"
     if options.get("encoder") == "masked":
         label += ", masked autoencoder"
-    if "inner" in options:
-        label += f", inner width {options['inner']}"
-    told = ("steps", "features", "encoder", "inner")
+    told = ("steps", "features", "encoder")
     label += "".join(f", {name} {value}" for name, value in options.items() if name not in told)
     if args.method == "report":
         report(args.work)

@@ -43,6 +43,8 @@ def both(field: str) -> tuple[str, ...]:
     return ("dfp", "--field", field, "--improve-field", field)
 
 
+HALF = both("energy:0.5")
+
 # Bandwidths and temperatures: the best of benchmarks/clone_chunks.py (four settings per field). The learning
 # rate is the preset's: no field gained more than 0.5 % in held-out score from another, and the critic shares it.
 FIELDS = {
@@ -51,7 +53,7 @@ FIELDS = {
     "dfp-ml": ("dfp-ml",),
     "dfp-published": ("dfp-published",),
     "dfp, drifting-relative:0.3": both("drifting-relative:0.3"),
-    "dfp, energy:0.5": both("energy:0.5"),
+    "dfp, energy:0.5": HALF,
     "dfp, energy:0.25": both("energy:0.25"),
     "dfp, likelihood+energy:0.25": both("likelihood:0.2+energy:0.25"),
 }
@@ -59,7 +61,6 @@ MILDER = "published:0.02,0.05,0.2"  # the published field's best on the arm
 ARM_FIELDS = FIELDS | {
     "dfp-published": ("dfp-published", "--field", MILDER, "--improve-field", MILDER)
 }
-HALF = both("energy:0.5")  # the energy field takes negatives
 IMPROVEMENTS = {
     "top-K": HALF,
     "no top-K": (*HALF, "--lam", "0"),
@@ -89,10 +90,10 @@ STUDIES = {
         {"dfp": ("dfp",), "dfp-ml-energy": ("dfp-ml-energy",)},
         ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50"),
     ),
-    "arm-half": Study(ARM, 5, {"dfp, energy:0.5": both("energy:0.5")}),
+    "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}),
     "arm-topk": Study(ARM, 3, {name: (name,) for name in ("dfp-ml-energy", OTHERS[0])}),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
-    "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": both("energy:0.5")}),
+    "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp-ml-energy", *OTHERS)}),
