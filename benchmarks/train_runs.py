@@ -108,13 +108,15 @@ STUDIES = {
 
 def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
     """The runs of every variant, seed 0 first."""
-    found = {}
+    found, kinds = {}, {}
     for name, (method, *flags) in study.variants.items():
         (kind,) = plan.from_methods(
             [method], [study.env], preset="laptop", extra=(*flags, *study.flags)
         ).kinds
         found[name] = [kind.job(runs, seed) for seed in range(study.seeds)]
-    return found
+        kinds |= {job: (kind, seed) for seed, job in enumerate(found[name])}
+    shared = {job.folder: job for job in plan.share_offline(kinds, runs)}
+    return {name: [shared[job.folder] for job in each] for name, each in found.items()}
 
 
 def train(jobs: dict[str, list[Job]], runs: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from tests.runs import FLAGS, outcome, saved, stop_after, tiny_world, walks
+from tests.runs import FLAGS, outcome, resume, saved, stop_after, tiny_world, walks
 from tests.walk import WalkHome
 from wgflow_rl import data
 from wgflow_rl.agents.dfp import DFP
@@ -231,3 +231,101 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(TrainingDiverged, match="is not finite at step 0"):
         state.save(tmp_path / "checkpoints")
     assert not (tmp_path / "checkpoints").exists()
+
+
+# ---- the offline phase of another run --------------------------------------------------------------------------------
+
+
+def train_small(folder, method, *flags):
+    usual = FLAGS if method == "dfp" else FLAGS.replace("--generated 2 ", "")
+    given = ("--method", method, *usual.split(), "--run-dir", str(folder), *flags)
+    loop.run(from_command_line(given), progress=False)
+
+
+def after_the_switch(folder):
+    """What a run leaves, without the offline rows of train.csv and the step of the best checkpoint."""
+    tables, step, state, tensors, rows = outcome(folder)
+    (_, train), evaluations = tables
+    train = [
+        {k: v for k, v in row.items() if v}  # a column that only the online phase has
+        for row in train
+        if row["phase"] == "online"
+    ]
+    same = {name: value for name, value in state.items() if name != "best"}
+    return train, evaluations, step, same, tensors, rows
+
+
+@pytest.mark.parametrize(
+    ("method", "every", "flags"),  # an evaluation before or at the end of the phase
+    [
+        ("dfp", "4", "--lam 0"),
+        ("dfp", "5", "--lam 2 --top-k 1 --positives matched --old-rate 0.5 --lr-end 0.1"),
+        ("dfp", "5", "--improve-field energy:0.5 --repulsion 0.5 --top-k 1 --q-weight 0.3"),
+        ("dfp", "5", "--positives boltzmann --temperature 3 --online-start 3 --online-share 0.5"),
+        ("mvp", "5", "--lam 0.5 --old-rate 0.5"),
+    ],
+)
+def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(
+    method, every, flags, tmp_path
+):
+    flags = (*flags.split(), "--eval-every", every)
+    train_small(tmp_path / "whole", method, *flags)
+    alone = ("--online-steps", "0", "--online-start", "0", "--eval-every", every)
+    train_small(tmp_path / "phase", method, *alone)
+    train_small(tmp_path / "after", method, *flags, "--offline-run", str(tmp_path / "phase"))
+    assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [0, 6])
+def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp_path, monkeypatch):
+    """Also a kill before its first checkpoint, where it begins with the offline phase again."""
+    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
+    flags = ("--offline-run", str(tmp_path / "phase"))
+    train_small(tmp_path / "whole", "dfp", *flags)
+    with monkeypatch.context() as patch:
+        if step:
+            stop_after(patch, step)
+        else:
+            patch.setattr(TrainingState, "save", interrupted)
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            train_small(tmp_path / "after", "dfp", *flags)
+    resume(tmp_path / "after")
+    assert outcome(tmp_path / "after") == outcome(tmp_path / "whole")
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("phase", "flags", "message"),
+    [
+        ("--seed 1", "", "seed = 1; that of this run has 0"),
+        ("--lr 0.5", "", "lr = 0.5"),
+        ("--lam-offline 1", "", "lam_offline = 1.0"),
+        ("--lam-offline 1 --top-k 1", "--lam-offline 1", "top_k = 1"),
+        ("--candidates 4", "", "candidates = 4"),
+        ("--offline-steps 6", "", "offline_steps = 6"),
+        ("--method mvp", "", "agent = 'MVPConfig'"),
+        ("--online-steps 20", "", "holds no checkpoint of step 5"),
+        ("", "--offline-steps 0", "--offline-run came with --offline-steps 0"),
+    ],
+)
+def test_an_offline_phase_that_does_not_fit_is_refused(phase, flags, message, tmp_path):
+    method, phase = ("mvp", "") if "mvp" in phase else ("dfp", phase)
+    alone = () if "online" in phase else ("--online-steps", "0", "--online-start", "0")
+    train_small(tmp_path / "phase", method, *phase.split(), *alone)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train_small(
+            tmp_path / "run", "dfp", *flags.split(), "--offline-run", str(tmp_path / "phase")
+        )
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_offline_phase_of_other_data_is_refused(tmp_path, monkeypatch):
+    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
+    train, validation = walks()
+    other = replace(train, rewards=train.rewards - 1)
+    monkeypatch.setattr(data, "load", lambda *_, **__: (other, validation))
+    with pytest.raises(ValueError, match="was trained on other data"):
+        train_small(tmp_path / "run", "dfp", "--offline-run", str(tmp_path / "phase"))

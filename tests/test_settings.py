@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +138,9 @@ def test_a_config_with_any_entry_changed_is_used_as_it_is_or_refused(tmp_path_fa
         read = Settings.read(folder).check()
     except ValueError:
         return
+    for name in ("data", "offline_run"):  # a relative path is made absolute
+        if settings[name] is not None:
+            settings[name] = str(Path(settings[name]).expanduser().absolute())
     assert json.loads(json.dumps(as_json(read))).items() >= settings.items()
 
 

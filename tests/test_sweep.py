@@ -265,6 +265,36 @@ def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
     assert len(jobs) == 4
 
 
+def test_runs_that_differ_online_only_share_their_offline_phase(tmp_path, monkeypatch):
+    args = sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,), seeds=2, runs=tmp_path)
+    variants = [*kinds(), *kinds("--lam", "0.25"), *kinds("--candidates", "5")]
+    jobs = sweep.jobs_of(args, variants)
+    (a, b, other), (c, d, _) = list(jobs)[:3], list(jobs)[3:]
+    assert a.offline == b.offline is not None
+    assert c.offline == d.offline != a.offline
+    assert other.offline is None
+    assert list(jobs.values()) == 2 * variants
+    settings = from_command_line(a.offline.flags)
+    schedule = replace(variants[0].settings.schedule, online_steps=0)
+    assert settings == replace(variants[0].settings, schedule=schedule)
+    assert all(each.offline is None for each in sweep.jobs_of(args, kinds()))
+    (b.folder).mkdir()
+    (b.folder / "config.json").touch()  # has begun without it
+    assert [each.offline for each in sweep.jobs_of(args, variants)][:3] == [None] * 3
+
+
+def test_a_shared_offline_phase_is_taken_over_once_it_is_done(folder, tmp_path):
+    phase = Job(tmp_path / "phase", (), 10)
+    execute(Job(folder, (), 10, offline=phase), retries=0, pause=0)  # there is none yet
+    execute(phase, retries=0, pause=0)
+    execute(Job(tmp_path / "after", (), 10, offline=phase), retries=0, pause=0)
+    argv = [
+        json.loads((f / "config.json").read_text())["argv"] for f in (folder, tmp_path / "after")
+    ]
+    assert ["--offline-run" in each for each in argv] == [False, True]
+    assert argv[1][argv[1].index("--offline-run") + 1] == str(phase.folder)
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -116,24 +117,25 @@ class Args:
 
 
 def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
-    """Jobs of all kinds and seeds without duplicates, ordered by seed."""
-    found: dict[Path, tuple[Job, plan.Kind]] = {}
+    """Jobs of all kinds and seeds without duplicates, ordered by seed; equal offline phases are shared."""
+    found: dict[Path, tuple[Job, tuple[plan.Kind, int]]] = {}
     for seed in range(args.seed_count):
         for kind in kinds:
             each = kind.job(args.runs, seed, threads=args.cpus_per_run)
-            found.setdefault(each.folder, (each, kind))
-    return dict(found.values())
+            found.setdefault(each.folder, (each, (kind, seed)))
+    return plan.share_offline(dict(found.values()), args.runs)
 
 
 def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
-    """Run the jobs on Ray and return their outcomes.
+    """Run the jobs on Ray and return their outcomes; a job with a shared offline phase starts after it.
 
     Raises:
         RuntimeError: When Ray cannot start.
         KeyboardInterrupt: After every run has written its checkpoint.
     """
     outcomes: dict[Job, Outcome] = {}
-    total = sum(each.steps for each in jobs)
+    phases = list(dict.fromkeys(each.offline for each in jobs if each.offline))
+    total = sum(each.steps for each in (*phases, *jobs))
     with _ray(args) as ray, tqdm(total=total, unit="step", mininterval=5, smoothing=0) as bar:
         # Ray restarts a task whose worker has died; the folder's lock then waits for a training
         # left behind.
@@ -143,7 +145,11 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
             "max_retries": args.retries,
         }
         task = ray.remote(**resources)(job.execute)
-        pending = {task.remote(each, retries=args.retries): each for each in jobs}
+        before = {phase: task.remote(phase, retries=args.retries) for phase in phases}
+        pending = {ref: phase for phase, ref in before.items()}
+        for each in jobs:
+            after = before.get(each.offline) if each.offline else None
+            pending[task.remote(each, retries=args.retries, after=after)] = each
         try:
             while pending:
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=REFRESH)
@@ -151,8 +157,10 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
                     each = pending.pop(ref)
                     outcomes[each] = _outcome(ray, ref)
                     bar.write(_line(each, outcomes[each]))
-                bar.n = sum(min(job.last_step(each.folder), each.steps) for each in jobs)
-                bar.set_postfix_str(f"{len(outcomes)} of {len(jobs)} runs ended", refresh=False)
+                done = (min(job.last_step(each.folder), each.steps) for each in (*phases, *jobs))
+                bar.n = sum(done)
+                ended = len(outcomes.keys() - set(phases))
+                bar.set_postfix_str(f"{ended} of {len(jobs)} runs ended", refresh=False)
                 bar.update(0)
         except KeyboardInterrupt:
             bar.write("stopping: every run writes a checkpoint; repeat the command to continue")
@@ -160,7 +168,7 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
                 ray.cancel(ref)
             ray.wait(list(pending), num_returns=len(pending), timeout=job.GRACE)
             raise
-    return outcomes
+    return {each: outcomes[each] for each in jobs}
 
 
 @contextlib.contextmanager
@@ -241,9 +249,8 @@ def listing(jobs: dict[Job, plan.Kind]) -> str:
 def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
     """List the runs with the hours that remain, timed once per agent and suite."""
     paces: dict[tuple[str, ...], stopwatch.Pace] = {}
-    lines, hours = [], 0.0
+    left: dict[Job, float] = {}  # hours
     for each, kind in jobs.items():
-        state = job.state(each.folder).state
         key = (
             repr(kind.settings.agent),
             kind.env.partition("-singletask")[0],
@@ -254,10 +261,23 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
             paces[key] = stopwatch.from_earlier_run(args.runs, kind) or stopwatch.measure(
                 kind, threads=args.cpus_per_run
             )
-        left = 1 - min(job.last_step(each.folder) / max(each.steps, 1), 1)
-        need = 0.0 if state in ("done", "diverged") else left * paces[key].hours(kind.settings)
-        hours += need
-        lines.append(f"{state:8} {need:8.2f} h  {each.folder.name}")
+        phases = {each: kind.settings}
+        if each.offline:
+            offline, online = (
+                dataclasses.replace(kind.settings.schedule, **{steps: 0})
+                for steps in ("online_steps", "offline_steps")
+            )
+            phases[each.offline] = dataclasses.replace(kind.settings, schedule=offline)
+            phases[each] = dataclasses.replace(kind.settings, schedule=online)
+        for part, settings in phases.items():
+            ended = job.state(part.folder).state in ("done", "diverged")
+            share = 1 - min(job.last_step(part.folder) / max(part.steps, 1), 1)
+            left[part] = 0.0 if ended else share * paces[key].hours(settings)
+    lines = [
+        f"{job.state(part.folder).state:8} {need:8.2f} h  {part.folder.name}"
+        for part, need in left.items()
+    ]
+    hours = sum(left.values())
     cores = args.cpus or os.cpu_count() or 1
     slots = max(1, cores // args.cpus_per_run)
     sources = collections.Counter(pace.source for pace in paces.values())

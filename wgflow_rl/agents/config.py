@@ -48,6 +48,11 @@ class AgentConfig:
         """What `Replay.sample` has to know of a chunk: its length, the predicted actions, the discount."""
         return {"chunk": self.chunk, "horizon": self.predicted, "gamma": self.gamma}
 
+    @property
+    def online_only(self) -> frozenset[str]:
+        """Names of the settings that no update and no evaluation before the online phase depends on."""
+        return frozenset({"lr_end"})
+
     def check(self) -> None:
         """Raise ValueError for the first value out of range, naming its command-line flag."""
         at_least(

@@ -47,6 +47,14 @@ class DFPConfig(AgentConfig):
     act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
     act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
 
+    @property
+    def online_only(self) -> frozenset[str]:
+        names = super().online_only | {"lam", "q_weight"}
+        if self.lam_offline > 0:
+            return names
+        term = {"improve_field", "positives", "temperature", "repulsion", "top_k", "old_rate"}
+        return names | term
+
     def check(self) -> None:
         super().check()
         fields.parse(self.field)

@@ -35,6 +35,11 @@ class MVPConfig(AgentConfig):
     act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
     act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
 
+    @property
+    def online_only(self) -> frozenset[str]:
+        # K is not: it is the number of noise vectors that every update draws.
+        return super().online_only | {"lam", "old_rate"}
+
     def check(self) -> None:
         super().check()
         at_least(0, lam=self.lam, ivc=self.ivc, time_std=self.time_std)

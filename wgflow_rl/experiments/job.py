@@ -45,6 +45,7 @@ class Job:
     steps: int
     threads: int = 1
     program: tuple[str, ...] = field(default_factory=lambda: TRAIN)  # arguments of python
+    offline: Job | None = None  # the offline phase that it shares with other jobs
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def last_step(folder: Path) -> int:
     return max(steps)
 
 
-def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
+def execute(job: Job, *, retries: int, pause: float = 5.0, after: object = None) -> Outcome:
     """Run a job to its end and return the outcome; a finished job is not run again.
 
     A failed process is restarted from the last checkpoint, unless it diverged, which a resumed run
@@ -85,6 +86,7 @@ def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
         job: the run.
         retries: number of consecutive failures without progress before giving up.
         pause: seconds between attempts.
+        after: ignored; Ray starts a task when its arguments are there.
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,8 @@ def _train(job: Job, lock: TextIO) -> tuple[int, str]:
         command += ["--resume", str(job.folder)]
     else:
         command += [*job.flags, "--run-dir", str(job.folder)]
+        if job.offline is not None and state(job.offline.folder).state == "done":
+            command += ["--offline-run", str(job.offline.folder)]  # else it trains its own
     command += ["--threads", str(threads)]
     with open_to_append(job.folder / "train.log") as log:
         if threads != job.threads:

@@ -10,17 +10,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wgflow_rl import envs
 from wgflow_rl.agents import presets
-from wgflow_rl.experiments.job import Job
+from wgflow_rl.experiments.job import Job, state
 from wgflow_rl.experiments.tables import LISTS, TABLES, ResultTable, Row
-from wgflow_rl.training.settings import Settings, as_json, from_command_line, of_results
+from wgflow_rl.training.settings import (
+    Settings,
+    as_json,
+    from_command_line,
+    of_offline_phase,
+    of_results,
+)
 
+OFFLINE = "offline-phases"  # folder, beside the runs, of offline phases that several of them share
 LOGGING = ("log_every", "checkpoint_every")  # of the schedule: without effect on results
 # Settings added after folders had been named: omitted from the hash at these values, so that names
 # stay valid.
@@ -44,6 +52,7 @@ RESERVED = (
     "--seed",
     "--seeds",
     "--run-dir",
+    "--offline-run",
     "--resume",
     "--threads",
     "--preset",
@@ -66,6 +75,40 @@ class Kind:
         steps = schedule.offline_steps + schedule.online_steps
         return Job(folder, (*self.flags, "--seed", str(seed)), steps, threads)
 
+    def offline_job(self, root: Path, seed: int, *, threads: int = 1) -> Job | None:
+        """The offline phase alone, equal for kinds that differ in the online phase only; None if there is one phase."""
+        settings = dataclasses.replace(self.settings, seed=seed)
+        schedule = settings.schedule
+        if not schedule.offline_steps or not schedule.online_steps:
+            return None
+        name = f"{self.env}-s{seed}-{_hash(of_offline_phase(settings))}"
+        flags = (*self.flags, "--online-steps", "0", "--seed", str(seed))
+        return Job(root.resolve() / OFFLINE / name, flags, schedule.offline_steps, threads)
+
+
+def share_offline(jobs: Mapping[Job, tuple[Kind, int]], root: Path) -> dict[Job, Kind]:
+    """Let jobs that have not begun share their offline phase where several have an equal one: {job: kind}.
+
+    Args:
+        jobs: kind and seed of each job.
+        root: parent of the run folders.
+    """
+    phases = {
+        each: kind.offline_job(root, seed, threads=each.threads)
+        for each, (kind, seed) in jobs.items()
+        if state(each.folder).state == "new"
+    }
+    users = Counter(phase.folder for phase in phases.values() if phase)
+    first: dict[Path, Job] = {}  # the flags of the phase are those of its first user
+    shared: dict[Job, Kind] = {}
+    for each, (kind, _) in jobs.items():
+        phase = phases.get(each)
+        if phase and users[phase.folder] > 1:
+            phase = first.setdefault(phase.folder, phase)
+            each = dataclasses.replace(each, offline=phase)
+        shared[each] = kind
+    return shared
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -81,8 +124,13 @@ def digest(settings: Settings) -> str:
     contents["agent"] = _without_added(contents["agent"])
     schedule = _without_added(contents["schedule"])
     contents["schedule"] = {k: v for k, v in schedule.items() if k not in LOGGING}
+    return _hash(contents)
+
+
+def _hash(contents: dict[str, Any]) -> str:
     if contents["data"] is not None:
-        contents["data"] = str(Path(contents["data"]).expanduser().resolve())
+        data = str(Path(contents["data"]).expanduser().resolve())
+        contents = contents | {"data": data}
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from wgflow_rl.agents import presets
 from wgflow_rl.envs import pusht
 from wgflow_rl.experiments.peers import check_regular, read_curves, read_text
-from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING
+from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING, OFFLINE
 from wgflow_rl.experiments.results import GENERATED, OFFICIAL, RunGroup, abbreviate, assignments
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.training.table import read_rows
@@ -46,6 +46,8 @@ def read(
     groups: list[RunGroup | None] = []
     for place in places:
         for path in sorted(place.rglob("config.json")):
+            if OFFLINE in path.relative_to(place).parts:  # the runs that share it have its rows
+                continue
             if (run := attempt(_run, path)) is not None:
                 runs[_configuration(run[1])].append(run)
         single = place.name.endswith((".csv", ".csv.gz")) and not place.is_dir()

@@ -61,13 +61,17 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
 
         state = TrainingState(settings, envs=collecting, guard=guard, progress=progress)
         checkpoints = settings.folder / "checkpoints"
+        rows: Sequence[Mapping[str, str]] = ()
         if resume and checkpoint.steps(checkpoints):
             state.load(checkpoints)
         # A run killed before its first checkpoint starts again: -1 drops every row.
         resume_step = (state.step or -1) if resume else None
         repeats = state.evaluating is not None
+        if settings.offline_run and not state.step:
+            rows = state.take_offline_phase(Path(settings.offline_run))
         log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
         log.config(as_json(settings))
+        log.take_evaluations(rows, repeated=state.evaluating)
         evaluator = (
             enter(AsyncEvaluator(settings))
             if machine.async_eval
@@ -89,7 +93,9 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
                 file=sys.stderr,
             )
         stop = enter(StopRequest())
-        Trainer(state, log, evaluator, bar, stop).train()
+        trainer = Trainer(state, log, evaluator, bar, stop)
+        trainer.unsaved = settings.offline_run is not None and not checkpoint.steps(checkpoints)
+        trainer.train()
     return settings.folder
 
 
@@ -146,6 +152,8 @@ class Trainer:
 
     def _train(self) -> None:
         state, schedule = self.state, self.schedule
+        if self.unsaved:  # the offline phase of another run
+            self.save(evaluating=state.evaluating is not None)
         if state.evaluating is not None:  # pending when the checkpoint was written
             self.pending = self.evaluator.submit(state.evaluating)
         while state.step < state.total:

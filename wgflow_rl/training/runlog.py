@@ -17,7 +17,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -270,6 +270,19 @@ class RunLog:
             self._events.flush()
         self._call_back("eval", row)
         return row
+
+    def take_evaluations(
+        self, rows: Sequence[Mapping[str, str]], *, repeated: int | None = None
+    ) -> None:
+        """Begin eval.csv with rows of another run, without that of step `repeated`, and the clock after all of them."""
+        for row in rows:
+            self._start -= float(row["wall_s"]) if row is rows[-1] else 0.0
+            if int(row["step"]) == repeated:
+                continue
+            self._eval.add(row)
+            if self._events is not None:
+                numbers = {k: float(v) for k, v in row.items() if k not in ("step", "phase")}
+                self._events.add("eval", numbers, int(row["step"]))
 
     def _call_back(self, table: str, row: Mapping[str, Any]) -> None:
         for callback in tuple(_row_callbacks):

@@ -27,6 +27,11 @@ from wgflow_rl.utils.files import expand_user, require_regular
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 PROG = "python -m wgflow_rl.train"
 ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # effective only if --data is a folder of shards
+# Without effect on the numbers of the offline phase; the agent has its own (`AgentConfig.online_only`).
+ONLINE_ONLY = (
+    *("method", "preset", "envs", "online_steps", "online_start", "online_share"),
+    *("log_every", "checkpoint_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ class Settings:
     """Memory for a folder of shards; shards that do not fit take turns."""
     swap_every: int = 1000
     """Offline updates between replacements of the oldest shard in memory by the next."""
+    offline_run: str | None = None
+    """Folder of a run with an equal offline phase, for example with --online-steps 0: begin after it."""
     run_dir: str | None = None
     """Folder of this run (default: runs/METHOD-ENV-sSEED)."""
     noise_on: Literal["cpu", "device"] = "cpu"
@@ -148,7 +155,7 @@ class Settings:
         return envs.make(self.env, history=self.agent.history, **options)
 
     def check(self) -> Settings:
-        """Return the settings, with the path of the data absolute: a run may be resumed from another folder.
+        """Return the settings, with absolute paths of data and offline run: a run may be resumed from another folder.
 
         Raises:
             ValueError: The message names the first invalid setting.
@@ -162,9 +169,13 @@ class Settings:
         above(0, memory_gb=self.memory_gb)
         at_most(2**63 - 1, seed=self.seed)
         at_most(10_000, envs=self.envs)
-        if self.data is None:
-            return self
-        return replace(self, data=str(expand_user(self.data).absolute()))
+        if self.offline_run is not None and not self.schedule.offline_steps:
+            raise ValueError(
+                "--offline-run came with --offline-steps 0, so there is no offline phase to take over; leave it out"
+            )
+        paths = {"data": self.data, "offline_run": self.offline_run}
+        found = {name: str(expand_user(p).absolute()) for name, p in paths.items() if p is not None}
+        return replace(self, **found)
 
     @staticmethod
     def read(folder: Path) -> Settings:
@@ -264,5 +275,20 @@ def as_json(settings: Settings) -> dict[str, Any]:
 
 def of_results(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Select the settings that results depend on, from the output of `as_json`."""
-    left_out = ("run_dir", "plugin", "machine", *(ONLY_OF_SHARDS if stored["data"] is None else ()))
+    left_out = (
+        "run_dir",
+        "offline_run",
+        "plugin",
+        "machine",
+        *(ONLY_OF_SHARDS if stored["data"] is None else ()),
+    )
     return {name: value for name, value in stored.items() if name not in left_out}
+
+
+def of_offline_phase(settings: Settings) -> dict[str, Any]:
+    """Select the settings that updates and evaluations before the online phase depend on, without names of presets."""
+    stored = of_results(as_json(settings))
+    agent, schedule = stored.pop("agent"), stored.pop("schedule")
+    agent = {name: v for name, v in agent.items() if name not in settings.agent.online_only}
+    rest = {name: v for name, v in (stored | schedule).items() if name not in ONLINE_ONLY}
+    return {"agent": type(settings.agent).__name__} | rest | agent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.rollout import Collector
-from wgflow_rl.training.settings import Settings, as_json, of_results
+from wgflow_rl.training.settings import Settings, as_json, of_offline_phase, of_results
 from wgflow_rl.training.snapshot import restore, snapshot, under
+from wgflow_rl.training.table import read_rows
 from wgflow_rl.training.updates import check_finite
 from wgflow_rl.utils.files import write_whole
 
@@ -187,20 +188,58 @@ class TrainingState:
                     f"{name} is {value!r}, but the run in {run} began with {began!r}, so it cannot be continued. "
                     "Undo the change in its config.json."
                 )
+        self._restore(tensors, run)
+        for rows in saved.rows:
+            self.replay.load_online(rows, self.replay.added)
+        self.collector.load_state(under(tensors, "collector"), state["collector"])
+        self.step, self.best = saved.step, Best(*state["best"])
+        self.evaluating = state["evaluating"]
+        self._parts, self._rows_written = saved.parts, self.replay.added
+
+    def take_offline_phase(self, run: Path) -> list[dict[str, str]]:
+        """Begin after the offline phase of another run; return the rows of its evaluations.
+
+        What follows is what would have followed an offline phase of this run. The evaluation at the end of the phase
+        is pending.
+
+        Raises:
+            FileNotFoundError: If there is no run, or no checkpoint at the end of its offline phase.
+            ValueError: If data, settings or device of the phase differ.
+        """
+        schedule, other = self.settings.schedule, Settings.read(run)
+        mine, its = of_offline_phase(self.settings), of_offline_phase(other)
+        differ = [name for name in mine if mine[name] != its.get(name) and name != "data"]
+        for name in (*differ, *(its.keys() - mine.keys())):
+            raise ValueError(
+                f"--offline-run is {run}, whose offline phase had {name} = {its.get(name)!r}; that of this run has "
+                f"{mine.get(name)!r}. Give it equal settings, or leave --offline-run out"
+            )
+        end = schedule.offline_steps
+        if end not in checkpoint.steps(run / "checkpoints"):
+            raise FileNotFoundError(
+                f"--offline-run is {run}, which holds no checkpoint of step {end}, the end of its offline phase. A run "
+                "with --online-steps 0 ends with it"
+            )
+        saved = checkpoint.load(run / "checkpoints", step=end, rows=False)
+        if saved.state["data"] != self.data_checksum:
+            raise ValueError(f"--offline-run is {run}, which was trained on other data")
+        self._restore(saved.tensors, run)
+        self.step = end
+        self.evaluating = end if end % schedule.eval_every == 0 else None
+        _, rows = read_rows(run / "eval.csv")
+        # An offline run is also evaluated at its end, where this one may have no evaluation.
+        return [row for row in rows if int(row["step"]) in range(0, end + 1, schedule.eval_every)]
+
+    def _restore(self, tensors: Mapping[str, Tensor], run: Path) -> None:
+        """Restore the agent and the random generators. Raises: ValueError on another kind of device."""
         if tensors["random.training"].shape != self.generator.get_state().shape:
             raise ValueError(
                 f"the run in {run} drew its noise on a device of another kind than {self.settings.machine.device} "
                 "(--noise-on device), so its numbers cannot be drawn here; resume it with the --device it began with"
             )
         restore(self.agent, under(tensors, "agent"))
-        for rows in saved.rows:
-            self.replay.load_online(rows, self.replay.added)
-        self.collector.load_state(under(tensors, "collector"), state["collector"])
         self.generator.set_state(tensors["random.training"])
         self.acting.set_state(tensors["random.acting"])
-        self.step, self.best = saved.step, Best(*state["best"])
-        self.evaluating = state["evaluating"]
-        self._parts, self._rows_written = saved.parts, self.replay.added
 
     def dump_batch(self, folder: Path) -> Path:
         """Write the last batch.
