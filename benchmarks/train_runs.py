@@ -4,7 +4,7 @@
     python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
     python benchmarks/train_runs.py arm-paper            # the paper's `dfp` beside ours, offline, 3 seeds
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
-    python benchmarks/train_runs.py arm-topk             # with and without the top-K term, 3 seeds
+    python benchmarks/train_runs.py arm-topk             # drifting and MeanFlow with and without top-K, 5 seeds
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
@@ -14,12 +14,13 @@
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
-there already.
+there already. `--add` keeps the seeds that NAME.json has and trains those after them.
 """
 
 import argparse
 import json
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ STUDIES = {
         ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50"),
     ),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}),
-    "arm-topk": Study(ARM, 3, {name: (name,) for name in ("dfp-ml-energy", OTHERS[0])}),
+    "arm-topk": Study(ARM, 5, {name: (name,) for name in ("dfp-ml-energy", *OTHERS[:3])}),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
@@ -127,8 +128,8 @@ def train(jobs: dict[str, list[Job]], runs: Path) -> None:
 
 
 def by_seed(jobs: dict[str, list[Job]]) -> list[Job]:
-    """The jobs, those of seed 0 first."""
-    return [job for seed in zip(*jobs.values(), strict=True) for job in seed]
+    """The jobs, those of the first seeds first."""
+    return [job for seed in zip_longest(*jobs.values()) for job in seed if job is not None]
 
 
 def finished(jobs: dict[str, list[Job]]) -> dict[str, list[Job]]:
@@ -138,6 +139,11 @@ def finished(jobs: dict[str, list[Job]]) -> dict[str, list[Job]]:
         for name, each in jobs.items()
     }
     return {name: each for name, each in done.items() if each}
+
+
+def joined(before: dict[str, list], new: dict[str, list]) -> dict[str, list]:
+    """The seeds of both, by variant."""
+    return {name: before.get(name, []) + new.get(name, []) for name in {**before, **new}}
 
 
 def read(folder: Path) -> list[dict]:
@@ -204,34 +210,39 @@ def main() -> None:
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--read", action="store_true", help="train nothing")
+    parser.add_argument("--add", action="store_true", help="train seeds that the results lack")
     ask = parser.parse_args()
     study = STUDIES[ask.study]
     jobs = jobs_of(study, ask.runs)
+    out = Path(__file__).parent / "results" / ask.study
+    before = json.loads(out.with_suffix(".json").read_text()) if ask.add else {}
+    kept = before.get("runs", {})
+    jobs = {name: each[len(kept.get(name, [])) :] for name, each in jobs.items()}
     if not ask.read:
         train(jobs, ask.runs)
 
     # `--read` takes the seeds that are there: the table says how many they are.
     jobs = finished(jobs)
-    runs = {name: [read(job.folder) for job in each] for name, each in jobs.items()}
+    new = {name: [read(job.folder) for job in each] for name, each in jobs.items()}
     configs = {
         name: [json.loads((job.folder / "config.json").read_text()) for job in each]
         for name, each in jobs.items()
     }
-    out = Path(__file__).parent / "results" / ask.study
+    made_by = {
+        name: [{key: config[key] for key in ("commit", "versions", "started")} for config in each]
+        for name, each in configs.items()
+    }
+    settings = {
+        name: each[0]["settings"] | {"run_dir": jobs[name][0].folder.name}
+        for name, each in configs.items()
+    }
+    runs = joined(kept, new)
     record = {
         "command": f"python benchmarks/train_runs.py {ask.study}",
         "env": study.env,
         **provenance(),
-        "settings": {
-            name: each[0]["settings"] | {"run_dir": jobs[name][0].folder.name}
-            for name, each in configs.items()
-        },
-        "made_by": {
-            name: [
-                {key: config[key] for key in ("commit", "versions", "started")} for config in each
-            ]
-            for name, each in configs.items()
-        },
+        "settings": settings | before.get("settings", {}),
+        "made_by": joined(before.get("made_by", {}), made_by),
         "runs": runs,
     }
     write_results(out.with_suffix(".json"), record)
