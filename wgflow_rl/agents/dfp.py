@@ -63,6 +63,11 @@ class DFPConfig(AgentConfig):
         at_least(0, lam=self.lam, lam_offline=self.lam_offline)
         at_least(0, repulsion=self.repulsion, q_weight=self.q_weight)
         if self.repulsion:
+            if not self.lam and not self.lam_offline:
+                raise ValueError(
+                    f"--repulsion is {self.repulsion} and --lam is 0, so there is no top-K term to add it to; wanted "
+                    "--lam 0.5, or no --repulsion"
+                )
             require_negatives(self.improve_field)
             if self.positives != "topk" or self.candidates < 2 * self.top_k:
                 raise ValueError(
