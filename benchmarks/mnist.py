@@ -5,11 +5,11 @@ r"""One-step drifting generators of MNIST digits against flow matching of the sa
     python benchmarks/mnist.py --data ~/mnist --work work report
 
 Every run has one thread; `train_s` is its processor time, encoder included; but all tables other than "main" share the
-encoder of their seed once it is there. A judge of another architecture, trained on
-images that the training encoder did not see, scores 1,000 digits, 100 of every class, against test images:
+encoder of their seed once it is there. Three judges of another architecture, trained on images that the training
+encoder did not see, score 1,000 digits, 100 of every class, against test images; a row has the mean of their scores:
 
-* Fréchet distance, precision, recall and coverage (k = 5) in the judge's penultimate layer;
-* accuracy: how often the judge reads the label that was asked for, and that of the worst class;
+* Fréchet distance, precision, recall and coverage (k = 5) in a judge's penultimate layer;
+* accuracy: how often a judge reads the label that was asked for, and that of the worst class;
 * neighbours: the median distance in pixels to the nearest training image, over that of test images. Copies of training
   images would be near 0.
 """
@@ -44,7 +44,8 @@ import train_mnist  # noqa: E402
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
 LABELS = torch.arange(10).repeat(100)
 NOISE = (1.0, 0.9)  # scales of the noise that images are made from
-TABLES = ("main", "training time", "fields", "temperatures")
+TABLES = ("main", "training time", "fields", "temperatures", "one judge")
+JUDGES = (1234, 1235, 1236)  # seeds
 
 
 class Judge(nn.Module):
@@ -62,12 +63,16 @@ class Judge(nn.Module):
         return self.head(self.body(images))
 
 
-def judge(data: Path, path: Path) -> Judge:
-    """The judge, trained once on the last 30,000 training images."""
+def judges(data: Path, work: Path) -> list[Judge]:
+    """The judges, trained once on the last 30,000 training images."""
+    return [judge(data, work / f"judge-{seed}.pt", seed) for seed in JUDGES]
+
+
+def judge(data: Path, path: Path, seed: int) -> Judge:
     net = Judge()
     if not path.exists():
         images, labels = (t[30_000:] for t in image_data.mnist(data))
-        torch.manual_seed(1234)
+        torch.manual_seed(seed)
         net = Judge()
 
         def loss(x: Tensor, pick: Tensor) -> Tensor:
@@ -79,22 +84,26 @@ def judge(data: Path, path: Path) -> Judge:
     return net.eval().requires_grad_(False)
 
 
-def score(images: Tensor, net: Judge, data: Path) -> dict[str, float]:
-    """The scores of images [1000, 1, 28, 28] of `LABELS`."""
+def score(images: Tensor, nets: list[Judge], data: Path) -> dict[str, float]:
+    """The scores of images [1000, 1, 28, 28] of `LABELS`, means over the judges."""
     test, train = (
         image_data.to_float(image_data.mnist(data, part)[0]) for part in ("t10k", "train")
     )
-    real, found = (torch.cat([net.body(t) for t in x.split(500)]) for x in (test[::2], images))
-    right = (net.head(found).argmax(-1) == LABELS).double()
     nearest = [
         torch.cdist(x[:500].flatten(1), train.flatten(1)).amin(-1).median() for x in (images, test)
     ]
+    each = torch.tensor([_score(images, test[::2], net) for net in nets], dtype=torch.float64)
+    values = [*each.mean(0).tolist(), float(nearest[0] / nearest[1])]
+    return {name: round(value, 4) for name, value in zip(SCORES, values, strict=True)}
+
+
+def _score(images: Tensor, test: Tensor, net: Judge) -> list[float]:
+    real, found = (torch.cat([net.body(t) for t in x.split(500)]) for x in (test, images))
+    right = (net.head(found).argmax(-1) == LABELS).double()
     overlap = wg.support_overlap(found, real[: len(found)])
-    values = (
-        wg.frechet_distance(found, real), overlap.precision, overlap.recall, overlap.coverage,
-        right.mean(), min(right[c == LABELS].mean() for c in range(10)), nearest[0] / nearest[1],
-    )  # fmt: skip
-    return {name: round(float(value), 4) for name, value in zip(SCORES, values, strict=True)}
+    worst = min(right[c == LABELS].mean() for c in range(10))
+    first = (wg.frechet_distance(found, real), overlap.precision, overlap.recall, overlap.coverage)
+    return [float(value) for value in (*first, right.mean(), worst)]
 
 
 class Block(nn.Module):
@@ -188,7 +197,7 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
     net = train_mnist.train(cfg, images, labels, *train_mnist.networks(cfg), out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
     shutil.copy(out / "encoder.pt", shared)
-    digits, rows = judge(args.data, args.work / "judge.pt"), []
+    digits, rows = judges(args.data, args.work), []
     for noise in NOISE if args.table in ("main", "training time") else NOISE[:1]:
         parts = [
             train_mnist.sample(net, x, i, noise=noise) for i, x in enumerate(LABELS.split(100))
@@ -200,7 +209,7 @@ def drift_rows(args: argparse.Namespace) -> list[dict]:
 def flow_rows(args: argparse.Namespace) -> list[dict]:
     options = json.loads(args.settings)
     net, cost = train_flow(args.data, args.seed, args.seconds, **options)
-    rows, digits = [], judge(args.data, args.work / "judge.pt")
+    rows, digits = [], judges(args.data, args.work)
     for n, noise in product((1, 10, 50), NOISE):
         parts = [sample_flow(net, x, n, i, noise) for i, x in enumerate(LABELS.split(100))]
         how = {"evaluations": n, "noise": noise}
@@ -279,7 +288,7 @@ def main() -> None:
     if args.method == "real":  # the floor: training images in place of generated ones
         images, labels = image_data.mnist(args.data)
         pick = torch.cat([(labels == c).nonzero()[:100, 0] for c in range(10)]).reshape(10, -1).mT
-        digits = judge(args.data, args.work / "judge.pt")
+        digits = judges(args.data, args.work)
         rows = [score(image_data.to_float(images[pick.flatten()]), digits, args.data)]
     else:
         rows = drift_rows(args) if args.method == "drift" else flow_rows(args)
