@@ -127,3 +127,9 @@ def own_registries(monkeypatch):
     monkeypatch.setattr(runlog, "_row_callbacks", [])
     monkeypatch.setattr(plugins, "_imported", [])
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+
+
+@pytest.fixture
+def benchmark_scripts(monkeypatch):
+    """Let the scripts of benchmarks/ be imported by name, as they import each other."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

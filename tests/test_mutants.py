@@ -1,12 +1,9 @@
 """The list of mutants fits the code that it alters."""
 
-import sys
-
 from tests.conftest import ROOT
 
 
-def test_every_mutant_alters_one_place_of_its_file(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+def test_every_mutant_alters_one_place_of_its_file(benchmark_scripts):
     import mutants
 
     found = list(mutants.read(mutants.LIST))

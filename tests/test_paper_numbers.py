@@ -1,21 +1,15 @@
 """The page on the published numbers shows what its script computes."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location(
-        "paper_numbers", ROOT / "benchmarks" / "paper_numbers.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(benchmark_scripts):
+    import paper_numbers
+
+    return paper_numbers
 
 
 def test_the_page_shows_the_output_of_its_script(script):

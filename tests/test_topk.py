@@ -1,16 +1,12 @@
 """The page on the top-K term shows what its script computes from the committed rows."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+def script(benchmark_scripts):
     import topk
 
     return topk
