@@ -228,7 +228,8 @@ def report(work: Path) -> None:
     ]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        key = [row.get(name) for name in ("table", "method", "evaluations", "noise", "budget")]
+        about = ("table", "method", "evaluations", "noise", "budget", "judges")
+        key = [row.get(name) for name in about]
         groups.setdefault(tuple(key), []).append(row)
     sources = {file["provenance"]["commit"]: file["provenance"] for file in files}
     record = {"rows": rows, "provenance": list(sources.values())}
@@ -238,7 +239,7 @@ def report(work: Path) -> None:
     for table in TABLES:
         head = ["method", "evaluations", "noise", "seeds", *columns]
         lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for (_, *how, _), found in (g for g in groups.items() if g[0][0] == table):
+        for (_, *how, _, _), found in (g for g in groups.items() if g[0][0] == table):
             cells = [*("-" if value is None else str(value) for value in how), str(len(found))]
             lines.append("| " + " | ".join(cells + [spread(found, c) for c in columns]) + " |")
         lines.append("")
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--settings", default="{}", help="JSON of further settings")
-    parser.add_argument("--table", choices=TABLES, default="main")
+    parser.add_argument("--table", choices=TABLES[:-1], default="main")
     args = parser.parse_args()
     torch.set_num_threads(1)
     (args.work / "rows").mkdir(parents=True, exist_ok=True)
@@ -293,6 +294,7 @@ def main() -> None:
     else:
         rows = drift_rows(args) if args.method == "drift" else flow_rows(args)
     same = {"table": args.table, "method": label, "budget": budget, "seed": args.seed}
+    same["judges"] = len(JUDGES)
     rows = [same | row for row in rows]
     write_results(
         args.work / "rows" / f"{args.name}.json", {"rows": rows, "provenance": provenance()}

@@ -49,16 +49,22 @@ class Pair:
 
 MAZE = ("maze", "drifting", "methods-pointmaze", "dfp-ml-energy", "dfp-ml-energy-no-topk")
 MAZE_MVP = ("maze", "MeanFlow", "methods-pointmaze", "mvp-topk", "mvp")
+ARM = ("cube-single", "drifting", "arm-topk", "dfp-ml-energy", "dfp-ml-energy-no-topk")
+ARM_MVP = ("cube-single", "MeanFlow", "arm-topk", "mvp-topk", "mvp")
 PUSHT = ("PushT", "drifting", "pusht-online", "dfp with top-K", "dfp without top-K")
 PAIRS = (
     Pair(*MAZE, "success", "success"),
     Pair(*MAZE, "length", "steps per episode"),
     Pair(*MAZE_MVP, "success", "success"),
     Pair(*MAZE_MVP, "length", "steps per episode"),
+    Pair(*ARM, "success", "success"),
+    Pair(*ARM, "length", "steps per episode"),
+    Pair(*ARM_MVP, "success", "success"),
+    Pair(*ARM_MVP, "length", "steps per episode"),
     Pair(*PUSHT, "score", "score"),
     Pair(*PUSHT, "success", "success"),
 )
-UNPAIRED = {"cube-single": ("arm", "arm-half"), "lift": ("lift", "lift-half")}  # all with the term
+UNPAIRED = {"cube-single": ("arm", "arm-half"), "Lift": ("lift", "lift-half")}  # all with the term
 
 
 def evaluations(file: str) -> dict[str, dict[int, list[dict]]]:
@@ -113,12 +119,18 @@ def gains() -> str:
 
 
 def backbones() -> str:
-    """Gain of the term on the drifting backbone minus its gain on the MeanFlow backbone, in the maze."""
+    """Gain of the term on the drifting backbone minus its gain on the MeanFlow backbone."""
     body = []
-    for drifting, mean_flow in zip(PAIRS[:2], PAIRS[2:4], strict=True):
+    for mean_flow in (pair for pair in PAIRS if pair.backbone == "MeanFlow"):
+        (drifting,) = (
+            pair
+            for pair in PAIRS
+            if (pair.task, pair.measure) == (mean_flow.task, mean_flow.measure)
+            and pair != mean_flow
+        )
         found = paired(drifting.gain, mean_flow.gain)
         assert found is not None
-        body.append([drifting.unit, *cells(found, drifting.unit)])
+        body.append([f"{drifting.task}, {drifting.unit}", *cells(found, drifting.unit)])
     return table(["gain, drifting minus MeanFlow", *INTERVALS, "answer"], body)
 
 
@@ -154,7 +166,7 @@ def hours() -> str:
 SECTIONS = {
     "With and without the term": gains,
     "More for drifting than for MeanFlow?": backbones,
-    "Robots: no control yet": unpaired,
+    "Other runs with the term": unpaired,
     "Settings": hours,
 }
 

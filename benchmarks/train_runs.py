@@ -20,7 +20,7 @@ there already. `--add` keeps the seeds that NAME.json has and trains those after
 import argparse
 import json
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -133,12 +133,21 @@ def by_seed(jobs: dict[str, list[Job]]) -> list[Job]:
 
 
 def finished(jobs: dict[str, list[Job]]) -> dict[str, list[Job]]:
-    """The finished runs of each variant that has any."""
+    """The finished runs of each variant that has any, up to the first seed that is not finished."""
     done = {
-        name: [job for job in each if state(job.folder).state == "done"]
+        name: list(takewhile(lambda job: state(job.folder).state == "done", each))
         for name, each in jobs.items()
     }
     return {name: each for name, each in done.items() if each}
+
+
+def refuse_other_settings(before: dict[str, dict], now: dict[str, dict]) -> None:
+    """Raises: SystemExit if seeds of one variant were trained with different settings."""
+    for name in before.keys() & now.keys():
+        for part in ("agent", "schedule"):
+            then, new = before[name][part], now[name][part]
+            if differ := [key for key in then.keys() & new.keys() if then[key] != new[key]]:
+                raise SystemExit(f"{name}: {', '.join(differ)} differ from those of the results")
 
 
 def joined(before: dict[str, list], new: dict[str, list]) -> dict[str, list]:
@@ -215,7 +224,8 @@ def main() -> None:
     study = STUDIES[ask.study]
     jobs = jobs_of(study, ask.runs)
     out = Path(__file__).parent / "results" / ask.study
-    before = json.loads(out.with_suffix(".json").read_text()) if ask.add else {}
+    there = ask.add and out.with_suffix(".json").exists()
+    before = json.loads(out.with_suffix(".json").read_text()) if there else {}
     kept = before.get("runs", {})
     jobs = {name: each[len(kept.get(name, [])) :] for name, each in jobs.items()}
     if not ask.read:
@@ -233,9 +243,10 @@ def main() -> None:
         for name, each in configs.items()
     }
     settings = {
-        name: each[0]["settings"] | {"run_dir": jobs[name][0].folder.name}
+        name: each[0]["settings"] | {"run_dir": jobs[name][0].folder.name, "offline_run": None}
         for name, each in configs.items()
     }
+    refuse_other_settings(before.get("settings", {}), settings)
     runs = joined(kept, new)
     record = {
         "command": f"python benchmarks/train_runs.py {ask.study}",

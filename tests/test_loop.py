@@ -243,7 +243,7 @@ def train_small(folder, method, *flags):
 
 
 def after_the_switch(folder):
-    """What a run leaves, without the offline rows of train.csv and the step of the best checkpoint."""
+    """What a run leaves, without the offline rows of train.csv."""
     tables, step, state, tensors, rows = outcome(folder)
     (_, train), evaluations = tables
     train = [
@@ -251,8 +251,7 @@ def after_the_switch(folder):
         for row in train
         if row["phase"] == "online"
     ]
-    same = {name: value for name, value in state.items() if name != "best"}
-    return train, evaluations, step, same, tensors, rows
+    return train, evaluations, step, state, tensors, rows, saved(folder)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +277,7 @@ def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(
 
 @pytest.mark.parametrize("step", [0, 6])
 def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp_path, monkeypatch):
-    """Also a kill before its first checkpoint, where it begins with the offline phase again."""
+    """Also a kill before its first checkpoint."""
     train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
     flags = ("--offline-run", str(tmp_path / "phase"))
     train_small(tmp_path / "whole", "dfp", *flags)
@@ -290,7 +289,7 @@ def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp
         with pytest.raises((SystemExit, KeyboardInterrupt)):
             train_small(tmp_path / "after", "dfp", *flags)
     resume(tmp_path / "after")
-    assert outcome(tmp_path / "after") == outcome(tmp_path / "whole")
+    assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
 
 def interrupted(*_):
@@ -300,15 +299,16 @@ def interrupted(*_):
 @pytest.mark.parametrize(
     ("phase", "flags", "message"),
     [
-        ("--seed 1", "", "seed = 1; that of this run has 0"),
-        ("--lr 0.5", "", "lr = 0.5"),
-        ("--lam-offline 1", "", "lam_offline = 1.0"),
-        ("--lam-offline 1 --top-k 1", "--lam-offline 1", "top_k = 1"),
-        ("--candidates 4", "", "candidates = 4"),
-        ("--offline-steps 6", "", "offline_steps = 6"),
-        ("--method mvp", "", "agent = 'MVPConfig'"),
+        ("--seed 1", "", "--seed 1; that of this run has 0"),
+        ("--lr 0.5", "", "--lr 0.5"),
+        ("--lam-offline 1", "", "--lam-offline 1.0"),
+        ("--lam-offline 1 --top-k 1", "--lam-offline 1", "--top-k 1"),
+        ("--candidates 4", "", "--candidates 4"),
+        ("--offline-steps 6", "", "--offline-steps 6"),
+        ("--method mvp", "", "--method wgflow_rl.agents.mvp.MVPConfig"),
         ("--online-steps 20", "", "holds no checkpoint of step 5"),
-        ("", "--offline-steps 0", "--offline-run came with --offline-steps 0"),
+        ("", "--offline-steps 0", "--offline-run came with --offline-steps 0 and"),
+        ("", "--online-steps 0 --online-start 0", "wanted a run of both phases"),
     ],
 )
 def test_an_offline_phase_that_does_not_fit_is_refused(phase, flags, message, tmp_path):

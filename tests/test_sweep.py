@@ -278,9 +278,12 @@ def test_runs_that_differ_online_only_share_their_offline_phase(tmp_path, monkey
     schedule = replace(variants[0].settings.schedule, online_steps=0)
     assert settings == replace(variants[0].settings, schedule=schedule)
     assert all(each.offline is None for each in sweep.jobs_of(args, kinds()))
-    (b.folder).mkdir()
+    b.folder.mkdir()
     (b.folder / "config.json").touch()  # has begun without it
     assert [each.offline for each in sweep.jobs_of(args, variants)][:3] == [None] * 3
+    a.offline.folder.mkdir(parents=True)
+    (a.offline.folder / "config.json").touch()
+    assert [each.offline for each in sweep.jobs_of(args, variants)][:3] == [a.offline, None, None]
 
 
 def test_a_shared_offline_phase_is_taken_over_once_it_is_done(folder, tmp_path):

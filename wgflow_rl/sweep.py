@@ -134,9 +134,12 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
         KeyboardInterrupt: After every run has written its checkpoint.
     """
     outcomes: dict[Job, Outcome] = {}
-    phases = list(dict.fromkeys(each.offline for each in jobs if each.offline))
-    total = sum(each.steps for each in (*phases, *jobs))
-    with _ray(args) as ray, tqdm(total=total, unit="step", mininterval=5, smoothing=0) as bar:
+    todo = list(dict.fromkeys(part for each in jobs for part in (each.offline, each) if part))
+    steps = {each: each.steps - (each.offline.steps if each.offline else 0) for each in todo}
+    with (
+        _ray(args) as ray,
+        tqdm(total=sum(steps.values()), unit="step", mininterval=5, smoothing=0) as bar,
+    ):
         # Ray restarts a task whose worker has died; the folder's lock then waits for a training
         # left behind.
         resources = {
@@ -145,21 +148,23 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
             "max_retries": args.retries,
         }
         task = ray.remote(**resources)(job.execute)
-        before = {phase: task.remote(phase, retries=args.retries) for phase in phases}
-        pending = {ref: phase for phase, ref in before.items()}
-        for each in jobs:
-            after = before.get(each.offline) if each.offline else None
-            pending[task.remote(each, retries=args.retries, after=after)] = each
+        slots, waiting, pending = _slots(ray, args), todo.copy(), {}
         try:
-            while pending:
+            while waiting or pending:
+                for each in waiting.copy():
+                    if len(pending) < slots and (not each.offline or each.offline in outcomes):
+                        pending[task.remote(each, retries=args.retries)] = each
+                        waiting.remove(each)
                 ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=REFRESH)
                 for ref in ready:
                     each = pending.pop(ref)
                     outcomes[each] = _outcome(ray, ref)
                     bar.write(_line(each, outcomes[each]))
-                done = (min(job.last_step(each.folder), each.steps) for each in (*phases, *jobs))
-                bar.n = sum(done)
-                ended = len(outcomes.keys() - set(phases))
+                left = {
+                    each: each.steps - min(job.last_step(each.folder), each.steps) for each in todo
+                }
+                bar.n = sum(n - min(left[each], n) for each, n in steps.items())
+                ended = len(outcomes.keys() & set(jobs))
                 bar.set_postfix_str(f"{ended} of {len(jobs)} runs ended", refresh=False)
                 bar.update(0)
         except KeyboardInterrupt:
@@ -224,6 +229,15 @@ def _advice(message: str) -> str:
     )
 
 
+def _slots(ray: Any, args: Args) -> int:
+    """Number of runs that the machine or cluster trains at once."""
+    there = ray.cluster_resources()
+    slots = there.get("CPU", 1) // args.cpus_per_run
+    if args.gpus_per_run:
+        slots = min(slots, there.get("GPU", 0) // args.gpus_per_run)
+    return max(1, int(slots))
+
+
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -261,15 +275,17 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
             paces[key] = stopwatch.from_earlier_run(args.runs, kind) or stopwatch.measure(
                 kind, threads=args.cpus_per_run
             )
-        phases = {each: kind.settings}
+        parts = {each: kind.settings}
         if each.offline:
             offline, online = (
                 dataclasses.replace(kind.settings.schedule, **{steps: 0})
                 for steps in ("online_steps", "offline_steps")
             )
-            phases[each.offline] = dataclasses.replace(kind.settings, schedule=offline)
-            phases[each] = dataclasses.replace(kind.settings, schedule=online)
-        for part, settings in phases.items():
+            parts = {
+                each.offline: dataclasses.replace(kind.settings, schedule=offline),
+                each: dataclasses.replace(kind.settings, schedule=online),
+            }
+        for part, settings in parts.items():
             ended = job.state(part.folder).state in ("done", "diverged")
             share = 1 - min(job.last_step(part.folder) / max(part.steps, 1), 1)
             left[part] = 0.0 if ended else share * paces[key].hours(settings)

@@ -50,8 +50,11 @@ class AgentConfig:
 
     @property
     def online_only(self) -> frozenset[str]:
-        """Names of the settings that no update and no evaluation before the online phase depends on."""
-        return frozenset({"lr_end"})
+        """Names of the settings that no update and no evaluation before the online phase depends on.
+
+        Subclasses do not inherit them: another agent may use a setting in another way.
+        """
+        return frozenset()
 
     def check(self) -> None:
         """Raise ValueError for the first value out of range, naming its command-line flag."""

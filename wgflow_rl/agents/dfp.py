@@ -49,11 +49,19 @@ class DFPConfig(AgentConfig):
 
     @property
     def online_only(self) -> frozenset[str]:
-        names = super().online_only | {"lam", "q_weight"}
+        if type(self) is not DFPConfig:
+            return frozenset()
+        names = frozenset({"lr_end", "lam", "q_weight"})
         if self.lam_offline > 0:
             return names
-        term = {"improve_field", "positives", "temperature", "repulsion", "top_k", "old_rate"}
-        return names | term
+        return names | {
+            "improve_field",
+            "positives",
+            "temperature",
+            "repulsion",
+            "top_k",
+            "old_rate",
+        }
 
     def check(self) -> None:
         super().check()

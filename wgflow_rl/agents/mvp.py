@@ -38,7 +38,7 @@ class MVPConfig(AgentConfig):
     @property
     def online_only(self) -> frozenset[str]:
         # K is not: it is the number of noise vectors that every update draws.
-        return super().online_only | {"lam", "old_rate"}
+        return frozenset({"lr_end", "lam", "old_rate"} if type(self) is MVPConfig else ())
 
     def check(self) -> None:
         super().check()

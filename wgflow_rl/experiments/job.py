@@ -75,7 +75,7 @@ def last_step(folder: Path) -> int:
     return max(steps)
 
 
-def execute(job: Job, *, retries: int, pause: float = 5.0, after: object = None) -> Outcome:
+def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
     """Run a job to its end and return the outcome; a finished job is not run again.
 
     A failed process is restarted from the last checkpoint, unless it diverged, which a resumed run
@@ -86,7 +86,6 @@ def execute(job: Job, *, retries: int, pause: float = 5.0, after: object = None)
         job: the run.
         retries: number of consecutive failures without progress before giving up.
         pause: seconds between attempts.
-        after: ignored; Ray starts a task when its arguments are there.
     """
     try:
         job.folder.mkdir(parents=True, exist_ok=True)

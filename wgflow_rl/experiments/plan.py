@@ -81,13 +81,13 @@ class Kind:
         schedule = settings.schedule
         if not schedule.offline_steps or not schedule.online_steps:
             return None
-        name = f"{self.env}-s{seed}-{_hash(of_offline_phase(settings))}"
+        name = f"{self.env}-s{seed}-{_hash(_without_added(of_offline_phase(settings)))}"
         flags = (*self.flags, "--online-steps", "0", "--seed", str(seed))
         return Job(root.resolve() / OFFLINE / name, flags, schedule.offline_steps, threads)
 
 
 def share_offline(jobs: Mapping[Job, tuple[Kind, int]], root: Path) -> dict[Job, Kind]:
-    """Let jobs that have not begun share their offline phase where several have an equal one: {job: kind}.
+    """Let jobs that have not begun share an offline phase where several have an equal one, or it is there: {job: kind}.
 
     Args:
         jobs: kind and seed of each job.
@@ -96,14 +96,14 @@ def share_offline(jobs: Mapping[Job, tuple[Kind, int]], root: Path) -> dict[Job,
     phases = {
         each: kind.offline_job(root, seed, threads=each.threads)
         for each, (kind, seed) in jobs.items()
-        if state(each.folder).state == "new"
+        if not (each.folder / "config.json").exists()
     }
     users = Counter(phase.folder for phase in phases.values() if phase)
     first: dict[Path, Job] = {}  # the flags of the phase are those of its first user
     shared: dict[Job, Kind] = {}
     for each, (kind, _) in jobs.items():
         phase = phases.get(each)
-        if phase and users[phase.folder] > 1:
+        if phase and (users[phase.folder] > 1 or state(phase.folder).state != "new"):
             phase = first.setdefault(phase.folder, phase)
             each = dataclasses.replace(each, offline=phase)
         shared[each] = kind

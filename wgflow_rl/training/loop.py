@@ -61,17 +61,18 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
 
         state = TrainingState(settings, envs=collecting, guard=guard, progress=progress)
         checkpoints = settings.folder / "checkpoints"
-        rows: Sequence[Mapping[str, str]] = ()
         if resume and checkpoint.steps(checkpoints):
             state.load(checkpoints)
         # A run killed before its first checkpoint starts again: -1 drops every row.
         resume_step = (state.step or -1) if resume else None
         repeats = state.evaluating is not None
+        inherited = None
         if settings.offline_run and not state.step:
-            rows = state.take_offline_phase(Path(settings.offline_run))
+            inherited = state.take_offline_phase(Path(settings.offline_run))
         log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
         log.config(as_json(settings))
-        log.take_evaluations(rows, repeated=state.evaluating)
+        if inherited is not None:
+            log.begin_with(inherited.evaluations, seconds=inherited.seconds)
         evaluator = (
             enter(AsyncEvaluator(settings))
             if machine.async_eval
@@ -94,7 +95,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
             )
         stop = enter(StopRequest())
         trainer = Trainer(state, log, evaluator, bar, stop)
-        trainer.unsaved = settings.offline_run is not None and not checkpoint.steps(checkpoints)
+        trainer.unsaved = inherited is not None
         trainer.train()
     return settings.folder
 

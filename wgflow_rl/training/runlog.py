@@ -263,26 +263,22 @@ class RunLog:
                 "score_low": float(mean - half),
                 "score_high": float(mean + half),
             }
+        self._record_evaluation(row)
+        return row
+
+    def begin_with(self, evaluations: Sequence[Mapping[str, Any]], *, seconds: float) -> None:
+        """Begin eval.csv with the rows of another run, and the clock at `seconds`."""
+        self._start -= seconds
+        for row in evaluations:
+            self._record_evaluation(row)
+
+    def _record_evaluation(self, row: Mapping[str, Any]) -> None:
         self._eval.add(row)
         if self._events is not None:
             numbers = {name: row[name] for name in row if name not in ("step", "phase")}
-            self._events.add("eval", numbers, step)
+            self._events.add("eval", numbers, row["step"])
             self._events.flush()
         self._call_back("eval", row)
-        return row
-
-    def take_evaluations(
-        self, rows: Sequence[Mapping[str, str]], *, repeated: int | None = None
-    ) -> None:
-        """Begin eval.csv with rows of another run, without that of step `repeated`, and the clock after all of them."""
-        for row in rows:
-            self._start -= float(row["wall_s"]) if row is rows[-1] else 0.0
-            if int(row["step"]) == repeated:
-                continue
-            self._eval.add(row)
-            if self._events is not None:
-                numbers = {k: float(v) for k, v in row.items() if k not in ("step", "phase")}
-                self._events.add("eval", numbers, int(row["step"]))
 
     def _call_back(self, table: str, row: Mapping[str, Any]) -> None:
         for callback in tuple(_row_callbacks):

@@ -29,7 +29,7 @@ PROG = "python -m wgflow_rl.train"
 ONLY_OF_SHARDS = ("memory_gb", "swap_every")  # effective only if --data is a folder of shards
 # Without effect on the numbers of the offline phase; the agent has its own (`AgentConfig.online_only`).
 ONLINE_ONLY = (
-    *("method", "preset", "envs", "online_steps", "online_start", "online_share"),
+    *("preset", "envs", "online_steps", "online_start", "online_share"),
     *("log_every", "checkpoint_every"),
 )
 
@@ -169,9 +169,11 @@ class Settings:
         above(0, memory_gb=self.memory_gb)
         at_most(2**63 - 1, seed=self.seed)
         at_most(10_000, envs=self.envs)
-        if self.offline_run is not None and not self.schedule.offline_steps:
+        steps = self.schedule.offline_steps, self.schedule.online_steps
+        if self.offline_run is not None and not all(steps):
             raise ValueError(
-                "--offline-run came with --offline-steps 0, so there is no offline phase to take over; leave it out"
+                f"--offline-run came with --offline-steps {steps[0]} and --online-steps {steps[1]}; wanted a run of "
+                "both phases, or no --offline-run"
             )
         paths = {"data": self.data, "offline_run": self.offline_run}
         found = {name: str(expand_user(p).absolute()) for name, p in paths.items() if p is not None}
@@ -285,10 +287,14 @@ def of_results(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if name not in left_out}
 
 
-def of_offline_phase(settings: Settings) -> dict[str, Any]:
-    """Select the settings that updates and evaluations before the online phase depend on, without names of presets."""
-    stored = of_results(as_json(settings))
+def flat(settings: Settings) -> dict[str, Any]:
+    """The settings that results depend on, by flag; the method is the class of its settings."""
+    stored, kind = of_results(as_json(settings)), type(settings.agent)
     agent, schedule = stored.pop("agent"), stored.pop("schedule")
-    agent = {name: v for name, v in agent.items() if name not in settings.agent.online_only}
-    rest = {name: v for name, v in (stored | schedule).items() if name not in ONLINE_ONLY}
-    return {"agent": type(settings.agent).__name__} | rest | agent
+    return stored | schedule | agent | {"method": f"{kind.__module__}.{kind.__qualname__}"}
+
+
+def of_offline_phase(settings: Settings) -> dict[str, Any]:
+    """Select the settings that updates and evaluations before the online phase depend on, by flag."""
+    left_out = settings.agent.online_only.union(ONLINE_ONLY)
+    return {name: value for name, value in flat(settings).items() if name not in left_out}

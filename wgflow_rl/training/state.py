@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import torch
@@ -19,7 +19,14 @@ from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.rollout import Collector
-from wgflow_rl.training.settings import Settings, as_json, of_offline_phase, of_results
+from wgflow_rl.training.settings import (
+    ONLY_OF_SHARDS,
+    Settings,
+    as_json,
+    flat,
+    of_offline_phase,
+    of_results,
+)
 from wgflow_rl.training.snapshot import restore, snapshot, under
 from wgflow_rl.training.table import read_rows
 from wgflow_rl.training.updates import check_finite
@@ -33,6 +40,13 @@ class Best(NamedTuple):
 
     step: int
     score: float
+
+
+class OfflinePhase(NamedTuple):
+    """What a run inherits beside weights: evaluations before the end of the phase, and seconds that it took."""
+
+    evaluations: list[dict[str, Any]]
+    seconds: float
 
 
 class TrainingState:
@@ -196,8 +210,8 @@ class TrainingState:
         self.evaluating = state["evaluating"]
         self._parts, self._rows_written = saved.parts, self.replay.added
 
-    def take_offline_phase(self, run: Path) -> list[dict[str, str]]:
-        """Begin after the offline phase of another run; return the rows of its evaluations.
+    def take_offline_phase(self, run: Path) -> OfflinePhase:
+        """Begin after the offline phase of another run.
 
         What follows is what would have followed an offline phase of this run. The evaluation at the end of the phase
         is pending.
@@ -206,36 +220,54 @@ class TrainingState:
             FileNotFoundError: If there is no run, or no checkpoint at the end of its offline phase.
             ValueError: If data, settings or device of the phase differ.
         """
-        schedule, other = self.settings.schedule, Settings.read(run)
-        mine, its = of_offline_phase(self.settings), of_offline_phase(other)
-        differ = [name for name in mine if mine[name] != its.get(name) and name != "data"]
-        for name in (*differ, *(its.keys() - mine.keys())):
-            raise ValueError(
-                f"--offline-run is {run}, whose offline phase had {name} = {its.get(name)!r}; that of this run has "
-                f"{mine.get(name)!r}. Give it equal settings, or leave --offline-run out"
-            )
-        end = schedule.offline_steps
-        if end not in checkpoint.steps(run / "checkpoints"):
+        folder, schedule = run / "checkpoints", self.settings.schedule
+        end, every = schedule.offline_steps, schedule.eval_every
+        try:
+            other = Settings.read(run)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--offline-run: {error}") from error
+        if end not in checkpoint.steps(folder) and other.schedule.offline_steps == end:
             raise FileNotFoundError(
                 f"--offline-run is {run}, which holds no checkpoint of step {end}, the end of its offline phase. A run "
                 "with --online-steps 0 ends with it"
             )
-        saved = checkpoint.load(run / "checkpoints", step=end, rows=False)
+        mine, its = (flat(each) for each in (self.settings, other))
+        names = sorted(of_offline_phase(self.settings) | of_offline_phase(other))
+        uncertain = {"data", *(() if mine["data"] and its["data"] else ONLY_OF_SHARDS)}
+        for name in ("method", *(name for name in names if name not in uncertain)):
+            if mine.get(name) != its.get(name):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"--offline-run is {run}, whose offline phase had {flag} {its.get(name)}; that of this run has "
+                    f"{mine.get(name)}. Give it equal settings, or leave --offline-run out"
+                )
+        saved = checkpoint.load(folder, step=end, rows=False)
         if saved.state["data"] != self.data_checksum:
             raise ValueError(f"--offline-run is {run}, which was trained on other data")
         self._restore(saved.tensors, run)
         self.step = end
-        self.evaluating = end if end % schedule.eval_every == 0 else None
-        _, rows = read_rows(run / "eval.csv")
-        # An offline run is also evaluated at its end, where this one may have no evaluation.
-        return [row for row in rows if int(row["step"]) in range(0, end + 1, schedule.eval_every)]
+        self.evaluating = end if end % every == 0 else None
+        best = Best(*saved.state["best"])
+        if 0 < best.step < end and best.step % every == 0:
+            self.best = best
+            found = checkpoint.load(folder, step=best.step, rows=False)
+            changed = found.state | {"settings": self._result_settings()}
+            own = self.settings.folder / "checkpoints"
+            checkpoint.save(own, step=best.step, tensors=found.tensors, state=changed)
+        rows = _numbers(run / "eval.csv")
+        clock = [
+            row["wall_s"] for row in (*rows, *_numbers(run / "train.csv")) if row["step"] <= end
+        ]
+        return OfflinePhase(
+            [row for row in rows if row["step"] in range(0, end, every)], max(clock)
+        )
 
     def _restore(self, tensors: Mapping[str, Tensor], run: Path) -> None:
         """Restore the agent and the random generators. Raises: ValueError on another kind of device."""
         if tensors["random.training"].shape != self.generator.get_state().shape:
             raise ValueError(
                 f"the run in {run} drew its noise on a device of another kind than {self.settings.machine.device} "
-                "(--noise-on device), so its numbers cannot be drawn here; resume it with the --device it began with"
+                "(--noise-on device), so its numbers cannot be drawn here; give the --device it began with"
             )
         restore(self.agent, under(tensors, "agent"))
         self.generator.set_state(tensors["random.training"])
@@ -258,6 +290,18 @@ class TrainingState:
         stored = json.loads(json.dumps(of_results(as_json(self.settings))))
         agent, schedule = stored.pop("agent"), stored.pop("schedule")
         return {name: v for name, v in (stored | agent | schedule).items() if name != "data"}
+
+
+def _numbers(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's table, steps as integers."""
+    _, rows = read_rows(path)
+    return [
+        {
+            k: int(v) if k == "step" else v if k == "phase" else float(v or "nan")
+            for k, v in r.items()
+        }
+        for r in rows
+    ]
 
 
 def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:
