@@ -414,17 +414,16 @@ def test_a_dry_run_with_time_prints_hours_and_starts_nothing(tmp_path, capsys):
 # ---- on Ray ----------------------------------------------------------------------------------------------------------
 
 DRIVER = """
-import signal, sys
+import sys
 from wgflow_rl import sweep
 from wgflow_rl.experiments import job
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in a shell's background inherit none
 job.TRAIN = (sys.argv[1],)
 sweep.main(sys.argv[2:])
 """
 
 
 def drive(fake, root, *flags):
-    """A sweep of three seeds, as a person would start it."""
+    """A sweep of three seeds, started like a shell's background job: SIGINT is ignored."""
     asked = f"--methods dfp --envs {DEFAULT_ENV} --seeds 3 --cpus 2 --runs {root}".split()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", DRIVER, str(fake), *asked, *flags]
@@ -435,6 +434,7 @@ def drive(fake, root, *flags):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
 
 
@@ -457,7 +457,7 @@ def test_a_sweep_killed_stopped_and_restarted_loses_nothing_and_runs_nothing_twi
     with drive(fake, root, *steps) as driver:
         # once what the killed sweep has left behind has ended
         wait_for(lambda: processes(root) > 2)
-        driver.send_signal(signal.SIGINT)
+        driver.send_signal(signal.SIGTERM)
         out, err = driver.communicate(timeout=120)
     assert driver.returncode == 130, err
     assert "every run writes a checkpoint" in out + err

@@ -184,6 +184,9 @@ def _ray(args: Args) -> Iterator[Any]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # --gpus-per-run 0 hides no device
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray cancels runs by SIGINT, which a shell lets its background jobs and their children ignore.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         import ray
 
