@@ -123,7 +123,7 @@ def backbones() -> str:
             pair
             for pair in PAIRS
             if (pair.task, pair.measure) == (mean_flow.task, mean_flow.measure)
-            and pair != mean_flow
+            and pair.backbone == "drifting"
         )
         found = paired(drifting.gain, mean_flow.gain)
         assert found is not None

@@ -32,7 +32,7 @@ from wgflow_rl.experiments import plan
 from wgflow_rl.experiments.job import Job, state
 from wgflow_rl.experiments.results import bootstrap
 from wgflow_rl.training.curve import draw_curve
-from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.table import read_numbers
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
@@ -69,7 +69,8 @@ IMPROVEMENTS = {
     "worst as negatives": (*HALF, "--repulsion", "0.5"),
     "top-K and values": (*HALF, "--q-weight", "0.1"),
 }
-OTHERS = ("dfp-ml-energy-no-topk", "mvp", "mvp-topk", "qc-bfn", "qc-fql", "bfn", "fql")
+TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
+OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ STUDIES = {
         ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50"),
     ),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}),
-    "arm-topk": Study(ARM, 5, {name: (name,) for name in ("dfp-ml-energy", *OTHERS[:3])}),
+    "arm-topk": Study(ARM, 5, {name: (name,) for name in TOPK}),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),
-    "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in ("dfp-ml-energy", *OTHERS)}),
+    "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in (*TOPK, *OTHERS)}),
     "fields-arm": Study(
         ARM,
         3,
@@ -157,8 +158,7 @@ def joined(before: dict[str, list], new: dict[str, list]) -> dict[str, list]:
 
 def read(folder: Path) -> list[dict]:
     """Rows of eval.csv as numbers."""
-    _, rows = read_rows(folder / "eval.csv")
-    return [{k: v if k == "phase" else float(v) for k, v in row.items()} for row in rows]
+    return read_numbers(folder / "eval.csv")
 
 
 def table(runs: dict[str, list[list[dict]]]) -> str:

@@ -265,7 +265,7 @@ def test_first_seeds_come_first_and_no_configuration_comes_twice(tmp_path):
     assert len(jobs) == 4
 
 
-def test_runs_that_differ_online_only_share_their_offline_phase(tmp_path, monkeypatch):
+def test_runs_that_differ_online_only_share_their_offline_phase(tmp_path):
     args = sweep.Args(methods=("dfp",), envs=(DEFAULT_ENV,), seeds=2, runs=tmp_path)
     variants = [*kinds(), *kinds("--lam", "0.25"), *kinds("--candidates", "5")]
     jobs = sweep.jobs_of(args, variants)

@@ -160,10 +160,11 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
                     each = pending.pop(ref)
                     outcomes[each] = _outcome(ray, ref)
                     bar.write(_line(each, outcomes[each]))
-                left = {
-                    each: each.steps - min(job.last_step(each.folder), each.steps) for each in todo
-                }
-                bar.n = sum(n - min(left[each], n) for each, n in steps.items())
+                # of a run that inherits its offline phase, the steps after it
+                bar.n = sum(
+                    min(max(job.last_step(each.folder) - each.steps + n, 0), n)
+                    for each, n in steps.items()
+                )
                 ended = len(outcomes.keys() & set(jobs))
                 bar.set_postfix_str(f"{ended} of {len(jobs)} runs ended", refresh=False)
                 bar.update(0)

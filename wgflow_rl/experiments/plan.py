@@ -87,11 +87,14 @@ class Kind:
 
 
 def share_offline(jobs: Mapping[Job, tuple[Kind, int]], root: Path) -> dict[Job, Kind]:
-    """Let jobs that have not begun share an offline phase where several have an equal one, or it is there: {job: kind}.
+    """Let jobs that have not begun share their offline phase if several have an equal one, or if it exists already.
 
     Args:
         jobs: kind and seed of each job.
         root: parent of the run folders.
+
+    Returns:
+        The jobs in the same order, with their kinds.
     """
     phases = {
         each: kind.offline_job(root, seed, threads=each.threads)

@@ -66,10 +66,10 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         # A run killed before its first checkpoint starts again: -1 drops every row.
         resume_step = (state.step or -1) if resume else None
         repeats = state.evaluating is not None
+        log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
         inherited = None
         if settings.offline_run and not state.step:
             inherited = state.take_offline_phase(Path(settings.offline_run))
-        log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
         log.config(as_json(settings))
         if inherited is not None:
             log.begin_with(inherited.evaluations, seconds=inherited.seconds)

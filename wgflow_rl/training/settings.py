@@ -288,13 +288,17 @@ def of_results(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(settings: Settings) -> dict[str, Any]:
-    """The settings that results depend on, by flag; the method is the class of its settings."""
-    stored, kind = of_results(as_json(settings)), type(settings.agent)
+    """The settings that results depend on, by flag."""
+    stored = of_results(as_json(settings))
     agent, schedule = stored.pop("agent"), stored.pop("schedule")
-    return stored | schedule | agent | {"method": f"{kind.__module__}.{kind.__qualname__}"}
+    return stored | agent | schedule
 
 
 def of_offline_phase(settings: Settings) -> dict[str, Any]:
-    """Select the settings that updates and evaluations before the online phase depend on, by flag."""
-    left_out = settings.agent.online_only.union(ONLINE_ONLY)
-    return {name: value for name, value in flat(settings).items() if name not in left_out}
+    """Select the settings that updates and evaluations before the online phase depend on, by flag.
+
+    The method is the class of its settings: methods of one class may differ online only.
+    """
+    left_out, kind = settings.agent.online_only.union(ONLINE_ONLY), type(settings.agent)
+    found = {name: value for name, value in flat(settings).items() if name not in left_out}
+    return found | {"method": f"{kind.__module__}.{kind.__qualname__}"}

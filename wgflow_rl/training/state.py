@@ -22,13 +22,11 @@ from wgflow_rl.training.rollout import Collector
 from wgflow_rl.training.settings import (
     ONLY_OF_SHARDS,
     Settings,
-    as_json,
     flat,
     of_offline_phase,
-    of_results,
 )
 from wgflow_rl.training.snapshot import restore, snapshot, under
-from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.table import read_numbers
 from wgflow_rl.training.updates import check_finite
 from wgflow_rl.utils.files import write_whole
 
@@ -43,7 +41,7 @@ class Best(NamedTuple):
 
 
 class OfflinePhase(NamedTuple):
-    """What a run inherits beside weights: evaluations before the end of the phase, and seconds that it took."""
+    """What a run inherits besides weights: evaluations before the end of the phase, and seconds that it took."""
 
     evaluations: list[dict[str, Any]]
     seconds: float
@@ -222,25 +220,7 @@ class TrainingState:
         """
         folder, schedule = run / "checkpoints", self.settings.schedule
         end, every = schedule.offline_steps, schedule.eval_every
-        try:
-            other = Settings.read(run)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--offline-run: {error}") from error
-        if end not in checkpoint.steps(folder) and other.schedule.offline_steps == end:
-            raise FileNotFoundError(
-                f"--offline-run is {run}, which holds no checkpoint of step {end}, the end of its offline phase. A run "
-                "with --online-steps 0 ends with it"
-            )
-        mine, its = (flat(each) for each in (self.settings, other))
-        names = sorted(of_offline_phase(self.settings) | of_offline_phase(other))
-        uncertain = {"data", *(() if mine["data"] and its["data"] else ONLY_OF_SHARDS)}
-        for name in ("method", *(name for name in names if name not in uncertain)):
-            if mine.get(name) != its.get(name):
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(
-                    f"--offline-run is {run}, whose offline phase had {flag} {its.get(name)}; that of this run has "
-                    f"{mine.get(name)}. Give it equal settings, or leave --offline-run out"
-                )
+        self._refuse_other_phase(run)
         saved = checkpoint.load(folder, step=end, rows=False)
         if saved.state["data"] != self.data_checksum:
             raise ValueError(f"--offline-run is {run}, which was trained on other data")
@@ -254,13 +234,38 @@ class TrainingState:
             changed = found.state | {"settings": self._result_settings()}
             own = self.settings.folder / "checkpoints"
             checkpoint.save(own, step=best.step, tensors=found.tensors, state=changed)
-        rows = _numbers(run / "eval.csv")
-        clock = [
-            row["wall_s"] for row in (*rows, *_numbers(run / "train.csv")) if row["step"] <= end
-        ]
+        evaluations, logged = (read_numbers(run / name) for name in ("eval.csv", "train.csv"))
         return OfflinePhase(
-            [row for row in rows if row["step"] in range(0, end, every)], max(clock)
+            [row for row in evaluations if row["step"] in range(0, end, every)],
+            max(row["wall_s"] for row in (*evaluations, *logged) if row["step"] <= end),
         )
+
+    def _refuse_other_phase(self, run: Path) -> None:
+        """Raises: FileNotFoundError or ValueError if a run has no offline phase, or one of other settings."""
+        try:
+            other = Settings.read(run)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--offline-run: {error}") from error
+        end = self.settings.schedule.offline_steps
+        if end not in checkpoint.steps(run / "checkpoints") and other.schedule.offline_steps == end:
+            raise FileNotFoundError(
+                f"--offline-run is {run}, which holds no checkpoint of step {end}, the end of its offline phase. A run "
+                "with --online-steps 0 ends with it"
+            )
+        phases = [of_offline_phase(each) for each in (self.settings, other)]
+        # The values of both, also of a setting that only one of the phases depends on.
+        mine, its = (
+            flat(s) | phase for s, phase in zip((self.settings, other), phases, strict=True)
+        )
+        uncertain = {"data", *(() if mine["data"] and its["data"] else ONLY_OF_SHARDS)}
+        names = sorted((phases[0] | phases[1]).keys() - uncertain - {"method"})
+        for name in ("method", *names):
+            if mine.get(name) != its.get(name):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(
+                    f"--offline-run is {run}, whose offline phase had {flag} {its.get(name)}; that of this run has "
+                    f"{mine.get(name)}. Give it equal settings, or leave --offline-run out"
+                )
 
     def _restore(self, tensors: Mapping[str, Tensor], run: Path) -> None:
         """Restore the agent and the random generators. Raises: ValueError on another kind of device."""
@@ -287,21 +292,8 @@ class TrainingState:
 
     def _result_settings(self) -> dict[str, object]:
         """Settings that results depend on, as a flat JSON-able dictionary, without the data."""
-        stored = json.loads(json.dumps(of_results(as_json(self.settings))))
-        agent, schedule = stored.pop("agent"), stored.pop("schedule")
-        return {name: v for name, v in (stored | agent | schedule).items() if name != "data"}
-
-
-def _numbers(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's table, steps as integers."""
-    _, rows = read_rows(path)
-    return [
-        {
-            k: int(v) if k == "step" else v if k == "phase" else float(v or "nan")
-            for k, v in r.items()
-        }
-        for r in rows
-    ]
+        stored = json.loads(json.dumps(flat(self.settings)))
+        return {name: value for name, value in stored.items() if name != "data"}
 
 
 def check_sizes(widths: tuple[int, int], env: gymnasium.Env, name: str) -> None:

@@ -107,6 +107,13 @@ def read_rows(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, s
     return columns, [dict(zip(columns, line, strict=True)) for line in lines[:cut]]
 
 
+def read_numbers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the rows of a run's CSV file as `read_rows`: steps as integers, phases as text, all else as floats."""
+    kinds = {"step": int, "phase": str}
+    _, rows = read_rows(path)
+    return [{k: kinds.get(k, float)(v or "nan") for k, v in row.items()} for row in rows]
+
+
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
     """Read (header, cells of the other lines); an empty line marks the position of a CSV error."""
     require_regular(path)
