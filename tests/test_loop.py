@@ -275,6 +275,20 @@ def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
 
+def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path, monkeypatch):
+    def played(act, envs, *, episodes, first_episode, **_):
+        return Evaluation(
+            np.full(episodes, first_episode == 4), np.zeros(episodes), np.ones(episodes)
+        )
+
+    monkeypatch.setattr(loop, "evaluate", played)
+    train_small(tmp_path / "whole", "dfp")
+    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
+    train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
+    assert 4 in saved(tmp_path / "after")
+    assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("step", [0, 6])
 def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp_path, monkeypatch):
     """Also a kill before its first checkpoint."""
