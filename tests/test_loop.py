@@ -289,6 +289,22 @@ def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
 
+def test_an_evaluation_after_the_offline_phase_of_another_has_its_checkpoint(tmp_path, monkeypatch):
+    """Another process may evaluate it, and read it from there."""
+    submit, evaluated = loop.InlineEvaluator.submit, []
+
+    def submitted(self, step):
+        assert step in saved(self.state.settings.folder)
+        evaluated.append(step)
+        return submit(self, step)
+
+    monkeypatch.setattr(loop.InlineEvaluator, "submit", submitted)
+    every = ("--eval-every", "5")
+    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0", *every)
+    train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"), *every)
+    assert evaluated == [5, 5, 10, 12]
+
+
 @pytest.mark.parametrize("step", [0, 6])
 def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp_path, monkeypatch):
     """Also a kill before its first checkpoint."""
