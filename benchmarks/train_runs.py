@@ -11,6 +11,8 @@
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
     python benchmarks/train_runs.py improvements-pointmaze    # variants of the top-K term, 3 seeds
+    python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (the paper's Tables 3 and 4), 3 seeds
+    python benchmarks/train_runs.py rivals-pointmaze          # methods newer than the paper, 3 seeds
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
@@ -69,8 +71,17 @@ IMPROVEMENTS = {
     "worst as negatives": (*HALF, "--repulsion", "0.5"),
     "top-K and values": (*HALF, "--q-weight", "0.1"),
 }
+# K of 16 candidates with the paper's weight, and weights with the paper's K: Tables 4 and 3.
+STRENGTHS = {
+    f"lambda {lam}, K {k}": ("dfp-ml-energy", "--candidates", "16", "--lam", lam, "--top-k", k)
+    for lam, k in (
+        *(("0", "4"), ("0.1", "4"), ("0.5", "4"), ("1", "4"), ("5", "4")),
+        *(("0.5", "1"), ("0.5", "2"), ("0.5", "8")),
+    )
+}
 TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
+NEWER = ("driftql", "fedit", "qam", "qam-e")
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,8 @@ STUDIES = {
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),
+    "strength-pointmaze": Study(MAZE, 3, STRENGTHS),
+    "rivals-pointmaze": Study(MAZE, 3, {name: (name,) for name in NEWER}),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in (*TOPK, *OTHERS)}),
     "fields-arm": Study(
         ARM,
