@@ -49,7 +49,13 @@ class Pair:
 
 MAZE = ("maze", "drifting", "methods-pointmaze", "dfp-ml-energy", "dfp-ml-energy-no-topk")
 MAZE_MVP = ("maze", "MeanFlow", "methods-pointmaze", "mvp-topk", "mvp")
-ARM = ("cube-single", "drifting", "arm-topk", "dfp-ml-energy", "dfp-ml-energy-no-topk")
+ARM = (
+    "cube-single, greedy",
+    "drifting",
+    "arm-topk-greedy",
+    "dfp-ml-energy",
+    "dfp-ml-energy-no-topk",
+)
 PUSHT = ("PushT", "drifting", "pusht-online", "dfp with top-K", "dfp without top-K")
 PAIRS = (
     Pair(*MAZE, "success", "success"),

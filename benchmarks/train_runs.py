@@ -1,17 +1,18 @@
 """Train the same task several times: seeds, methods, fields; one result file with every evaluation and its interval.
 
     python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
-    python benchmarks/train_runs.py arm                  # `make train-arm`, 3 seeds
+    python benchmarks/train_runs.py arm                  # `make train-arm`, 5 seeds
     python benchmarks/train_runs.py arm-paper            # the paper's `dfp` beside ours, offline, 3 seeds
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
     python benchmarks/train_runs.py arm-topk             # drifting and MeanFlow with and without top-K, 5 seeds
+    python benchmarks/train_runs.py arm-topk-greedy      # the same, executing the best of N' by the critic
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
     python benchmarks/train_runs.py improvements-pointmaze    # variants of the top-K term, 3 seeds
-    python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (the paper's Tables 3 and 4), 3 seeds
+    python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (Tables 3 and 4), 3 seeds
     python benchmarks/train_runs.py rivals-pointmaze          # methods newer than the paper, 3 seeds
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
@@ -80,6 +81,8 @@ STRENGTHS = {
     )
 }
 TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
+# The best of N' by the critic, as the preset had it when these studies ran.
+GREEDY = ("--act-temperature", "0")
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 NEWER = ("driftql", "fedit", "qam", "qam-e")
 
@@ -96,15 +99,16 @@ class Study:
 
 STUDIES = {
     "pointmaze": Study(MAZE, 5, {"dfp-ml-energy": ("dfp-ml-energy",)}),
-    "arm": Study(ARM, 3, {"dfp-ml-energy": ("dfp-ml-energy",)}),
+    "arm": Study(ARM, 5, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "arm-paper": Study(
         ARM,
         3,
         {"dfp": ("dfp",), "dfp-ml-energy": ("dfp-ml-energy",)},
-        ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50"),
+        ("--online-steps", "0", "--eval-every", "1000", "--eval-episodes", "50", *GREEDY),
     ),
-    "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}),
+    "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}, GREEDY),
     "arm-topk": Study(ARM, 5, {name: (name,) for name in TOPK}),
+    "arm-topk-greedy": Study(ARM, 5, {name: (name,) for name in TOPK}, GREEDY),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
@@ -116,7 +120,7 @@ STUDIES = {
         ARM,
         3,
         ARM_FIELDS,
-        ("--offline-steps", "4000", "--online-steps", "0", "--eval-every", "2000"),
+        ("--offline-steps", "4000", "--online-steps", "0", "--eval-every", "2000", *GREEDY),
     ),
 }
 

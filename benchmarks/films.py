@@ -1,0 +1,106 @@
+"""Film a success and a failure of trained policies: `python benchmarks/films.py RUN [RUN ...] --out docs/pictures`.
+
+Plays fresh episodes of each run until both have been seen, and writes them side by side to film-SUITE.gif: the first
+success on the left, the first failure on the right; one alone if the other did not occur.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wgflow_rl import envs
+from wgflow_rl.agents.agent import Agent
+from wgflow_rl.envs.guard import Guard
+from wgflow_rl.evaluate import FIRST_EPISODE, load_agent
+from wgflow_rl.training.rollout import EVAL_SEEDS, Player, draw_chunks, reset_seed
+from wgflow_rl.training.settings import Settings
+
+SIZE = 160  # px of a frame
+FRAMES = 40  # of a film, about
+END = 8  # repetitions of the last frame
+
+
+def play(agent: Agent, player: Player, episode: int, seed: int) -> bool:
+    """Play one episode; `player.taken` holds its actions. Returns True after a success."""
+    player.start(episode, seed)
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        draw_chunks(agent.act, [player], generator)
+        _, _, terminated, truncated, info = player.step()
+        if terminated or truncated:
+            return bool(info["success"])
+
+
+def first_outcomes(
+    agent: Agent, settings: Settings, *, episodes: int
+) -> dict[bool, tuple[int, np.ndarray]]:
+    """Start seed and actions of the first success (True) and the first failure (False) among the episodes."""
+    found: dict[bool, tuple[int, np.ndarray]] = {}
+    with contextlib.closing(settings.make_env()) as env:
+        player = Player(env, Guard(settings.env))
+        for episode in range(FIRST_EPISODE, FIRST_EPISODE + episodes):
+            seed = reset_seed(settings.seed, EVAL_SEEDS, episode)
+            outcome = play(agent, player, episode, seed)
+            found.setdefault(outcome, (seed, np.array(player.taken)))
+            if len(found) == 2:
+                break
+    return found
+
+
+def frames(settings: Settings, seed: int, actions: np.ndarray, *, every: int) -> list[np.ndarray]:
+    """Repeat an episode from its start and actions and render every so many steps, and the end."""
+    with contextlib.closing(
+        settings.make_env(render_mode="rgb_array", width=SIZE, height=SIZE)
+    ) as env:
+        env.reset(seed=seed)
+        seen = [env.render()]
+        for number, action in enumerate(actions, start=1):
+            env.step(action)
+            if number % every == 0 or number == len(actions):
+                seen.append(env.render())
+    return [np.asarray(frame) for frame in seen]
+
+
+def film(run: Path, out: Path, *, episodes: int) -> Path:
+    """Write the film of a run and return its path."""
+    import imageio.v2 as imageio
+
+    agent, settings, step = load_agent(run)
+    found = first_outcomes(agent, settings, episodes=episodes)
+    every = max(1, max(len(actions) for _, actions in found.values()) // FRAMES)
+    shown = [
+        frames(settings, *found[outcome], every=every)
+        for outcome in (True, False)
+        if outcome in found
+    ]
+    length = max(map(len, shown)) + END
+    rows = [each + [each[-1]] * (length - len(each)) for each in shown]
+    path = out / f"film-{envs.parse(settings.env).suite}.gif"
+    together = [np.concatenate(pair, axis=1) for pair in zip(*rows, strict=True)]
+    imageio.mimsave(path, together, duration=0.1, loop=0, subrectangles=True)
+    steps = {("failure", "success")[k]: len(actions) for k, (_, actions) in found.items()}
+    print(f"{path}: {settings.method}, {settings.env}, step {step}, seed {settings.seed}, {steps}")
+    return path
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
+    parser.add_argument("--episodes", type=int, default=50, help="at most, per run")
+    ask = parser.parse_args()
+    ask.out.mkdir(parents=True, exist_ok=True)
+    for run in ask.runs:
+        film(run, ask.out, episodes=ask.episodes)
+
+
+if __name__ == "__main__":
+    main()
