@@ -1,0 +1,107 @@
+"""Finished runs evaluated with other rules of acting: the number of samples N' and the temperature of the choice.
+
+    python benchmarks/best_of.py RUN [RUN ...] --samples 4 32 --temperatures 0 1 2 --name arm
+
+A policy draws N' chunks and executes one, drawn from softmax(Q / T); at T = 0 the best. Every rule plays the same start
+states, which are not those of evaluations during training. Writes benchmarks/results/best_of-NAME.json and .md; rows of
+earlier calls are kept. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from _provenance import provenance
+from _results import write_results
+
+from wgflow_rl.evaluate import load_agent, run_episodes
+from wgflow_rl.training.runlog import wilson
+
+RESULTS = Path(__file__).parent / "results"
+KEY = ["run", "step", "samples", "temperature", "episodes"]
+
+
+def play(
+    run: Path, *, samples: int, temperature: float, episodes: int, there: set[tuple]
+) -> dict | None:
+    """A row of results; None if it is there already."""
+    agent, settings, step = load_agent(run, act_samples=samples)
+    cfg: Any = agent.cfg
+    agent.cfg = dataclasses.replace(cfg, act_temperature=temperature)
+    agent.cfg.check()
+    values = (run.name, step, samples, temperature, episodes)
+    if values in there:
+        return None
+    result = run_episodes(agent, settings, episodes)
+    low, high = wilson(int(result.success.sum()), episodes)
+    return {
+        "method": settings.method,
+        "env": settings.env,
+        "seed": settings.seed,
+        **dict(zip(KEY, values, strict=True)),
+        "success": float(result.success.mean()),
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "length": float(result.lengths.mean()),
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown, one row per method, N' and T: means over the seeds; the interval if there is one seed."""
+    lines = [
+        "| method | task | steps | N' | T | seeds, episodes | success [95 % Wilson, one seed] | steps of an episode |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    by = ["method", "env", "step", "samples", "temperature"]
+    for (method, env, step, samples, temperature), each in pd.DataFrame(rows).groupby(by):
+        success = f"{each['success'].mean():.2f}"
+        if len(each) == 1:
+            success += f" [{each['low'].item():.2f}, {each['high'].item():.2f}]"
+        lines.append(
+            f"| {method} | {env} | {step:,} | {samples} | {temperature:g} | {len(each)}, {each['episodes'].iloc[0]} | "
+            f"{success} | {each['length'].mean():.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--samples", type=int, nargs="+", default=[4, 32])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0, 2.0])
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--name", required=True, help="of the result files: best_of-NAME")
+    ask = parser.parse_args()
+    torch.set_num_threads(1)
+    out = RESULTS / f"best_of-{ask.name}.json"
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    for run in ask.runs:
+        for samples in ask.samples:
+            for temperature in ask.temperatures:
+                there = {tuple(row[name] for name in KEY) for row in rows}
+                row = play(
+                    run,
+                    samples=samples,
+                    temperature=temperature,
+                    episodes=ask.episodes,
+                    there=there,
+                )
+                if row is not None:
+                    rows.append(row)
+                    print(row, flush=True)
+    write_results(out, {**provenance(), "rows": rows})
+    out.with_suffix(".md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
