@@ -47,27 +47,24 @@ class Pair:
         return self.values(self.with_term) - self.values(self.without)
 
 
-MAZE = ("maze", "drifting", "methods-pointmaze", "dfp-ml-energy", "dfp-ml-energy-no-topk")
-MAZE_MVP = ("maze", "MeanFlow", "methods-pointmaze", "mvp-topk", "mvp")
-ARM = (
-    "cube-single, greedy",
-    "drifting",
-    "arm-topk-greedy",
-    "dfp-ml-energy",
-    "dfp-ml-energy-no-topk",
+DFP, MVP = ("dfp-ml-energy", "dfp-ml-energy-no-topk"), ("mvp-topk", "mvp")
+RUNS = (
+    (("maze", "drifting", "methods-pointmaze", *DFP), ("success", "steps")),
+    (("maze", "MeanFlow", "methods-pointmaze", *MVP), ("success", "steps")),
+    (("cube-single, greedy", "drifting", "arm-topk-greedy", *DFP), ("success", "steps")),
+    (("cube-single, greedy", "MeanFlow", "arm-topk-greedy", *MVP), ("success", "steps")),
+    (
+        ("PushT", "drifting", "pusht-online", "dfp with top-K", "dfp without top-K"),
+        ("score", "success"),
+    ),
 )
-PUSHT = ("PushT", "drifting", "pusht-online", "dfp with top-K", "dfp without top-K")
-PAIRS = (
-    Pair(*MAZE, "success", "success"),
-    Pair(*MAZE, "length", "steps per episode"),
-    Pair(*MAZE_MVP, "success", "success"),
-    Pair(*MAZE_MVP, "length", "steps per episode"),
-    Pair(*ARM, "success", "success"),
-    Pair(*ARM, "length", "steps per episode"),
-    Pair(*PUSHT, "score", "score"),
-    Pair(*PUSHT, "success", "success"),
-)
-UNPAIRED = {"cube-single": ("arm", "arm-half"), "Lift": ("lift", "lift-half")}  # all with the term
+UNITS = {
+    "success": ("success", "success"),
+    "steps": ("length", "steps per episode"),
+    "score": ("score", "score"),
+}
+PAIRS = tuple(Pair(*run, *UNITS[measure]) for run, measures in RUNS for measure in measures)
+UNPAIRED = {"cube-single, greedy": ("arm-half",), "Lift": ("lift", "lift-half")}  # all with the term
 
 
 def evaluations(file: str) -> dict[str, dict[int, list[dict]]]:

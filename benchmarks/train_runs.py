@@ -8,6 +8,8 @@
     python benchmarks/train_runs.py arm-topk-greedy      # the same, executing the best of N' by the critic
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
+    python benchmarks/train_runs.py can-topk             # Can: drifting and MeanFlow with and without top-K, 5 seeds
+    python benchmarks/train_runs.py square-topk          # the same on Square
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
@@ -39,7 +41,7 @@ from wgflow_rl.training.table import read_numbers
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
-LIFT = "lift-mh-low_dim"
+LIFT, CAN, SQUARE = "lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim"
 
 
 def both(field: str) -> tuple[str, ...]:
@@ -110,6 +112,8 @@ STUDIES = {
     "arm-topk": Study(ARM, 5, {name: (name,) for name in TOPK}),
     "arm-topk-greedy": Study(ARM, 5, {name: (name,) for name in TOPK}, GREEDY),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
+    "can-topk": Study(CAN, 5, {name: (name,) for name in TOPK}),
+    "square-topk": Study(SQUARE, 5, {name: (name,) for name in TOPK}),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),

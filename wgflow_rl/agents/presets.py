@@ -41,10 +41,12 @@ from wgflow_rl.agents.qam import QAM, QAMConfig
 from wgflow_rl.agents.rebrac import ReBRAC, ReBRACConfig
 from wgflow_rl.agents.schedules import (
     ARM_SCHEDULE,
+    CAN_SCHEDULE,
     LIFT_SCHEDULE,
     MAZE_SCHEDULE,
     PAPER,
     PUSHT_SCHEDULE,
+    SQUARE_SCHEDULE,
     Schedule,
 )
 from wgflow_rl.agents.srpo import SRPO, SRPOConfig
@@ -297,7 +299,8 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
         if env.startswith("pointmaze"):
             like, schedule = MAZE, MAZE_SCHEDULE
         if env.startswith(ROBOMIMIC):
-            like, schedule = LIFT, LIFT_SCHEDULE
+            suites = {"can": CAN_SCHEDULE, "square": SQUARE_SCHEDULE}
+            like, schedule = LIFT, suites.get(env.partition("-")[0], LIFT_SCHEDULE)
         if env.startswith("pusht"):
             like, schedule = PUSHT, PUSHT_SCHEDULE
         if method in METHODS:

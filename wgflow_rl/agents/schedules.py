@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wgflow_rl.agents.config import at_least, at_most, fraction
 
@@ -97,6 +97,17 @@ LIFT_SCHEDULE = Schedule(
     log_every=50,
     data_rows=10_000,
 )
+
+CAN_SCHEDULE = replace(
+    LIFT_SCHEDULE,
+    offline_steps=2_000,
+    online_steps=3_000,
+    eval_every=1_000,
+    checkpoint_every=1_000,
+    log_every=100,
+    data_rows=20_000,
+)
+SQUARE_SCHEDULE = replace(CAN_SCHEDULE, offline_steps=8_000, online_steps=4_000, eval_every=2_000)
 
 PUSHT_SCHEDULE = Schedule(
     offline_steps=8_000,
