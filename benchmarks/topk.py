@@ -16,7 +16,7 @@ import pandas as pd
 from paper_numbers import table
 from scipy.stats import t as student
 
-from wgflow_rl.experiments.results import Summary, paired
+from wgflow_rl.experiments.results import Summary, paired, summary
 
 RESULTS = Path(__file__).parent / "results"
 LAST = 3  # evaluations at the end of a run that are averaged
@@ -64,7 +64,10 @@ UNITS = {
     "score": ("score", "score"),
 }
 PAIRS = tuple(Pair(*run, *UNITS[measure]) for run, measures in RUNS for measure in measures)
-UNPAIRED = {"cube-single, greedy": ("arm-half",), "Lift": ("lift", "lift-half")}  # all with the term
+UNPAIRED = {
+    "cube-single, greedy": ("arm-half",),
+    "Lift": ("lift", "lift-half"),
+}  # all with the term
 
 
 def evaluations(file: str) -> dict[str, dict[int, list[dict]]]:
@@ -118,6 +121,27 @@ def gains() -> str:
     return table(header, body)
 
 
+def strengths() -> str:
+    """Weights of the term at K = 4 and values of K at weight .5, of 16 candidates, beside the same runs without it."""
+    none = "lambda 0, K 4"
+    body = []
+    for variant in evaluations("strength-pointmaze"):
+        measured = {
+            measure: Pair("", "", "strength-pointmaze", variant, none, *UNITS[measure])
+            for measure in ("success", "steps")
+        }
+        means = {name: pair.values(variant).mean() for name, pair in measured.items()}
+        fewer = summary(measured["steps"].gain)
+        assert fewer is not None
+        weight, k = (word.split()[1] for word in variant.split(", "))
+        shown = ["0", "", f"{means['success']:.2f}", f"{means['steps']:.0f}", "", "", "", ""]
+        if variant != none:
+            shown = [weight, k, *shown[2:4], *cells(fewer, "steps")]
+        body.append(shown)
+    header = ["lambda", "K of 16", "success", "steps per episode", *INTERVALS, "steps"]
+    return table(header, body)
+
+
 def backbones() -> str:
     """Gain of the term on the drifting backbone minus its gain on the MeanFlow backbone."""
     body = []
@@ -165,6 +189,7 @@ def hours() -> str:
 
 SECTIONS = {
     "With and without the term": gains,
+    "Its weight and its K": strengths,
     "More for drifting than for MeanFlow?": backbones,
     "Other runs with the term": unpaired,
     "Settings": hours,

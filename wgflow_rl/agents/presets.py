@@ -252,8 +252,10 @@ MAZE = DFPConfig(
     standardise=True,
 )
 # Of 0, 1, 2 and 4, temperature 2 was the best for drifting and for MeanFlow (docs/rl.md, "What limits the arm").
-ARM = replace(MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32, act_temperature=2.0)
-LIFT = replace(ARM, act_temperature=0.0)  # also for can and square
+ARM = replace(
+    MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32, act_temperature=2.0
+)  # also for can and square
+LIFT = replace(ARM, act_temperature=0.0)
 PUSHT = replace(
     MAZE,
     chunk=8,  # 2 observations, 16 actions predicted, 8 executed: Diffusion Policy's protocol (Chi et al. 2023)
@@ -299,8 +301,11 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
         if env.startswith("pointmaze"):
             like, schedule = MAZE, MAZE_SCHEDULE
         if env.startswith(ROBOMIMIC):
-            suites = {"can": CAN_SCHEDULE, "square": SQUARE_SCHEDULE}
-            like, schedule = LIFT, suites.get(env.partition("-")[0], LIFT_SCHEDULE)
+            like, schedule = {
+                "lift": (LIFT, LIFT_SCHEDULE),
+                "can": (ARM, CAN_SCHEDULE),
+                "square": (ARM, SQUARE_SCHEDULE),
+            }[env.partition("-")[0]]
         if env.startswith("pusht"):
             like, schedule = PUSHT, PUSHT_SCHEDULE
         if method in METHODS:
