@@ -20,8 +20,8 @@ from wgflow_rl.evaluate import FIRST_EPISODE, load_agent
 from wgflow_rl.training.rollout import EVAL_SEEDS, Player, draw_chunks, reset_seed
 from wgflow_rl.training.settings import Settings
 
-SIZE = 160  # px of a frame
-FRAMES = 40  # of a film, about
+SIZE = 144  # px of a frame
+FRAMES = 30  # of a film, about
 END = 8  # repetitions of the last frame
 
 

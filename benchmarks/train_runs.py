@@ -5,6 +5,7 @@
     python benchmarks/train_runs.py arm-paper            # the paper's `dfp` beside ours, offline, 3 seeds
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
     python benchmarks/train_runs.py arm-topk             # drifting and MeanFlow with and without top-K, 5 seeds
+    python benchmarks/train_runs.py arm-topk-constant    # the same with a constant learning rate
     python benchmarks/train_runs.py arm-topk-greedy      # the same, executing the best of N' by the critic
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
@@ -83,8 +84,9 @@ STRENGTHS = {
     )
 }
 TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
-# The best of N' by the critic, as the preset had it when these studies ran.
-GREEDY = ("--act-temperature", "0")
+# As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
+CONSTANT = ("--lr-end", "1")
+GREEDY = ("--act-temperature", "0", *CONSTANT)
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 NEWER = ("driftql", "fedit", "qam", "qam-e")
 
@@ -110,6 +112,7 @@ STUDIES = {
     ),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}, GREEDY),
     "arm-topk": Study(ARM, 5, {name: (name,) for name in TOPK}),
+    "arm-topk-constant": Study(ARM, 5, {name: (name,) for name in TOPK}, CONSTANT),
     "arm-topk-greedy": Study(ARM, 5, {name: (name,) for name in TOPK}, GREEDY),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "can-topk": Study(CAN, 5, {name: (name,) for name in TOPK}),

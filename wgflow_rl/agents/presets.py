@@ -251,11 +251,11 @@ MAZE = DFPConfig(
     act_temperature=1.0,  # in steps to the goal; the best alone, where the critic is wrong, is wrong every time
     standardise=True,
 )
-# Of 0, 1, 2 and 4, temperature 2 was the best for drifting and for MeanFlow (docs/rl.md, "What limits the arm").
+# Temperature: of 0, 1, 2 and 4, 2 was the best for drifting and for MeanFlow (docs/rl.md, "What limits the arm").
 ARM = replace(
-    MAZE, target_rate=1e-2, lr_end=1.0, act_samples=32, act_temperature=2.0
+    MAZE, target_rate=1e-2, act_samples=32, act_temperature=2.0
 )  # also for can and square
-LIFT = replace(ARM, act_temperature=0.0)
+LIFT = replace(ARM, lr_end=1.0, act_temperature=0.0)
 PUSHT = replace(
     MAZE,
     chunk=8,  # 2 observations, 16 actions predicted, 8 executed: Diffusion Policy's protocol (Chi et al. 2023)
