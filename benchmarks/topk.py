@@ -51,6 +51,8 @@ DFP, MVP = ("dfp-ml-energy", "dfp-ml-energy-no-topk"), ("mvp-topk", "mvp")
 RUNS = (
     (("maze", "drifting", "methods-pointmaze", *DFP), ("success", "steps")),
     (("maze", "MeanFlow", "methods-pointmaze", *MVP), ("success", "steps")),
+    (("cube-single", "drifting", "arm-topk", *DFP), ("success", "steps")),
+    (("cube-single, constant rate", "drifting", "arm-topk-constant", *DFP), ("success", "steps")),
     (("cube-single, greedy", "drifting", "arm-topk-greedy", *DFP), ("success", "steps")),
     (("cube-single, greedy", "MeanFlow", "arm-topk-greedy", *MVP), ("success", "steps")),
     (
