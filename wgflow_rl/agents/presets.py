@@ -251,10 +251,8 @@ MAZE = DFPConfig(
     act_temperature=1.0,  # in steps to the goal; the best alone, where the critic is wrong, is wrong every time
     standardise=True,
 )
-# Temperature: of 0, 1, 2 and 4, 2 was the best for drifting and for MeanFlow (docs/rl.md, "What limits the arm").
-ARM = replace(
-    MAZE, target_rate=1e-2, act_samples=32, act_temperature=2.0
-)  # also for can and square
+# Arms, Can and Square. Of the temperatures 0, 1, 2 and 4, 2 was the best (docs/rl.md, "What limits the arm").
+ARM = replace(MAZE, target_rate=1e-2, act_samples=32, act_temperature=2.0)
 LIFT = replace(ARM, lr_end=1.0, act_temperature=0.0)
 PUSHT = replace(
     MAZE,
