@@ -77,6 +77,13 @@ def test_laptop_rows_differ_in_the_method_alone(env):
         )
 
 
+@pytest.mark.parametrize("env", ["canoe-v0", "square_world", "cubes-v1", "my-robot"])
+def test_an_environment_of_ones_own_is_acted_in_greedily(env):
+    """A temperature is in the units of the reward, which the preset cannot know; a similar name is not enough."""
+    cfg, schedule = presets.preset("laptop", "dfp", env)
+    assert (cfg.act_temperature, schedule) == (0, presets.ARM_SCHEDULE)
+
+
 def test_variants_of_dfp_differ_in_field_and_top_k_weight_alone():
     """`dfp-published` also has its own TD target, except where the laptop preset gives one to all."""
     for preset in presets.PRESETS:

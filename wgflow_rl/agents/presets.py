@@ -253,7 +253,8 @@ MAZE = DFPConfig(
 )
 # Arms, Can and Square. Of the temperatures 0, 1, 2 and 4, 2 was the best (docs/rl.md, "What limits the arm").
 ARM = replace(MAZE, target_rate=1e-2, act_samples=32, act_temperature=2.0)
-LIFT = replace(ARM, lr_end=1.0, act_temperature=0.0)
+# Lift and all other environments: a temperature is in the units of the reward, so it is no default.
+OTHER = replace(ARM, lr_end=1.0, act_temperature=0.0)
 PUSHT = replace(
     MAZE,
     chunk=8,  # 2 observations, 16 actions predicted, 8 executed: Diffusion Policy's protocol (Chi et al. 2023)
@@ -267,6 +268,16 @@ PUSHT = replace(
     standardise=False,  # positions are scaled to [-1, 1]
     act_temperature=0.0,
 )
+
+# Beginning of an environment's name -> what the laptop preset has for it.
+LAPTOP: dict[str, tuple[DFPConfig, Schedule]] = {
+    "pointmaze": (MAZE, MAZE_SCHEDULE),
+    **dict.fromkeys(("cube-", "scene-", "puzzle-"), (ARM, ARM_SCHEDULE)),
+    "can-": (ARM, CAN_SCHEDULE),
+    "square-": (ARM, SQUARE_SCHEDULE),
+    "lift-": (OTHER, LIFT_SCHEDULE),
+    "pusht": (PUSHT, PUSHT_SCHEDULE),
+}
 
 # Settings that the laptop preset gives every method alike, so that two of them differ in the method alone. What defines
 # a method (chunk, N of bfn, weights of losses) stays its own.
@@ -295,17 +306,10 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
         agent = paper_offline(method, env) if name == "paper-offline" else paper(method, env)
     schedule = PAPER
     if name == "laptop":
-        like, schedule = ARM, ARM_SCHEDULE
-        if env.startswith("pointmaze"):
-            like, schedule = MAZE, MAZE_SCHEDULE
-        if env.startswith(ROBOMIMIC):
-            like, schedule = {
-                "lift": (LIFT, LIFT_SCHEDULE),
-                "can": (ARM, CAN_SCHEDULE),
-                "square": (ARM, SQUARE_SCHEDULE),
-            }[env.partition("-")[0]]
-        if env.startswith("pusht"):
-            like, schedule = PUSHT, PUSHT_SCHEDULE
+        like, schedule = next(
+            (found for start, found in LAPTOP.items() if env.startswith(start)),
+            (OTHER, ARM_SCHEDULE),
+        )
         if method in METHODS:
             agent = laptop(method, agent, like)
     schedule = REGISTERED.get(method) or schedule
