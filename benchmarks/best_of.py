@@ -3,14 +3,15 @@
     python benchmarks/best_of.py RUN [RUN ...] --samples 4 32 --temperatures 0 1 2 --name arm
 
 A policy draws N' chunks and executes one, drawn from softmax(Q / T); at T = 0 the best. Every rule plays the same start
-states, which are not those of evaluations during training. Writes benchmarks/results/best_of-NAME.json and .md; rows of
-earlier calls are kept. Nothing is trained.
+states, which are not those of evaluations during training. Writes benchmarks/results/best_of-NAME.json and .md, row by
+row; rows of earlier calls are kept. Nothing is trained.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,27 +25,26 @@ from wgflow_rl.evaluate import load_agent, run_episodes
 from wgflow_rl.training.runlog import wilson
 
 RESULTS = Path(__file__).parent / "results"
-KEY = ["run", "step", "samples", "temperature", "episodes"]
+KEY = ("run", "samples", "temperature", "episodes")
 
 
-def play(
-    run: Path, *, samples: int, temperature: float, episodes: int, there: set[tuple]
-) -> dict | None:
-    """A row of results; None if it is there already."""
+def play(run: Path, *, samples: int, temperature: float, episodes: int) -> dict:
+    """Play with N' = samples and T = temperature; returns a row of results."""
     agent, settings, step = load_agent(run, act_samples=samples)
     cfg: Any = agent.cfg
     agent.cfg = dataclasses.replace(cfg, act_temperature=temperature)
     agent.cfg.check()
-    values = (run.name, step, samples, temperature, episodes)
-    if values in there:
-        return None
     result = run_episodes(agent, settings, episodes)
     low, high = wilson(int(result.success.sum()), episodes)
     return {
         "method": settings.method,
         "env": settings.env,
         "seed": settings.seed,
-        **dict(zip(KEY, values, strict=True)),
+        "run": run.name,
+        "step": step,
+        "samples": samples,
+        "temperature": temperature,
+        "episodes": episodes,
         "success": float(result.success.mean()),
         "low": round(low, 3),
         "high": round(high, 3),
@@ -84,21 +84,13 @@ def main() -> None:
     torch.set_num_threads(1)
     out = RESULTS / f"best_of-{ask.name}.json"
     rows = json.loads(out.read_text())["rows"] if out.exists() else []
-    for run in ask.runs:
-        for samples in ask.samples:
-            for temperature in ask.temperatures:
-                there = {tuple(row[name] for name in KEY) for row in rows}
-                row = play(
-                    run,
-                    samples=samples,
-                    temperature=temperature,
-                    episodes=ask.episodes,
-                    there=there,
-                )
-                if row is not None:
-                    rows.append(row)
-                    print(row, flush=True)
-    write_results(out, {**provenance(), "rows": rows})
+    there = {tuple(row[name] for name in KEY) for row in rows}
+    for run, samples, temperature in itertools.product(ask.runs, ask.samples, ask.temperatures):
+        if (run.name, samples, temperature, ask.episodes) in there:
+            continue
+        rows.append(play(run, samples=samples, temperature=temperature, episodes=ask.episodes))
+        print(rows[-1], flush=True)
+        write_results(out, {**provenance(), "rows": rows})
     out.with_suffix(".md").write_text(table(rows))
     print(table(rows))
 

@@ -128,18 +128,18 @@ def strengths() -> str:
     none = "lambda 0, K 4"
     body = []
     for variant in evaluations("strength-pointmaze"):
-        measured = {
-            measure: Pair("", "", "strength-pointmaze", variant, none, *UNITS[measure])
+        success, steps = (
+            Pair("", "", "strength-pointmaze", variant, none, *UNITS[measure])
             for measure in ("success", "steps")
-        }
-        means = {name: pair.values(variant).mean() for name, pair in measured.items()}
-        fewer = summary(measured["steps"].gain)
-        assert fewer is not None
+        )
+        means = [f"{success.values(variant).mean():.2f}", f"{steps.values(variant).mean():.0f}"]
         weight, k = (word.split()[1] for word in variant.split(", "))
-        shown = ["0", "", f"{means['success']:.2f}", f"{means['steps']:.0f}", "", "", "", ""]
-        if variant != none:
-            shown = [weight, k, *shown[2:4], *cells(fewer, "steps")]
-        body.append(shown)
+        gain = summary(steps.gain)
+        assert gain is not None
+        if variant == none:
+            body.append([weight, "", *means, *[""] * 4])
+        else:
+            body.append([weight, k, *means, *cells(gain, "steps")])
     header = ["lambda", "K of 16", "success", "steps per episode", *INTERVALS, "steps"]
     return table(header, body)
 

@@ -23,7 +23,8 @@ def test_pairs_are_equal_until_the_term_begins(script):
     """The reason for pairing: with and without the term, a seed has the same evaluations offline."""
     for pair in script.PAIRS:
         curves = script.evaluations(pair.file)
-        last = {"maze": 4000, "PushT": 3000}.get(pair.task, 8000)
+        arm = dict.fromkeys(("arm-topk", "arm-topk-constant", "arm-topk-greedy"), 8000)
+        last = {"methods-pointmaze": 4000, "pusht-online": 3000, **arm}[pair.file]
         for seed, rows in curves[pair.with_term].items():
             for row, other in zip(rows, curves[pair.without][seed], strict=True):
                 if row["step"] <= last:
