@@ -15,7 +15,9 @@
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
     python benchmarks/train_runs.py improvements-pointmaze    # variants of the top-K term, 3 seeds
+    python benchmarks/train_runs.py improvements-arm          # the same on the arm
     python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (Tables 3 and 4), 3 seeds
+    python benchmarks/train_runs.py strength-arm              # the same on the arm
     python benchmarks/train_runs.py rivals-pointmaze          # methods newer than the paper, 3 seeds
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
@@ -83,6 +85,17 @@ STRENGTHS = {
         *(("0.5", "1"), ("0.5", "2"), ("0.5", "8")),
     )
 }
+BEST = ("dfp-ml-energy", "--candidates", "16", "--lam", "0.5", "--top-k", "4")
+BY_ENERGY = (*BEST, "--improve-field", "energy:0.5")  # the likelihood field has no negatives
+ARM_IMPROVEMENTS = {
+    "top-K": BEST,
+    "no top-K": STRENGTHS["lambda 0, K 4"],
+    "Boltzmann, matched": (*BEST, "--positives", "matched"),
+    "Boltzmann, T = 2": (*BEST, "--positives", "boltzmann", "--temperature", "2"),  # as in acting
+    "top-K and values": (*BEST, "--q-weight", "0.1"),
+    "top-K by energy:0.5": BY_ENERGY,
+    "top-K by energy:0.5, worst as negatives": (*BY_ENERGY, "--repulsion", "0.5"),
+}
 TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 # As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
 CONSTANT = ("--lr-end", "1")
@@ -120,7 +133,9 @@ STUDIES = {
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),
+    "improvements-arm": Study(ARM, 3, ARM_IMPROVEMENTS),
     "strength-pointmaze": Study(MAZE, 3, STRENGTHS),
+    "strength-arm": Study(ARM, 3, STRENGTHS),
     "rivals-pointmaze": Study(MAZE, 3, {name: (name,) for name in NEWER}),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in (*TOPK, *OTHERS)}),
     "fields-arm": Study(
