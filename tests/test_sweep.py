@@ -395,6 +395,16 @@ def test_a_dry_run_lists_the_runs_and_times_nothing(tmp_path, capsys, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_lists_a_shared_offline_phase_before_the_runs_that_need_it(tmp_path, capsys):
+    sweep.main(
+        f"--methods dfp dfp-no-topk --envs {DEFAULT_ENV} --seeds 2 --runs {tmp_path} --dry-run".split()
+    )
+    *lines, total = capsys.readouterr().out.splitlines()
+    shared = [line.split()[1].startswith(DEFAULT_ENV) for line in lines]
+    assert shared == [True, False, False] * 2
+    assert total.startswith("4 runs.")
+
+
 def test_a_dry_run_with_time_prints_hours_and_starts_nothing(tmp_path, capsys):
     (kind,) = kinds()
     write_run(tmp_path / "same", kind.settings)

@@ -22,7 +22,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,11 @@ def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
     return plan.share_offline(dict(found.values()), args.runs)
 
 
+def with_offline_phases(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs and the offline phases that they share, each before the first job that starts from it."""
+    return list(dict.fromkeys(part for each in jobs for part in (each.offline, each) if part))
+
+
 def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
     """Run the jobs on Ray and return their outcomes; a job with a shared offline phase starts after it.
 
@@ -134,7 +139,7 @@ def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
         KeyboardInterrupt: After every run has written its checkpoint.
     """
     outcomes: dict[Job, Outcome] = {}
-    todo = list(dict.fromkeys(part for each in jobs for part in (each.offline, each) if part))
+    todo = with_offline_phases(jobs)
     steps = {each: each.steps - (each.offline.steps if each.offline else 0) for each in todo}
     with (
         _ray(args) as ray,
@@ -259,8 +264,9 @@ def _line(each: Job, outcome: Outcome) -> str:
 
 
 def listing(jobs: dict[Job, plan.Kind]) -> str:
-    """List the runs with their states."""
-    lines = [f"{job.state(each.folder).state:8} {each.folder.name}" for each in jobs]
+    """List the runs and the offline phases that they share, with their states."""
+    parts = with_offline_phases(jobs)
+    lines = [f"{job.state(each.folder).state:8} {each.folder.name}" for each in parts]
     return "\n".join([*lines, f"{len(jobs)} runs. --time estimates their hours."])
 
 
