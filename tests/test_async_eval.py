@@ -341,6 +341,16 @@ def test_a_run_that_diverges_writes_the_row_of_the_open_evaluation(tiny, tmp_pat
     assert load_agent(tmp_path / "run", best=True)[2] == 4
 
 
+def test_a_divergence_is_named_although_the_open_evaluation_fails(tiny, tmp_path, monkeypatch):
+    def fail(self):
+        raise ValueError("no such weight")
+
+    diverge_at(monkeypatch, 6)
+    monkeypatch.setattr(Late, "result", fail)
+    with pytest.raises(TrainingDiverged, match="is not finite at step 6"):
+        start(tmp_path / "run", *ASYNC)
+
+
 @pytest.mark.parametrize(("later", "best"), [(1, 8), (0, 4), (2, 8)])
 def test_the_best_checkpoint_is_that_of_the_best_row_although_it_was_written_before_it(
     later, best, tiny, tmp_path, monkeypatch

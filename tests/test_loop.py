@@ -150,6 +150,19 @@ def test_a_run_that_was_stopped_goes_on_as_the_one_that_was_not(moment, tmp_path
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+def test_a_run_goes_on_that_began_before_a_setting_was_added(tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    original = TrainingState._result_settings
+    older = lambda self: {k: v for k, v in original(self).items() if k != "q_weight"}
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingState, "_result_settings", older)
+        stop_after(patch, 6)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "run")
+    run(tmp_path / "run", resume=True)
+    assert saved(tmp_path / "run") == saved(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["training", "validation"])
 def test_a_run_does_not_go_on_with_other_data_or_settings(which, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -235,10 +248,20 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 # ---- the offline phase of another run --------------------------------------------------------------------------------
 
+PHASE = (
+    "--offline-steps",
+    "6",
+    "--online-steps",
+    "6",
+    "--eval-every",
+    "3",
+)  # it ends with an evaluation
+ALONE = ("--online-steps", "0", "--online-start", "0")
+
 
 def train_small(folder, method, *flags):
     usual = FLAGS if method == "dfp" else FLAGS.replace("--generated 2 ", "")
-    given = ("--method", method, *usual.split(), "--run-dir", str(folder), *flags)
+    given = ("--method", method, *usual.split(), *PHASE, "--run-dir", str(folder), *flags)
     loop.run(from_command_line(given), progress=False)
 
 
@@ -255,22 +278,20 @@ def after_the_switch(folder):
 
 
 @pytest.mark.parametrize(
-    ("method", "every", "flags"),  # an evaluation before or at the end of the phase
+    ("method", "flags"),
     [
-        ("dfp", "4", "--lam 0"),
-        ("dfp", "5", "--lam 2 --top-k 1 --positives matched --old-rate 0.5 --lr-end 0.1"),
-        ("dfp", "5", "--improve-field energy:0.5 --repulsion 0.5 --top-k 1 --q-weight 0.3"),
-        ("dfp", "5", "--positives boltzmann --temperature 3 --online-start 3 --online-share 0.5"),
-        ("mvp", "5", "--lam 0.5 --old-rate 0.5"),
+        ("dfp", "--lam 0"),
+        ("dfp", "--lam 2 --top-k 1 --positives matched --old-rate 0.5 --lr-end 0.1"),
+        ("dfp", "--improve-field energy:0.5 --repulsion 0.5 --top-k 1 --q-weight 0.3"),
+        ("dfp", "--positives boltzmann --temperature 3 --online-start 3 --online-share 0.5"),
+        ("dfp", "--lam 0 --envs 3"),
+        ("mvp", "--lam 0.5 --old-rate 0.5"),
     ],
 )
-def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(
-    method, every, flags, tmp_path
-):
-    flags = (*flags.split(), "--eval-every", every)
+def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(method, flags, tmp_path):
+    flags = flags.split()
     train_small(tmp_path / "whole", method, *flags)
-    alone = ("--online-steps", "0", "--online-start", "0", "--eval-every", every)
-    train_small(tmp_path / "phase", method, *alone)
+    train_small(tmp_path / "phase", method, *ALONE)
     train_small(tmp_path / "after", method, *flags, "--offline-run", str(tmp_path / "phase"))
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
@@ -278,14 +299,14 @@ def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(
 def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path, monkeypatch):
     def played(act, envs, *, episodes, first_episode, **_):
         return Evaluation(
-            np.full(episodes, first_episode == 4), np.zeros(episodes), np.ones(episodes)
+            np.full(episodes, first_episode == 3), np.zeros(episodes), np.ones(episodes)
         )
 
     monkeypatch.setattr(loop, "evaluate", played)
     train_small(tmp_path / "whole", "dfp")
-    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
+    train_small(tmp_path / "phase", "dfp", *ALONE)
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
-    assert 4 in saved(tmp_path / "after")
+    assert 3 in saved(tmp_path / "after")
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
 
@@ -299,17 +320,25 @@ def test_an_evaluation_after_the_offline_phase_of_another_has_its_checkpoint(tmp
         return submit(self, step)
 
     monkeypatch.setattr(loop.InlineEvaluator, "submit", submitted)
-    every = ("--eval-every", "5")
-    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0", *every)
-    train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"), *every)
-    assert evaluated == [5, 5, 10, 12]
+    train_small(tmp_path / "phase", "dfp", *ALONE)
+    train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
+    assert evaluated == [3, 6, 6, 9, 12]
 
 
-@pytest.mark.parametrize("step", [0, 6])
-def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp_path, monkeypatch):
-    """Also a kill before its first checkpoint."""
-    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
-    flags = ("--offline-run", str(tmp_path / "phase"))
+@pytest.mark.parametrize("flags", ["", "--envs 3"])
+@pytest.mark.parametrize("step", [None, 7, 8])
+def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(
+    step, flags, tmp_path, monkeypatch
+):
+    """Also a kill between the checkpoint of the best evaluation that it inherits and its own first one."""
+
+    def played(act, envs, *, episodes, first_episode, **_):
+        success = np.full(episodes, first_episode == 3)
+        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
+
+    monkeypatch.setattr(loop, "evaluate", played)
+    train_small(tmp_path / "phase", "dfp", *ALONE)
+    flags = ("--offline-run", str(tmp_path / "phase"), *flags.split())
     train_small(tmp_path / "whole", "dfp", *flags)
     with monkeypatch.context() as patch:
         if step:
@@ -318,6 +347,7 @@ def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(step, tmp
             patch.setattr(TrainingState, "save", interrupted)
         with pytest.raises((SystemExit, KeyboardInterrupt)):
             train_small(tmp_path / "after", "dfp", *flags)
+    assert (saved(tmp_path / "after") == [3]) == (step is None)
     resume(tmp_path / "after")
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
@@ -334,16 +364,17 @@ def interrupted(*_):
         ("--lam-offline 1", "", "--lam-offline 1.0"),
         ("--lam-offline 1 --top-k 1", "--lam-offline 1", "--top-k 1"),
         ("--candidates 4", "", "--candidates 4"),
-        ("--offline-steps 6", "", "--offline-steps 6"),
+        ("--offline-steps 9", "", "--offline-steps 9"),
         ("--method mvp", "", "--method wgflow_rl.agents.mvp.MVPConfig"),
-        ("--online-steps 20", "", "holds no checkpoint of step 5"),
+        ("--online-steps 20", "", "holds no checkpoint of step 6"),
         ("", "--offline-steps 0", "--offline-run came with --offline-steps 0 and"),
         ("", "--online-steps 0 --online-start 0", "wanted a run of both phases"),
+        ("", "--eval-every 4", "wanted an evaluation at the end of the offline phase"),
     ],
 )
 def test_an_offline_phase_that_does_not_fit_is_refused(phase, flags, message, tmp_path):
     method, phase = ("mvp", "") if "mvp" in phase else ("dfp", phase)
-    alone = () if "online" in phase else ("--online-steps", "0", "--online-start", "0")
+    alone = () if "online" in phase else ALONE
     train_small(tmp_path / "phase", method, *phase.split(), *alone)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train_small(
@@ -353,7 +384,7 @@ def test_an_offline_phase_that_does_not_fit_is_refused(phase, flags, message, tm
 
 
 def test_an_offline_phase_of_other_data_is_refused(tmp_path, monkeypatch):
-    train_small(tmp_path / "phase", "dfp", "--online-steps", "0", "--online-start", "0")
+    train_small(tmp_path / "phase", "dfp", *ALONE)
     train, validation = walks()
     other = replace(train, rewards=train.rewards - 1)
     monkeypatch.setattr(data, "load", lambda *_, **__: (other, validation))

@@ -278,6 +278,8 @@ def test_runs_that_differ_online_only_share_their_offline_phase(tmp_path):
     schedule = replace(variants[0].settings.schedule, online_steps=0)
     assert settings == replace(variants[0].settings, schedule=schedule)
     assert all(each.offline is None for each in sweep.jobs_of(args, kinds()))
+    unequal = [kind for lam in ("0.25", "0.5") for kind in kinds("--lam", lam, "--eval-every", "7")]
+    assert all(each.offline is None for each in sweep.jobs_of(args, unequal))
     b.folder.mkdir()
     (b.folder / "config.json").touch()  # has begun without it
     assert [each.offline for each in sweep.jobs_of(args, variants)][:3] == [None] * 3
@@ -296,6 +298,15 @@ def test_a_shared_offline_phase_is_taken_over_once_it_is_done(folder, tmp_path):
     ]
     assert ["--offline-run" in each for each in argv] == [False, True]
     assert argv[1][argv[1].index("--offline-run") + 1] == str(phase.folder)
+
+
+def test_runs_whose_shared_offline_phase_diverged_diverge_without_training(folder, tmp_path):
+    phase = Job(tmp_path / "phase", ("--nan-at", "3"), 10)
+    diverged = execute(phase, retries=0, pause=0)
+    assert diverged.state == "diverged"
+    assert execute(Job(folder, (), 10, offline=phase), retries=0, pause=0) == diverged
+    assert job.state(folder) == diverged
+    assert not (folder / "steps.txt").exists()
 
 
 @pytest.mark.parametrize(

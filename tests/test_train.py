@@ -267,6 +267,18 @@ def test_a_divergence_is_named_even_where_no_batch_can_be_written(tmp_path, monk
     assert "The batch could not be written ([Errno 28] No space left on device" in message
 
 
+def test_a_run_ends_although_its_film_cannot_be_rendered(whole, tmp_path, monkeypatch, capsys):
+    def without_display(*_, **__):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(train, "run_episodes", without_display)
+    train.main([*flags(tmp_path / "run"), "--film"])
+    warning = capsys.readouterr().err
+    assert "could not be filmed (RuntimeError: no display)" in warning
+    assert f"wgflow_rl.evaluate {tmp_path / 'run'} --video film.mp4" in warning
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
 def test_an_environment_that_raises_is_named_and_the_run_can_be_resumed(
     whole, tmp_path, monkeypatch, capsys
 ):

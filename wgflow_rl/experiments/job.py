@@ -79,8 +79,9 @@ def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
     """Run a job to its end and return the outcome; a finished job is not run again.
 
     A failed process is restarted from the last checkpoint, unless it diverged, which a resumed run
-    would repeat. If another process works in the folder (left by a killed sweep), this waits for
-    it. Failures of the run, such as a full disk, are outcomes, not exceptions.
+    would repeat; so would a job whose shared offline phase diverged. If another process works in
+    the folder (left by a killed sweep), this waits for it. Failures of the run, such as a full
+    disk, are outcomes, not exceptions.
 
     Args:
         job: the run.
@@ -93,7 +94,8 @@ def execute(job: Job, *, retries: int, pause: float = 5.0) -> Outcome:
             before = state(job.folder)
             if before.state in ("done", "diverged"):
                 return before
-            outcome = _attempts(job, lock, retries, pause)
+            phase = state(job.offline.folder) if job.offline else before
+            outcome = phase if phase.state == "diverged" else _attempts(job, lock, retries, pause)
             write_whole(job.folder / "sweep.json", json.dumps(asdict(outcome)) + "\n")
             return outcome
     except OSError as error:

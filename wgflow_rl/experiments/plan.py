@@ -2,7 +2,7 @@
 
 The name of a job's folder ends in a hash of every setting that changes results. Equal
 configurations have one folder, independent of the flags that select them, and run once; a changed
-default is another configuration.
+default or an added setting makes another configuration.
 """
 
 from __future__ import annotations
@@ -30,22 +30,6 @@ from wgflow_rl.training.settings import (
 
 OFFLINE = "offline-phases"  # folder, beside the runs, of offline phases that several of them share
 LOGGING = ("log_every", "checkpoint_every")  # of the schedule: without effect on results
-# Settings added after folders had been named: omitted from the hash at these values, so that names
-# stay valid.
-ADDED_DEFAULTS = {
-    "envs": 1,
-    "noise_on": "cpu",
-    "history": 1,
-    "horizon": 0,
-    "lr_end_offline": 1.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 0.0,
-    "average": 0.0,
-    "trunk": (),
-    "data_episodes": None,
-    "mirror": False,
-    "eval_seed": None,
-}
 RESERVED = (
     "--method",
     "--env",
@@ -76,12 +60,17 @@ class Kind:
         return Job(folder, (*self.flags, "--seed", str(seed)), steps, threads)
 
     def offline_job(self, root: Path, seed: int, *, threads: int = 1) -> Job | None:
-        """The offline phase alone, equal for kinds that differ in the online phase only; None if there is one phase."""
+        """The offline phase alone, equal for kinds that differ in the online phase only.
+
+        None if there is one phase, or none that ends with an evaluation.
+        """
         settings = dataclasses.replace(self.settings, seed=seed)
         schedule = settings.schedule
         if not schedule.offline_steps or not schedule.online_steps:
             return None
-        name = f"{self.env}-s{seed}-{_hash(_without_added(of_offline_phase(settings)))}"
+        if schedule.offline_steps % schedule.eval_every:
+            return None
+        name = f"{self.env}-s{seed}-{_hash(of_offline_phase(settings))}"
         flags = (*self.flags, "--online-steps", "0", "--seed", str(seed))
         return Job(root.resolve() / OFFLINE / name, flags, schedule.offline_steps, threads)
 
@@ -123,11 +112,9 @@ class Plan:
 
 def digest(settings: Settings) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the settings that change results."""
-    contents = _without_added(of_results(as_json(settings)))
-    contents["agent"] = _without_added(contents["agent"])
-    schedule = _without_added(contents["schedule"])
-    contents["schedule"] = {k: v for k, v in schedule.items() if k not in LOGGING}
-    return _hash(contents)
+    contents = of_results(as_json(settings))
+    schedule = {k: v for k, v in contents["schedule"].items() if k not in LOGGING}
+    return _hash(contents | {"schedule": schedule})
 
 
 def _hash(contents: dict[str, Any]) -> str:
@@ -135,10 +122,6 @@ def _hash(contents: dict[str, Any]) -> str:
         data = str(Path(contents["data"]).expanduser().resolve())
         contents = contents | {"data": data}
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _without_added(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in settings.items() if k not in ADDED_DEFAULTS or v != ADDED_DEFAULTS[k]}
 
 
 def table(number: int) -> ResultTable:

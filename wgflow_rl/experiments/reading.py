@@ -19,7 +19,7 @@ import pandas as pd
 from wgflow_rl.agents import presets
 from wgflow_rl.envs import pusht
 from wgflow_rl.experiments.peers import check_regular, read_curves, read_text
-from wgflow_rl.experiments.plan import ADDED_DEFAULTS, LOGGING, OFFLINE
+from wgflow_rl.experiments.plan import LOGGING, OFFLINE
 from wgflow_rl.experiments.results import GENERATED, OFFICIAL, RunGroup, abbreviate, assignments
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
 from wgflow_rl.training.table import read_rows
@@ -149,9 +149,8 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
     ]
     for name in ("offline_steps", "online_steps", "eval_episodes", *LOGGING):
         other.pop(name, None)
-    usual = dict(ADDED_DEFAULTS)
-    if settings.get("data"):
-        usual |= {name: getattr(Settings, name) for name in ONLY_OF_SHARDS}
+    names = ("envs", "noise_on", *(ONLY_OF_SHARDS if settings.get("data") else ()))
+    usual = {name: getattr(Settings, name) for name in names}
     other |= {n: settings[n] for n, value in usual.items() if settings.get(n, value) != value}
     # Of several runs with equal settings and seed, keep the longest.
     furthest = {

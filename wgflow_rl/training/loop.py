@@ -61,7 +61,9 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
 
         state = TrainingState(settings, envs=collecting, guard=guard, progress=progress)
         checkpoints = settings.folder / "checkpoints"
-        if resume and checkpoint.steps(checkpoints):
+        # A run that takes over an offline phase begins with the checkpoint of its end.
+        first = settings.schedule.offline_steps if settings.offline_run else 0
+        if resume and any(step >= first for step in checkpoint.steps(checkpoints)):
             state.load(checkpoints)
         # A run killed before its first checkpoint starts again: -1 drops every row.
         resume_step = (state.step or -1) if resume else None
@@ -148,7 +150,8 @@ class Trainer:
         try:
             self._train()
         except TrainingDiverged as error:
-            self.record_evaluation()
+            with contextlib.suppress(EvaluationFailed):
+                self.record_evaluation()
             raise TrainingDiverged(f"{error} {self.dump_batch()}") from error
 
     def _train(self) -> None:

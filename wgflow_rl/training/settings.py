@@ -175,6 +175,12 @@ class Settings:
                 f"--offline-run came with --offline-steps {steps[0]} and --online-steps {steps[1]}; wanted a run of "
                 "both phases, or no --offline-run"
             )
+        every = self.schedule.eval_every
+        if self.offline_run is not None and steps[0] % every:
+            raise ValueError(
+                f"--offline-run came with --offline-steps {steps[0]} and --eval-every {every}; wanted an evaluation at "
+                "the end of the offline phase (a divisor of its steps), or no --offline-run"
+            )
         paths = {"data": self.data, "offline_run": self.offline_run}
         found = {name: str(expand_user(p).absolute()) for name, p in paths.items() if p is not None}
         return replace(self, **found)

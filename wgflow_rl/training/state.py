@@ -195,7 +195,8 @@ class TrainingState:
                 "Put the files back, name their new folder with --data, or start a new run."
             )
         for name, value in self._result_settings().items():
-            if (began := state["settings"].get(name)) != value:
+            # A setting that is newer than the run has its default in both.
+            if (began := state["settings"].get(name, value)) != value:
                 raise ValueError(
                     f"{name} is {value!r}, but the run in {run} began with {began!r}, so it cannot be continued. "
                     "Undo the change in its config.json."
@@ -219,16 +220,16 @@ class TrainingState:
             ValueError: If data, settings or device of the phase differ.
         """
         folder, schedule = run / "checkpoints", self.settings.schedule
-        end, every = schedule.offline_steps, schedule.eval_every
+        end = schedule.offline_steps
         self._refuse_other_phase(run)
         saved = checkpoint.load(folder, step=end, rows=False)
         if saved.state["data"] != self.data_checksum:
             raise ValueError(f"--offline-run is {run}, which was trained on other data")
         self._restore(saved.tensors, run)
         self.step = end
-        self.evaluating = end if end % every == 0 else None
+        self.evaluating = end
         best = Best(*saved.state["best"])
-        if 0 < best.step < end and best.step % every == 0:
+        if 0 < best.step < end:
             self.best = best
             found = checkpoint.load(folder, step=best.step, rows=False)
             changed = found.state | {"settings": self._result_settings()}
@@ -236,7 +237,7 @@ class TrainingState:
             checkpoint.save(own, step=best.step, tensors=found.tensors, state=changed)
         evaluations, logged = (read_numbers(run / name) for name in ("eval.csv", "train.csv"))
         return OfflinePhase(
-            [row for row in evaluations if row["step"] in range(0, end, every)],
+            [row for row in evaluations if row["step"] < end],
             max(row["wall_s"] for row in (*evaluations, *logged) if row["step"] <= end),
         )
 
