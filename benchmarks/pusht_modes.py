@@ -39,11 +39,9 @@ def chunks(agent: Agent, obs: torch.Tensor, count: int) -> np.ndarray:
 
 def draw_modes(runs: list[tuple[Agent, Settings, int]], path: Path) -> None:
     """Draw the chunks of each policy over the scene, one line each, coloured by the side they take."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(runs), 3.7), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (agent, settings, step) in zip(
         np.atleast_1d(figure.subplots(1, len(runs))), runs, strict=True
     ):

@@ -229,11 +229,9 @@ def draw(
 ) -> None:
     """Columns of the evaluations against steps, a panel each: one line per variant, its band from the worst to the
     best seed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(columns))
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for variant, seeds in runs.items():

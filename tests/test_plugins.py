@@ -393,6 +393,24 @@ def test_success_has_to_be_defined():
         env.step([0, 0])
 
 
+def test_a_score_is_that_of_the_registration_and_never_one_of_the_environment():
+    class Game(Plain):
+        def step(self, action):
+            *seen, _ = super().step(action)
+            return *seen, {"success": False, "score": 1500}
+
+    env = register(Game, limit=5)
+    env.reset(seed=0)
+    assert "score" not in env.step([0, 0])[4]
+    env = register(Game, limit=5, score=lambda obs, reward, terminated, info: info["score"] / 2000)
+    env.reset(seed=0)
+    assert env.step([0, 0])[4]["score"] == 0.75
+    env = register(Game, limit=5, score=lambda obs, reward, terminated, info: info["score"])
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"score returned 1500.0; wanted a number in \[0, 1\]"):
+        env.step([0, 0])
+
+
 def test_names_of_environments_belong_to_one_source():
     envs.register("own", ["own-v0"], Plain)
     for source, names, message in (

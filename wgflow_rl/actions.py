@@ -84,14 +84,12 @@ def draw(
 ) -> Path:
     """Draw chunks on the first two principal axes of the proposals, coloured by value [n]."""
     # No pyplot: it has global state and may open windows.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     mean, axes_of, share = principal_axes(proposed)
     at = (proposed - mean) @ axes_of.T
     done = (executed - mean) @ axes_of.T
     figure = Figure(figsize=(6.4, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     colour = {"color": "#0072B2"} if value is None else {"c": value, "cmap": "viridis"}
     points = axes.scatter(

@@ -79,11 +79,9 @@ def collect(parts: Iterable[Episodes]) -> Statistics:
 def draw(statistics: Statistics, path: Path, title: str) -> None:
     """Write a PNG of states, lengths, returns and action histograms."""
     # No pyplot: it has global state and may open windows.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     (space, lengths), (returns, actions) = figure.subplots(2, 2)
 
     single = statistics.states.shape[1] == 1  # drawn on a line

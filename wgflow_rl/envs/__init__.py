@@ -42,6 +42,7 @@ def register(
     make: custom.Make,
     *,
     success: custom.Success | None = None,
+    score: custom.Score | None = None,
     limit: int | None = None,
 ) -> None:
     """Register environments, known to every command from then on; again under a name: replace them.
@@ -54,6 +55,8 @@ def register(
             `render_mode="rgb_array"`. Its bounded actions are scaled to [-1, 1].
         success: function of (observation, reward, terminated, info) after a step; None:
             `info["success"]`. The last step of an episode decides.
+        score: function of the same that says how much of the task is done, a number in [0, 1]. Of
+            the last step, it is logged and selects the best checkpoint in place of success.
         limit: time limit in steps, unless `make` sets one.
 
     Raises:
@@ -71,7 +74,9 @@ def register(
                 f"the environment {name!r} belongs to the source {owners[0]!r}; choose another name"
             )
     module = sys._getframe(1).f_globals["__name__"]  # worker processes import it
-    SOURCES[source] = custom.Source(source, tuple(environments), make, success, limit, module)
+    SOURCES[source] = custom.Source(
+        source, tuple(environments), make, success, score, limit, module
+    )
 
 
 def names() -> list[str]:

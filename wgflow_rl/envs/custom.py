@@ -15,6 +15,7 @@ from wgflow_rl.envs.episodes import SingleTask
 
 Make = Callable[..., gymnasium.Env]  # (env, **options)
 Success = Callable[[np.ndarray, float, bool, dict[str, Any]], bool]
+Score = Callable[[np.ndarray, float, bool, dict[str, Any]], float]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Source:
     environments: tuple[str, ...]
     maker: Make
     success: Success | None = None
+    score: Score | None = None
     limit: int | None = None
     module: str = "__main__"  # that called `envs.register`
 
@@ -59,20 +61,22 @@ class Source:
         _check(inner, env, limited=self.limit is not None)
         if self.limit is not None:
             inner = TimeLimit(inner, self.limit)
-        return SingleTask(Adapted(inner, self.success), env)
+        return SingleTask(Adapted(inner, self.success, self.score), env)
 
 
 class Adapted(gymnasium.Wrapper):
-    """Actions in [-1, 1] for those of the environment's Box, and `info["success"]`.
+    """Actions in [-1, 1] for those of the environment's Box, `info["success"]`, and `info["score"]` if there is one.
 
     Attributes:
         bounds: ([A], [A]) lowest and highest actions of the environment, to which -1 and 1 are mapped.
     """
 
-    def __init__(self, env: gymnasium.Env, success: Success | None = None):
+    def __init__(
+        self, env: gymnasium.Env, success: Success | None = None, score: Score | None = None
+    ):
         super().__init__(env)
         space: Any = env.action_space
-        self.success, self.dtype = success, space.dtype
+        self.success, self.score, self.dtype = success, score, space.dtype
         self.bounds = (space.low.astype(np.float64), space.high.astype(np.float64))
         self.action_space = Box(-1.0, 1.0, shape=space.shape, dtype=np.float32)
 
@@ -80,9 +84,15 @@ class Adapted(gymnasium.Wrapper):
         low, high = self.bounds
         own = (low + (np.asarray(action) + 1) / 2 * (high - low)).clip(low, high)
         observation, reward, terminated, truncated, info = self.env.step(own.astype(self.dtype))
+        outcome = (observation, float(reward), bool(terminated), info)
+        # A "score" of the environment's own may be anything.
+        info = {name: value for name, value in info.items() if name != "score"}
+        if self.score is not None:
+            info["score"] = score = float(self.score(*outcome))
+            if not 0 <= score <= 1:
+                raise ValueError(f"score returned {score}; wanted a number in [0, 1]")
         if self.success is not None:
-            succeeded = self.success(observation, float(reward), bool(terminated), info)
-            info = {**info, "success": succeeded}
+            info["success"] = self.success(*outcome)
         elif "success" not in info:
             raise ValueError(
                 f"info has no 'success' ({', '.join(info) or 'it is empty'}). Register the environment with "

@@ -39,8 +39,7 @@ def draw(
         dashed: labels of dashed lines, those that are not in the paper.
         online_only: omit the offline phase and count steps from its end.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # no pyplot: no global state
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
     panels = {
@@ -55,7 +54,6 @@ def draw(
     height = 2.4 * rows + 0.8 + 0.26 * math.ceil(len(names) / legend_columns)
     size = (4.4 if columns == 1 else 3.4) * columns, height
     figure = Figure(figsize=size, dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes, (panel, lines) in zip(grid.flat, panels.items(), strict=False):
         for name, group in lines.items():

@@ -23,14 +23,13 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     """
     if not runs or not all(runs):
         raise ValueError("no evaluation to draw: eval.csv has no row yet.")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no pyplot: no global state
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # no pyplot: no global state
     from matplotlib.ticker import EngFormatter, PercentFormatter
 
     figure = Figure(figsize=(7.2, 4.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     success, length = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    name = "score" if all(row.get("score") for rows in runs for row in rows) else "success"
+    scored = all(row.get("score") not in (None, "") for rows in runs for row in rows)
+    name = "score" if scored else "success"
     for axes, column, colour in ((success, name, BLUE), (length, "length", INK)):
         lines = [(_column(rows, "step"), _column(rows, column)) for rows in runs]
         if len(runs) > 1:
