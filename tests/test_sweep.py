@@ -4,6 +4,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -393,6 +394,19 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
     beside = replace(kind.settings, machine=Machine(async_eval=True))
     assert pace.hours(beside) == pytest.approx((900 * 2 + 600 * 4) / 3600)
     assert replace(pace, evaluation=800).hours(beside) == pytest.approx(3 * 2 * 800 / 3600)
+
+
+def test_the_clock_of_a_run_that_shares_an_offline_phase_has_times_of_the_online_phase(tmp_path):
+    (kind,) = kinds()
+    run = tmp_path / "after"
+    write_run(run, kind.settings)
+    header, *rows = (run / "train.csv").read_text().splitlines()
+    online = [row for row in rows if "online" in row]
+    (run / "train.csv").write_text("\n".join([header, *online]) + "\n")
+    pace = stopwatch.from_logs(run, "")
+    assert (pace.online_step, pace.evaluation) == (4, 8)
+    assert math.isnan(pace.offline_step)
+    assert stopwatch.from_earlier_run(tmp_path, kind) is None
 
 
 def test_a_dry_run_lists_the_runs_and_times_nothing(tmp_path, capsys, monkeypatch):

@@ -12,6 +12,7 @@ published curves (docs/reproduce.md).
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -128,13 +129,13 @@ def costs(groups: Sequence[RunGroup]) -> list[str]:
     for group in groups:
         if group.peer or (pace := _pace(group)) is None:
             continue
-        online = f"{1000 * pace.online_step:.1f}" if group.total != group.offline else MISSING
-        rows.append(
-            [
-                *map(escape, (group.name, group.env, group.protocol)),
-                *(f"{1000 * pace.offline_step:.1f}", online, f"{pace.evaluation:.1f}"),
-            ]
-        )
+        online = pace.online_step if group.total != group.offline else math.nan
+        steps = [
+            MISSING if math.isnan(step) else f"{1000 * step:.1f}"
+            for step in (pace.offline_step, online)
+        ]
+        about = map(escape, (group.name, group.env, group.protocol))
+        rows.append([*about, *steps, f"{pace.evaluation:.1f}"])
     if not rows:
         return []
     header = ["method", "environment", "conditions", "ms per update offline", "ms per online step"]

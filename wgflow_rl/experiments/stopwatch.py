@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from wgflow_rl import envs
 from wgflow_rl.experiments import job
 from wgflow_rl.experiments.plan import Kind
 from wgflow_rl.training.settings import Settings, as_json
-from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.table import read_numbers
 from wgflow_rl.utils.cli import UserError
 
 STEPS = 200  # steps per phase of a short run
@@ -61,7 +62,7 @@ def from_earlier_run(root: Path, kind: Kind) -> Pace | None:
             pace = from_logs(path.parent, f"earlier run {path.parent.name}") if same else None
         except (OSError, ValueError, KeyError):
             continue
-        if pace is not None:
+        if pace is not None and not math.isnan(pace.offline_step):
             return pace
     return None
 
@@ -103,7 +104,8 @@ def measure(kind: Kind, *, threads: int = 1) -> Pace:
 def from_logs(run: Path, source: str) -> Pace | None:
     """Median times from the clocks of train.csv and eval.csv; None if there are too few rows.
 
-    A step's time is the difference between two rows of a phase without an evaluation in between.
+    A step's time is the difference between two rows of a phase without an evaluation in between. That of the offline
+    phase is NaN for a run that began after the phase of another.
     """
     if not (run / "train.csv").exists():
         return None
@@ -113,19 +115,18 @@ def from_logs(run: Path, source: str) -> Pace | None:
     per_step = train["wall_s"].diff() / train["step"].diff()
     step = per_step[adjacent].groupby(train["phase"]).median()
     waves = evaluations.merge(train, on="step", suffixes=("", "_before"))
-    if "offline" not in step or waves.empty:
+    if step.empty or waves.empty:
         return None
+    offline = step.get("offline", math.nan)
     schedule = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]["schedule"]
     evaluation = (waves["wall_s"] - waves["wall_s_before"]).median()
     return Pace(
-        step["offline"],
-        step.get("online", step["offline"]),
+        offline,
+        step.get("online", offline),
         evaluation / -(-schedule["eval_episodes"] // WAVE),
         source,
     )
 
 
 def _clock(path: Path) -> pd.DataFrame:
-    _, rows = read_rows(path)  # complete rows only: the run may be in progress
-    frame = pd.DataFrame(rows, columns=["step", "phase", "wall_s"])
-    return frame.astype({"step": int, "wall_s": float})
+    return pd.DataFrame(read_numbers(path), columns=["step", "phase", "wall_s"])
