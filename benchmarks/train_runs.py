@@ -6,7 +6,8 @@
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
     python benchmarks/train_runs.py arm-topk             # drifting and MeanFlow with and without top-K, 5 seeds
     python benchmarks/train_runs.py arm-topk-constant    # the same with a constant learning rate
-    python benchmarks/train_runs.py arm-topk-greedy      # the same, executing the best of N' by the critic
+    python benchmarks/train_runs.py arm-topk-sampled     # a' ~ pi in the critic's target, not the best of 4
+    python benchmarks/train_runs.py arm-topk-greedy      # as arm-topk-constant, executing the best of N' by the critic
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
     python benchmarks/train_runs.py can-topk             # Can: drifting and MeanFlow with and without top-K, 5 seeds
@@ -125,6 +126,7 @@ STUDIES = {
     ),
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}, GREEDY),
     "arm-topk": Study(ARM, 5, {name: (name,) for name in TOPK}),
+    "arm-topk-sampled": Study(ARM, 5, {name: (name,) for name in TOPK}, ("--target-samples", "1")),
     "arm-topk-constant": Study(ARM, 5, {name: (name,) for name in TOPK}, CONSTANT),
     "arm-topk-greedy": Study(ARM, 5, {name: (name,) for name in TOPK}, GREEDY),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
