@@ -19,7 +19,7 @@ train: $(SET_UP)
 	$(RUN) -m wgflow_rl.train $(ARGS)
 
 train-arm: $(SET_UP)
-	$(RUN) -m wgflow_rl.train --env cube-single-play-singletask-task2-v0 $(ARGS)
+	$(RUN) -m wgflow_rl.train --env cube-single-play-singletask-task2-v0 --method dfp-ml-energy-no-topk $(ARGS)
 
 train-lift: $(SET_UP)
 	$(RUN) -m wgflow_rl.train --env lift-mh-low_dim $(ARGS)

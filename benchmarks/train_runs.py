@@ -1,7 +1,7 @@
 """Train the same task several times: seeds, methods, fields; one result file with every evaluation and its interval.
 
     python benchmarks/train_runs.py pointmaze            # `make train`, 5 seeds
-    python benchmarks/train_runs.py arm                  # `make train-arm`, 8 seeds
+    python benchmarks/train_runs.py arm                  # `make train-arm`, 7 seeds
     python benchmarks/train_runs.py arm-paper            # the paper's `dfp` beside ours, offline, 3 seeds
     python benchmarks/train_runs.py arm-half             # the same with energy:0.5 in both terms, 5 seeds
     python benchmarks/train_runs.py arm-topk             # drifting and MeanFlow with and without top-K, 5 seeds
@@ -117,7 +117,7 @@ class Study:
 
 STUDIES = {
     "pointmaze": Study(MAZE, 5, {"dfp-ml-energy": ("dfp-ml-energy",)}),
-    "arm": Study(ARM, 8, {"dfp-ml-energy-no-topk": ("dfp-ml-energy-no-topk",)}),
+    "arm": Study(ARM, 7, {"dfp-ml-energy-no-topk": ("dfp-ml-energy-no-topk",)}),
     "arm-paper": Study(
         ARM,
         3,
