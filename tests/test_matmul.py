@@ -59,20 +59,16 @@ def test_the_error_bound_separates_float32_from_fewer_bits():
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds", "chosen"),
+    ("error", "chosen"),
     [
-        (0.0, 0.5, "default"),  # identical bits: there is one route
-        (2e-7, 0.5, "onednn"),
-        (2e-7, 0.97, "default"),  # not worth a change
-        (1e-3, 0.5, "default"),  # fast because it is not float32
+        (0.0, "default"),  # identical bits: there is one route
+        (2e-7, "onednn"),
+        (1e-3, "default"),  # not float32
     ],
 )
-def test_auto_is_the_faster_of_the_float32_routes(
-    error, seconds, chosen, onednn_error, monkeypatch
-):
+def test_auto_is_onednn_where_it_is_float32(error, chosen, onednn_error):
+    """Whatever the clock says: with a route that is chosen by time, two equal runs may round differently."""
     onednn_error(error)
-    times = {"default": 1.0, "onednn": seconds}
-    monkeypatch.setattr(matmul, "seconds", lambda pairs, route: times[route])
     assert matmul.resolve("auto", HIDDEN) == chosen
     assert matmul.resolve("auto", HIDDEN, device="cuda") == "default"
     assert matmul.resolve("onednn", HIDDEN) == "onednn"

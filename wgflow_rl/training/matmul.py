@@ -1,16 +1,15 @@
-"""Float32 matrix products on a CPU: torch's default route, or oneDNN where it is both float32 and faster.
+"""Float32 matrix products on a CPU: torch's default route, or oneDNN.
 
 On processors with AVX-512, oneDNN can multiply float32 matrices much faster than torch's default (MKL). torch uses it
 for `set_float32_matmul_precision("medium")`, which on some processors computes in bfloat16 instead. "auto" therefore
-measures once, when a run starts: oneDNN is used if its products are float32 by their error and at least 5 % faster.
-The result is stored in the run's config.json, so that a resumed run rounds its sums as before.
+takes oneDNN where its products are float32 by their error: a rule without a clock, so that equal runs on one machine
+round their sums alike. The result is stored in the run's config.json.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,8 +19,6 @@ from torch import Tensor
 Route = Literal["auto", "default", "onednn"]
 
 ROWS = 1024  # rows of a measured product: networks.BLOCK
-REPEATS = 5  # of which the fastest counts
-GAIN = 1.05  # oneDNN has to be this many times faster
 # Largest accepted error, relative to the sum of the terms' magnitudes. At widths 64 to 512 float32 stays below 4e-7;
 # factors rounded to TF32 give 1e-4 and more, to bfloat16 7e-4 and more.
 MAX_ERROR = 1e-6
@@ -48,7 +45,7 @@ def using(route: Route) -> Iterator[None]:
 
 
 def resolve(route: Route, hidden: Sequence[int], *, device: str = "cpu") -> Route:
-    """Replace "auto" by the faster float32 route for hidden layers of these widths; measured in about 0.1 s."""
+    """Replace "auto" by oneDNN if its products for hidden layers of these widths are float32, else by the default."""
     if route != "auto":
         return route
     if torch.device(device).type != "cpu":
@@ -57,8 +54,7 @@ def resolve(route: Route, hidden: Sequence[int], *, device: str = "cpu") -> Rout
     default, onednn = products(pairs, "default"), products(pairs, "onednn")
     if all(torch.equal(a, b) for a, b in zip(default, onednn, strict=True)):
         return "default"  # identical bits: this processor has one route
-    faster = seconds(pairs, "default") >= GAIN * seconds(pairs, "onednn")
-    return "onednn" if faster and max_error(onednn, pairs) <= MAX_ERROR else "default"
+    return "onednn" if max_error(onednn, pairs) <= MAX_ERROR else "default"
 
 
 def factors(hidden: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -85,16 +81,6 @@ def max_error(computed: Sequence[Tensor], pairs: Sequence[tuple[Tensor, Tensor]]
         error = (product.double() - left @ right).abs() / (left.abs() @ right.abs())
         worst = max(worst, float(error.max()))
     return worst
-
-
-def seconds(pairs: Sequence[tuple[Tensor, Tensor]], route: Route) -> float:
-    """Processor seconds of all products, the fastest of several repetitions."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.process_time()
-        products(pairs, route)
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Machine:
     threads: int | None = None
     """CPU threads of torch, kept on resume since rounding depends on them (default: torch's)."""
     route: Route = "auto"
-    """Float32 matrix products on a CPU: torch's, oneDNN's, or (auto) the faster, as measured."""
+    """Float32 matrix products on a CPU: torch's, oneDNN's, or (auto) oneDNN's where they are float32."""
     env_timeout: float = 600.0
     """Time limit in seconds for a step of the environment, after which the run stops."""
     async_eval: bool = False
