@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +53,13 @@ RUNS = (
     (("maze", "drifting", "methods-pointmaze", *DFP), ("success", "steps")),
     (("maze", "MeanFlow", "methods-pointmaze", *MVP), ("success", "steps")),
     (("cube-single", "drifting", "arm-topk", *DFP), ("success", "steps")),
+    (("cube-single", "MeanFlow", "arm-topk", *MVP), ("success", "steps")),
+    (("cube-single, one a'", "drifting", "arm-topk-sampled", *DFP), ("success", "steps")),
+    (("cube-single, one a'", "MeanFlow", "arm-topk-sampled", *MVP), ("success", "steps")),
     (("cube-single, constant rate", "drifting", "arm-topk-constant", *DFP), ("success", "steps")),
     (("cube-single, greedy", "drifting", "arm-topk-greedy", *DFP), ("success", "steps")),
     (("cube-single, greedy", "MeanFlow", "arm-topk-greedy", *MVP), ("success", "steps")),
+    (("Square", "drifting", "square-topk", *DFP), ("success", "steps")),
     (
         ("PushT", "drifting", "pusht-online", "dfp with top-K", "dfp without top-K"),
         ("score", "success"),
@@ -66,6 +71,11 @@ UNITS = {
     "score": ("score", "score"),
 }
 PAIRS = tuple(Pair(*run, *UNITS[measure]) for run, measures in RUNS for measure in measures)
+RULES = (  # finished pairs, played anew with other rules of acting
+    ("cube-single, one a'", "drifting", "arm-topk", DFP),
+    ("cube-single, one a'", "MeanFlow", "arm-topk", MVP),
+    ("Square", "drifting", "square-topk", DFP),
+)
 UNPAIRED = {
     "cube-single, greedy": ("arm-half",),
     "Lift": ("lift", "lift-half"),
@@ -104,7 +114,14 @@ def cells(found: Summary, unit: str) -> list[str]:
     return [show[0], f"[{show[1]}, {show[2]}]", f"[{show[3]}, {show[4]}]", answer(found)]
 
 
+COMPARED = ["with", "without", "difference per seed"]
 INTERVALS = ["mean", "95 %, Student's t", "95 %, bootstrap"]
+
+
+def compared(a: pd.Series, b: pd.Series, unit: str) -> list[str]:
+    """Means over seeds with and without the term, and the differences seed by seed."""
+    each = " ".join(number(value, unit, "+") for value in a - b)
+    return [number(a.mean(), unit), number(b.mean(), unit), each]
 
 
 def gains() -> str:
@@ -112,51 +129,68 @@ def gains() -> str:
     body = []
     for pair in PAIRS:
         a, b = pair.values(pair.with_term), pair.values(pair.without)
-        each = " ".join(number(value, pair.unit, "+") for value in pair.gain)
-        means = [number(values.mean(), pair.unit) for values in (a, b)]
         found = paired(a, b)
         assert found is not None
         about = [f"{pair.task}, {pair.backbone}", pair.unit]
-        body.append([*about, *means, each, *cells(found, pair.unit)])
-    header = ["task, backbone", "measure", "with", "without", "difference per seed", *INTERVALS]
-    header.append("with the term")
+        body.append([*about, *compared(a, b, pair.unit), *cells(found, pair.unit)])
+    header = ["task, backbone", "measure", *COMPARED, *INTERVALS, "with the term"]
     return table(header, body)
 
 
-def strengths() -> str:
-    """Weights of the term at K = 4 and values of K at weight .5, of 16 candidates, beside the same runs without it."""
-    none = "lambda 0, K 4"
+def variants(file: str, none: str, measure: str) -> str:
+    """Variants of the term beside the same runs without it, and the differences in one measure."""
     body = []
-    for variant in evaluations("strength-pointmaze"):
-        success, steps = (
-            Pair("", "", "strength-pointmaze", variant, none, *UNITS[measure])
-            for measure in ("success", "steps")
-        )
-        means = [f"{success.values(variant).mean():.2f}", f"{steps.values(variant).mean():.0f}"]
-        weight, k = (word.split()[1] for word in variant.split(", "))
-        gain = summary(steps.gain)
+    for variant in evaluations(file):
+        pairs = {
+            name: Pair("", "", file, variant, none, *UNITS[name]) for name in ("success", "steps")
+        }
+        means = [number(pair.values(variant).mean(), pair.unit) for pair in pairs.values()]
+        gain = summary(pairs[measure].gain)
         assert gain is not None
-        if variant == none:
-            body.append([weight, "", *means, *[""] * 4])
-        else:
-            body.append([weight, k, *means, *cells(gain, "steps")])
-    header = ["lambda", "K of 16", "success", "steps per episode", *INTERVALS, "steps"]
-    return table(header, body)
+        differs = [""] * 4 if variant == none else cells(gain, pairs[measure].unit)
+        body.append([variant, *means, *differs])
+    return table(["term", "success", "steps per episode", *INTERVALS, measure], body)
+
+
+def played(file: str, names: tuple[str, str]) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Success by seed of finished runs with and without the term, for each rule of acting."""
+    rows = pd.DataFrame(json.loads((RESULTS / f"best_of-{file}.json").read_text())["rows"])
+    found = {}
+    for (samples, temperature), each in rows.groupby(["samples", "temperature"]):
+        rule = "one sample" if samples == 1 else f"one of {samples}, T = {temperature:g}"
+        a, b = (
+            each[each["method"] == name].set_index("seed")["success"].sort_index() for name in names
+        )
+        if len(a):
+            found[rule] = (a, b)
+    return found
+
+
+def rules() -> str:
+    """Success of finished runs that execute one of N' chunks, drawn from softmax(Q / T)."""
+    body = []
+    for task, backbone, file, names in RULES:
+        for rule, (a, b) in played(file, names).items():
+            found = paired(a, b)
+            assert found is not None
+            about = [f"{task}, {backbone}", rule]
+            body.append([*about, *compared(a, b, "success"), *cells(found, "success")])
+    return table(["task, backbone", "executes", *COMPARED, *INTERVALS, "with the term"], body)
 
 
 def backbones() -> str:
     """Gain of the term on the drifting backbone minus its gain on the MeanFlow backbone."""
+    gains = {(pair.backbone, f"{pair.task}, {pair.unit}"): (pair.gain, pair.unit) for pair in PAIRS}
+    for task, backbone, file, names in RULES:
+        for rule, (a, b) in played(file, names).items():
+            gains[backbone, f"{task}, success of {rule}"] = (a - b, "success")
     body = []
-    for mean_flow in (pair for pair in PAIRS if pair.backbone == "MeanFlow"):
-        (drifting,) = (
-            pair
-            for pair in PAIRS
-            if (pair.task, pair.measure) == (mean_flow.task, mean_flow.measure)
-            and pair.backbone == "drifting"
-        )
-        found = paired(drifting.gain, mean_flow.gain)
-        assert found is not None
-        body.append([f"{drifting.task}, {drifting.unit}", *cells(found, drifting.unit)])
+    for (backbone, about), (mean_flow, unit) in gains.items():
+        if backbone == "MeanFlow":
+            drifting, _ = gains["drifting", about]
+            found = paired(drifting, mean_flow)
+            assert found is not None
+            body.append([about, *cells(found, unit)])
     return table(["gain, drifting minus MeanFlow", *INTERVALS, "answer"], body)
 
 
@@ -191,7 +225,8 @@ def hours() -> str:
 
 SECTIONS = {
     "With and without the term": gains,
-    "Its weight and its K": strengths,
+    "What it does to the policy and to the choice": rules,
+    "Its weight and its K": partial(variants, "strength-pointmaze", "lambda 0, K 4", "steps"),
     "More for drifting than for MeanFlow?": backbones,
     "Other runs with the term": unpaired,
     "Settings": hours,

@@ -23,11 +23,11 @@ def test_pairs_are_equal_until_the_term_begins(script):
     """The reason for pairing: with and without the term, a seed has the same evaluations offline."""
     for pair in script.PAIRS:
         curves = script.evaluations(pair.file)
-        arm = dict.fromkeys(("arm-topk", "arm-topk-constant", "arm-topk-greedy"), 8000)
-        last = {"methods-pointmaze": 4000, "pusht-online": 3000, **arm}[pair.file]
+        last = {"methods-pointmaze": 4000, "pusht-online": 3000}.get(pair.file, 8000)
         for seed, rows in curves[pair.with_term].items():
             for row, other in zip(rows, curves[pair.without][seed], strict=True):
-                if row["step"] <= last:
+                # One evaluation of equal weights was rounded in two ways (docs/topk.md, "Rounding").
+                if row["step"] < last or (row["step"] == last and pair.file != "arm-topk-sampled"):
                     assert row[pair.measure] == other[pair.measure]
 
 
