@@ -20,7 +20,7 @@ from scipy.stats import t as student
 from wgflow_rl.experiments.results import Summary, paired, summary
 
 RESULTS = Path(__file__).parent / "results"
-LAST = 3  # evaluations at the end of a run that are averaged
+LAST = 3  # online evaluations at the end of a run that are averaged, or all if there are fewer
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,13 @@ class Pair:
     unit: str
 
     def values(self, variant: str) -> pd.Series:
-        """Mean of the measure over the last evaluations, by seed."""
+        """Mean of the measure over the last online evaluations, by seed."""
         curves = evaluations(self.file)[variant]
+        online = [
+            [row for row in rows if row.get("phase") != "offline"] for rows in curves.values()
+        ]
         return pd.Series(
-            [np.mean([row[self.measure] for row in rows[-LAST:]]) for rows in curves.values()],
+            [np.mean([row[self.measure] for row in rows[-LAST:]]) for rows in online],
             index=list(curves),
         )
 
