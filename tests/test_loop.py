@@ -248,7 +248,14 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 # ---- the offline phase of another run --------------------------------------------------------------------------------
 
-PHASE = ["--offline-steps", "6", "--online-steps", "6", "--eval-every", "3"]  # it ends with an evaluation
+PHASE = [
+    "--offline-steps",
+    "6",
+    "--online-steps",
+    "6",
+    "--eval-every",
+    "3",
+]  # it ends with an evaluation
 ALONE = ("--online-steps", "0", "--online-start", "0")
 
 
