@@ -78,7 +78,7 @@ def test_more_threads_than_cores_are_warned_about(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     try:
         with pytest.warns(RuntimeWarning, match="--threads is 2, but the number .* is 1"):
-            Machine(threads=2, route="default").resolved((4, 4))
+            Machine(threads=2, route="default").resolved()
     finally:
         torch.set_num_threads(before)
 

@@ -176,9 +176,8 @@ def report(settings: Settings) -> str:
             f"--device is {machine.device!r}; the profile measures CPU time, so wanted cpu"
         )
     torch.set_num_threads(machine.threads or 1)
-    route = matmul.resolve(machine.route, settings.agent.hidden)
-    with matmul.using(route):
-        return _report(settings, route)
+    with matmul.using(machine.route):
+        return _report(settings, machine.route)
 
 
 def _report(settings: Settings, route: str) -> str:

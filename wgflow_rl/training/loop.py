@@ -49,7 +49,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        machine = settings.machine.resolved(settings.agent.hidden)
+        machine = settings.machine.resolved()
         settings = replace(settings, machine=machine)
         enter(matmul.using(machine.route))
         guard = enter(Guard(settings.env, timeout=machine.env_timeout))

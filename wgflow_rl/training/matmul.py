@@ -1,9 +1,8 @@
-"""Float32 matrix products on a CPU: torch's default route, or oneDNN.
+"""Float32 matrix products on a CPU: torch's default route (MKL), or oneDNN's on processors with AVX-512.
 
-On processors with AVX-512, oneDNN can multiply float32 matrices much faster than torch's default (MKL). torch uses it
-for `set_float32_matmul_precision("medium")`, which on some processors computes in bfloat16 instead. "auto" therefore
-takes oneDNN where its products are float32 by their error: a rule without a clock, so that equal runs on one machine
-round their sums alike. The result is stored in the run's config.json.
+torch uses oneDNN for `set_float32_matmul_precision("medium")`, which on some processors computes in bfloat16 instead;
+there the route is refused. No route is chosen by time: where the two differ by a few percent, equal runs on one machine
+would round their sums differently.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-Route = Literal["auto", "default", "onednn"]
+Route = Literal["default", "onednn"]
 
 ROWS = 1024  # rows of a measured product: networks.BLOCK
 # Largest accepted error, relative to the sum of the terms' magnitudes. At widths 64 to 512 float32 stays below 4e-7;
@@ -27,7 +26,7 @@ PRECISION = {"default": "highest", "onednn": "medium"}  # torch's name of each r
 
 @contextlib.contextmanager
 def using(route: Route) -> Iterator[None]:
-    """Take `route` ("default" or "onednn") inside the block, and restore torch's setting after it.
+    """Take `route` inside the block, and restore torch's setting after it.
 
     Raises:
         ValueError: If the route does not compute in float32 on this processor.
@@ -42,19 +41,6 @@ def using(route: Route) -> Iterator[None]:
             )
     with _precision(PRECISION[route]):
         yield
-
-
-def resolve(route: Route, hidden: Sequence[int], *, device: str = "cpu") -> Route:
-    """Replace "auto" by oneDNN if its products for hidden layers of these widths are float32, else by the default."""
-    if route != "auto":
-        return route
-    if torch.device(device).type != "cpu":
-        return "default"
-    pairs = factors(hidden)
-    default, onednn = products(pairs, "default"), products(pairs, "onednn")
-    if all(torch.equal(a, b) for a, b in zip(default, onednn, strict=True)):
-        return "default"  # identical bits: this processor has one route
-    return "onednn" if max_error(onednn, pairs) <= MAX_ERROR else "default"
 
 
 def factors(hidden: Sequence[int]) -> list[tuple[Tensor, Tensor]]:

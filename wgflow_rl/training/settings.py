@@ -20,7 +20,6 @@ from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
 from wgflow_rl.agents.schedules import Schedule
-from wgflow_rl.training import matmul
 from wgflow_rl.training.matmul import Route
 from wgflow_rl.utils.files import expand_user, require_regular
 
@@ -41,8 +40,8 @@ class Machine:
     device: str = "cpu"
     threads: int | None = None
     """CPU threads of torch, kept on resume since rounding depends on them (default: torch's)."""
-    route: Route = "auto"
-    """Float32 matrix products on a CPU: torch's, oneDNN's, or (auto) oneDNN's where they are float32."""
+    route: Route = "default"
+    """Float32 matrix products on a CPU: torch's own, or oneDNN's if they are float32 there."""
     env_timeout: float = 600.0
     """Time limit in seconds for a step of the environment, after which the run stops."""
     async_eval: bool = False
@@ -63,8 +62,8 @@ class Machine:
                 f"--device is {self.device!r}, which torch cannot use here ({reason}); cpu always works"
             ) from error
 
-    def resolved(self, hidden: Sequence[int]) -> Machine:
-        """Set torch's number of threads and replace automatic settings by their values.
+    def resolved(self) -> Machine:
+        """Set torch's number of threads, and return the settings with that number.
 
         A RuntimeWarning is issued if the machine has fewer cores than threads.
         """
@@ -77,8 +76,7 @@ class Machine:
                 stacklevel=2,
             )
         torch.set_num_threads(threads)
-        route = matmul.resolve(self.route, hidden, device=self.device)
-        return replace(self, threads=threads, route=route)
+        return replace(self, threads=threads)
 
 
 @dataclass(frozen=True)
