@@ -117,14 +117,16 @@ def cells(found: Summary, unit: str) -> list[str]:
     return [show[0], f"[{show[1]}, {show[2]}]", f"[{show[3]}, {show[4]}]", answer(found)]
 
 
-COMPARED = ["with", "without", "difference per seed"]
 INTERVALS = ["mean", "95 %, Student's t", "95 %, bootstrap"]
+COMPARED = ["with", "without", "difference per seed", *INTERVALS, "with the term"]
 
 
 def compared(a: pd.Series, b: pd.Series, unit: str) -> list[str]:
-    """Means over seeds with and without the term, and the differences seed by seed."""
+    """Means over seeds with and without the term, the differences seed by seed, and their mean with its intervals."""
+    found = paired(a, b)
+    assert found is not None
     each = " ".join(number(value, unit, "+") for value in a - b)
-    return [number(a.mean(), unit), number(b.mean(), unit), each]
+    return [number(a.mean(), unit), number(b.mean(), unit), each, *cells(found, unit)]
 
 
 def gains() -> str:
@@ -132,12 +134,9 @@ def gains() -> str:
     body = []
     for pair in PAIRS:
         a, b = pair.values(pair.with_term), pair.values(pair.without)
-        found = paired(a, b)
-        assert found is not None
         about = [f"{pair.task}, {pair.backbone}", pair.unit]
-        body.append([*about, *compared(a, b, pair.unit), *cells(found, pair.unit)])
-    header = ["task, backbone", "measure", *COMPARED, *INTERVALS, "with the term"]
-    return table(header, body)
+        body.append([*about, *compared(a, b, pair.unit)])
+    return table(["task, backbone", "measure", *COMPARED], body)
 
 
 def variants(file: str, none: str, measure: str) -> str:
@@ -174,11 +173,8 @@ def rules() -> str:
     body = []
     for task, backbone, file, names in RULES:
         for rule, (a, b) in played(file, names).items():
-            found = paired(a, b)
-            assert found is not None
-            about = [f"{task}, {backbone}", rule]
-            body.append([*about, *compared(a, b, "success"), *cells(found, "success")])
-    return table(["task, backbone", "executes", *COMPARED, *INTERVALS, "with the term"], body)
+            body.append([f"{task}, {backbone}", rule, *compared(a, b, "success")])
+    return table(["task, backbone", "executes", *COMPARED], body)
 
 
 def backbones() -> str:
