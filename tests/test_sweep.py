@@ -308,6 +308,8 @@ def test_runs_whose_shared_offline_phase_diverged_diverge_without_training(folde
     assert execute(Job(folder, (), 10, offline=phase), retries=0, pause=0) == diverged
     assert job.state(folder) == diverged
     assert not (folder / "steps.txt").exists()
+    each = Job(folder, (), 10, offline=phase)
+    assert f"(see {phase.folder / 'train.log'})" in sweep._line(each, diverged)
 
 
 @pytest.mark.parametrize(

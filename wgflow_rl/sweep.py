@@ -259,7 +259,9 @@ def _outcome(ray: Any, ref: Any) -> Outcome:
 
 
 def _line(each: Job, outcome: Outcome) -> str:
-    tail = f": {outcome.error} (see {each.folder / 'train.log'})" if outcome.error else ""
+    logs = [part.folder / "train.log" for part in (each, each.offline) if part]
+    log = next((path for path in logs if path.exists()), logs[0])  # that of a phase that diverged
+    tail = f": {outcome.error} (see {log})" if outcome.error else ""
     return f"{outcome.state:8} {each.folder.name}{tail}"
 
 
