@@ -21,8 +21,8 @@ import torch
 from _provenance import provenance
 from _results import write_results
 
-from wgflow_rl.evaluate import load_agent, run_episodes
 from wgflow_rl.training.runlog import wilson
+from wgflow_rl.training.trained import load_agent, run_episodes
 
 RESULTS = Path(__file__).parent / "results"
 KEY = ("run", "samples", "temperature", "episodes")

@@ -17,9 +17,9 @@ from PIL import Image
 from wgflow_rl import envs
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.evaluate import FIRST_EPISODE, load_agent
 from wgflow_rl.training.rollout import EVAL_SEEDS, Player, draw_chunks, reset_seed
 from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.trained import FIRST_EPISODE, load_agent
 
 SIZE = 144  # px of a frame
 FRAMES = 30  # of a film, about

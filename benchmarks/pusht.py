@@ -29,12 +29,12 @@ from train_runs import Study, by_seed, draw, finished, jobs_of, read, train
 from wgflow_rl import profile
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.evaluate import load_agent
 from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.results import bootstrap
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import evaluate
 from wgflow_rl.training.settings import Settings
-from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.trained import load_agent
 
 SHORT = ("--offline-steps", "1500", "--eval-every", "1500")
 SEARCH = ("--offline-steps", "1000", "--eval-every", "1000", "--eval-seed", "200000")

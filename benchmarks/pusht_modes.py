@@ -15,8 +15,8 @@ import torch
 
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.pusht import SYMMETRIC_START, unscale
-from wgflow_rl.evaluate import load_agent
 from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.trained import load_agent
 
 CHUNKS = 100  # drawn
 SIZE = 512  # px of the scene

@@ -30,8 +30,8 @@ from wgflow_rl import envs, train
 from wgflow_rl.data import robomimic
 from wgflow_rl.data.episodes import LAYOUT
 from wgflow_rl.training import checkpoint
+from wgflow_rl.training.csv_table import Table, read_rows
 from wgflow_rl.training.settings import Settings, as_json, from_command_line
-from wgflow_rl.training.table import Table, read_rows
 
 RUN = (
     "--offline-steps 20 --online-steps 20 --online-start 3 --data-rows 2000 --threads 1 --hidden 32 32 --batch 16 "

@@ -40,8 +40,8 @@ from wgflow_rl import sweep
 from wgflow_rl.experiments import plan
 from wgflow_rl.experiments.job import Job, state
 from wgflow_rl.experiments.results import bootstrap
+from wgflow_rl.training.csv_table import read_numbers
 from wgflow_rl.training.curve import draw_curve
-from wgflow_rl.training.table import read_numbers
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"

@@ -172,7 +172,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None, compiled: bo
     times = {name: [] for name in variants}
     speeds = []
     for _ in range(repetitions):
-        speeds.append(profile.measure_machine().flops)
+        speeds.append(profile.measure_peaks().flops)
         for name, run in variants.items():
             times[name].append(run(at_once)[0] / at_once)
     agent = agent_of(cfg)
@@ -183,7 +183,7 @@ def measure(case: str, *, repetitions: int, jax_python: str | None, compiled: bo
         "flops": work.flops,
         "bytes": work.bytes,
         "machine_flops": max(speeds),
-        "machine_bandwidth": profile.measure_machine().bandwidth,
+        "machine_bandwidth": profile.measure_peaks().bandwidth,
         "seconds": times,
         "first_update": first,
         "largest_loss_difference": far,

@@ -13,10 +13,10 @@ from wgflow_rl import data, envs, train
 from wgflow_rl.agents import presets
 from wgflow_rl.data.replay import FIELDS
 from wgflow_rl.training import checkpoint, loop, runlog
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.runlog import RunLog
 from wgflow_rl.training.settings import Settings, as_json, from_command_line
 from wgflow_rl.training.snapshot import snapshot
-from wgflow_rl.training.table import read_rows
 
 FLAGS = (
     "--offline-steps 5 --online-steps 7 --online-start 1 --hidden 4 --batch 4 --candidates 3 --top-k 2 --generated 2 "

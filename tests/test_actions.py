@@ -6,7 +6,7 @@ import torch
 
 from tests.runs import untrained
 from wgflow_rl import actions
-from wgflow_rl.evaluate import load_agent
+from wgflow_rl.training.trained import load_agent
 
 
 def test_a_picture_of_proposals_and_of_what_is_executed(tmp_path):

@@ -21,13 +21,13 @@ from tests.disk import Disk, put
 from tests.runs import FLAGS, outcome, resume, start, start_or_resume, stop_after, tiny_world
 from tests.walk import WalkHome
 from wgflow_rl import envs
-from wgflow_rl.evaluate import load_agent
 from wgflow_rl.training import loop
 from wgflow_rl.training.async_eval import AsyncEvaluator, CheckpointEvaluator
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.loop import EvaluationFailed
 from wgflow_rl.training.rollout import Evaluation
 from wgflow_rl.training.settings import from_command_line
-from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.trained import load_agent
 from wgflow_rl.training.updates import TrainingDiverged
 from wgflow_rl.utils.cli import UserError
 

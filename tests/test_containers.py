@@ -135,7 +135,7 @@ def test_a_film_keeps_no_frames(tmp_path, monkeypatch):
 
     import numpy as np
 
-    from wgflow_rl import evaluate
+    from wgflow_rl.training import trained
 
     alive: list[weakref.ref] = []
     most = 0
@@ -143,7 +143,7 @@ def test_a_film_keeps_no_frames(tmp_path, monkeypatch):
     class Frame(np.ndarray):
         pass
 
-    with evaluate._film(Path(tmp_path / "film.mp4")) as add:
+    with trained._film(Path(tmp_path / "film.mp4")) as add:
         for _ in range(300):
             frame = np.zeros((16, 16, 3), np.uint8).view(Frame)
             alive.append(weakref.ref(frame))

@@ -18,9 +18,9 @@ import torch
 from tests.children import python
 from tests.runs import flags, outcome, refused, saved
 from wgflow_rl import data, envs, evaluate, train
-from wgflow_rl.training import checkpoint
+from wgflow_rl.training import checkpoint, trained
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.settings import DEFAULT_ENV, Settings, from_command_line
-from wgflow_rl.training.table import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 OFFLINE, ONLINE = 40, 40
@@ -165,13 +165,13 @@ def test_an_evaluation_that_cannot_be_done_is_refused(asked, message, whole, cap
 
 def test_a_video_changes_no_episode(whole, tmp_path, monkeypatch):
     films = []
-    agent, settings, _ = evaluate.load_agent(whole)
-    plain = evaluate.run_episodes(agent, settings, 11)
+    agent, settings, _ = trained.load_agent(whole)
+    plain = trained.run_episodes(agent, settings, 11)
     # no GL library needed
     monkeypatch.setattr(envs, "make", lambda name, make=envs.make, **options: make(name))
-    monkeypatch.setattr(evaluate, "_render", lambda env: np.zeros((4, 4, 3), np.uint8))
-    monkeypatch.setattr(evaluate, "_film", lambda path: contextlib.nullcontext(films.append))
-    filmed = evaluate.run_episodes(agent, settings, 11, shown=3, video=tmp_path / "film.mp4")
+    monkeypatch.setattr(trained, "_render", lambda env: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr(trained, "_film", lambda path: contextlib.nullcontext(films.append))
+    filmed = trained.run_episodes(agent, settings, 11, shown=3, video=tmp_path / "film.mp4")
     assert all(np.array_equal(a, b) for a, b in zip(plain, filmed, strict=True))
     assert len(films) == EPISODE
     assert films[0].shape == (4, 12, 3)

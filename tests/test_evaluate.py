@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from tests.runs import untrained
 from wgflow_rl import envs, evaluate
+from wgflow_rl.training import trained
 from wgflow_rl.training.rollout import Evaluation
 
 
@@ -14,7 +15,7 @@ def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys
     run = untrained(tmp_path / "run")
     counts = []
 
-    class Bar(evaluate.tqdm):
+    class Bar(trained.tqdm):
         def __init__(self, **settings):
             super().__init__(**settings | {"disable": False, "mininterval": 0})
 
@@ -22,13 +23,13 @@ def test_a_bar_counts_the_episodes_that_have_ended(tmp_path, monkeypatch, capsys
             counts.append(self.n)
             return super().refresh(*args, **kwargs)
 
-    agent, settings, _ = evaluate.load_agent(run)
+    agent, settings, _ = trained.load_agent(run)
     real = envs.make
     monkeypatch.setattr(envs, "make", lambda name, **kw: TimeLimit(real(name, **kw), 20))
-    quiet = evaluate.run_episodes(agent, settings, 3)
+    quiet = trained.run_episodes(agent, settings, 3)
     assert capsys.readouterr().err == ""  # no terminal, no bar
-    monkeypatch.setattr(evaluate, "tqdm", Bar)
-    shown = evaluate.run_episodes(agent, settings, 3)
+    monkeypatch.setattr(trained, "tqdm", Bar)
+    shown = trained.run_episodes(agent, settings, 3)
     assert (shown.lengths == quiet.lengths).all()
     assert counts == sorted(counts)
     assert counts[-1] == 3

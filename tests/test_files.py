@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from wgflow.trajectory import Trajectory
-from wgflow_rl import actions, evaluate
+from wgflow_rl import actions
 from wgflow_rl.data import Episodes, hdf5, npz, statistics
-from wgflow_rl.training import checkpoint
+from wgflow_rl.training import checkpoint, trained
+from wgflow_rl.training.csv_table import Table, read_rows
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, check_folder
 from wgflow_rl.training.settings import Settings
-from wgflow_rl.training.table import Table, read_rows
 from wgflow_rl.utils import files
 from wgflow_rl.utils.cli import UserError
 
@@ -36,7 +36,7 @@ def trajectory(path):
 
 
 def film(path):
-    with evaluate._film(path) as add:
+    with trained._film(path) as add:
         add(np.zeros((32, 32, 3), np.uint8))
 
 

@@ -13,10 +13,10 @@ from wgflow_rl import data
 from wgflow_rl.agents.dfp import DFP
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, loop
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import Collector, Evaluation
 from wgflow_rl.training.settings import from_command_line
 from wgflow_rl.training.state import TrainingState
-from wgflow_rl.training.table import read_rows
 from wgflow_rl.training.updates import TrainingDiverged
 
 OFFLINE, ONLINE, START = 5, 7, 1  # steps of FLAGS

@@ -27,9 +27,9 @@ from wgflow_rl.agents.dfp import DFP, DFPConfig
 from wgflow_rl.data import __main__ as data_command
 from wgflow_rl.experiments import plan
 from wgflow_rl.training import runlog
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.runlog import RunLog
 from wgflow_rl.training.settings import Settings, as_json, from_command_line
-from wgflow_rl.training.table import read_rows
 from wgflow_rl.utils.cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -45,7 +45,7 @@ def test_every_second_of_a_profile_has_a_kind():
 
 @pytest.mark.parametrize("method", ["dfp", "srpo"])
 def test_the_command_reports_any_method(method, capsys, monkeypatch):
-    monkeypatch.setattr(profile, "measure_machine", lambda: profile.Machine(1e11, 1e10))
+    monkeypatch.setattr(profile, "measure_peaks", lambda: profile.Peaks(1e11, 1e10))
     monkeypatch.setattr(profile, "seconds", lambda call, at_least=0: float(call() is not None))
     profile.main(["--method", method, *TINY])
     said = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_the_profiler_writes_nothing_of_its_own_to_stderr():
     code = """
 from wgflow_rl import profile
 profile.seconds = lambda call, at_least=0: float(call() is not None)
-profile.measure_machine = lambda: profile.Machine(1e11, 1e10)
+profile.measure_peaks = lambda: profile.Peaks(1e11, 1e10)
 profile.main(["--hidden", "16", "16"])
 """
     done = python("-c", code)

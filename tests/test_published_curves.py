@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.test_report import MAZE, TRIPLE, section, write_run
 from wgflow_rl import report
-from wgflow_rl.experiments import curves, peers
+from wgflow_rl.experiments import peers, published_curves
 from wgflow_rl.experiments.peers import read_curves
 from wgflow_rl.experiments.results import OFFICIAL, RunGroup, paired
 
@@ -183,7 +183,7 @@ def test_comparable_are_equal_data_and_equal_steps(tmp_path):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         write_run(folder, "dfp", TRIPLE, 0, [0.1, 0.9], *flags)
         (found,) = report.reading.read([folder])
-        return curves.differences(found, curve([0.5], **changes))
+        return published_curves.differences(found, curve([0.5], **changes))
 
     assert verdict(*OFFICIAL_FLAGS) == ""
     assert verdict() == "generated data against official data"
@@ -202,11 +202,11 @@ def test_the_demonstrations_of_pusht_are_official(tmp_path):
 def test_curves_share_axes_with_comparable_runs_alone(tmp_path, monkeypatch):
     """Official data and the same steps: one panel. Each other set of conditions has its own, as has the other curve."""
     drawn = []
-    monkeypatch.setattr(curves, "draw", lambda panels, *_, **__: drawn.append(panels))
+    monkeypatch.setattr(published_curves, "draw", lambda panels, *_, **__: drawn.append(panels))
     write_run(tmp_path, "dfp", TRIPLE, 0, [0.1, 0.9], *OFFICIAL_FLAGS)
     write_run(tmp_path, "mvp", TRIPLE, 0, [0.1, 0.9])
     published = [curve([0.5], "same"), curve([0.5], "shorter", last=1_500_000)]
-    curves.section([*report.reading.read([tmp_path]), *published], (), tmp_path)
+    published_curves.section([*report.reading.read([tmp_path]), *published], (), tmp_path)
     ((first, second, third),) = [[list(lines) for lines in panels.values()] for panels in drawn]
     assert (first, second, third) == (["dfp", "X (same)"], ["mvp"], ["X (shorter)"])
     assert "ours 2, generated data: not comparable" in drawn[0]

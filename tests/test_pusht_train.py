@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wgflow_rl import train
-from wgflow_rl.training.table import read_rows
+from wgflow_rl.training.csv_table import read_rows
 
 SMALL = (
     *("--env", "pusht", "--trunk", "16", "16", "--hidden", "16", "16", "--batch", "16"),

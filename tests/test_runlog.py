@@ -16,9 +16,9 @@ from scipy.stats import binomtest
 
 from tests.children import python
 from wgflow_rl.training import provenance, runlog
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.runlog import RunLog, wilson
-from wgflow_rl.training.table import read_rows
 
 
 def write(log, steps):

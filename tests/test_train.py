@@ -17,9 +17,9 @@ from wgflow_rl.agents import presets
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import checkpoint, loop, state
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import TRAIN_SEEDS, reset_seed
 from wgflow_rl.training.settings import DEFAULT_ENV
-from wgflow_rl.training.table import read_rows
 
 
 @pytest.fixture(autouse=True)

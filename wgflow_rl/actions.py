@@ -13,11 +13,11 @@ from torch import Tensor
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_least, at_most
-from wgflow_rl.evaluate import load_agent, visited_states
+from wgflow_rl.training.trained import load_agent, visited_states
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.colours import INK, RULE
 from wgflow_rl.utils.files import replacing
+from wgflow_rl.utils.flags import MOST, at_least, at_most
 
 EXECUTED = 40  # number of executed chunks drawn
 

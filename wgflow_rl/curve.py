@@ -7,8 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.curve import draw_curve
-from wgflow_rl.training.table import read_rows
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ from torch.overrides import TorchFunctionMode
 
 from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.agents.config import MOST, at_least, at_most
-from wgflow_rl.evaluate import load_agent, visited_states
 from wgflow_rl.training.provenance import versions
 from wgflow_rl.training.settings import Settings
+from wgflow_rl.training.trained import load_agent, visited_states
 from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.files import replacing
+from wgflow_rl.utils.flags import MOST, at_least, at_most
 
 FORMAT = 1  # version of the metadata stored in the file
 STATES = 64  # states of the policy's episodes on which the file is compared with the agent

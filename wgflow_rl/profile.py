@@ -46,7 +46,7 @@ KINDS = {
 ROWS = 10_000  # size of the random data set
 
 
-class Machine(NamedTuple):
+class Peaks(NamedTuple):
     """Peak speeds with the present number of threads."""
 
     flops: float  # per second, float32 matrix products
@@ -59,9 +59,9 @@ class Work(NamedTuple):
     flops: int
     bytes: int
 
-    def floors(self, machine: Machine) -> tuple[float, float]:
+    def floors(self, peaks: Peaks) -> tuple[float, float]:
         """Lower bounds in seconds, of arithmetic and of memory traffic."""
-        return self.flops / machine.flops, self.bytes / machine.bandwidth
+        return self.flops / peaks.flops, self.bytes / peaks.bandwidth
 
 
 class Traffic(TorchDispatchMode):
@@ -87,7 +87,7 @@ def seconds(call: Callable[[], object], *, at_least: float = 0.5) -> float:
     return best / torch.get_num_threads()
 
 
-def measure_machine() -> Machine:
+def measure_peaks() -> Peaks:
     """Measure matrix products of typical network sizes, and a copy of 128 MB."""
     fastest = 0.0
     for rows, width in ((256, 512), (1024, 512), (2048, 1024)):
@@ -97,7 +97,7 @@ def measure_machine() -> Machine:
         fastest = max(fastest, 2 * rows * width**2 / took)
     x = torch.zeros(1 << 25)
     y = torch.zeros_like(x)
-    return Machine(fastest, 2 * x.nbytes / seconds(lambda: y.copy_(x), at_least=0.2))
+    return Peaks(fastest, 2 * x.nbytes / seconds(lambda: y.copy_(x), at_least=0.2))
 
 
 def work(call: Callable[[], object]) -> Work:
@@ -181,7 +181,7 @@ def report(settings: Settings) -> str:
 
 
 def _report(settings: Settings, route: str) -> str:
-    limits, (_, calls) = measure_machine(), parts(settings)
+    limits, (_, calls) = measure_peaks(), parts(settings)
     took = {
         name: seconds(call, at_least=2.0 if name == "update" else 0.3)
         for name, call in calls.items()

@@ -24,7 +24,7 @@ import pandas as pd
 import tyro
 
 from wgflow_rl import plugins
-from wgflow_rl.experiments import curves, reading, stopwatch
+from wgflow_rl.experiments import published_curves, reading, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
     cell,
@@ -274,7 +274,7 @@ def write(args: Args) -> Path:
     groups = reading.read(args.runs, peer_offline=args.peer_offline_steps, skipped=skipped)
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
-    everything = curves.in_reach(groups, args.methods)
+    everything = published_curves.in_reach(groups, args.methods)
     groups = [group for group in everything if not group.source]
     numbers = args.numbers(groups)
     records: list[dict[str, Any]] = []
@@ -294,7 +294,7 @@ def write(args: Args) -> Path:
     make_folder(args.out.resolve())
     if groups and args.figures:
         lines += figures(groups, numbers, args.out)
-    lines += curves.section(everything, args.methods, args.out if args.figures else None)
+    lines += published_curves.section(everything, args.methods, args.out if args.figures else None)
     listed = [line for group in everything for line in run_records(None, group.name, [group])]
     write_whole(args.out / "tables.csv", _csv(records))
     write_whole(args.out / "runs.csv", _csv(listed))

@@ -32,10 +32,10 @@ import tyro
 from tqdm import tqdm
 
 from wgflow_rl import plugins
-from wgflow_rl.agents.config import at_least, at_most
 from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
+from wgflow_rl.utils.flags import at_least, at_most
 
 MOST_SEEDS = 10_000
 REFRESH = 1.0  # seconds between updates of the progress bar

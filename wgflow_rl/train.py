@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wgflow_rl.evaluate import load_agent, run_episodes
 from wgflow_rl.training.loop import run
 from wgflow_rl.training.settings import Settings, from_command_line
+from wgflow_rl.training.trained import load_agent, run_episodes
 from wgflow_rl.utils.cli import one_line_errors
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from wgflow_rl.agents import losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig, above, at_least
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import TwinCritic, VectorField, frozen
 from wgflow_rl.agents.sampling import karras_levels, normal, uniform
 from wgflow_rl.data.batch import Batch
+from wgflow_rl.utils.flags import above, at_least
 
 # standard deviation of actions that the preconditioning assumes (Karras et al. 2022)
 SIGMA_DATA = 0.5

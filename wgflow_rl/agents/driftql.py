@@ -11,10 +11,11 @@ from torch import Tensor
 import wgflow as wg
 from wgflow_rl.agents import losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig, above, at_least
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import Policy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal
 from wgflow_rl.data.batch import Batch
+from wgflow_rl.utils.flags import above, at_least
 
 KERNELS = {"gaussian": wg.Gaussian, "laplace": wg.Laplace}
 

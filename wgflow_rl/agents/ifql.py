@@ -10,10 +10,11 @@ from torch import Tensor
 
 from wgflow_rl.agents import losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig, at_least, fraction
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import StateValue, TwinCritic, VectorField
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
+from wgflow_rl.utils.flags import at_least, fraction
 
 
 @dataclass(frozen=True)

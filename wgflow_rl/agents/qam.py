@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from wgflow_rl.agents.agent import Log
-from wgflow_rl.agents.config import at_least
 from wgflow_rl.agents.fedit import FEdit, FEditConfig
 from wgflow_rl.agents.networks import VectorField
 from wgflow_rl.agents.sampling import normal
 from wgflow_rl.data.batch import Batch
+from wgflow_rl.utils.flags import at_least
 
 
 @dataclass(frozen=True)

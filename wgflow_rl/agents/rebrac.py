@@ -10,10 +10,11 @@ from torch import Tensor
 
 from wgflow_rl.agents import losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig, at_least
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import DeterministicPolicy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal
 from wgflow_rl.data.batch import Batch
+from wgflow_rl.utils.flags import at_least
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from wgflow_rl.agents.config import at_least, at_most, fraction
+from wgflow_rl.utils.flags import at_least, at_most, fraction
 
 
 @dataclass(frozen=True)

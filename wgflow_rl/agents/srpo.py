@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wgflow_rl.agents import losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig, above, fraction
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import (
     DeterministicPolicy,
     StateValue,
@@ -20,6 +20,7 @@ from wgflow_rl.agents.networks import (
 )
 from wgflow_rl.agents.sampling import normal, uniform, vp_noise
 from wgflow_rl.data.batch import Batch
+from wgflow_rl.utils.flags import above, fraction
 
 EARLIEST, LATEST = 0.02, 0.98  # diffusion times at which the policy is scored (SRPO Sec. 4)
 

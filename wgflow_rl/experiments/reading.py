@@ -21,8 +21,8 @@ from wgflow_rl.envs import pusht
 from wgflow_rl.experiments.peers import check_regular, read_curves, read_text
 from wgflow_rl.experiments.plan import LOGGING, OFFLINE
 from wgflow_rl.experiments.results import GENERATED, OFFICIAL, RunGroup, abbreviate, assignments
+from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.settings import ONLY_OF_SHARDS, Settings, of_results
-from wgflow_rl.training.table import read_rows
 
 _OF_GENERATOR = re.compile(r"-rows\d+-seed\d+-v\d+$")  # folders of `data.generated.generate`
 

@@ -17,8 +17,8 @@ import pandas as pd
 from wgflow_rl import envs
 from wgflow_rl.experiments import job
 from wgflow_rl.experiments.plan import Kind
+from wgflow_rl.training.csv_table import read_numbers
 from wgflow_rl.training.settings import Settings, as_json
-from wgflow_rl.training.table import read_numbers
 from wgflow_rl.utils.cli import UserError
 
 STEPS = 200  # steps per phase of a short run

@@ -23,10 +23,10 @@ from typing import Any, Self, TextIO
 
 import numpy as np
 
+from wgflow_rl.training.csv_table import Table
 from wgflow_rl.training.curve import draw_curve
 from wgflow_rl.training.events import Events, quiet_threads
 from wgflow_rl.training.provenance import provenance
-from wgflow_rl.training.table import Table
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import (
     make_folder,

@@ -18,10 +18,11 @@ import tyro
 
 from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
-from wgflow_rl.agents.config import AgentConfig, above, at_least, at_most
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.schedules import Schedule
 from wgflow_rl.training.matmul import Route
 from wgflow_rl.utils.files import expand_user, require_regular
+from wgflow_rl.utils.flags import above, at_least, at_most
 
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 PROG = "python -m wgflow_rl.train"

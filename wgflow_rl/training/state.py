@@ -18,6 +18,7 @@ from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint
+from wgflow_rl.training.csv_table import read_numbers
 from wgflow_rl.training.rollout import Collector
 from wgflow_rl.training.settings import (
     ONLY_OF_SHARDS,
@@ -26,7 +27,6 @@ from wgflow_rl.training.settings import (
     of_offline_phase,
 )
 from wgflow_rl.training.snapshot import restore, snapshot, under
-from wgflow_rl.training.table import read_numbers
 from wgflow_rl.training.updates import check_finite
 from wgflow_rl.utils.files import write_whole
 
