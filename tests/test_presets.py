@@ -63,7 +63,7 @@ def test_the_offline_table_takes_single_actions_and_no_online_phase():
 
 
 @pytest.mark.parametrize("env", [DEFAULT_ENV, CUBE.format("single")])
-def test_laptop_rows_differ_in_the_method_alone(env):
+def test_laptop_rows_share_the_numbers_of_the_preset(env):
     like, schedule = presets.preset("laptop", "dfp", env)
     for method in presets.METHODS:
         cfg, own = presets.preset("laptop", method, env)

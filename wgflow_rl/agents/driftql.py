@@ -22,7 +22,7 @@ KERNELS = {"gaussian": wg.Gaussian, "laplace": wg.Laplace}
 
 @dataclass(frozen=True)
 class DriftQLConfig(AgentConfig):
-    """Settings of DriftQL, chunks of one action; temperature, kernel, alpha and target are set per task."""
+    """Settings of DriftQL, chunks of one action; alpha, temperature, target, generated and gamma are set per task."""
 
     chunk: int = 1
     generated: int = 32  # N, samples per state that drift
@@ -74,10 +74,11 @@ class DriftQL(Agent):
         return losses.td_loss(self.critic, batch, value)
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
-        """alpha |a_hat - sg[clip(a_hat + V)]|^2 - mean Q(s, a'), V_j = a - sum_{k != j} w_jk a_hat_k (DriftQL Sec. 3).
+        """alpha mean (a_hat - sg[clip(a_hat + V)])^2 - mean Q(s, a') (DriftQL Sec. 3).
 
-        V is Eq. 3 of DFP with each sample left out of its own negatives. Samples are clipped before the loss, so a
-        saturated coordinate has no gradient. Q judges a fresh sample, clipped; no gradient reaches the critic.
+        V_j = a - sum_{k != j} w_jk a_hat_k is Eq. 3 of DFP with each sample left out of its own negatives. Samples are
+        clipped before the loss, so a saturated coordinate has no gradient. Q judges a fresh sample, clipped; no
+        gradient reaches the critic.
         """
         a_hat = self.policy(batch.obs, noise.generated).clamp(-1, 1) * batch.mask
         with torch.no_grad():

@@ -189,9 +189,15 @@ TASKS: Rows = (
     (DFPS, ROBOMIMIC, {"act_samples": 4}, "DFP Table 5"),
     (DRIFTING, ROBOMIMIC, drifting(0.005, 0.05), "DFP Table 5"),
     (("mvp", "mvp-topk"), ("cube-triple",), {"ivc": 0.0}, "DFP's published commands"),
+    (
+        ("qc-bfn",),
+        ("can",),
+        {"target_samples": 16, "act_samples": 16},
+        "Q-chunking's authors, issue 3 of their repository",
+    ),
     (FQLS, ("cube-triple",), {"alpha": 100.0}, "Q-chunking's commands"),
     (FQLS, ("cube-double", "cube-single", "scene"), {"alpha": 300.0}, "FQL's commands"),
-    (FQLS, ("puzzle",), {"alpha": 1000.0}, "FQL's commands"),
+    (FQLS, ("puzzle",), {"alpha": 1000.0}, "FQL's commands, for single actions"),
     (FQLS, ("cube-quadruple", *ROBOMIMIC), {"alpha": 100.0}, "our choice: as cube-triple"),
     (
         FQLS,
@@ -279,8 +285,8 @@ LAPTOP: dict[str, tuple[DFPConfig, Schedule]] = {
     "pusht": (PUSHT, PUSHT_SCHEDULE),
 }
 
-# Settings that the laptop preset gives every method alike, so that two of them differ in the method alone. What defines
-# a method (chunk, N of bfn, weights of losses) stays its own.
+# Settings that the laptop preset gives every method that has them. What defines a method (chunk, N of bfn, weights of
+# losses) stays its own.
 ALIKE = (
     *("gamma", "lr", "lr_end", "target_rate", "hidden", "batch", "standardise"),
     *("candidates", "top_k", "old_rate", "target_samples", "act_samples", "act_temperature"),

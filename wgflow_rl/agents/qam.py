@@ -72,7 +72,7 @@ class QAM(FEdit):
 
     @torch.no_grad()
     def path(self, obs: Tensor, noise: Tensor) -> list[Tensor]:
-        """x_0 ... x_n of dx = (2 v_fast - x / t) dt + σ dW, memoryless; its last step follows v_slow without noise."""
+        """x_0 ... x_n of dx = (2 v_fast - x / (t + h)) dt + σ dW, h = 1 / n, memoryless; then a step of v_slow."""
         n = self.cfg.flow_steps
         path = [noise[..., 0, :]]
         for i in range(n - 1):
