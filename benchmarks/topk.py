@@ -1,7 +1,8 @@
 """What the top-K term gains in our measured runs: `python benchmarks/topk.py`.
 
-Reads the evaluations in benchmarks/results and prints the Markdown tables of docs/topk.md. Runs with and without the
-term that share a seed are equal until the online phase, so differences are taken seed by seed. Nothing is trained.
+Reads the evaluations in benchmarks/results, prints the Markdown tables of docs/topk.md and draws its picture. Runs with
+and without the term that share a seed are equal until the online phase, so differences are taken seed by seed. Nothing
+is trained.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from paper_numbers import table
 from scipy.stats import t as student
 
 from wgflow_rl.experiments.results import Summary, paired, summary
+from wgflow_rl.utils.colours import BLUE, INK, RULE
 
 RESULTS = Path(__file__).parent / "results"
 LAST = 3  # online evaluations at the end of a run that are averaged, or all if there are fewer
@@ -168,6 +171,26 @@ def played(file: str, names: tuple[str, str]) -> dict[str, tuple[pd.Series, pd.S
     return found
 
 
+def variants_acting(file: str, none: str) -> str:
+    """Variants of the term beside the same runs without it: at the end of training, and executing a single sample."""
+    body = []
+    training = Pair("", "", file, none, none, *UNITS["success"])
+    for variant in evaluations(file):
+        end = training.values(variant), training.values(none)
+        row = [variant]
+        for a, b in (end, played(file, (variant, none))["one sample"]):
+            found = summary(a - b)
+            assert found is not None
+            mean, interval, _, said = cells(found, "success")
+            differs = ["", ""] if variant == none else [f"{mean} {interval}", said]
+            row += [number(a.mean(), "success"), *differs]
+        body.append(row)
+    differs = ["difference [95 %, Student's t]", "with the term"]
+    return table(
+        ["term", "one of 32, in training", *differs, "one sample, played again", *differs], body
+    )
+
+
 def rules() -> str:
     """Success of finished runs that execute one of N' chunks, drawn from softmax(Q / T)."""
     body = []
@@ -222,6 +245,46 @@ def hours() -> str:
     return "Hours of these runs: " + ", ".join(f"{task} {h:.1f}" for task, h in spent.items()) + "."
 
 
+COLOURS = {"drifting": BLUE, "MeanFlow": "#c2571a"}
+WIDEST = 0.45  # end of the picture's axis, at which wider intervals are cut
+
+
+def draw(path: Path) -> None:
+    """The gain in success (PushT: in score) of every pair of backbone and task, with Student's interval."""
+    rows = [
+        (f"{pair.task}, end of training", pair.backbone, pair.gain)
+        for pair in PAIRS
+        if pair.measure == ("score" if pair.task == "PushT" else "success")
+    ]
+    for task, backbone, file, names in RULES:
+        played_again = played(file, names).items()
+        rows += [
+            (f"{task}, played again: {rule}", backbone, a - b) for rule, (a, b) in played_again
+        ]
+    labels = sorted({label for label, *_ in rows}, key=[label for label, *_ in rows].index)
+    figure = Figure(figsize=(8.4, 0.34 * len(labels) + 1.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for label, backbone, gain in rows:
+        found = summary(gain)
+        assert found is not None
+        at = labels.index(label) + (-0.13 if backbone == "drifting" else 0.13)
+        low, high = np.clip(t_interval(found), -WIDEST, WIDEST)
+        colour = COLOURS[backbone]
+        axes.plot([low, high], [at, at], color=colour, linewidth=2)
+        axes.plot(gain, [at] * len(gain), "o", color=colour, markersize=2.5, alpha=0.5)
+        axes.plot(found.mean, at, "D", color=colour, markersize=6)
+    for backbone, colour in COLOURS.items():
+        axes.plot([], [], "D-", color=colour, label=backbone)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set(yticks=range(len(labels)), yticklabels=labels, xlim=(-WIDEST, WIDEST))
+    axes.set_xlabel("with the term minus without it: mean, seeds, 95 % interval")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.legend(frameon=False, loc="upper right")
+    figure.savefig(path)
+
+
 SECTIONS = {
     "With and without the term": gains,
     "What it does to the policy and to the choice": rules,
@@ -234,6 +297,7 @@ SECTIONS = {
 
 def main() -> None:
     print("\n\n".join(f"## {title}\n\n{section()}" for title, section in SECTIONS.items()))
+    draw(RESULTS / "topk.png")
 
 
 if __name__ == "__main__":
