@@ -1,4 +1,4 @@
-"""Proposition 1: the published constants hold, the sharp ones are attained, the localised bound is never vacuous."""
+"""Proposition 1: the published constants hold, the sharp ones are least, the localised bound is never vacuous."""
 
 import math
 

@@ -147,3 +147,31 @@ def test_an_effective_sample_size_depends_on_ratios_only(scale):
     torch.testing.assert_close(size, wg.effective_sample_size(w))
     gradients = [torch.autograd.grad(s.sum(), w)[0] for s in (size, wg.effective_sample_size(w))]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 3000.0])
+@pytest.mark.parametrize("name", ["normalized", "relative", "standardized"])
+def test_scaled_fields_of_half_precision_are_those_of_float32(name, scale):
+    """Squares of half precision overflow from 256 on, and vanish below 1e-4."""
+    x, y = ((scale * t).half() for t in clouds())
+    field = getattr(wg.DriftingField(wg.Gaussian(scale if name == "normalized" else 0.3)), name)()
+    half, single = field(x, y), field(x.float(), y.float())
+    torch.testing.assert_close(
+        half.float(), single, rtol=5e-3, atol=5e-3 * float(single.abs().max())
+    )
+
+
+def test_effective_sample_sizes_of_half_precision_count_every_sample():
+    """Half precision counts to 2,048."""
+    y = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(0)).half()
+    kde = wg.KDE(y, wg.Gaussian(3.0))
+    size = kde.effective_sample_size(torch.zeros(1, 2).half())
+    exact = wg.KDE(y.double(), wg.Gaussian(3.0)).effective_sample_size(torch.zeros(1, 2).double())
+    torch.testing.assert_close(size.double(), exact, rtol=1e-3, atol=0)
+    assert wg.effective_sample_size(torch.ones(10_000).half()) == 10_000
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_a_spread_ratio_depends_on_ratios_only(scale):
+    x, y = clouds()
+    torch.testing.assert_close(wg.spread_ratio(scale * x, scale * y), wg.spread_ratio(x, y))

@@ -18,9 +18,12 @@ from wgflow import (
     Laplace,
     LikelihoodField,
     MMDField,
+    NystromAverage,
+    NystromField,
     PublishedField,
     SinkhornField,
     SlicedEnergyField,
+    SphereField,
     SteinField,
     blob_field,
     conservative_field,
@@ -266,6 +269,31 @@ X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
 def test_bad_values_are_named(says, call):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+FIXED = {
+    "blob": BlobField(K, lambda x: -x),
+    "stein": SteinField(K, lambda x: -x),
+    "nystrom": NystromField(NystromAverage(X, X, K)),
+}
+AROUND = {
+    "alone": lambda f: f,
+    "multiple": lambda f: 2 * f,
+    "sum": lambda f: EnergyField() + f,
+    "normalized": lambda f: f.normalized(),
+    "normalized sum": lambda f: (f + EnergyField()).normalized(),
+    "on the sphere": SphereField,
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("scaling", ["relative", "standardized"])
+def test_lengths_of_x_are_made_relative_nowhere(name, around, scaling):
+    """A score of one's own or a fixed cloud would be read at scaled points, silently."""
+    field = AROUND[around](FIXED[name])
+    with pytest.raises(ValueError, match=r"own|fixed cloud|sphere"):
+        getattr(field, scaling)()
 
 
 @pytest.mark.parametrize("other", [3, "energy", None, K], ids=str)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import HEAVY, LIGHT
+from wgflow.distances import sq_distances
 from wgflow.kernels import Gaussian, Riesz, Scaled, Yukawa
-from wgflow.reductions import blocked, dense, float32
+from wgflow.reductions import blocked, float32
 
 KERNELS = (*LIGHT, *HEAVY, Yukawa, lambda h: Riesz(1.0), lambda h: Scaled(Riesz(1.5), math.log(2)))
 EPS = torch.finfo(torch.float32).eps
@@ -87,7 +88,7 @@ def test_other_devices_take_direct_differences(monkeypatch):
     """Their distances are those of `torch.cdist` in float32: few GPUs have fast float64 units."""
     x, y = randn(5, 3), randn(7, 3, seed=2)
     monkeypatch.setattr(float32, "PRODUCTS", ())
-    assert torch.equal(block(x, y).float(), dense.squared_distances(x, y))
+    assert torch.equal(block(x, y).float(), sq_distances(x, y))
     found = float32.forward(x, y, None, Gaussian(1.0), False)
     exact = blocked.forward(x, y, None, Gaussian(1.0), False)
     assert (found[0] - exact[0]).abs().max() < 1e-5

@@ -113,6 +113,25 @@ def test_a_geodesic_stays_on_the_sphere_and_has_the_length_of_its_step(c, dtype)
     assert_close(exponential_map(x, 0 * V), x, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [0.0, 1e-6, 0.0099, 0.0101, 1.0, 3.0])
+def test_a_geodesic_has_two_derivatives_where_a_flow_rests(length):
+    """With the tangents e_1, e_2 at the pole p: p·exp(V) = cos|V| and e_1·exp(V) = V_1 sin|V| / |V|."""
+    pole = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    V = torch.tensor([[0.6, 0.8, 0.0]], dtype=torch.float64) * length
+    hessian = torch.autograd.functional.hessian
+    plane = slice(0, 2)
+    up = hessian(lambda V: exponential_map(pole, V)[0, 2], V)[0, plane, 0, plane]
+    across = hessian(lambda V: exponential_map(pole, V)[0, 0], V)[0, plane, 0, plane]
+    e, one = V[0, plane] / max(length, 1e-300), torch.eye(2, dtype=torch.float64)
+    out = torch.outer(e, e)
+    r = torch.tensor(length, dtype=torch.float64)
+    slope = -torch.sinc(r / math.pi)  # cos'(r) / r
+    assert_close(up, slope * one + (-r.cos() - slope) * out, atol=1e-9)
+    if length == 0:
+        assert_close(across, torch.zeros_like(across), atol=1e-9)
+    assert_close(across, across.mT, atol=1e-9)
+
+
 def test_a_relative_sphere_field_stays_on_the_sphere():
     field = SphereField(EnergyField())
     assert field.relative() == SphereField(EnergyField().relative())

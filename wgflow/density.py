@@ -142,6 +142,10 @@ class KDE(nn.Module):
 
         A row is 0 where a compact kernel reaches no sample.
         """
+        return self._responsibilities(x).to(x.dtype)
+
+    def _responsibilities(self, x: Tensor) -> Tensor:
+        """The responsibilities in float64."""
         require_unsharded("responsibilities")
         check_clouds(x, self.samples, None, False, ("x", "samples"), weights=self.weights)
         points, samples = x.double(), self.samples.double()
@@ -158,15 +162,15 @@ class KDE(nn.Module):
         highest = 0.9 * math.log(torch.finfo(logits.dtype).max)
         e = present * (logits - top.masked_fill(empty, 0.0)).clamp_max(highest).exp()
         e = e.masked_fill(empty, 0.0)
-        return (e / e.sum(-1, keepdim=True).masked_fill(empty, 1.0)).to(x.dtype)
+        return e / e.sum(-1, keepdim=True).masked_fill(empty, 1.0)
 
     def effective_sample_size(self, x: Tensor) -> Tensor:
         """1 / Σ_j W_ij², the effective number of samples in the estimate at x, 1 to M: [..., N, D] -> [..., N], dense.
 
         0 where a compact kernel reaches no sample.
         """
-        W = self.responsibilities(x)
-        return W.sum(-1) / W.square().sum(-1).clamp_min(torch.finfo(W.dtype).tiny)
+        W = self._responsibilities(x)
+        return (W.sum(-1) / W.square().sum(-1).clamp_min(torch.finfo(W.dtype).tiny)).to(x.dtype)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """`n` independent draws from p_h, without a graph: [..., n, D].

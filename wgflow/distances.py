@@ -9,7 +9,10 @@ __all__ = ["distances", "safe_root", "sq_distances"]
 
 
 class _SquaredDistances(torch.autograd.Function):
-    """Squared distances. `torch.cdist` has no second derivative; that of its square is a product of matrices."""
+    """Squared distances. `torch.cdist` has no second derivative, and under `torch.func.vmap` a wrong first one.
+
+    The derivative of its square is a product of matrices.
+    """
 
     generate_vmap_rule = True
 
@@ -45,6 +48,7 @@ def sq_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
+    # Direct differences. |x|² - 2xy + |y|² is one matrix product and faster, but cancels: eps |x|²/h² in the logit.
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 

@@ -182,9 +182,9 @@ class Alpha(_Summable):
             return r * log_ratio - linear
         if self.alpha == 0:
             return linear - log_ratio
-        return ((self.alpha * log_ratio).expm1() - self.alpha * linear) / (
-            self.alpha * (self.alpha - 1)
-        )
+        if abs(beyond := self.alpha - 1) < 1e-3:  # where the digits of the form below cancel
+            return (r * (beyond * log_ratio).expm1() / beyond - linear) / self.alpha
+        return ((self.alpha * log_ratio).expm1() / self.alpha - linear) / (self.alpha - 1)
 
     def weight(self, log_ratio: Tensor) -> Tensor:
         return ((self.alpha - 1) * log_ratio).exp()

@@ -183,8 +183,9 @@ class MALA(Solver):
     r"""Langevin dynamics with a Metropolis test of each particle: samples p without bias (Roberts and Tweedie 1996).
 
     The proposal x + dt v + sqrt(2 dt) ξ is accepted with probability min(1, p(x') q(x | x') / (p(x) q(x' | x))), q its
-    density. The velocity is usually ∇log p; a function of x alone, it may be any other. dt is a length², chosen such
-    that a fraction of about 0.57 is accepted.
+    density. The velocity of a particle is usually ∇log p there; it may be any function of that particle alone. It may
+    not depend on the others, as that of a field whose negatives are the points does: they would not sample p. dt is a
+    length², chosen such that a fraction of about 0.57 is accepted.
 
     Args:
         dt: the time step.

@@ -193,17 +193,17 @@ class MMD(Functional):
 
     def value(self, x: Tensor) -> Tensor:
         w = _shares(self.samples, self.weights).double()
-        values = []
+        points, samples, values = x.double(), self.samples.double(), []
         for k in as_kernels(self.kernel):
-            within, _ = kernel_shift_f64(x, x, kernel=k, skip_self=True)
-            across, _ = kernel_shift_f64(x, self.samples, kernel=k, weights=w)
-            own, _ = kernel_shift_f64(self.samples, self.samples, kernel=k, weights=w)
+            within, _ = kernel_shift_f64(points, points, kernel=k, skip_self=True)
+            across, _ = kernel_shift_f64(points, samples, kernel=k, weights=w)
+            own, _ = kernel_shift_f64(samples, samples, kernel=k, weights=w)
             values.append(
                 within.exp().mean(-1) / (x.shape[-2] - 1)
                 - 2 * across.exp().mean(-1)
                 + (w * own.exp()).sum(-1)
             )
-        return torch.stack(values).sum(0).to(x.dtype)  # rounded last: the terms cancel
+        return torch.stack(values).sum(0).to(x.dtype)  # float64 until the end: the terms cancel
 
     def velocity(self, x: Tensor) -> Tensor:
         return mmd_field(x, self.samples, kernel=self.kernel, pos_weights=self.weights)

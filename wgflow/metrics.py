@@ -88,8 +88,7 @@ def mmd2(
     """
     require_unsharded("mmd2")
     check_clouds(x, y, None, False)
-    _, p = _measure(x, x_weights, "x")
-    _, q = _measure(y, y_weights, "y")
+    (a, p), (b, q) = _measure(x, x_weights, "x"), _measure(y, y_weights, "y")
 
     def mean(a: Tensor, p: Tensor, b: Tensor, q: Tensor, skip: bool) -> Tensor:
         masses = [
@@ -98,9 +97,9 @@ def mmd2(
         ]
         return torch.stack(masses).sum(0)
 
-    within = mean(x, p, x, p, True) / _unequal(p) + mean(y, q, y, q, True) / _unequal(q)
+    within = mean(a, p, a, p, True) / _unequal(p) + mean(b, q, b, q, True) / _unequal(q)
     # In float64 until the end: for equal laws the three means cancel.
-    return (within - 2 * mean(x, p, y, q, False)).to(x.dtype)
+    return (within - 2 * mean(a, p, b, q, False)).to(x.dtype)
 
 
 @checked
@@ -235,10 +234,10 @@ def kde_kl(
     """
     require_unsharded("kde_kl")
     check_clouds(x, y, None, False)
-    _, p = _measure(x, x_weights, "x")
+    a, p = _measure(x, x_weights, "x")
     wx = None if x_weights is None else p
-    log_q, _ = kernel_shift_f64(x, x, kernel=kernel, weights=wx, skip_self=True)
-    log_p, _ = kernel_shift_f64(x, y, kernel=kernel, weights=y_weights)
+    log_q, _ = kernel_shift_f64(a, a, kernel=kernel, weights=wx, skip_self=True)
+    log_p, _ = kernel_shift_f64(a, y.double(), kernel=kernel, weights=y_weights)
     if bool(((log_q.maximum(log_p) == -math.inf) & (p > 0)).any()):
         raise ValueError(
             f"a point of x is out of reach of every other sample of x and of y, so no ratio is known there: {kernel!r} "
@@ -313,8 +312,9 @@ def spread_ratio(x: Tensor, pos: Tensor) -> Tensor:
     check_clouds(x, pos, None, False, ("x", "pos"))
     check_clouds(x, x, None, True, ("x", "x"))
     x, pos, n = x.detach(), pos.detach(), x.shape[-2]
-    spread = distances(x, x).mean() * (n / (n - 1))
-    reach = distances(x, pos).mean()
+    a, b = x.double(), pos.double()  # squares of large and small numbers leave float32
+    spread = distances(a, a).mean() * (n / (n - 1))
+    reach = distances(a, b).mean()
     check_no_nan(spread + reach, "x or pos")
     return (spread / reach.clamp_min(torch.finfo(spread.dtype).tiny)).to(x.dtype)
 

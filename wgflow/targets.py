@@ -170,8 +170,8 @@ def effective_sample_size(weights: Tensor) -> Tensor:
             "weights hold a negative number or infinity, or a row without any mass; they are masses, w >= 0."
         )
     # Their squares may overflow or vanish; the ratio depends on no factor.
-    weights = weights / largest
-    return weights.sum(-1).square() / weights.square().sum(-1)
+    shares = (weights / largest).double()  # half precision counts to 2,048
+    return (shares.sum(-1).square() / shares.square().sum(-1)).to(weights.dtype)
 
 
 @checked

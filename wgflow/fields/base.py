@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from wgflow.arguments import checked
@@ -80,6 +81,10 @@ class Field(ABC):
     def standardized(self) -> Field:
         """The field with the feature-wise normalisation of drifting models: see `Standardized`."""
         return Standardized(self)
+
+    def check_scalable(self) -> None:
+        """Refuse relative lengths where those of the field are lengths of x. Raises: ValueError."""
+        return  # most fields scale
 
     def in_own_unit(
         self,
@@ -154,6 +159,10 @@ class Mixture(Field):
             total = V.mul(w) if total is None else total.add(V, alpha=w)
         return total  # type: ignore[return-value]
 
+    def check_scalable(self) -> None:
+        for field in self.fields:
+            field.check_scalable()
+
     def __repr__(self) -> str:
         terms = zip(self.weights, self.fields, strict=True)
         return " + ".join(f"{field}" if w == 1 else f"{w:g} * {field}" for w, field in terms)
@@ -176,6 +185,9 @@ class Normalized(Field):
     def normalized(self) -> Field:
         return self
 
+    def check_scalable(self) -> None:
+        self.field.check_scalable()
+
     def __repr__(self) -> str:
         return f"{_operand(self.field)}.normalized()"
 
@@ -186,9 +198,15 @@ class Relative(Field):
 
     A bandwidth of 0.2 is then a fifth of that distance, whatever the units and the dimension of x. The result is a
     length, and scales with x. Gradients pass through s too.
+
+    Raises:
+        ValueError: If the field, or a part of it, has lengths that stay those of x, such as a score of its own.
     """
 
     field: Field
+
+    def __post_init__(self) -> None:
+        self.field.check_scalable()
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
         s = mean_distance(x, pos, pos_weights)
@@ -211,9 +229,15 @@ class Standardized(Field):
     With s = E|x - y| the mean distance of points and positives, coordinates are divided by s / sqrt(D), the unit in
     which the loss is measured; there V has an rms of 1 over the whole batch. Lengths of the field, such as bandwidths,
     are fractions of s. Fields with an rms below 1e-8 are divided by 1e-8.
+
+    Raises:
+        ValueError: If the field, or a part of it, has lengths that stay those of x, such as a score of its own.
     """
 
     field: Field
+
+    def __post_init__(self) -> None:
+        self.field.check_scalable()
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
         V, unit, _ = self.in_own_unit(
@@ -252,8 +276,10 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
 
 def rms(V: Tensor, floor: float = 0.0) -> Tensor:
     """The root mean square over all elements, a scalar that is at least `floor`."""
-    # The floor applies before the root, whose derivative at 0 is infinite.
-    return V.square().mean().clamp_min(floor**2).sqrt()
+    # Half precision has neither the squares nor their sum. The floor applies before the root, whose derivative at 0 is
+    # infinite.
+    wide = V.to(torch.promote_types(V.dtype, torch.float32))
+    return wide.square().mean().clamp_min(floor**2).sqrt()
 
 
 def mean_kernel_gradient(

@@ -273,14 +273,8 @@ class NystromField(Field):
         )
         return (towards.double() - away).to(x.dtype)
 
-    def relative(self) -> Field:
-        raise ValueError(self._fixed())
-
-    def standardized(self) -> Field:
-        raise ValueError(self._fixed())
-
-    def _fixed(self) -> str:
-        return (
+    def check_scalable(self) -> None:
+        raise ValueError(
             "a NystromField has a fixed cloud, whose lengths are those of x; scale the data and the points before it, "
             "or use normalized()."
         )

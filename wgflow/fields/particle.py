@@ -68,13 +68,12 @@ class _ScoreField(Field):
     def _field(self, x: Tensor, score: Callable[[Tensor], Tensor], kernel: Kernel) -> Tensor:
         raise NotImplementedError
 
-    def relative(self) -> Field:
+    def check_scalable(self) -> None:
         if self.score is not None:
             raise ValueError(
                 f"{type(self).__name__} has a score of its own, whose units stay those of x; relative lengths need "
                 "score=None, the score of the positives."
             )
-        return super().relative()
 
 
 @checked_constructor

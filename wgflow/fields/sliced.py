@@ -64,11 +64,12 @@ def sliced_energy_field(
     r"""An unbiased estimate of `energy_field` (β = 1) in O(S (N + M) log(N + M)): the mean over S directions ξ of
     c_D ξ v(ξ), with v the field of the projections on ξ (Hertrich et al. 2024, there for the V-statistic).
 
-    For D = 1 it is exact. For D = 2 the directions are equal angles and every error |V - V_exact| is at most about π/S;
-    for D = 3 they are a Fibonacci lattice, with an rms error of at most about 2.6 S^(-3/4); both turned at random. From
-    D = 4 on they are random orthonormal frames, with E|V - V_exact|² <= 4 (c_D² - min(D, S)) / S if S is a multiple of
-    D (independent directions: c_D² - 1), which is below 2.3 D/S. No bound depends on N. Small groups are cheaper
-    exact, and in many dimensions so is `energy_field` with a random part of the clouds, which is unbiased too.
+    For D = 1 it is exact. For D = 2 the directions are equal angles and every error |V - V_exact| is at most about π/S
+    (3.7 for S = 1); for D = 3 they are a Fibonacci lattice, with an rms error of about 2.5 S^(-3/4), at most
+    3.5 S^(-3/4) for S < 32; both turned at random. From D = 4 on they are random orthonormal frames, with
+    E|V - V_exact|² <= 4 (c_D² - min(D, S)) / S if S is a multiple of D (independent directions: c_D² - 1), which is
+    below 2.3 D/S. No bound depends on N. Small groups are cheaper exact, and in many dimensions so is `energy_field`
+    with a random part of the clouds, which is unbiased too.
 
     Args:
         x: [..., N, D] generated points.

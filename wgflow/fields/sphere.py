@@ -5,14 +5,12 @@ On the sphere exp(-|x - y|²/2h²) is the von Mises-Fisher kernel e^(κ (x·y - 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wgflow.arguments import checkable, checked, checked_constructor
-from wgflow.distances import safe_root
 from wgflow.fields.base import Field
 from wgflow.reductions import check_clouds, check_no_nan
 
@@ -48,6 +46,12 @@ class SphereField(Field):
     def relative(self) -> Field:
         return SphereField(self.field.relative())  # x / s would leave the sphere
 
+    def check_scalable(self) -> None:
+        raise ValueError(
+            "a SphereField has points on the unit sphere, which a scaled or standardized sum would leave; make the "
+            "fields inside relative: SphereField(field.relative())."
+        )
+
 
 @checked
 def exponential_map(x: Tensor, V: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ def exponential_map(x: Tensor, V: Tensor) -> Tensor:
         V: [..., N, D] tangent vectors, V·x = 0, such as a step times a `SphereField`.
 
     Returns:
-        [..., N, D] points of the unit sphere, differentiable in both.
+        [..., N, D] points of the unit sphere, twice differentiable in both.
 
     Raises:
         ValueError: on points off the sphere, shapes or dtypes that differ, and NaN.
@@ -71,8 +75,13 @@ def exponential_map(x: Tensor, V: Tensor) -> Tensor:
     check_no_nan(V, "V")
     check_unit(x, "x")
     at, V64 = x.double(), V.double()
-    angle = safe_root(V64.square().sum(-1, keepdim=True))
-    moved = at * angle.cos() + V64 * torch.sinc(angle / math.pi)
+    sq = V64.square().sum(-1, keepdim=True)
+    # Both factors are smooth in |V|²; near 0 their series have the derivatives that those of |V| lack.
+    near = sq < 1e-4
+    angle = torch.where(near, 1.0, sq).sqrt()
+    cos = torch.where(near, 1 - sq / 2 * (1 - sq / 12 * (1 - sq / 30)), angle.cos())
+    sinc = torch.where(near, 1 - sq / 6 * (1 - sq / 20 * (1 - sq / 42)), angle.sin() / angle)
+    moved = at * cos + V64 * sinc
     return torch.nn.functional.normalize(moved, dim=-1).to(x.dtype)
 
 

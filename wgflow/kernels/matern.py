@@ -20,6 +20,9 @@ from wgflow.kernels.radial import (
     without_coincident,
 )
 
+SMOOTHEST = 40.5  # beyond it, coefficients of the polynomial in u and their powers leave float64
+FLOAT32_ORDER = 8  # the highest order of a polynomial that float32 holds, up to u = 5e4
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Matern(LengthScaleKernel):
@@ -30,7 +33,7 @@ class Matern(LengthScaleKernel):
     Args:
         length_scale: h, a length; a number, or a tensor [], [D], [..., 1, D], [..., 1, 1],
             or a Cholesky factor [..., D, D].
-        nu: smoothness, 1.5, 2.5, 3.5, ...; nu = 1/2 is `Laplace`.
+        nu: smoothness, 1.5, 2.5, 3.5, ..., 40.5; nu = 1/2 is `Laplace`.
 
     Raises:
         ValueError: If `length_scale` is not positive and finite, or `nu` is another number.
@@ -40,9 +43,10 @@ class Matern(LengthScaleKernel):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.nu >= 1.5 and float(self.nu + 0.5).is_integer()):
+        if not (1.5 <= self.nu <= SMOOTHEST and float(self.nu + 0.5).is_integer()):
             raise ValueError(
-                f"nu = {self.nu!r}; wanted 1.5, 2.5, 3.5, ... For nu = 1/2 use Laplace(length_scale)."
+                f"nu = {self.nu!r}; wanted 1.5, 2.5, 3.5, ..., {SMOOTHEST}. For nu = 1/2 use Laplace(length_scale); a "
+                "larger nu is nearly Gaussian(length_scale)."
             )
 
     @property
@@ -63,11 +67,14 @@ class Matern(LengthScaleKernel):
 
     def _log(self, sq: Tensor) -> Tensor:
         u = safe_root(sq).div_(self.decay_length)
+        if self.order > FLOAT32_ORDER:
+            u = u.double()
         *lower, second, highest = self.coefficients
         poly = (u * highest).add_(second)
         for c in reversed(lower):
             poly = (u * poly).add_(c)
-        return poly.log().sub_(u)
+        # Where the polynomial leaves the floats, u is far larger than its logarithm.
+        return poly.clamp_max(torch.finfo(poly.dtype).max).log().sub_(u).to(sq.dtype)
 
     def _radial_masses(self, dim: int) -> list[float]:
         """∫ c_k u^k exp(-u) u^(D-1) du / Γ(D) of each term of the polynomial."""
@@ -83,9 +90,11 @@ class Matern(LengthScaleKernel):
     def _noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         # The radius is a mixture of Gamma(D + k) over the terms u^k of the polynomial.
         dim = like.shape[-1]
-        masses = torch.tensor(self._radial_masses(dim), device=draw_device(generator, like.device))
+        masses = self._radial_masses(dim)
+        shares = [mass / sum(masses) for mass in masses]
+        shares = torch.tensor(shares, device=draw_device(generator, like.device))
         points = like[..., 0].numel()
-        term = torch.multinomial(masses, points, replacement=True, generator=generator)
+        term = torch.multinomial(shares, points, replacement=True, generator=generator)
         term = term.to(like.device)
         waits = exponential_noise(like, dim + self.order, generator)
         counted = torch.arange(dim + self.order, device=like.device) < dim + term.view(
@@ -99,8 +108,8 @@ class Matern(LengthScaleKernel):
         lower = Laplace(tau) if self.order == 1 else _matern_of_decay(tau, self.nu - 1)
         return Scaled(lower, -math.log((2 * self.order - 1) * tau**2))
 
-    def _shadow(self) -> Matern:
-        return _matern_of_decay(self.decay_length, self.nu + 1)
+    def _shadow(self) -> Matern | None:
+        return _matern_of_decay(self.decay_length, self.nu + 1) if self.nu < SMOOTHEST else None
 
     def _shadow_scale(self) -> float:
         return (2 * self.order + 1) * self.decay_length**2

@@ -14,18 +14,13 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.distances import sq_distances
 from wgflow.kernels import Kernel
 
 Sums = tuple[Tensor, Tensor, Tensor]  # row maximum [..., N, 1], Σ e [..., N, 1], Σ e y [..., N, D]
 # Largest exponent of an unweighted kernel relative to its row's mass: a zero weight in a far row may have a derivative
 # beyond the range of floats, and an infinite one would make NaN of the 0 that a softmax multiplies it with.
 MAX_EXPONENT = 600.0
-
-
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j|², [..., N, M]."""
-    # Direct differences. |x|² - 2xy + |y|² is one matrix product and faster, but cancels: eps |x|²/h² in the logit.
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def exact_centre(y: Tensor, log_weights: Tensor | None) -> Tensor:
@@ -87,7 +82,7 @@ def log_weighted_kernel(
 
 def sum_tile(x, y, log_weights, kernel, diagonal, values: Tensor | None = None) -> Sums:
     """(row maximum, Σ e, Σ e y) of one tile, e = exp(logit - maximum); the last of `values` in place of y if given."""
-    logits = log_weighted_kernel(squared_distances(x, y), log_weights, kernel, diagonal)
+    logits = log_weighted_kernel(sq_distances(x, y), log_weights, kernel, diagonal)
     # Subtract the row maximum before exp: at |x - y| = 100 h every weight underflows, and 0/0 is a NaN drift.
     # Rows without any weight have maximum -inf; the lowest finite number in its place leaves their e at 0.
     top = logits.amax(-1, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
@@ -146,7 +141,7 @@ def grad_tile(
     dy_j = Σ_i W g_shift_i - Σ_i S u (y_j - x_i). The caller adds the -g_shift of shift = barycentre - x to dx.
     With `unit` of `factor_weights`, the third is the gradient of `unit` instead.
     """
-    sq = squared_distances(x, y)
+    sq = sq_distances(x, y)
     norm = log_mass.clamp_min(torch.finfo(log_mass.dtype).min).unsqueeze(-1)
     W = log_weighted_kernel(sq, log_weights, kernel, diagonal) - norm
     S = log_weighted_kernel(sq, log_weights, kernel.gradient_kernel, diagonal) - norm

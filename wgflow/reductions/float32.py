@@ -15,9 +15,10 @@ import math
 import torch
 from torch import Tensor
 
+from wgflow.distances import sq_distances
 from wgflow.kernels import Kernel, unscaled
 from wgflow.reductions.blocked import diagonal, flatten, mean_square_distance, tile_shape, tiles
-from wgflow.reductions.dense import log_weighted_kernel, squared_distances
+from wgflow.reductions.dense import log_weighted_kernel
 from wgflow.reductions.dispatch import long_sum
 from wgflow.reductions.gemm import Total
 
@@ -138,14 +139,14 @@ def _sums(
 def distances(rows: Rows, part: Columns) -> Tensor:
     """|x_i - y_j|² in float32, to a few units in the last place; 0 for coincident points alone."""
     if rows.points.device.type not in PRODUCTS:
-        return squared_distances(rows.points, part.points)
+        return sq_distances(rows.points, part.points)
     sq = rows.work.product(rows.factor, part.factor)
     near = NEAR * long_sum(rows.points.shape[-1]) * (rows.extent + part.extent)
     if float(sq.amin()) >= near:
         return sq
     *batch, i, j = (sq < near).nonzero(as_tuple=True)
     if len(i) > MANY * sq.numel():
-        return squared_distances(rows.points, part.points)
+        return sq_distances(rows.points, part.points)
     steps = rows.points[(*batch, i)].double() - part.points[(*batch, j)]
     exact = steps.square().sum(-1)
     sq[(*batch, i, j)] = exact.clamp_min(torch.finfo(sq.dtype).tiny).mul_(exact > 0).float()

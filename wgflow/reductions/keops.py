@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wgflow.kernels import Gaussian, Kernel, Laplace, Matern, RationalQuadratic, Scaled
+from wgflow.kernels.matern import FLOAT32_ORDER
 from wgflow.reductions.blocked import flatten
 from wgflow.reductions.dense import exact_centre
 
@@ -35,7 +36,7 @@ def formula_of(kernel: Kernel) -> tuple[str, list[float], float]:
             return "-(G * SqDist(X, Y))", [0.5 / kernel.h**2], 0.0
         case Laplace():
             return "-(G * Sqrt(SqDist(X, Y)))", [1 / kernel.h], 0.0
-        case Matern():
+        case Matern() if kernel.order <= FLOAT32_ORDER:
             # Horner's scheme of the polynomial: Elem(G, i) are its coefficients.
             u = "(Elem(G, 0) * Sqrt(SqDist(X, Y)))"
             poly = f"Elem(G, {kernel.order + 1})"
