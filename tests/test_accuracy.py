@@ -83,6 +83,23 @@ def test_a_few_close_points_among_many_wide_ones_are_refined(never_dense, make, 
         assert (a - b).norm() < 1e-3 * b.norm()
 
 
+@pytest.mark.parametrize("make", KERNELS)
+@pytest.mark.parametrize("far", [100, 350, 5000])
+def test_a_row_that_one_sample_dominates_keeps_the_weaker_promise(never_dense, make, far):
+    """Float32 adds hundreds of weights just below half an eps to 1 without a trace: docs/backends.md."""
+    y = torch.cat([torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]).repeat(far, 1)]).double()
+    y = (y + 1e-3 * randn(far + 1, 2) * (y.sum(-1, keepdim=True) > 0)).float()
+    low, high = 1e-3, 10.0
+    for _ in range(60):  # the length scale at which a far sample weighs 5e-8
+        middle = math.sqrt(low * high)
+        weight = float(make(middle).log(torch.ones(1, dtype=torch.float64)).exp())
+        low, high = (middle, high) if weight < 5e-8 else (low, middle)
+    x, kernel = torch.zeros(40, 2), make(low)
+    found = kernel_shift(x, y, kernel=kernel)[1]
+    exact, rms = direct(x, y, kernel)
+    assert ((found.double() - exact).norm(dim=-1) <= 5e-3 * rms).all()
+
+
 def test_rows_that_are_refined_are_the_imprecise_ones_alone(never_dense, monkeypatch):
     refined = []
     original = refine.refine

@@ -52,8 +52,9 @@ def kernel_average(
     Returns:
         log_mass [..., N] and barycentre [..., N, D] in the dtype of x. Few pairs, float64 input and kernels with a
         tensor as length scale are summed in float64; float32 is used where it changes weights by less than 2e-4, and
-        each row's barycentre - x by less than 1e-3 of the root mean square of the distances it averages. Where
-        no sample has weight (compact kernels), log_mass is -inf and the barycentre is x itself.
+        each row's barycentre - x by less than 1e-3 of the root mean square of the distances it averages (5e-3 in a
+        row that one sample dominates, see docs/backends.md). Where no sample has weight (compact kernels), log_mass is
+        -inf and the barycentre is x itself.
 
     Gradients flow to x, y, log_weights and a tensor length scale. A second derivative exists for "dense", and for
     "auto" up to 4 million pairs.
