@@ -68,13 +68,24 @@ def test_laptop_rows_share_the_numbers_of_the_preset(env):
     for method in presets.METHODS:
         cfg, own = presets.preset("laptop", method, env)
         for name in presets.ALIKE:
-            if hasattr(cfg, name) and not (method == "bfn" and name.endswith("_samples")):
+            chooses = name.endswith("_samples") or name == "act_temperature"
+            kept = method in presets.CLONERS or (method == "bfn" and name != "act_temperature")
+            if hasattr(cfg, name) and not (kept and chooses):
                 assert getattr(cfg, name) == getattr(like, name), (method, name)
         assert cfg.chunk == presets.ROWS[method].chunk
         online = schedule.online_steps if method in presets.ONLINE else 0
         assert own == dataclasses.replace(
             schedule, online_steps=online, online_start=min(online, own.online_start)
         )
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("env", [DEFAULT_ENV, CUBE.format("single"), "pusht", "lift-mh-low_dim"])
+@pytest.mark.parametrize("method", sorted(presets.CLONING))
+def test_a_cloned_policy_executes_a_single_sample(preset, env, method):
+    """The densest of several is another policy; a temperature of values would not be one of log densities."""
+    cfg, _ = presets.preset(preset, method, env)
+    assert (cfg.act_samples, cfg.act_temperature) == (1, 0)
 
 
 @pytest.mark.parametrize("env", ["canoe-v0", "square_world", "cubes-v1", "my-robot"])

@@ -361,7 +361,11 @@ def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
     if like.horizon:  # then the protocol of the task says how many actions are executed
         agent = replace(agent, chunk=like.chunk)
     known = {field.name for field in dataclasses.fields(agent)}
-    own = {"target_samples", "act_samples"} if method == "bfn" else set()
+    # Cloners rank samples by density, in other units than values, and act by a single sample.
+    choice = {"target_samples", "act_samples", "act_temperature"}
+    own = (
+        choice if method in CLONERS else choice - {"act_temperature"} if method == "bfn" else set()
+    )
     return replace(agent, **{name: getattr(like, name) for name in ALIKE if name in known - own})
 
 
