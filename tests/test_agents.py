@@ -130,7 +130,8 @@ def minimum_is(sign):
             (name, "critic", "target_critic", mean_is)
             for name in ("bfn", "qc-bfn", "mvp", "mvp-topk", "dfp")
         ),
-        *((name, "target_critic", "critic", minimum_is) for name in ("idql", "ifql")),
+        ("idql", "target_critic", "critic", minimum_is),
+        ("ifql", "critic", "target_critic", minimum_is),
     ],
 )
 def test_the_executed_chunk_is_the_best_by_the_named_critic(method, chooses, silent, likes):

@@ -11,12 +11,13 @@ from tests.runs import FLAGS, outcome, resume, saved, stop_after, tiny_world, wa
 from tests.walk import WalkHome
 from wgflow_rl import data
 from wgflow_rl.agents.dfp import DFP
+from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, loop
 from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import Collector, Evaluation
 from wgflow_rl.training.settings import from_command_line
-from wgflow_rl.training.state import TrainingState
+from wgflow_rl.training.state import HELD_OUT, TrainingState
 from wgflow_rl.training.updates import TrainingDiverged
 
 OFFLINE, ONLINE, START = 5, 7, 1  # steps of FLAGS
@@ -308,6 +309,39 @@ def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
     assert 3 in saved(tmp_path / "after")
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
+
+
+def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypatch):
+    """The checkpoint of its end then names an earlier best one, removed since the end was better."""
+
+    def played(act, envs, *, episodes, first_episode, **_):
+        share = {3: 0.5, 6: 1.0}.get(first_episode, 0.0)
+        success = np.arange(episodes) < share * episodes
+        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
+
+    monkeypatch.setattr(loop, "evaluate", played)
+    train_small(tmp_path / "whole", "dfp")
+    assert 3 not in saved(tmp_path / "whole")
+    train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "whole"))
+    assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
+
+
+def test_shards_are_those_of_as_many_updates_as_were_made(tmp_path, monkeypatch):
+    steps, real = [], Replay.sample
+
+    def sampled(self, batch, *, step=0, **options):
+        if batch != HELD_OUT:
+            steps.append(step)
+        return real(self, batch, step=step, **options)
+
+    monkeypatch.setattr(Replay, "sample", sampled)
+    train_small(tmp_path / "run", "dfp")
+    assert steps[:6] == list(range(6)) and set(steps[6:]) == {6}
+
+
+def test_a_chunk_longer_than_the_held_out_trajectories_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--chunk or --horizon asks for 99 actions"):
+        train_small(tmp_path / "run", "dfp", "--chunk", "99")
 
 
 def test_an_evaluation_after_the_offline_phase_of_another_has_its_checkpoint(tmp_path, monkeypatch):

@@ -320,6 +320,43 @@ def test_table_7_takes_runs_with_the_numbers_of_table_8_whatever_their_preset(tm
     assert sorted(g.at_end("offline").index.item() for g in found) == [0, 1]
 
 
+def test_table_7_at_laptop_size_is_pure_offline_rl(tmp_path):
+    """And takes no run without the top-K term, or with best-of-N' acting, for DFP's."""
+    (row,) = [row for row in TABLES[7].rows if row.method == "dfp"]
+    kinds = plan.from_table(7, preset="laptop").kinds
+    assert {kind.settings.preset for kind in kinds} == {"laptop-offline"}
+    assert {(k.settings.agent.chunk, k.settings.schedule.online_steps) for k in kinds} == {(1, 0)}
+    write_run(tmp_path, "dfp", SCENE, 0, [0.5], preset="laptop-offline")
+    alone = ("--chunk", "1", "--online-steps", "0", "--online-start", "0")
+    write_run(tmp_path, "dfp", SCENE, 1, [0.6], *alone, preset="laptop")
+    found = [g for g in reading.read([tmp_path]) if comparison.matches(TABLES[7], row, g)]
+    assert [g.at_end("offline").index.item() for g in found] == [0]
+    agent = found[0].agent
+    assert (agent["lam_offline"], agent["act_samples"]) == (agent["lam"], 1)
+
+
+def test_seeds_of_before_and_after_a_setting_was_added_are_one_group(tmp_path):
+    write_run(tmp_path, "dfp", MAZE, 0, [0.5], preset="laptop")
+    old = write_run(tmp_path, "dfp", MAZE, 1, [0.7], preset="laptop") / "config.json"
+    stored = json.loads(old.read_text())
+    del stored["settings"]["agent"]["q_weight"], stored["settings"]["schedule"]["eval_seed"]
+    old.write_text(json.dumps(stored))
+    (found,) = reading.read([tmp_path])
+    assert list(found.curve().columns) == [0, 1]
+
+
+def test_groups_that_look_alike_are_told_apart_and_none_is_dropped(tmp_path):
+    """Data in folders of one name: every table and comparison has rows of both."""
+    for seed, place in enumerate(("a", "b")):
+        folder = str(tmp_path / place / "mine")
+        write_run(tmp_path, "dfp", TRIPLE, seed, [0.5, 0.5 + 0.4 * seed], "--data", folder)
+    found = reading.read([tmp_path])
+    assert len({(g.env, g.name, g.protocol) for g in found}) == len(found) == 2
+    report.main([str(tmp_path), "--out", str(tmp_path / "out"), "--tables", "1", "--no-figures"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "50.0 (1)" in text and "90.0 (1)" in text
+
+
 def test_runs_evaluated_or_fed_otherwise_are_told_apart(tmp_path):
     write_run(tmp_path, "dfp", MAZE, 0, [1.0], preset="laptop")
     write_run(tmp_path, "dfp", MAZE, 0, [0.9], "--eval-episodes", "50", preset="laptop")

@@ -1,6 +1,7 @@
 """A run folder has one writer, loses nothing to a kill, and resumed reads as if it had never been stopped."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -371,14 +372,16 @@ def test_a_curve_of_an_environment_with_scores_shows_them(tmp_path, monkeypatch)
         for step in (1, 2):
             numbers = {"successes": 0, "episodes": 2, "episode_return": 0.0, "length": 3.0}
             row = log.evaluation(step, "offline", **numbers, scores=scores * step / 2)
-        half = 1.959963984540054 * scores.std() / 2**0.5
+        half = 1.959963984540054 * scores.std(ddof=1) / 2**0.5
         assert (row["score_low"], row["score_high"]) == pytest.approx((0.5 - half, 0.5 + half))
+        alone = log.evaluation(3, "offline", **numbers | {"episodes": 1}, scores=scores[:1])
+        assert math.isnan(alone["score_low"]) and alone["score"] == 0.2
         log.curve("pusht")
     monkeypatch.setattr("sys.argv", ["curve", str(tmp_path / "run")])
     curve.main()
     for figure in shown:
         upper = figure.axes[0]
         assert upper.get_ylabel() == "score"
-        np.testing.assert_allclose(upper.lines[0].get_ydata(), [0.25, 0.5])
+        np.testing.assert_allclose(upper.lines[0].get_ydata(), [0.25, 0.5, 0.2])
         assert figure.get_suptitle() == "pusht"
     assert len(shown) == 2

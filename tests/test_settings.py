@@ -246,7 +246,7 @@ def test_our_own_errors_are_one_line_and_those_of_others_keep_their_traceback(ca
         presets.preset("desktop", "dfp", DEFAULT_ENV)
     assert (
         capsys.readouterr().err
-        == "error: preset is 'desktop'; known presets: laptop, paper, paper-offline\n"
+        == "error: preset is 'desktop'; known presets: laptop, paper, laptop-offline, paper-offline\n"
     )
     with pytest.raises(json.JSONDecodeError), one_line_errors():
         json.loads("{")

@@ -330,6 +330,7 @@ def test_runs_whose_shared_offline_phase_diverged_diverge_without_training(folde
         (f"--methods dfp --envs {DEFAULT_ENV} --variants", "--variants adds rows to a table"),
         (f"--methods dfp --envs {DEFAULT_ENV} --seed 3", "--seed is set by the sweep"),
         (f"--methods dfp --envs {DEFAULT_ENV} --run_dir here", "--run_dir is set by the sweep"),
+        ("--table 3 --lam 1", "--lam is what the rows of the table vary"),
         (f"--methods nothing --envs {DEFAULT_ENV}", "method is 'nothing'"),
         ("--methods dfp --envs cube-single", "env is 'cube-single'"),
         (f"--methods dfp --envs {DEFAULT_ENV} --seeds 0", "--seeds is 0; wanted at least 1"),

@@ -35,7 +35,7 @@ class IFQLConfig(AgentConfig):
 
 
 class IFQL(Agent):
-    """Flow of the behaviour, twin critics and a state value; the best of N by min Q_target is executed."""
+    """Flow of the behaviour, twin critics and a state value; the best of N by min Q is executed."""
 
     cfg: IFQLConfig
     acts = "flow"
@@ -51,8 +51,8 @@ class IFQL(Agent):
         return euler(self.flow, obs, x0, self.cfg.flow_steps)
 
     def q(self, obs: Tensor, chunks: Tensor) -> Tensor:
-        """min Q_target, [B, n]."""
-        return self.target_critic(obs, chunks).amin(0)
+        """min Q of the online critics, as in the code of Park et al., [B, n]. (IDQL: of the target critics.)"""
+        return self.critic(obs, chunks).amin(0)
 
     def critic_loss(self, batch: Batch, noise: Any) -> tuple[Tensor, Log]:
         """L_Q + L_V of implicit Q-learning (IQL Eq. 6 and 5)."""

@@ -137,7 +137,7 @@ def register(
         config: its settings in every preset. Its class, a frozen dataclass of its own, determines
             the flags and selects the agent.
         agent: class of the agent, a subclass of `Agent`.
-        schedule: its schedule in every preset, without the online phase in `paper-offline`; None:
+        schedule: its schedule in every preset, without the online phase in those of offline RL; None:
             that of the preset.
 
     Raises:
@@ -188,6 +188,7 @@ TASKS: Rows = (
     ((*DFPS, "mvp-topk"), ROBOMIMIC, {"top_k": 2}, "DFP Sec. 5.1, Table 5"),
     (DFPS, ROBOMIMIC, {"act_samples": 4}, "DFP Table 5"),
     (DRIFTING, ROBOMIMIC, drifting(0.005, 0.05), "DFP Table 5"),
+    (("mvp", "mvp-topk"), ROBOMIMIC, {"act_samples": 4}, "our choice: as DFP, Table 5"),
     (("mvp", "mvp-topk"), ("cube-triple",), {"ivc": 0.0}, "DFP's published commands"),
     (
         ("qc-bfn",),
@@ -292,15 +293,15 @@ ALIKE = (
     *("candidates", "top_k", "old_rate", "target_samples", "act_samples", "act_temperature"),
     *("history", "horizon", "trunk", "lr_end_offline", "weight_decay", "average"),
 )
-PRESETS = ("laptop", "paper", "paper-offline")
+PRESETS = ("laptop", "paper", "laptop-offline", "paper-offline")
 
 
 def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
     """The agent's settings and the schedule for a preset, a method and an environment.
 
-    `laptop`: small networks and short phases; `paper`: offline, then online, as published; `paper-offline`: pure
-    offline RL (DFP B.2). Methods of the offline table have no online phase in any preset. Registered methods keep
-    their own settings, and their schedule if they have one.
+    `laptop`: small networks and short phases; `paper`: offline, then online, as published; `laptop-offline` and
+    `paper-offline`: pure offline RL (DFP B.2). Methods of the offline table have no online phase in any preset.
+    Registered methods keep their own settings, and their schedule if they have one.
 
     Raises:
         ValueError: The message names the known methods or presets.
@@ -311,15 +312,16 @@ def preset(name: str, method: str, env: str) -> tuple[AgentConfig, Schedule]:
     if method in METHODS:
         agent = paper_offline(method, env) if name == "paper-offline" else paper(method, env)
     schedule = PAPER
-    if name == "laptop":
+    if name.startswith("laptop"):
         like, schedule = next(
             (found for start, found in LAPTOP.items() if env.startswith(start)),
             (OTHER, ARM_SCHEDULE),
         )
         if method in METHODS:
             agent = laptop(method, agent, like)
+            agent = pure_offline(agent) if name == "laptop-offline" else agent
     schedule = REGISTERED.get(method) or schedule
-    if name == "paper-offline" or method in OFFLINE | CLONING:
+    if name.endswith("-offline") or method in OFFLINE | CLONING:
         schedule = replace(schedule, online_steps=0, online_start=0)
     return agent, schedule
 
@@ -335,14 +337,20 @@ def paper(method: str, env: str) -> AgentConfig:
 
 
 def paper_offline(method: str, env: str) -> AgentConfig:
-    """A method in pure offline RL: single actions; DFP with the top-K term throughout and no best-of-N' (B.2)."""
-    agent = replace(paper(method, env), chunk=1)
-    if not isinstance(agent, DFPConfig):
-        return agent
-    has_term = agent.lam > 0
-    agent = _for_task(agent, OFFLINE_TASKS, method, env)
-    lam = agent.lam if has_term else 0.0
-    return replace(agent, lam=lam, lam_offline=lam, act_samples=1)
+    """A method in pure offline RL, DFP with the settings of Table 8."""
+    agent = paper(method, env)
+    if isinstance(agent, DFPConfig):
+        has_term = agent.lam > 0
+        agent = _for_task(agent, OFFLINE_TASKS, method, env)
+        agent = replace(agent, lam=agent.lam if has_term else 0.0)
+    return pure_offline(agent)
+
+
+def pure_offline(agent: AgentConfig) -> AgentConfig:
+    """Single actions; DFP with the top-K term throughout and no best-of-N' (DFP B.2)."""
+    if isinstance(agent, DFPConfig):
+        return replace(agent, chunk=1, lam_offline=agent.lam, act_samples=1)
+    return replace(agent, chunk=1)
 
 
 def _for_task(agent: C, rows: Rows, method: str, env: str) -> C:

@@ -27,7 +27,7 @@ class Schedule:
     # add the training data's mirror images, where the task has a mirror symmetry (PushT)
     mirror: bool = False
     # Evaluation plays the starts reset(seed=eval_seed), reset(seed=eval_seed + 1), ... every time, as the published
-    # protocol of some tasks does; None: new starts at every evaluation.
+    # protocol of some tasks does; None: new starts at every evaluation, if there are `eval_episodes` steps between two.
     eval_seed: int | None = None
 
     def check(self) -> None:

@@ -49,7 +49,7 @@ def _agent(preset: str, method: str, env: str) -> dict[str, Any]:
 def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
     """Return True if the runs trained the row's agent, with equal settings.
 
-    Runs of the laptop preset are compared with the row at laptop size, all others with the table's
+    Runs of a laptop preset are compared with the row at laptop size, all others with the table's
     preset. Runs with an online phase do not match an offline table, and vice versa.
     """
     if group.peer or group.method != row.method or row.method not in presets.METHODS:
@@ -58,10 +58,8 @@ def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
         return False
     if ("online" in table.phases) != ((group.total or 0) > (group.offline or 0)):
         return False
-    preset = group.preset if group.preset == "laptop" else table.preset
+    preset = table.laptop if group.preset.startswith("laptop") else table.preset
     wanted = _agent(preset, row.method, group.env) | dict(row.settings)
-    if table.preset == "paper-offline":
-        wanted = wanted | {"chunk": _agent(table.preset, row.method, group.env).get("chunk")}
     # Runs of older versions have fewer settings.
     return all(wanted[name] == value for name, value in group.agent.items() if name in wanted)
 

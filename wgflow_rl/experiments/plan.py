@@ -146,7 +146,7 @@ def from_table(
 
     Args:
         number: number of the table.
-        preset: preset of train; None: that of the table.
+        preset: preset of train; None: that of the table. laptop: for Table 7, laptop-offline.
         variants: include DFP with fields that are not in the paper.
         extra: flags of train, added to every run.
 
@@ -154,13 +154,14 @@ def from_table(
         ValueError: See `table`, and `train` for `extra`.
     """
     chosen = table(number)
+    preset = chosen.laptop if preset == "laptop" else preset or chosen.preset
     rows = chosen.rows + chosen.variants * variants
     known = set(envs.names())
     absent = {f"method {row.method}": row.method not in presets.METHODS for row in rows}
     absent |= {f"environment {env}": env not in known for env in chosen.envs}
     return Plan(
         tuple(
-            kind(row, env, preset=preset or chosen.preset, extra=extra)
+            kind(row, env, preset=preset, extra=extra)
             for row in rows
             for env in chosen.envs
             if row.method in presets.METHODS and env in known
@@ -192,6 +193,8 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
                 f"{flag} is set by the sweep for each run; use its own flags instead: --methods, --envs, "
                 "--seeds, --preset, --runs or --cpus-per-run."
             )
+        if flag.partition("=")[0].replace("_", "-") in row.flags:
+            raise ValueError(f"{flag} is what the rows of the table vary ({' '.join(row.flags)})")
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)
     if extra:
         settings = from_command_line(flags)

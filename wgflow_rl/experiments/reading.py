@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from wgflow_rl.agents import presets
+from wgflow_rl.agents.schedules import Schedule
 from wgflow_rl.envs import pusht
 from wgflow_rl.experiments.peers import check_regular, read_curves, read_text
 from wgflow_rl.experiments.plan import LOGGING, OFFLINE
@@ -57,8 +58,19 @@ def read(
             if log.name.endswith((".csv", ".csv.gz")) and not of_run:
                 groups += attempt(read_curves, log, peer_offline) or []
     groups += [attempt(_make_group, members[0][0], members) for members in runs.values()]
-    found = [group for group in groups if group is not None]
+    found = _told_apart([group for group in groups if group is not None])
     return sorted(found, key=lambda group: (group.env, group.peer, group.name, group.protocol))
+
+
+def _told_apart(groups: list[RunGroup]) -> list[RunGroup]:
+    """Add the folder of a run to the conditions of groups that would look alike: other data, or settings not shown."""
+    looks = Counter((group.env, group.name, group.protocol) for group in groups)
+    return [
+        dataclasses.replace(group, conditions=(*group.conditions, f"as {group.folder}"))
+        if looks[group.env, group.name, group.protocol] > 1 and not group.peer
+        else group
+        for group in groups
+    ]
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,9 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
         return None
     settings = {"data": None} | settings
     _check_types(config, settings)
+    # A run of an older version lacks newer settings, which had their default values then.
+    for name, kind in (("agent", _class_of(settings["method"])), ("schedule", Schedule)):
+        settings[name] = _defaults(kind) | settings[name]
     check_regular(path)
     _, rows = read_rows(path)  # complete rows only: a kill may leave half a row
     if not rows:
@@ -121,6 +136,21 @@ def _check_types(config: Path, settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{config}: {name} is {value!r}; wanted {kind.__name__}")
     if not isinstance(settings.get("data"), str | None):
         raise ValueError(f"{config}: data is {settings['data']!r}; wanted str")
+
+
+def _class_of(method: str) -> type | None:
+    """The class of a method's settings; None for a method of another version, or of a plugin that is not here."""
+    try:
+        return type(presets.defaults(method))
+    except ValueError:
+        return None
+
+
+def _defaults(kind: type | None) -> dict[str, Any]:
+    """The default values of a class of settings, as JSON has them."""
+    fields = () if kind is None else dataclasses.fields(kind)
+    found = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return json.loads(json.dumps(found))
 
 
 def _configuration(settings: Mapping[str, Any]) -> str:

@@ -90,6 +90,11 @@ class ResultTable:
     note: str = ""
 
     @property
+    def laptop(self) -> str:
+        """The preset of the table at laptop size."""
+        return self.preset.replace("paper", "laptop")
+
+    @property
     def envs(self) -> tuple[str, ...]:
         """Every environment of the table once, in the order of its columns."""
         return tuple(dict.fromkeys(env for column in self.columns for env in column.envs))

@@ -257,7 +257,8 @@ class RunLog:
             "wall_s": round(self.wall_s, 1),
         }
         if scores is not None:
-            mean, half = scores.mean(), Z95 * scores.std() / math.sqrt(len(scores))
+            std = scores.std(ddof=1) if len(scores) > 1 else math.nan
+            mean, half = scores.mean(), Z95 * std / math.sqrt(len(scores))
             row |= {
                 "score": float(mean),
                 "score_low": float(mean - half),

@@ -101,7 +101,8 @@ class Settings:
     ] = presets.DEFAULT
     env: str = DEFAULT_ENV
     preset: str = "laptop"
-    """laptop (minutes on 2 cores), paper (its settings) or paper-offline (its offline table)."""
+    """laptop (minutes on 2 cores), paper (its settings), or pure offline RL of either size:
+    laptop-offline, paper-offline."""
     seed: int = 0
     envs: int = 1
     """Number of environments that take turns online, with one step per update."""

@@ -80,6 +80,11 @@ class TrainingState:
             progress=progress,
         )
         check_sizes(train.widths, envs[0], settings.env)
+        if (longest := int(validation.lengths.max())) < cfg.predicted:
+            raise ValueError(
+                f"--chunk or --horizon asks for {cfg.predicted} actions, but the held-out trajectories of "
+                f"{settings.env} have at most {longest}; wanted at most that many"
+            )
         self.data_checksum = validation.checksum(train.checksum())
         self.replay = Replay(
             train,
@@ -134,7 +139,7 @@ class TrainingState:
             **cfg.chunks,
             generator=self.generator,
             online_share=schedule.online_share,
-            step=min(self.step, schedule.offline_steps),
+            step=min(self.step - 1, schedule.offline_steps),
         )
         return self.batch
 
@@ -229,7 +234,8 @@ class TrainingState:
         self.step = end
         self.evaluating = end
         best = Best(*saved.state["best"])
-        if 0 < best.step < end:
+        # Without its checkpoint it is not the best any more: the end of the phase was at least as good.
+        if 0 < best.step < end and best.step in checkpoint.steps(folder):
             self.best = best
             found = checkpoint.load(folder, step=best.step, rows=False)
             changed = found.state | {"settings": self._result_settings()}
