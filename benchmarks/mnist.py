@@ -188,15 +188,16 @@ def sample_flow(
 def drift_rows(args: argparse.Namespace) -> list[dict]:
     options = json.loads(args.settings)
     cfg = train_mnist.Settings(field=args.field, seed=args.seed, **options)
-    out, shared = args.work / args.name, args.work / f"encoder-{cfg.encoder}-{args.seed}.pt"
+    encoder = f"encoder-{cfg.encoder}-{cfg.encoder_steps}-seed{cfg.seed}.pt"
+    out, shared = args.work / args.name, args.work / encoder
     if args.table != "main" and shared.exists():
         out.mkdir(exist_ok=True)
-        shutil.copy(shared, out / "encoder.pt")
+        shutil.copy(shared, out / encoder)
     start = time.process_time()
     images, labels = image_data.mnist(args.data)
     net = train_mnist.train(cfg, images, labels, *train_mnist.networks(cfg), out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
-    shutil.copy(out / "encoder.pt", shared)
+    shutil.copy(out / encoder, shared)
     digits, rows = judges(args.data, args.work), []
     for noise in NOISE if args.table in ("main", "training time") else NOISE[:1]:
         parts = [

@@ -7,7 +7,7 @@ whose gradient kernel is k up to a constant (Cheng 1995),
 
 .. math:: m_k(x) = \frac{\sum_j k(x, y_j)\,(y_j - x)}{\sum_j k(x, y_j)} = c\,\frac{f_H(x)}{f_k(x)}\,\nabla\log f_H(x),
 
-with :math:`f` the sums over samples. Only the Gaussian is its own shadow; every kernel of wgflow has ``shadow``.
+with :math:`f` the sums over samples. Only the Gaussian is its own shadow; most kernels of wgflow have one, ``shadow``.
 """
 
 import torch

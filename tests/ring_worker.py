@@ -136,6 +136,9 @@ def fields():
         "drifting_field, unweighted": lambda x, p, n, wp, wn: wg.drifting_field(
             n, p, n, kernel=k, divergence=wg.ChiSquare(), skip_self=True
         ),
+        "energy_field, points of its own": lambda x, p, n, wp, wn: wg.energy_field(
+            n, p, pos_weights=wp
+        ),
         "likelihood_field": lambda x, p, n, wp, wn: wg.likelihood_field(
             x, p, kernel=k, pos_weights=wp
         ),
@@ -230,6 +233,14 @@ def refusals(rank):
             "a normalized field": lambda: wg.EnergyField().normalized()(x, x),
             "a relative field": lambda: wg.EnergyField().relative()(x, x),
             "responsibilities": lambda: wg.KDE(x, k).effective_sample_size(x),
+            "sample": lambda: wg.KDE(x, k).sample(2),
+            "scott": lambda: wg.scott(x),
+            "median_heuristic": lambda: wg.median_heuristic(x),
+            "per_dimension": lambda: wg.per_dimension(x),
+            "full_matrix": lambda: wg.full_matrix(x),
+            "Adaptive": lambda: wg.flow(torch.neg, x, steps=2, solver=wg.Adaptive(0.1)),
+            "min_speed": lambda: wg.flow(torch.neg, x, steps=2, min_speed=0.1),
+            "integrate": lambda: wg.integrate(torch.neg, x, times=[1.0]),
         }
         told["only whole"] = {name: said_by(call) for name, call in whole.items()}
     return told

@@ -175,3 +175,29 @@ def test_effective_sample_sizes_of_half_precision_count_every_sample():
 def test_a_spread_ratio_depends_on_ratios_only(scale):
     x, y = clouds()
     torch.testing.assert_close(wg.spread_ratio(scale * x, scale * y), wg.spread_ratio(x, y))
+
+
+def test_losses_features_and_targets_of_half_precision_are_those_of_float32():
+    """Squares, counts and grids of theirs leave half precision, or are too coarse in it."""
+    x, y = ((3000 * t).half() for t in clouds())
+    torch.testing.assert_close(
+        wg.regress_onto(x, y), wg.regress_onto(x.float(), y.float()), rtol=1e-3, atol=0
+    )
+    a = 1000 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    maps = zip(wg.patch_features(a.half()), wg.patch_features(a.half().float()), strict=True)
+    for half, single in maps:
+        torch.testing.assert_close(half, single)
+    weights = wg.level_set_weights(torch.ones(70_000).half(), threshold=0.0)
+    assert float(weights.double().sum()) == pytest.approx(1, rel=1e-2)
+    values = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float16, torch.bfloat16):
+        low = values.to(dtype)
+        alpha, tv = wg.matched_temperature(low, k=2)
+        exact = wg.matched_temperature(low.double(), k=2)
+        assert (alpha.dtype, tv.dtype) == (dtype, dtype)
+        torch.testing.assert_close(alpha.double(), exact[0], rtol=torch.finfo(dtype).eps, atol=0)
+    heavy = torch.full((6,), 60_000.0).half()
+    field = wg.EnergyField().relative()
+    torch.testing.assert_close(
+        field(*clouds(torch.float16), pos_weights=heavy), field(*clouds(torch.float16))
+    )

@@ -153,7 +153,7 @@ def test_the_second_derivative_of_the_ring_is_refused(parts):
 def test_what_is_no_sum_over_samples_is_refused_on_shards(parts):
     for part in parts:
         for name, said in part["refusals"]["only whole"].items():
-            assert said.startswith(f"ValueError: {name} cannot be computed from shards")
+            assert re.match(r"ValueError: .* cannot be computed from shards", said), name
 
 
 def test_the_ring_explains_itself(parts):

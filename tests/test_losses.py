@@ -157,6 +157,17 @@ def test_a_drifting_loss_in_feature_space_reaches_the_points():
     assert list(both.state_dict()) == ["features.0.weight", "features.0.bias"]
 
 
+@pytest.mark.parametrize(
+    "features",
+    [torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()), torch.nn.Linear(4, 4), abs],
+    ids=["Sequential", "Linear", "function"],
+)
+def test_features_come_in_a_list(features):
+    """A Sequential alone would be a list of layers, each a feature of the points."""
+    with pytest.raises(ValueError, match=r"wanted a list .* features=\[network\]"):
+        DriftingLoss(EnergyField(), features=features)
+
+
 @given(clouds(batch=False, degenerate=False), st.lists(st.integers(1, 3), min_size=3, max_size=3))
 def test_the_weight_of_a_map_counts_it_as_often(c, times):
     maps = [lambda t: t, lambda t: 3 * t, lambda t: t.square()]
@@ -299,10 +310,12 @@ def test_a_standardized_field_has_no_units():
 
 def test_strengths_of_guidance_follow_their_law():
     """u = P(strength <= a) is the uniform number that the strength was made from: inversion sampling."""
-    for k in (3.0, 5.0):
+    for k in (1 + 1e-9, 1 + 1e-5, 1.5, 3.0, 5.0):
         a = draw_guidance(1000, power=k, generator=torch.Generator().manual_seed(0))
         u = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-        assert_close((1 - a ** (1 - k)) / (1 - 4 ** (1 - k)), u, rtol=1e-4, atol=1e-5)
+        assert a.min() >= 1 and a.max() <= 4
+        share = torch.expm1((1 - k) * a.double().log()) / math.expm1((1 - k) * math.log(4))
+        assert_close(share.float(), u, rtol=1e-4, atol=1e-5)
 
 
 def test_statistics_of_patches_of_a_ramp_and_of_a_constant():

@@ -18,7 +18,7 @@ def test_a_queue_names_the_way_to_store_images_without_mixing_them():
 
 def test_a_queue_keeps_the_newest_of_each_class():
     queue = SampleQueue(1, size=3, classes=2)
-    queue.push(torch.arange(5.0)[:, None], torch.zeros(5))
+    queue.push(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.long))
     queue.push(torch.tensor([[10.0]]), torch.tensor([1]))
     g = torch.Generator().manual_seed(0)
     drawn = queue.draw(3, torch.tensor([0, 0]), generator=g)
@@ -55,6 +55,11 @@ def test_a_queue_of_one_class_needs_no_labels():
     ("says", "call"),
     [
         ("wanted 0 to 1", lambda q: q.push(torch.zeros(1, 1), torch.tensor([2]))),
+        ("torch.float32 for 1 samples", lambda q: q.push(torch.zeros(1, 1), torch.tensor([0.9]))),
+        (r"\[1, 1\] torch.int64", lambda q: q.push(torch.zeros(1, 1), torch.tensor([[0]]))),
+        ("one integer for each", lambda q: q.draw(1, torch.tensor(0))),
+        ("n = -1", lambda q: q.draw(-1, torch.tensor([0]))),
+        ("beyond torch.float16", lambda q: q.half().push(torch.full((1, 1), 1e6), torch.tensor([0]))),
         ("missing", lambda q: q.push(torch.zeros(1, 1))),
         (r"labels \[0\] hold 0", lambda q: q.draw(1, torch.tensor([0]))),
         ("NaN", lambda q: q.push(torch.zeros(1, 1) / 0, torch.tensor([0]))),

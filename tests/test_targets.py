@@ -111,6 +111,15 @@ def test_the_flow_to_the_soft_target_climbs_the_value_and_keeps_to_the_anchor(c,
     assert_close(small, ascent, rtol=1e-6, atol=1e-6)
 
 
+def test_a_candidate_without_a_chance_changes_no_matched_temperature():
+    values = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ruled_out = torch.cat([values, torch.full((4, 1), -math.inf, dtype=torch.float64)], -1)
+    for found, wanted in zip(
+        tg.matched_temperature(ruled_out, k=2), tg.matched_temperature(values, k=2), strict=True
+    ):
+        assert_close(found, wanted)
+
+
 def test_importance_weights_find_a_mean_under_another_law():
     g = torch.Generator().manual_seed(0)
     x = 2 * torch.randn(40_000, generator=g, dtype=torch.float64)
@@ -127,6 +136,7 @@ def test_importance_weights_find_a_mean_under_another_law():
         ("alpha", lambda v: tg.boltzmann_weights(v, alpha=0.0)),
         ("k = 6", lambda v: tg.top_k_weights(v, k=6)),
         ("k = 0", lambda v: tg.matched_temperature(v, k=0)),
+        ("infinity", lambda v: tg.matched_temperature(v.where(v < v.max(), math.inf), k=1)),
         ("threshold", lambda v: tg.level_set_weights(v, threshold=1e9)),
         ("NaN", lambda v: tg.boltzmann_weights(v * math.nan, alpha=1.0)),
         ("N >= 1", lambda v: tg.top_k_weights(v[:0], k=1)),

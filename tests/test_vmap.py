@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import grad, jacrev, jvp, vmap
 
 import wgflow as wg
@@ -113,3 +114,14 @@ def test_hessians_by_transforms_are_those_by_autograd(name, of):
     for point, found in zip(args[of][:, 0], many, strict=True):
         one = torch.autograd.functional.hessian(lambda t: scalar(t, 0), point)
         torch.testing.assert_close(found, one, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("of", ["x", "pos", "weights"])
+@pytest.mark.parametrize("name", ["log density", "score", "energy", "drifting", "conservative"])
+def test_forward_mode_is_refused_and_not_silently_wrong(name, of):
+    x, pos, w = (t[0, 0] for t in clouds())
+    given = {"x": x, "pos": pos, "weights": w}
+    with forward_ad.dual_level():
+        given[of] = forward_ad.make_dual(given[of], torch.ones_like(given[of]))
+        with pytest.raises(RuntimeError, match=r"jvp|forward"):
+            SCALARS[name](*given.values())

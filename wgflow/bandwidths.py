@@ -195,6 +195,7 @@ def per_dimension(
     Raises:
         ValueError: On one point, or a dimension along which all samples coincide.
     """
+    require_unsharded("a bandwidth")
     check_clouds(y, y, None, True, ("y", "y"), weights=weights)
     points = y.detach().double()
     sigma = _deviation(points, weights)
@@ -227,6 +228,7 @@ def full_matrix(
     Raises:
         ValueError: Where S is singular: on D points or fewer, or on samples in a subspace.
     """
+    require_unsharded("a bandwidth")
     check_clouds(y, y, None, True, ("y", "y"), weights=weights)
     points = y.detach().double()
     w = points.new_ones(y.shape[:-1]) if weights is None else weights.detach().double()
@@ -270,6 +272,7 @@ class Annealed:
 
 def _shares(y: Tensor, weights: Tensor | None) -> Tensor:
     """Weights that sum to 1, [M] in float64. Raises: ValueError unless y is one cloud of two points or more."""
+    require_unsharded("a bandwidth")
     check_clouds(y, y, None, True, ("y", "y"), weights=weights)
     if y.dim() != 2 or (weights is not None and weights.dim() != 1):
         raise ValueError(

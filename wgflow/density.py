@@ -180,6 +180,7 @@ class KDE(nn.Module):
         Raises:
             ValueError: If the kernel cannot be sampled.
         """
+        require_unsharded("a sample of the density")
         y, (m, dim) = self.samples.detach(), self.samples.shape[-2:]
         w = y.new_ones(m) if self.weights is None else self.weights.detach()
         scale = self.kernel.standardize()[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = ["distances", "safe_root", "sq_distances"]
 
@@ -71,6 +72,10 @@ def may_differentiate(*tensors: Tensor) -> bool:
     required = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if required or torch.compiler.is_compiling():
         return required
+    if forward_ad._current_level >= 0 and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in tensors
+    ):
+        return True  # in forward mode, which the functions refuse
     # A tensor that `torch.func.vmap` maps over does not say that a transform outside of it takes a derivative.
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
     return any(wrapped(t) for t in tensors)

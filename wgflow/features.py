@@ -27,7 +27,8 @@ def patch_features(
         locations: include the vectors at every location.
 
     Returns:
-        Maps [n, locations, C], for `DriftingLoss(features=)`. Standard deviations are sqrt(variance + 1e-6).
+        Maps [n, locations, C], for `DriftingLoss(features=)`, in float32 for half precision. Standard deviations are
+        sqrt(variance + 1e-6).
 
     Raises:
         ValueError: when the activation is not [n, C, H, W], or a patch is larger than it.
@@ -37,6 +38,7 @@ def patch_features(
             f"activation is {list(activation.shape)} with patches {tuple(patches)}; wanted [n, C, H, W], H and W "
             "not below a patch."
         )
+    activation = activation.to(torch.promote_types(activation.dtype, torch.float32))
     sizes = [(side, side) for side in patches] + [tuple(activation.shape[-2:])]
     # The mean is subtracted before squaring: E a² - (E a)² would lose the digits of small deviations.
     origin = activation.detach().mean((-2, -1), keepdim=True)

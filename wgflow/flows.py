@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wgflow.arguments import checked, checked_constructor, draw_device
 from wgflow.functionals import Functional
+from wgflow.reductions import require_unsharded
 from wgflow.trajectory import Trajectory
 
 __all__ = [
@@ -105,6 +106,7 @@ class Adaptive(Solver):
             )
 
     def step(self, state, v, velocity) -> State:
+        require_unsharded("an adaptive time step")  # each process would take its own
         x, t, dt, _ = state
         while True:
             change = (0.5 * dt) * (velocity(x + dt * v, t + dt) - v)
@@ -236,7 +238,8 @@ def flow(
         schedule: t -> a number; velocity is then called as velocity(x, schedule(t)). With
             `Annealed(1.0, 0.1, over=5.0)`: lambda x, h: drifting_field(x, pos, x, kernel=Gaussian(h)).
         min_speed: stop when the rms speed is at or below it; 0 never does.
-        callback: called as (x, v, t) before every step and at the end. A true result stops the flow.
+        callback: called as (x, v, t) before every step and at the end. A true result stops the flow; inside
+            `wgflow.distributed.sharded` it must be the same on every process.
         snapshots: the largest number of positions stored, evenly thinned, the first and last among them.
 
     Returns:
@@ -249,6 +252,8 @@ def flow(
     _check(x0, steps, snapshots)
     if not isinstance(solver, Solver):
         raise ValueError(f"solver is {solver!r}; wanted one such as Euler(0.1) or Adaptive(0.1).")
+    if min_speed > 0:
+        require_unsharded("a speed at which to stop")
     at = _velocity(velocity, schedule)
     every = math.ceil(steps / (snapshots - 1))
     state, stopped, records = State(x0.detach().clone(), 0.0, solver.dt), "steps", []
@@ -314,6 +319,7 @@ def integrate(
         FloatingPointError: where the velocity is not finite, or no step is accurate enough.
     """
     _check(x0, 1, 2)
+    require_unsharded("an integral within a tolerance")
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
     increasing = times.dim() == 1 and times.numel() > 0 and bool((times.diff() > 0).all())
     if not (increasing and times[0] >= 0 and 0 < times[-1] < math.inf):

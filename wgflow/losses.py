@@ -36,7 +36,7 @@ def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
         velocity: the same shape; detached here.
 
     Returns:
-        A scalar, length². Its gradient reaches x only.
+        A scalar, length², in float32 for half precision. Its gradient reaches x only.
 
     Raises:
         ValueError: when the shapes differ or x is empty.
@@ -51,7 +51,8 @@ def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
             f"x is empty ({list(x.shape)}): there is nothing to regress. Leave the term out instead."
         )
     # (x - sg x) - sg v rather than x - sg(x + v): the same number, without rounding v to the size of x.
-    return ((x - x.detach()) - velocity.detach()).square().mean()
+    gap = (x - x.detach()) - velocity.detach()
+    return gap.to(torch.promote_types(gap.dtype, torch.float32)).square().mean()
 
 
 @checked
@@ -155,7 +156,10 @@ def draw_guidance(
         raise ValueError(f"power = {power}, largest = {largest}; wanted > 1 and >= 1.")
     device = draw_device(generator, torch.device("cpu"))
     u = torch.rand(n, generator=generator, device=device)
-    return (1 + u * (largest ** (1 - power) - 1)) ** (1 / (1 - power))
+    # a = (1 + u (largest^(1-k) - 1))^(1 / (1-k)), in logarithms, which keep their digits for k near 1.
+    scaled = math.expm1((1 - power) * math.log(largest))
+    drawn = ((u.double() * scaled).log1p() / (1 - power)).exp()
+    return drawn.clamp(1, largest).to(u.dtype)
 
 
 class DriftingReport(NamedTuple):
@@ -207,8 +211,9 @@ class DriftingLoss(nn.Module):
             None: equal.
         group: the processes that hold shares of one batch: every process passes the same numbers of samples of
             the same classes, and the field sees them all. The mean of the gradients over the processes,
-            as in `DistributedDataParallel`, is then that of one process with the whole batch. None: this process
-            alone; `torch.distributed.group.WORLD`: all.
+            as in `DistributedDataParallel`, is then that of one process with the whole batch. Guidance and the
+            generators of random fields must be the same on every process. None: this process alone;
+            `torch.distributed.group.WORLD`: all.
 
     Raises:
         ValueError: on guidance with another field or without neg, on images without features, on numbers of classes
@@ -226,6 +231,11 @@ class DriftingLoss(nn.Module):
         group: dist.ProcessGroup | None = None,
     ):
         super().__init__()
+        if features is not None and not isinstance(features, Sequence | nn.ModuleList):
+            raise ValueError(
+                f"features is {type(features).__name__}; wanted a list of networks or functions, such as "
+                "features=[network]. (The layers of a Sequential would each be features of the points.)"
+            )
         if features is not None and not features:
             raise ValueError(
                 "features is empty; wanted maps [N, ...] -> [N, F], or None for the points."
@@ -315,8 +325,8 @@ class DriftingLoss(nn.Module):
         if self.group is None:
             return slice(None), tuple(sets)  # type: ignore[return-value]
         processes, n = Processes(self.group), x.shape[-2]
-        shapes = [None if t is None else list(t.shape) for t in sets]
-        processes.agree({"the shapes of their shares": shapes}, None, x.device)
+        shapes = [None if t is None else [*t.shape, str(t.dtype)] for t in sets]
+        processes.agree({"the shapes or dtypes of their shares": shapes}, None, x.device)
         whole = [
             None
             if t is None

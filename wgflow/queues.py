@@ -101,6 +101,8 @@ class SampleQueue(nn.Module):
         Raises:
             ValueError: when fewer than n samples of a label are held.
         """
+        if n < 0:
+            raise ValueError(f"n = {n}; wanted a number of samples, 0 or more.")
         wanted = self._labels(labels)
         held = self.pushed.clamp_max(self.size).cpu()[wanted]
         if bool((held < n).any()):
@@ -127,8 +129,10 @@ class SampleQueue(nn.Module):
                 else "images / 127.5 - 1, or a queue with dtype=torch.uint8"
             )
             raise ValueError(f"samples are {samples.dtype}, the queue {dtype}; pass {remedy}.")
-        if not bool(samples.isfinite().all()):
-            raise ValueError("samples hold NaN or infinity; drop them before the queue.")
+        if not bool(samples.to(dtype).isfinite().all()):
+            raise ValueError(
+                f"samples hold NaN or infinity, or numbers beyond {dtype}; drop them before the queue."
+            )
 
     def _remedy(self, samples: Tensor) -> str:
         """Return a way out for samples of a wrong shape, one that mixes no two samples."""
@@ -146,9 +150,11 @@ class SampleQueue(nn.Module):
                     f"labels are missing for a queue of {self.classes} classes; pass them [N]."
                 )
             return torch.zeros(1 if n is None else n, dtype=torch.long, device="cpu")
-        if n is not None and len(labels) != n:
+        if labels.dim() != 1 or labels.is_floating_point() or (n is not None and len(labels) != n):
             raise ValueError(
-                f"labels are {list(labels.shape)} for {n} samples; wanted one label for each."
+                f"labels are {list(labels.shape)} {labels.dtype}"
+                + ("" if n is None else f" for {n} samples")
+                + "; wanted one integer for each, [N]."
             )
         labels = labels.long().cpu()
         if labels.numel() and not (labels.min() >= 0 and labels.max() < self.classes):

@@ -115,13 +115,13 @@ def level_set_weights(values: Tensor, *, threshold: float | Tensor) -> Tensor:
     level = (
         threshold.unsqueeze(-1) if isinstance(threshold, Tensor) and threshold.dim() else threshold
     )
-    inside = (values >= level).to(values.dtype)
+    inside = (values >= level).double()
     count = inside.sum(-1, keepdim=True)
     if checkable(count) and not bool((count > 0).all()):
         raise ValueError(
             "no candidate reaches the threshold in some row; lower it, say to a quantile of the values."
         )
-    return inside / count
+    return (inside / count).to(values.dtype)
 
 
 @checked
@@ -192,14 +192,16 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     Raises:
         ValueError: as `top_k_weights`.
     """
-    values = values.detach()
+    dtype, values = values.dtype, values.detach().double()
     target = top_k_weights(values, k=k)
-    tiny = torch.finfo(values.dtype).tiny
-    spread = (values.amax(-1) - values.amin(-1)).clamp_min(tiny)
+    top = values.amax(-1)
+    if checkable(top) and not bool(top.isfinite().all()):
+        raise ValueError("values hold +infinity, or -infinity for all candidates of a row.")
+    tiny = torch.finfo(dtype).tiny
+    lowest = values.masked_fill(values == -math.inf, math.inf).amin(-1)
+    spread = (top - lowest).clamp_min(tiny)
     log_alpha, width = spread.log(), math.log(1e6)
-    below = values - values.amax(
-        -1, keepdim=True
-    )  # a softmax is blind to it, and nothing overflows
+    below = values - top.unsqueeze(-1)  # a softmax is blind to it, and nothing overflows
     steps = torch.linspace(-1, 1, 81, dtype=values.dtype, device=values.device)
     tv = torch.ones_like(spread)
     for _ in range(rounds):
@@ -209,7 +211,7 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
         tv = best.values
         log_alpha = grid.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
         width /= 20
-    return log_alpha.exp().clamp_min(tiny), tv
+    return log_alpha.exp().clamp_min(tiny).to(dtype), tv.to(dtype)
 
 
 def _distribution(weights: Tensor, names: str) -> Tensor:

@@ -90,18 +90,18 @@ def train(
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     out.mkdir(parents=True, exist_ok=True)
     encoder, net = encoder.to(device), net.to(device)
-    if rank == 0 and not (out / "encoder.pt").exists():
-        half = len(images) // 2  # the other half is for a judge
-        known = images[:half].to(device)
+    trained = out / f"encoder-{cfg.encoder}-{cfg.encoder_steps}-seed{cfg.seed}.pt"
+    if rank == 0 and not trained.exists():
+        known = images[: (half := len(images) // 2)].to(device)  # the other half is for a judge
         torch.manual_seed(cfg.seed)
         if cfg.encoder == "masked":
             train_masked(encoder, known, cfg.encoder_steps)
         else:
             train_classifier(encoder, known, labels[:half].to(device), cfg.encoder_steps)
-        save(encoder.state_dict(), out / "encoder.pt")
+        save(encoder.state_dict(), trained)
     if world > 1:
         dist.barrier()
-    encoder.load_state_dict(torch.load(out / "encoder.pt", device, weights_only=True))
+    encoder.load_state_dict(torch.load(trained, device, weights_only=True))
     encoder.requires_grad_(False).eval()
 
     ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(cfg.ema))

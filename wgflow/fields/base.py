@@ -197,7 +197,7 @@ class Relative(Field):
     """s V(x/s; pos/s, neg/s), s = E|x - y| the mean distance of points and positives: see `Field.relative`.
 
     A bandwidth of 0.2 is then a fifth of that distance, whatever the units and the dimension of x. The result is a
-    length, and scales with x. Gradients pass through s too.
+    length, and scales with x. Gradients pass through s too. s is at least 1e-8: choose units in which it is.
 
     Raises:
         ValueError: If the field, or a part of it, has lengths that stay those of x, such as a score of its own.
@@ -270,7 +270,8 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
     check_clouds(x, pos, None, False, ("x", "pos"), weights=weights)
     distance = distances(x, pos)
     if weights is not None:
-        distance = (distance * weights.unsqueeze(-2)).sum(-1) / weights.sum(-1, keepdim=True)
+        w = weights.to(distance.dtype)
+        distance = (distance * w.unsqueeze(-2)).sum(-1) / w.sum(-1, keepdim=True)
     return distance.mean().clamp_min(LENGTH_FLOOR).to(x.dtype)
 
 

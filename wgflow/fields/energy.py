@@ -10,7 +10,7 @@ from torch import Tensor
 from wgflow.arguments import checked, checked_constructor
 from wgflow.fields.base import Field, mean_kernel_gradient, refuse_lone_weights
 from wgflow.kernels import Riesz, Scaled
-from wgflow.reductions import check_clouds
+from wgflow.reductions import check_clouds, sharding
 
 __all__ = ["EnergyField", "energy_field"]
 
@@ -81,7 +81,7 @@ def check_repulsion(x: Tensor, neg: Tensor | None, neg_weights: Tensor | None) -
     """Refuse negatives that do not fit, weights without negatives, a point that nothing repels. Raises: ValueError."""
     if neg is not None:
         check_clouds(x, neg, None, False, ("x", "neg"))
-    elif x.shape[-2] < 2:
+    elif x.shape[-2] < 2 and sharding.current() is None:  # of shards, the union is checked
         raise ValueError(
             f"x is {list(x.shape)}: a single point has no others to repel it, and collapses to the median. "
             "Generate at least 2 per group, or pass neg."

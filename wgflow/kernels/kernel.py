@@ -278,5 +278,5 @@ def as_kernels(kernel: Kernel | Sequence[Kernel]) -> tuple[Kernel, ...]:
 
 def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and torch.equal(a, b.to(a)))
+        return a is b or (a.shape == b.shape and torch.equal(a.double(), b.to(a.device).double()))
     return not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b
