@@ -11,7 +11,8 @@ curves. `--read` trains nothing and writes these from the runs that are there. T
 
 A score is the maximum over an episode of min(coverage / .95, 1), averaged over 50 starts: Diffusion Policy's test seeds
 100000 to 100049, but 200000 to 200049 in the search. "last 3" is the mean of the last three evaluations, "best" the
-highest of all. The last checkpoint also plays the same starts with the densest of 16 samples per chunk.
+highest of all. Policies execute a single sample; in `best`, the last checkpoint also plays the same starts with the
+densest of 16 samples per chunk.
 """
 
 import argparse
@@ -226,7 +227,7 @@ def main() -> None:
     torch.set_num_threads(1)
     done = finished(jobs)
     runs = {
-        name: [measure(job, replay=ask.study in ("table", "best")) for job in each]
+        name: [measure(job, replay=ask.study == "best") for job in each]
         for name, each in done.items()
     }
     if ask.study in ("table", "best"):
