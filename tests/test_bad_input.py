@@ -176,7 +176,7 @@ ONES = torch.ones(6)
         ("masses", lambda: wg.effective_sample_size(0 * ONES)),
         ("masses", lambda: wg.effective_sample_size(-ONES)),
         ("Flatten", lambda: wg.SampleQueue(2, size=3).push(X[None])),
-        ("one label for each", lambda: wg.SampleQueue(2, size=3, classes=2).push(X, torch.zeros(5))),
+        ("one integer for each", lambda: wg.SampleQueue(2, size=3, classes=2).push(X, torch.zeros(5))),
         ("samples holds NaN", lambda: wg.KDE(X * math.nan, wg.Gaussian(1.0))),
         ("h = 0", lambda: gaussians.drift(X, (X[0], torch.eye(2)), (X[0], torch.eye(2)), h=0.0)),
         ("covariance", lambda: gaussians.drift(X, (X[0], ONES[:2]), (X[0], ONES[:2]), h=1.0)),

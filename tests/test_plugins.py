@@ -312,7 +312,7 @@ class OwnDFP(DFP):
 def test_a_registered_method_keeps_its_settings_in_every_preset(preset):
     env, short = "pointmaze-medium-navigate-singletask-v0", presets.LIFT_SCHEDULE
     presets.register("own", Own(lr=0.5, field="energy"), OwnDFP, schedule=short)
-    if preset == "paper-offline":
+    if preset.endswith("-offline"):
         short = dataclasses.replace(short, online_steps=0, online_start=0)
     assert presets.preset(preset, "own", env) == (Own(lr=0.5, field="energy"), short)
     presets.register("own", Own(lr=0.25), OwnDFP)  # a notebook's cell, run again
