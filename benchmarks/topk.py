@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from paper_numbers import table
+from scipy.stats import page_trend_test
 from scipy.stats import t as student
 
 from wgflow_rl.experiments.results import Summary, paired, summary
@@ -191,6 +193,37 @@ def variants_acting(file: str, none: str) -> str:
     )
 
 
+def trends() -> str:
+    """Page's test of an order of the variants within every seed: from no term to K = 1, and to the largest weight."""
+    orders = {
+        "none, K = 8, 4, 2, 1": ("lambda 0, K 4", *(f"lambda 0.5, K {k}" for k in (8, 4, 2, 1))),
+        "none, lambda = .1, .5, 1, 5": tuple(
+            f"lambda {w}, K 4" for w in ("0", "0.1", "0.5", "1", "5")
+        ),
+    }
+
+    def at_end(file: str, measure: str, names: Sequence[str]) -> np.ndarray:
+        pairs = [Pair("", "", file, name, name, *UNITS[measure]) for name in names]
+        return np.stack([pair.values(pair.with_term) for pair in pairs], 1)
+
+    def alone(names: Sequence[str]) -> np.ndarray:
+        each = [played("strength-arm", (name, name))["one sample"][0] for name in names]
+        return np.stack(each, 1)
+
+    body = []
+    for order, names in orders.items():
+        for about, values in (
+            ("maze, steps per episode", at_end("strength-pointmaze", "steps", names)),
+            ("cube-single, success, one of 32", at_end("strength-arm", "success", names)),
+            ("cube-single, success, one sample", alone(names)),
+        ):
+            p = {way: page_trend_test(sign * values, method="exact").pvalue for way, sign in WAYS}
+            way = min(p, key=p.__getitem__)
+            both = min(1.0, 2 * p[way])
+            body.append([about, order, way if both < 0.05 else "no trend", f"{both:.2g}"])
+    return table(["measure", "from left to right", "it", "p"], body)
+
+
 def rules() -> str:
     """Success of finished runs that execute one of N' chunks, drawn from softmax(Q / T)."""
     body = []
@@ -285,10 +318,15 @@ def draw(path: Path) -> None:
     figure.savefig(path)
 
 
+WAYS = (("rises", 1), ("falls", -1))
 SECTIONS = {
     "With and without the term": gains,
     "What it does to the policy and to the choice": rules,
-    "Its weight and its K": partial(variants, "strength-pointmaze", "lambda 0, K 4", "steps"),
+    "Weight and K in the maze": partial(variants, "strength-pointmaze", "lambda 0, K 4", "steps"),
+    "Weight and K on cube-single": partial(variants_acting, "strength-arm", "lambda 0, K 4"),
+    "Trends": trends,
+    "Variants in the maze": partial(variants, "improvements-pointmaze", "no top-K", "steps"),
+    "Variants on cube-single": partial(variants, "improvements-arm", "no top-K", "success"),
     "More for drifting than for MeanFlow?": backbones,
     "Other runs with the term": unpaired,
     "Settings": hours,
