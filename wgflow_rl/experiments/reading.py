@@ -98,11 +98,11 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
     if not path.exists():
         return None
     stored = json.loads(read_text(config))
-    settings = stored.get("settings") if isinstance(stored, dict) else None
+    recorded = stored.get("settings") if isinstance(stored, dict) else None
     wanted = {"method", "env", "agent", "schedule"}
-    if not isinstance(settings, dict) or not wanted <= settings.keys():
+    if not isinstance(recorded, dict) or not wanted <= recorded.keys():
         return None
-    settings = {"data": None} | settings
+    settings: dict[str, Any] = {"data": None} | recorded
     _check_types(config, settings)
     # A run of an older version lacks newer settings, which had their default values then.
     for name, kind in (("agent", _class_of(settings["method"])), ("schedule", Schedule)):
