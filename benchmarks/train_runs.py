@@ -203,14 +203,15 @@ def read(folder: Path) -> list[dict]:
 
 
 def table(runs: dict[str, list[list[dict]]]) -> str:
-    """Markdown, one row per variant: success of the last three evaluations over seeds, and what came before."""
+    """Markdown, one row per variant: success of the last three evaluations, online if there are any, and before."""
     lines = [
         "| variant | success, mean of the last 3 evaluations [95 % bootstrap over seeds] | each seed | first | "
         "last offline | steps of an episode: last offline, end | minutes per run |",
         "|---|---|---|---|---|---|---|",
     ]
     for variant, seeds in runs.items():
-        last = np.array([np.mean([row["success"] for row in rows[-3:]]) for rows in seeds])
+        ends = [[row for row in rows if row["phase"] == rows[-1]["phase"]] for rows in seeds]
+        last = np.array([np.mean([row["success"] for row in rows[-3:]]) for rows in ends])
         low, high = bootstrap(last)
         offline = [[row for row in rows if row["phase"] == "offline"][-1] for rows in seeds]
         mean = lambda column, rows: np.mean([row[column] for row in rows])  # noqa: E731
