@@ -188,16 +188,17 @@ def sample_flow(
 def drift_rows(args: argparse.Namespace) -> list[dict]:
     options = json.loads(args.settings)
     cfg = train_mnist.Settings(field=args.field, seed=args.seed, **options)
-    encoder = f"encoder-{cfg.encoder}-{cfg.encoder_steps}-seed{cfg.seed}.pt"
-    out, shared = args.work / args.name, args.work / encoder
-    if args.table != "main" and shared.exists():
+    out = args.work / args.name
+    if args.table != "main":
         out.mkdir(exist_ok=True)
-        shutil.copy(shared, out / encoder)
+        for encoder in args.work.glob("encoder-*.pt"):
+            shutil.copy(encoder, out)
     start = time.process_time()
     images, labels = image_data.mnist(args.data)
     net = train_mnist.train(cfg, images, labels, *train_mnist.networks(cfg), out)
     row = {"train_s": round(time.process_time() - start), "steps": cfg.steps, "evaluations": 1}
-    shutil.copy(out / encoder, shared)
+    for encoder in out.glob("encoder-*.pt"):
+        shutil.copy(encoder, args.work)
     digits, rows = judges(args.data, args.work), []
     for noise in NOISE if args.table in ("main", "training time") else NOISE[:1]:
         parts = [

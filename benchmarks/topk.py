@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,15 +40,7 @@ class Pair:
     unit: str
 
     def values(self, variant: str) -> pd.Series:
-        """Mean of the measure over the last online evaluations, by seed."""
-        curves = evaluations(self.file)[variant]
-        online = [
-            [row for row in rows if row.get("phase") != "offline"] for rows in curves.values()
-        ]
-        return pd.Series(
-            [np.mean([row[self.measure] for row in rows[-LAST:]]) for rows in online],
-            index=list(curves),
-        )
+        return at_end(self.file, variant, self.measure)
 
     @property
     def gain(self) -> pd.Series:
@@ -101,6 +92,14 @@ def evaluations(file: str) -> dict[str, dict[int, list[dict]]]:
     return found
 
 
+def at_end(file: str, variant: str, measure: str) -> pd.Series:
+    """Mean of a measure over the last online evaluations, by seed."""
+    curves = evaluations(file)[variant]
+    online = [[row for row in rows if row.get("phase") != "offline"] for rows in curves.values()]
+    means = [np.mean([row[measure] for row in rows[-LAST:]]) for rows in online]
+    return pd.Series(means, index=list(curves))
+
+
 def t_interval(found: Summary) -> tuple[float, float]:
     """95 % interval of the mean of normal differences, with Student's t."""
     half = student.ppf(0.975, found.seeds - 1) * found.std / math.sqrt(found.seeds)
@@ -148,13 +147,12 @@ def variants(file: str, none: str, measure: str) -> str:
     """Variants of the term beside the same runs without it, and the differences in one measure."""
     body = []
     for variant in evaluations(file):
-        pairs = {
-            name: Pair("", "", file, variant, none, *UNITS[name]) for name in ("success", "steps")
-        }
-        means = [number(pair.values(variant).mean(), pair.unit) for pair in pairs.values()]
-        gain = summary(pairs[measure].gain)
+        values = {name: at_end(file, variant, UNITS[name][0]) for name in ("success", "steps")}
+        means = [number(each.mean(), UNITS[name][1]) for name, each in values.items()]
+        column, unit = UNITS[measure]
+        gain = summary(values[measure] - at_end(file, none, column))
         assert gain is not None
-        differs = [""] * 4 if variant == none else cells(gain, pairs[measure].unit)
+        differs = [""] * 4 if variant == none else cells(gain, unit)
         body.append([variant, *means, *differs])
     return table(["term", "success", "steps per episode", *INTERVALS, measure], body)
 
@@ -176,9 +174,8 @@ def played(file: str, names: tuple[str, str]) -> dict[str, tuple[pd.Series, pd.S
 def variants_acting(file: str, none: str) -> str:
     """Variants of the term beside the same runs without it: at the end of training, and executing a single sample."""
     body = []
-    training = Pair("", "", file, none, none, *UNITS["success"])
     for variant in evaluations(file):
-        end = training.values(variant), training.values(none)
+        end = at_end(file, variant, "success"), at_end(file, none, "success")
         row = [variant]
         for a, b in (end, played(file, (variant, none))["one sample"]):
             found = summary(a - b)
@@ -202,21 +199,17 @@ def trends() -> str:
         ),
     }
 
-    def at_end(file: str, measure: str, names: Sequence[str]) -> np.ndarray:
-        pairs = [Pair("", "", file, name, name, *UNITS[measure]) for name in names]
-        return np.stack([pair.values(pair.with_term) for pair in pairs], 1)
-
-    def alone(names: Sequence[str]) -> np.ndarray:
-        each = [played("strength-arm", (name, name))["one sample"][0] for name in names]
-        return np.stack(each, 1)
-
+    measures = {
+        "maze, steps per episode": lambda v: at_end("strength-pointmaze", v, "length"),
+        "cube-single, success, one of 32": lambda v: at_end("strength-arm", v, "success"),
+        "cube-single, success, one sample": lambda v: played("strength-arm", (v, v))["one sample"][
+            0
+        ],
+    }
     body = []
     for order, names in orders.items():
-        for about, values in (
-            ("maze, steps per episode", at_end("strength-pointmaze", "steps", names)),
-            ("cube-single, success, one of 32", at_end("strength-arm", "success", names)),
-            ("cube-single, success, one sample", alone(names)),
-        ):
+        for about, of in measures.items():
+            values = np.stack([of(name) for name in names], 1)
             p = {way: page_trend_test(sign * values, method="exact").pvalue for way, sign in WAYS}
             way = min(p, key=p.__getitem__)
             both = min(1.0, 2 * p[way])

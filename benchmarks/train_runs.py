@@ -235,12 +235,14 @@ def draw(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
+    most = max(map(len, runs.values()))
     panels = figure.subplots(1, len(columns))
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
         for variant, seeds in runs.items():
             steps = [row["step"] for row in seeds[0]]
             values = np.array([[row[column] for row in rows] for rows in seeds])
-            (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=variant)
+            label = variant if len(seeds) == most else f"{variant} ({len(seeds)} seeds)"
+            (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=label)
             axes.fill_between(
                 steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
             )

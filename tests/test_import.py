@@ -26,6 +26,7 @@ HEAVY = (
 )
 HEAVY_PARTS = (
     "scipy.optimize",
+    "scipy.special",
     "scipy.stats",
     "scipy.sparse",
     "torch._dynamo",

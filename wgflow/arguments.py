@@ -138,6 +138,11 @@ def draw_device(generator: torch.Generator | None, default: torch.device) -> tor
     return default if generator is None else generator.device
 
 
+def widened(t: Tensor) -> Tensor:
+    """The tensor in float32 at least: half precision has no distances, and squares and sums soon leave it."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 @contextlib.contextmanager
 def capturable() -> Iterator[None]:
     """Read no values inside, as during the capture of a CUDA graph, so that a warm-up runs what will be recorded.

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from wgflow.arguments import widened
+
 __all__ = ["distances", "safe_root", "sq_distances"]
 
 
@@ -41,8 +43,8 @@ class _SquaredDistances(torch.autograd.Function):
 
 def sq_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|² for x [..., N, D] and y [..., M, D]: [..., N, M], in float32 at least."""
-    wide = torch.promote_types(x.dtype, torch.float32)  # half precision has no distances
-    x, y = x.to(wide), y.to(wide)
+    x = widened(x)
+    y = y.to(x.dtype)
     if may_differentiate(x, y):
         return _SquaredDistances.apply(x, y)  # type: ignore[return-value]
     return _squares(x, y)  # apply alone takes longer than the distances of a small cloud

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, widened
 from wgflow.reductions import check_no_nan
 
 __all__ = ["patch_features"]
@@ -38,7 +37,7 @@ def patch_features(
             f"activation is {list(activation.shape)} with patches {tuple(patches)}; wanted [n, C, H, W], H and W "
             "not below a patch."
         )
-    activation = activation.to(torch.promote_types(activation.dtype, torch.float32))
+    activation = widened(activation)
     sizes = [(side, side) for side in patches] + [tuple(activation.shape[-2:])]
     # The mean is subtracted before squaring: E a² - (E a)² would lose the digits of small deviations.
     origin = activation.detach().mean((-2, -1), keepdim=True)
@@ -67,7 +66,7 @@ def feature_maps(phi: nn.Module, t: Tensor, name: str) -> list[Tensor]:
             )
         if f.dim() < 2:
             raise ValueError(f"{name} is {list(f.shape)}; wanted [n, D], one row per sample.")
-        f = f.to(torch.promote_types(f.dtype, torch.float32))
+        f = widened(f)
         check_no_nan((f - f).detach(), name)  # infinity becomes NaN too
         f = f.unflatten(0, t.shape[:2] if grouped else (1, len(f)))  # [classes, n, (locations,) F]
         maps.append(f.unsqueeze(1) if f.dim() == 3 else f.transpose(1, 2))

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgflow.arguments import checkable, checked, draw_device
+from wgflow.arguments import checkable, checked, draw_device, widened
 from wgflow.distributed.processes import Processes
 from wgflow.features import FeatureFunction, feature_maps
 from wgflow.fields import Field, InOwnUnit, PublishedField
@@ -52,7 +52,7 @@ def regress_onto(x: Tensor, velocity: Tensor) -> Tensor:
         )
     # (x - sg x) - sg v rather than x - sg(x + v): the same number, without rounding v to the size of x.
     gap = (x - x.detach()) - velocity.detach()
-    return gap.to(torch.promote_types(gap.dtype, torch.float32)).square().mean()
+    return widened(gap).square().mean()
 
 
 @checked

@@ -195,13 +195,12 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     dtype, values = values.dtype, values.detach().double()
     target = top_k_weights(values, k=k)
     top = values.amax(-1)
-    if checkable(top) and not bool(top.isfinite().all()):
-        raise ValueError("values hold +infinity, or -infinity for all candidates of a row.")
     tiny = torch.finfo(dtype).tiny
     lowest = values.masked_fill(values == -math.inf, math.inf).amin(-1)
     spread = (top - lowest).clamp_min(tiny)
     log_alpha, width = spread.log(), math.log(1e6)
-    below = values - top.unsqueeze(-1)  # a softmax is blind to it, and nothing overflows
+    # A softmax is blind to the largest value, and nothing overflows.
+    below = _distribution(values - top.unsqueeze(-1), "values")
     steps = torch.linspace(-1, 1, 81, dtype=values.dtype, device=values.device)
     tv = torch.ones_like(spread)
     for _ in range(rounds):

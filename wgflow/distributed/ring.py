@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from wgflow.arguments import widened
 from wgflow.distributed.processes import Processes, name_of
 from wgflow.kernels import Kernel, multiply, rescale
 from wgflow.reductions import check_clouds, kernel_shift_f64, sharding
@@ -283,7 +284,7 @@ def share(call: Call, x: Tensor, shard: list[Tensor], own: bool, wants, at) -> l
         return share_at_zero(call, x, shard, own, at)
     log_mass, shift, g_mass, g_shift = at
     # Half precision is widened, so that each block's gradient is not rounded to it before they are added.
-    wide = [t.detach().to(torch.promote_types(t.dtype, torch.float32)) for t in (x, *shard)]
+    wide = [widened(t.detach()) for t in (x, *shard)]
     leaves = [t.requires_grad_(want) for t, want in zip(wide, wants, strict=False)]
     with torch.enable_grad():
         part = call.block(leaves[0], leaves[1:], own)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from wgflow.arguments import checked
+from wgflow.arguments import checked, widened
 from wgflow.distances import distances
 from wgflow.kernels import Kernel, as_kernels
 from wgflow.reductions import (
@@ -277,10 +276,8 @@ def mean_distance(x: Tensor, pos: Tensor, weights: Tensor | None = None) -> Tens
 
 def rms(V: Tensor, floor: float = 0.0) -> Tensor:
     """The root mean square over all elements, a scalar that is at least `floor`."""
-    # Half precision has neither the squares nor their sum. The floor applies before the root, whose derivative at 0 is
-    # infinite.
-    wide = V.to(torch.promote_types(V.dtype, torch.float32))
-    return wide.square().mean().clamp_min(floor**2).sqrt()
+    # The floor applies before the root, whose derivative at 0 is infinite.
+    return widened(V).square().mean().clamp_min(floor**2).sqrt()
 
 
 def mean_kernel_gradient(

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betaln
 from torch import Tensor
 
 from wgflow.arguments import draw_device
@@ -48,6 +47,10 @@ class RationalQuadratic(LengthScaleKernel):
     def _log_norm(self, dim: int) -> float | None:
         if self.alpha <= dim / 2:
             return None
+        from scipy.special import (
+            betaln,  # here: it would add a tenth to the time of `import wgflow`
+        )
+
         # log Γ(α - D/2) - log Γ(α), whose digits cancel for a large α unless it is a Beta function's.
         gap = float(betaln(self.alpha - dim / 2, dim / 2)) - math.lgamma(dim / 2)
         return -(0.5 * dim * math.log(math.pi * self.sq_scale) + gap)

@@ -47,7 +47,8 @@ def formula_of(kernel: Kernel) -> tuple[str, list[float], float]:
             formula = "-(Elem(G, 1) * Log(IntCst(1) + Elem(G, 0) * SqDist(X, Y)))"
             return formula, [1 / kernel.sq_scale, kernel.alpha], 0.0
     raise ValueError(
-        f"{kernel!r} has no KeOps formula here (compact and singular kernels need -inf, which KeOps turns into NaN); "
+        f"{kernel!r} has no KeOps formula here (compact and singular kernels need -inf, which KeOps turns into NaN; "
+        f"Matern kernels beyond nu = {FLOAT32_ORDER + 0.5} leave float32); "
         'use backend="blocked" or "auto".'
     )
 

@@ -15,7 +15,7 @@ import torch
 from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
-from wgflow.arguments import draw_device
+from wgflow.arguments import draw_device, widened
 from wgflow.density import KDE
 from wgflow.kernels import Gaussian
 
@@ -216,7 +216,7 @@ class Checkerboard(_Closed):
 
     def log_density(self, x: Tensor) -> Tensor:
         """[..., 2] -> [...]: a square convolved with the noise is a product of differences of normal integrals."""
-        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
+        dtype, x = x.dtype, widened(x)
         low, side = self._corners(x.device).to(x), 2 / self.cells
         # By symmetry on the side where both integrals are small, and as logarithms: far away their difference and
         # their product would underflow.

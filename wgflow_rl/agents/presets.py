@@ -293,6 +293,11 @@ ALIKE = (
     *("candidates", "top_k", "old_rate", "target_samples", "act_samples", "act_temperature"),
     *("history", "horizon", "trunk", "lr_end_offline", "weight_decay", "average"),
 )
+# Of these, what a method keeps: N of bfn; the single sample of methods without values, which rank several by density.
+KEPT = {
+    "bfn": ("target_samples", "act_samples"),
+    **dict.fromkeys(CLONERS, ("act_samples", "act_temperature")),
+}
 PRESETS = ("laptop", "paper", "laptop-offline", "paper-offline")
 
 
@@ -369,12 +374,8 @@ def laptop(method: str, agent: AgentConfig, like: DFPConfig) -> AgentConfig:
     if like.horizon:  # then the protocol of the task says how many actions are executed
         agent = replace(agent, chunk=like.chunk)
     known = {field.name for field in dataclasses.fields(agent)}
-    # Cloners rank samples by density, in other units than values, and act by a single sample.
-    choice = {"target_samples", "act_samples", "act_temperature"}
-    own = (
-        choice if method in CLONERS else choice - {"act_temperature"} if method == "bfn" else set()
-    )
-    return replace(agent, **{name: getattr(like, name) for name in ALIKE if name in known - own})
+    given = known.intersection(ALIKE).difference(KEPT.get(method, ()))
+    return replace(agent, **{name: getattr(like, name) for name in given})
 
 
 def build(cfg: AgentConfig, **options: Any) -> Agent:

@@ -60,7 +60,7 @@ def matches(table: ResultTable, row: Row, group: RunGroup) -> bool:
         return False
     preset = table.laptop if group.preset.startswith("laptop") else table.preset
     wanted = _agent(preset, row.method, group.env) | dict(row.settings)
-    # Runs of older versions have fewer settings.
+    # Runs of other versions may have settings that this one has not.
     return all(wanted[name] == value for name, value in group.agent.items() if name in wanted)
 
 

@@ -188,13 +188,15 @@ def from_methods(
 def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
     """Resolve the settings of a row in an environment. Raises: ValueError for flags that the sweep sets."""
     for flag in extra:
-        if flag.partition("=")[0].replace("_", "-") in RESERVED:
+        name = flag.partition("=")[0].replace("_", "-")
+        if name in RESERVED:
             raise ValueError(
                 f"{flag} is set by the sweep for each run; use its own flags instead: --methods, --envs, "
                 "--seeds, --preset, --runs or --cpus-per-run."
             )
-        if flag.partition("=")[0].replace("_", "-") in row.flags:
-            raise ValueError(f"{flag} is what the rows of the table vary ({' '.join(row.flags)})")
+        if name in row.flags:
+            varied = " ".join(row.flags)
+            raise ValueError(f"{flag} is what the rows of the table vary ({varied}); leave it out")
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)
     if extra:
         settings = from_command_line(flags)
