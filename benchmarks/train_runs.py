@@ -241,8 +241,8 @@ def draw(
         for variant, seeds in runs.items():
             steps = [row["step"] for row in seeds[0]]
             values = np.array([[row[column] for row in rows] for rows in seeds])
-            label = variant if len(seeds) == most else f"{variant} ({len(seeds)} seeds)"
-            (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=label)
+            name = variant if len(seeds) == most else f"{variant} ({len(seeds)} seeds)"
+            (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=name)
             axes.fill_between(
                 steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
             )
