@@ -26,14 +26,28 @@ def test_a_method_without_values_has_a_picture_too(tmp_path):
     assert actions.run(actions.Args(run, samples=5, out=tmp_path / "a.png").check()).exists()
 
 
-def test_chunks_are_what_the_agent_does_and_values_are_its_critics(tmp_path):
+def test_chunks_are_what_the_agent_does(tmp_path):
     agent, _, _ = load_agent(untrained(tmp_path / "run"))
     state = torch.tensor([0.3, -2.0])
     drawn = actions.sample_chunks(agent, state, 7)
     expected = agent.act(state.expand(7, -1), torch.Generator().manual_seed(0)).flatten(1)
     np.testing.assert_array_equal(drawn, expected.numpy())
-    q = agent.critic.mean(agent.normalise(state.expand(7, -1)), expected[:, None])[:, 0]
-    np.testing.assert_allclose(actions.values(agent, state, drawn), q.detach().numpy(), rtol=1e-5)
+
+
+# Of them, two rank by the mean of the critics and two by their minimum.
+@pytest.mark.parametrize("method", ["dfp-ml-energy", "qc-bfn", "idql", "ifql"])
+def test_the_executed_chunk_has_the_highest_of_the_values_that_colour_it(tmp_path, method):
+    run = untrained(tmp_path / "run", "--method", method, "--act-temperature", "0")
+    agent, _, _ = load_agent(run, act_samples=8)
+    plain, _, _ = load_agent(run, act_samples=1)
+    for seed in range(10):
+        state = torch.randn(2, generator=torch.Generator().manual_seed(seed))
+        executed = agent.act(state[None], torch.Generator().manual_seed(seed)).flatten(1)
+        obs = plain.normalise(state[None])
+        noise = plain.draw_latent(obs, 8, torch.Generator().manual_seed(seed))
+        proposed = plain.sample(obs, noise)[0].clamp(-1, 1).detach().numpy()
+        best = actions.values(agent, state, proposed).argmax()
+        np.testing.assert_allclose(executed[0].numpy(), proposed[best], atol=1e-6)
 
 
 def test_the_axes_are_orthonormal_and_hold_all_of_a_plane():

@@ -481,6 +481,7 @@ def test_spread_ratio_is_one_for_equal_laws():
         ("pos is empty", lambda x: energy_field(x, x[:0])),
         ("pos is empty", lambda x: likelihood_field(x, x[:0], kernel=Gaussian(1.0))),
         ("pos is empty", lambda x: published_field(x, x[:0])),
+        ("an empty batch has no mean distance", lambda x: published_field(x[:0, None], x)),
         ("negative", lambda x: drifting_field(x, x, x, kernel=Gaussian(1.0), pos_weights=torch.tensor([1.0, -1, 1]))),
         ("zero", lambda x: drifting_field(x, x, x, kernel=Gaussian(1.0), pos_weights=torch.zeros(3))),
         ("skip_self", lambda x: drifting_field(x, x, x[:2], kernel=Gaussian(1.0), skip_self=True)),

@@ -53,14 +53,12 @@ def sample_chunks(agent: Agent, state: Tensor, count: int) -> np.ndarray:
 
 
 def values(agent: Any, state: Tensor, of: np.ndarray) -> np.ndarray | None:
-    """Q-values [n] of chunks [n, C] in the state [S]; None for an agent without a critic."""
+    """Values [n] by which the agent ranks chunks [n, C] in the state [S]; None for an agent without a critic."""
     if not hasattr(agent, "critic"):
         return None
     with torch.no_grad():
         obs = agent.normalise(state[None].to(agent.device))
-        return (
-            agent.critic.mean(obs, torch.as_tensor(of, device=agent.device)[None])[0].cpu().numpy()
-        )
+        return agent.q(obs, torch.as_tensor(of, device=agent.device)[None])[0].cpu().numpy()
 
 
 def principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -228,6 +228,10 @@ def _joint(x, pos, neg, x_weights, pos_weights, neg_weights) -> tuple[Tensor, Te
     clouds = [x, pos] if neg is None else [x, neg, pos]
     weights = [x_weights, pos_weights] if neg is None else [x_weights, neg_weights, pos_weights]
     batch = x.shape[:-2]
+    if 0 in batch:
+        raise ValueError(
+            f"x is {list(x.shape)}: an empty batch has no mean distance, the unit of the published field."
+        )
     if any(torch.broadcast_shapes(batch, c.shape[:-2]) != batch for c in clouds):
         raise ValueError(
             f"pos or neg has leading dimensions beyond the {list(batch)} of x; expand x, one group a batch element."
