@@ -31,6 +31,15 @@ def update(agent, seed=0):
 
 
 every_method = pytest.mark.parametrize("method", presets.METHODS)
+
+
+@every_method
+def test_everything_that_an_agent_has_learned_is_on_its_device(method):
+    """A checkpoint checks all of it in one operation, which takes tensors of one device."""
+    agent = build(method).to("meta")
+    assert {tensor.device.type for tensor in snapshot(agent).values()} == {"meta"}
+
+
 # ---- updates ---------------------------------------------------------------------------------------------------------
 
 

@@ -276,6 +276,47 @@ def test_nothing_intact_is_an_error_that_says_so(tmp_path):
         checkpoint.load(tmp_path)
 
 
+def test_damage_of_the_checkpoint_that_was_asked_for_says_nothing_of_the_others(tmp_path):
+    save(tmp_path, 1).write_bytes(b"")
+    save(tmp_path, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(
+            checkpoint.DamagedCheckpoint, match="step-000000000001.* cannot be read"
+        ):
+            checkpoint.load(tmp_path, step=1)
+
+
+@pytest.mark.parametrize("refused", ["step-000000000003", "rows-"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE])
+def test_a_file_that_the_system_refuses_to_read_is_neither_damaged_nor_removed(
+    tmp_path, monkeypatch, refused, number
+):
+    parts = [part(tmp_path, 0, 4)]
+    for step in (1, 2, 3):
+        save(tmp_path, step, parts=parts)
+    names = sorted(tmp_path.iterdir())
+    real = open
+
+    def guarded(path, *args, **kwargs):
+        if refused in str(path):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", guarded)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(OSError, match=refused) as failed:
+                checkpoint.load(tmp_path)
+            assert failed.value.errno == number
+            if refused != "rows-":
+                with pytest.raises(OSError, match=refused):
+                    save(tmp_path, 3, parts=parts)
+    assert sorted(tmp_path.iterdir()) == names
+    assert_is(checkpoint.load(tmp_path), 3)
+
+
 def test_no_pickle_is_read(tmp_path):
     class Harm:
         def __reduce__(self):

@@ -112,6 +112,24 @@ def test_a_generation_that_stopped_goes_on_where_it_stood(tmp_path, short, monke
     assert_same(contents(folder), contents(whole))
 
 
+@pytest.mark.parametrize("env", [MAZE, "lift-mh-low_dim"])
+def test_what_a_killed_writer_left_is_removed(env, tmp_path, monkeypatch):
+    maker = generated.MAKERS[envs.parse(env).source]
+
+    def killed(env, seed, splits, folder, **_):
+        for path in maker.files(folder, env):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.0123456789abcdef.tmp").touch()
+
+    monkeypatch.setattr(envs, "require", lambda env: None)
+    monkeypatch.setattr(generated, "_generate_parts", killed)
+    folder = generated.generate(env, root=tmp_path, rows=240)
+    assert list(folder.rglob(".*.tmp"))
+    monkeypatch.setattr(generated, "_generate_parts", lambda *_, **__: None)
+    generated.generate(env, root=tmp_path, rows=240)
+    assert not list(folder.rglob(".*.tmp"))
+
+
 def test_runs_that_want_the_same_data_make_it_once(tmp_path, short, monkeypatch):
     made = []
     make_part = generated._make_part

@@ -326,6 +326,22 @@ def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypat
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
 
+def test_a_phase_whose_best_checkpoint_gave_way_to_one_online_is_refused(tmp_path, monkeypatch):
+    """The end of the phase is not its best, so another run would end with a best checkpoint of its own."""
+
+    def played(act, envs, *, episodes, first_episode, **_):
+        share = {3: 0.5, 9: 1.0}.get(first_episode, 0.0)
+        success = np.arange(episodes) < share * episodes
+        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
+
+    monkeypatch.setattr(loop, "evaluate", played)
+    train_small(tmp_path / "whole", "dfp", "--online-steps", "3", "--online-start", "0")
+    assert saved(tmp_path / "whole") == [6, 9]
+    with pytest.raises(FileNotFoundError, match="best offline checkpoint, of step 3, was removed"):
+        train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "whole"))
+    assert not (tmp_path / "after" / "config.json").exists()
+
+
 def test_shards_are_those_of_as_many_updates_as_were_made(tmp_path, monkeypatch):
     steps, real = [], Replay.sample
 

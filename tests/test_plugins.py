@@ -520,6 +520,11 @@ def test_split_divides_the_trajectories():
         ({"timeouts": None}, "no timeouts or masks, which tell the end of a task"),
         ({"actions": np.zeros((2, 2))}, "actions has 2 rows, but observations has 9"),
         ({"actions": np.full((9, 2), 7.0)}, "actions leave"),
+        ({"rewards": np.zeros((9, 2))}, r"rewards has shape \(9, 2\); wanted one number per row"),
+        ({"terminals": np.zeros((9, 3), bool)}, r"terminals has shape \(9, 3\)"),
+        ({"rewards": np.float32(0)}, "rewards has no rows, but observations has 9"),
+        ({"observations": np.float32(0)}, "observations hold no rows"),
+        ({"observations": np.zeros((0, 2))}, "observations hold no rows"),
     ],
 )
 def test_arrays_that_cannot_be_read_are_named(change, message):

@@ -122,6 +122,16 @@ def test_a_cell_that_differs_is_named(tmp_path, capsys):
     assert "printed '900'" in out and " 2 differences" in out
 
 
+def test_a_file_that_is_no_table_is_refused_by_its_columns(tmp_path, capsys):
+    copy = shutil.copytree(FOLDER, tmp_path / "copy")
+    one = copy / "table1.csv"
+    header, *rows = one.read_text().splitlines()
+    one.write_text("\n".join([header.replace("method", "x"), *rows]) + "\n")
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--check", str(copy)])
+    assert "wanted one of" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_table_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         report.main(["--check", str(tmp_path)])
@@ -558,6 +568,20 @@ def test_a_curve_that_is_cut_says_so(tmp_path):
         tmp_path / "runs", "dfp", MAZE, 1, [0.0, 0.1, 0.5, 0.9], "--lam", "1", preset="laptop"
     )
     assert [group.curve_is_cut for group in reading.read([tmp_path / "runs"])][1] == ""
+
+
+def test_runs_whose_long_names_begin_alike_have_a_line_each(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    field = "drifting:0.005+drifting:0.05"
+    alike = ("--field", field, "--improve-field", field, "--lam")
+    for lam in ("0.1", "0.5", "1"):
+        write_run(tmp_path / "runs", "dfp", MAZE, 0, [0.0, 0.5], *alike, lam, preset="laptop")
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: drawn.append(figure))
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path)])
+    labels = [[line.get_label() for line in f.axes[0].lines] for f in drawn]
+    assert any(len({*each}) == 3 for each in labels)
 
 
 # ---- runs of other people --------------------------------------------------------------------------------------------

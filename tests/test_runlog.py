@@ -351,11 +351,32 @@ def test_the_curve_of_one_run_lies_beside_it_that_of_several_where_one_is(
         (["a"], "a/curve.png"),
         (["a", "b"], "curve.png"),
         (["a", "--out", "c.png"], "c.png"),
+        (["a", "--out", "new/c.png"], "new/c.png"),
     ):
-        monkeypatch.setattr("sys.argv", ["curve", *runs])
-        curve.main()
+        curve.main(runs)
         assert capsys.readouterr().out == f"{written}\n"
         assert (tmp_path / written).exists()
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        (None, "holds no eval.csv"),
+        ("", "it has no step, phase, success"),
+        ("step,loss\n1,2\n", "it has no phase, success"),
+        ("step,phase,success,success_low,success_high,length\n", "no evaluation to draw"),
+        ("step,phase,success,success_low,success_high,length\n1,online,x,0,1,9\n", "'x'"),
+    ],
+)
+def test_a_folder_without_a_curve_is_refused_in_one_line(contents, says, tmp_path, capsys):
+    from wgflow_rl import curve
+
+    if contents is not None:
+        (tmp_path / "eval.csv").write_text(contents)
+    with pytest.raises(SystemExit, match="2"):
+        curve.main([str(tmp_path), "--out", str(tmp_path / "new" / "curve.png")])
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and says in err
 
 
 def test_a_curve_of_an_environment_with_scores_shows_them(tmp_path, monkeypatch):
@@ -377,8 +398,7 @@ def test_a_curve_of_an_environment_with_scores_shows_them(tmp_path, monkeypatch)
         alone = log.evaluation(3, "offline", **numbers | {"episodes": 1}, scores=scores[:1])
         assert math.isnan(alone["score_low"]) and alone["score"] == 0.2
         log.curve("pusht")
-    monkeypatch.setattr("sys.argv", ["curve", str(tmp_path / "run")])
-    curve.main()
+    curve.main([str(tmp_path / "run")])
     for figure in shown:
         upper = figure.axes[0]
         assert upper.get_ylabel() == "score"

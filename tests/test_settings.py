@@ -83,6 +83,16 @@ def test_more_threads_than_cores_are_warned_about(monkeypatch):
         torch.set_num_threads(before)
 
 
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    """A shell does not expand it after `--run-dir=`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = from_command_line(["--run-dir=~/run", "--data=~/data"])
+    assert settings.folder == tmp_path / "run"
+    assert settings.data == str(tmp_path / "data")
+    write(settings.folder, settings)
+    assert Settings.resumed(["--resume=~/run"]).folder == tmp_path / "run"
+
+
 def test_a_run_finds_its_data_from_any_folder(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)

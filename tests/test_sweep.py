@@ -347,6 +347,23 @@ def test_what_cannot_be_run_is_refused_in_one_line(asked, message, capsys):
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
+@pytest.mark.parametrize("number", [3, 4])
+def test_flags_whose_values_look_like_flags_of_a_row_are_taken(number):
+    """Only the names of what the rows vary are refused: a value may be equal to one of theirs."""
+    row = TABLES[number].rows[0]
+    for value in row.flags[1::2]:
+        kind = plan.kind(row, TABLES[number].envs[0], preset="paper", extra=("--data", value))
+        assert kind.settings.data.endswith(f"/{value}")
+
+
+def test_the_cores_are_those_that_the_process_may_use(fake, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    asked = f"--methods dfp --envs {DEFAULT_ENV} --cpus-per-run 2 --runs {tmp_path}"
+    with pytest.raises(SystemExit, match="2"):
+        sweep.main(asked.split())
+    assert "--cpus-per-run is 2; wanted at most 1" in capsys.readouterr().err
+
+
 def test_when_ray_cannot_start_the_reason_is_said(fake, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SystemExit, match="2"):
@@ -389,6 +406,9 @@ def test_hours_come_from_the_clock_of_an_earlier_run(tmp_path):
     assert stopwatch.from_earlier_run(tmp_path, kind) is None
     write_run(tmp_path / "other", kinds("--lam", "0.25")[0].settings)
     assert stopwatch.from_earlier_run(tmp_path, kind) is None
+    for name, contents in (("a list", "[]"), ("a number", '{"settings": 3}'), ("no JSON", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(contents)
     write_run(tmp_path / "same", kind.settings)
     pace = stopwatch.from_earlier_run(tmp_path, kind)
     assert pace is not None

@@ -4,7 +4,7 @@ from importlib.util import find_spec as _find_spec
 
 _missing = [
     name
-    for name in ("gymnasium", "pandas", "safetensors", "tqdm", "tyro")
+    for name in ("gymnasium", "pandas", "safetensors", "tensorboard", "tqdm", "tyro")
     if _find_spec(name) is None
 ]
 if _missing:

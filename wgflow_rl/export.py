@@ -52,7 +52,7 @@ class Args:
     out: Path | None = None
     """File to write (default: policy.onnx or policy.pt in the run's folder)."""
     checkpoint: Literal["last", "best"] = "last"
-    """best: checkpoint with the highest success rate during training, the latest of equal ones."""
+    """best: checkpoint with the highest success rate during training (or score), the latest of equal ones."""
     act_samples: int | None = None
     """Execute the best of this many chunks (default: as trained); 1 omits the critic."""
     opset: int | None = None

@@ -36,6 +36,7 @@ from wgflow_rl.experiments import job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError, one_line_errors
 from wgflow_rl.utils.flags import at_least, at_most
+from wgflow_rl.utils.processes import cores
 
 MOST_SEEDS = 10_000
 REFRESH = 1.0  # seconds between updates of the progress bar
@@ -63,7 +64,7 @@ class Args:
     address: str | None = None
     """Address of a Ray cluster, host:port or auto (default: this machine)."""
     cpus: int | None = None
-    """Cores of this machine to use (default: all)."""
+    """Cores of this machine to use (default: all that this process may use)."""
     cpus_per_run: int = 1
     """Cores, and torch threads, per run."""
     gpus_per_run: float = 0.0
@@ -91,10 +92,10 @@ class Args:
         at_least(1, seeds=self.seeds, cpus=self.cpus, cpus_per_run=self.cpus_per_run)
         at_least(0, gpus_per_run=self.gpus_per_run, retries=self.retries)
         at_most(MOST_SEEDS, seeds=self.seeds)
-        cores = self.cpus or os.cpu_count() or 1
-        if self.address is None and self.cpus_per_run > cores:
+        most = self.cpus or cores()
+        if self.address is None and self.cpus_per_run > most:
             raise ValueError(
-                f"--cpus-per-run is {self.cpus_per_run}; wanted at most {cores}, the number of cores"
+                f"--cpus-per-run is {self.cpus_per_run}; wanted at most {most}, the number of cores"
             )
         return self
 
@@ -198,7 +199,7 @@ def _ray(args: Args) -> Iterator[Any]:
 
         quiet = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
         if args.address is None:
-            quiet("local", num_cpus=args.cpus, include_dashboard=False)
+            quiet("local", num_cpus=args.cpus or cores(), include_dashboard=False)
         else:
             quiet(args.address)
     except Exception as error:  # types of Ray and of gRPC
@@ -306,8 +307,7 @@ def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
         for part, need in left.items()
     ]
     hours = sum(left.values())
-    cores = args.cpus or os.cpu_count() or 1
-    slots = max(1, cores // args.cpus_per_run)
+    slots = max(1, (args.cpus or cores()) // args.cpus_per_run)
     sources = collections.Counter(pace.source for pace in paces.values())
     lines += [
         f"{len(jobs)} runs, {hours:.2f} hours of training; {hours / min(slots, len(jobs)):.2f} with {slots} at a time",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,16 @@ def compare_with_data(samples: Tensor, batch: Batch) -> dict[str, Tensor]:
 
     energy_score: lower is better, strictly proper. spread_ratio: E|x-x'| / E|x-y|, about 1 for a policy that covers its
     data, 0 for a deterministic one (G = 1, counted as two equal samples). clipped: share of coordinates outside
-    [-1, 1]. Over whole chunks.
+    [-1, 1]. Over whole chunks; NaN if the batch has none.
     """
     if samples.shape[1] == 1:
         samples = torch.cat([samples, samples], 1)
     whole = batch.valid[:, -1] > 0
     x, y = samples[whole], batch.actions.flatten(1)[whole]
+    if not len(x):
+        return dict.fromkeys(
+            ("energy_score", "spread_ratio", "clipped"), samples.new_tensor(math.nan)
+        )
     return {
         "energy_score": energy_score(x, y).mean(),
         "spread_ratio": wg.spread_ratio(x, y[:, None]),

@@ -92,7 +92,7 @@ class ReBRAC(Agent):
         self.updates += 1
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.updates)
+        return torch.tensor(self.updates, device=self.device)
 
     def set_extra_state(self, state: Tensor) -> None:
         self.updates = int(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,11 +45,19 @@ def from_rows(
             also = " or masks, which tell" if name == "timeouts" else ", which tells"
             why = f"{also} the end of a task from the end of a recording" * (name == ends_of_tasks)
             raise ValueError(f"{source} has no {name}{why}; it has {', '.join(held) or 'nothing'}")
-    rows = len(held["observations"])
+    rows = len(held["observations"]) if held["observations"].ndim else 0
+    if not rows:
+        raise ValueError(f"{source}: observations hold no rows; wanted [T, S]")
     for name in ("actions", "rewards", "terminals", ends_of_tasks, "next_observations"):
-        if name in held and len(held[name]) != rows:
+        shape = held[name].shape if name in held else (rows,)
+        if not shape or shape[0] != rows:
             raise ValueError(
-                f"{source}: {name} has {len(held[name])} rows, but observations has {rows}"
+                f"{source}: {name} has {shape[0] if shape else 'no'} rows, but observations has {rows}"
+            )
+        one_each = name in ("rewards", "terminals", ends_of_tasks)
+        if one_each and math.prod(shape) != rows:
+            raise ValueError(
+                f"{source}: {name} has shape {shape}; wanted one number per row, ({rows},)"
             )
     terminals = held["terminals"].reshape(rows) != 0
     if ends_of_tasks == "masks":

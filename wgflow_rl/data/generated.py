@@ -28,8 +28,8 @@ from tqdm import tqdm
 from wgflow_rl import envs, plugins
 from wgflow_rl.data import demonstrations, npz, oracles
 from wgflow_rl.utils.cli import UserError
-from wgflow_rl.utils.files import open_to_append
-from wgflow_rl.utils.processes import without_main
+from wgflow_rl.utils.files import open_to_append, remove_temporaries
+from wgflow_rl.utils.processes import cores, without_main
 
 LENGTH = 1000  # minimum transitions per part
 TRAIN, VALIDATION = 0, 1
@@ -99,9 +99,11 @@ def generate(
         return folder
     with _exclusive_lock(root / f".{folder.name}.lock"):
         if not is_complete():
+            for place in {path.parent for path in maker.files(folder, env)}:
+                remove_temporaries(place)  # of a killed writer
             splits = {TRAIN: count, VALIDATION: max(1, count // 10)}
             _generate_parts(
-                env, seed, splits, folder, workers=workers or _cores(), progress=progress
+                env, seed, splits, folder, workers=workers or cores(), progress=progress
             )
     return folder
 
@@ -149,10 +151,6 @@ def _generate_parts(
     )
     MAKERS[name.source].write(folder, env, train, validation)
     shutil.rmtree(parts)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(jobs: list[tuple], workers: int) -> Iterator[None]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wgflow_rl.experiments.results import RunGroup, bootstrap
-from wgflow_rl.utils.colours import RULE, SHADE
+from wgflow_rl.utils.colours import INK, RULE, SHADE
 from wgflow_rl.utils.files import write_whole
 
 # Okabe and Ito's colours, distinguishable with common forms of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")
 STYLES = ("-", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # of the first eight lines, the next eight, ...
-INK = "#333a44"
 
 Panels = Mapping[str, Mapping[str, RunGroup]]  # title of a panel -> label of a line -> its runs
 
@@ -42,12 +42,14 @@ def draw(
     from matplotlib.figure import Figure  # no pyplot: no global state
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
+    titles = plain(panels)
+    short = plain(label for lines in panels.values() for label in lines)
     panels = {
-        plain(panel): {plain(label): group for label, group in lines.items()}
+        titles[panel]: {short[label]: group for label, group in lines.items()}
         for panel, lines in panels.items()
     }
-    dashed = [plain(label) for label in dashed]
-    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    dashed = [short[label] for label in dashed if label in short]
+    names = list(short.values())
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend_columns = 2 if columns < 3 else 4
@@ -91,9 +93,14 @@ def draw(
     return path
 
 
-def plain(text: str) -> str:
-    """Shorten a name, and escape dollar signs, which matplotlib would take for mathematics."""
-    return " ".join(text.split())[:80].replace("$", r"\$")
+def plain(names: Iterable[str]) -> dict[str, str]:
+    """Name -> the name shortened, distinct from the others, its dollar signs escaped (to matplotlib, mathematics)."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        start = " ".join(name.split())[:80].replace("$", r"\$")
+        numbered = (start if n == 1 else f"{start} ({n})" for n in itertools.count(1))
+        found[name] = next(short for short in numbered if short not in found.values())
+    return found
 
 
 def _line(

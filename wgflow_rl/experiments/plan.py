@@ -194,7 +194,7 @@ def kind(row: Row, env: str, *, preset: str, extra: Sequence[str] = ()) -> Kind:
                 f"{flag} is set by the sweep for each run; use its own flags instead: --methods, --envs, "
                 "--seeds, --preset, --runs or --cpus-per-run."
             )
-        if name in row.flags:
+        if name in row.flags[::2]:
             varied = " ".join(row.flags)
             raise ValueError(f"{flag} is what the rows of the table vary ({varied}); leave it out")
     flags = ("--method", row.method, "--env", env, "--preset", preset, *row.flags, *extra)

@@ -60,8 +60,8 @@ def from_earlier_run(root: Path, kind: Kind) -> Pace | None:
                 and settings["machine"]["device"] == kind.settings.machine.device
             )
             pace = from_logs(path.parent, f"earlier run {path.parent.name}") if same else None
-        except (OSError, ValueError, KeyError):
-            continue
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, ZeroDivisionError):
+            continue  # damaged
         if pace is not None and not math.isnan(pace.offline_step):
             return pace
     return None

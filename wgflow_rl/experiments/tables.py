@@ -132,8 +132,11 @@ def numbers(rows: list[dict[str, str]]) -> Iterator[tuple[tuple[str, str, Phase]
 
 
 def key_of(row: Mapping[str, str], keys: tuple[str, ...]) -> str:
-    """The first of the keys that the row has."""
-    return next(key for key in keys if key in row)
+    """The first of the keys that the row has. Raises: ValueError if it has none."""
+    found = next((key for key in keys if key in row), None)
+    if found is None:
+        raise ValueError(f"columns are {', '.join(row)}; wanted one of {', '.join(keys)}")
+    return found
 
 
 def _result_table(

@@ -26,7 +26,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from wgflow_rl.utils.files import make_folder, remove_temporaries, require_regular, write_whole
+from wgflow_rl.utils.files import (
+    is_access_error,
+    make_folder,
+    remove_temporaries,
+    require_regular,
+    write_whole,
+)
 
 FORMAT = 3  # version of the format; increase it with every incompatible change
 
@@ -158,11 +164,13 @@ def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None
 
 
 def _listed(path: Path) -> tuple[Part, ...]:
-    """Parts listed by a checkpoint; none if it is damaged."""
+    """Parts listed by a checkpoint; none if it is damaged. Raises: OSError if the system refuses to read it."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with _open(path) as file:
             return _parts(file.metadata()["parts"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        if is_access_error(error):
+            raise
         return ()
 
 
@@ -186,6 +194,7 @@ def load(
     Raises:
         FileNotFoundError: If there is no checkpoint.
         DamagedCheckpoint: If none is intact.
+        OSError: If the system refuses to read one.
         ValueError: If another version of this package wrote it.
     """
     found = _found(Path(folder))
@@ -201,6 +210,8 @@ def load(
         try:
             return _with_rows(found[at]) if rows else read(found[at])
         except DamagedCheckpoint as error:
+            if step is not None:
+                raise
             warnings.warn(
                 f"{error} Falling back to the checkpoint before it.", RuntimeWarning, stacklevel=2
             )
@@ -226,16 +237,18 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         DamagedCheckpoint: If the file is not a safetensors file (such as a pickle), lacks our
             header, or does not match its hash.
+        OSError: If the system refuses to read it, which says nothing about its contents.
         ValueError: If another version of this package wrote it.
     """
     try:
-        require_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with _open(path) as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         version, step = int(meta["format"]), int(meta["step"])
         text, listed, sha256 = meta["state"], meta["parts"], meta["sha256"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if is_access_error(error):
+            raise
         raise DamagedCheckpoint(
             f"checkpoint {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
@@ -249,6 +262,12 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
             f"checkpoint {path} does not match its SHA-256: its contents have changed."
         )
     return Checkpoint(step, tensors, json.loads(text), sha256, _parts(listed))
+
+
+def _open(path: str | os.PathLike[str]) -> safe_open:
+    require_regular(path)
+    with open(path, "rb"):  # names the reason of a failure, which safetensors does not
+        return safe_open(path, framework="pt")
 
 
 def _parts(listed: str) -> tuple[Part, ...]:

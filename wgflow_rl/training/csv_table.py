@@ -114,6 +114,13 @@ def read_numbers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [{k: kinds.get(k, float)(v or "nan") for k, v in row.items()} for row in rows]
 
 
+def score_of(row: Mapping[str, Any]) -> float:
+    """Score of an evaluation, a row of eval.csv; its success rate where the environment has no score."""
+    score = row.get("score")
+    absent = score in (None, "") or math.isnan(float(score))
+    return float(row["success"] if absent else score)
+
+
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
     """Read (header, cells of the other lines); an empty line marks the position of a CSV error."""
     require_regular(path)

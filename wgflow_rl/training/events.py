@@ -33,21 +33,14 @@ class Events:
     Args:
         folder: folder of the event files.
         resume_step: scalars of later steps, written before a kill, are purged; None: a new run.
-
-    Raises:
-        ImportError: If TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, resume_step: int | None):
         self.folder = folder
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside tensorboard
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ImportError(
-                    "TensorBoard is not installed: pip install 'wgflow[rl]', or tensorboard=False."
-                ) from error
+            from torch.utils.tensorboard import SummaryWriter
+
             purged = None if resume_step is None else resume_step + 1
             self._writer = SummaryWriter(str(folder), purge_step=purged)
         self._writer.add_custom_scalars(LAYOUT)

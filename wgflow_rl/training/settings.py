@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from wgflow_rl.agents.schedules import Schedule
 from wgflow_rl.training.matmul import Route
 from wgflow_rl.utils.files import expand_user, require_regular
 from wgflow_rl.utils.flags import above, at_least, at_most
+from wgflow_rl.utils.processes import cores
 
 DEFAULT_ENV = "pointmaze-medium-navigate-singletask-task1-v0"
 PROG = "python -m wgflow_rl.train"
@@ -68,11 +68,11 @@ class Machine:
 
         A RuntimeWarning is issued if the machine has fewer cores than threads.
         """
-        threads, cores = self.threads or torch.get_num_threads(), len(os.sched_getaffinity(0))
-        if self.threads and threads > cores:
+        threads, available = self.threads or torch.get_num_threads(), cores()
+        if self.threads and threads > available:
             warnings.warn(
-                f"--threads is {threads}, but the number of available cores is {cores}: training will be slow. With "
-                "another number of threads a resumed run rounds its sums differently.",
+                f"--threads is {threads}, but the number of available cores is {available}: training will be slow. "
+                "With another number of threads a resumed run rounds its sums differently.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -133,7 +133,7 @@ class Settings:
         first.add_argument("--data", metavar="DIR")
         folder, flags = first.parse_known_args(args)
         plugins.load(folder.plugin)
-        settings = Settings.read(Path(folder.resume))
+        settings = Settings.read(expand_user(folder.resume))
         about = f"Continue the run in {folder.resume}."
         machine = tyro.cli(
             Machine, args=flags, default=settings.machine, prog=PROG, description=about
@@ -183,6 +183,8 @@ class Settings:
             )
         paths = {"data": self.data, "offline_run": self.offline_run}
         found = {name: str(expand_user(p).absolute()) for name, p in paths.items() if p is not None}
+        if self.run_dir is not None:
+            found["run_dir"] = str(expand_user(self.run_dir))
         return replace(self, **found)
 
     @staticmethod

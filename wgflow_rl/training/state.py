@@ -18,7 +18,7 @@ from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint
-from wgflow_rl.training.csv_table import read_numbers
+from wgflow_rl.training.csv_table import read_numbers, score_of
 from wgflow_rl.training.rollout import Collector
 from wgflow_rl.training.settings import (
     ONLY_OF_SHARDS,
@@ -221,7 +221,8 @@ class TrainingState:
         is pending.
 
         Raises:
-            FileNotFoundError: If there is no run, or no checkpoint at the end of its offline phase.
+            FileNotFoundError: If there is no run, or no checkpoint at the end of its offline phase or of the best
+                evaluation in it.
             ValueError: If data, settings or device of the phase differ.
         """
         folder, schedule = run / "checkpoints", self.settings.schedule
@@ -233,15 +234,22 @@ class TrainingState:
         self._restore(saved.tensors, run)
         self.step = end
         self.evaluating = end
+        evaluations, logged = (read_numbers(run / name) for name in ("eval.csv", "train.csv"))
         best = Best(*saved.state["best"])
-        # Without its checkpoint it is not the best any more: the end of the phase was at least as good.
-        if 0 < best.step < end and best.step in checkpoint.steps(folder):
+        if 0 < best.step < end and best.step not in checkpoint.steps(folder):
+            # Removed when a later evaluation was at least as good: that of the end, or one online.
+            at_end = [row for row in evaluations if row["step"] == end]
+            if not at_end or score_of(at_end[0]) < float(f"{best.score:.8g}"):
+                raise FileNotFoundError(
+                    f"--offline-run is {run}, whose best offline checkpoint, of step {best.step}, was removed when it "
+                    "did better online. Train the phase alone, with --online-steps 0"
+                )
+        elif 0 < best.step < end:
             self.best = best
             found = checkpoint.load(folder, step=best.step, rows=False)
             changed = found.state | {"settings": self._result_settings()}
             own = self.settings.folder / "checkpoints"
             checkpoint.save(own, step=best.step, tensors=found.tensors, state=changed)
-        evaluations, logged = (read_numbers(run / name) for name in ("eval.csv", "train.csv"))
         return OfflinePhase(
             [row for row in evaluations if row["step"] < end],
             max(row["wall_s"] for row in (*evaluations, *logged) if row["step"] <= end),

@@ -19,7 +19,7 @@ from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.rendering import WITHOUT_DISPLAY
 from wgflow_rl.training import checkpoint
-from wgflow_rl.training.csv_table import read_rows
+from wgflow_rl.training.csv_table import read_rows, score_of
 from wgflow_rl.training.rollout import EVAL_ENVS, Collector, Evaluation, evaluate
 from wgflow_rl.training.settings import Settings
 from wgflow_rl.training.snapshot import restore, under
@@ -36,7 +36,7 @@ def load_agent(
 
     Args:
         run: folder of the run.
-        best: load the checkpoint with the highest success rate during training.
+        best: load the checkpoint with the highest success rate during training, or score where there is one.
         act_samples: N of best-of-N acting; None: as trained.
 
     Returns:
@@ -64,11 +64,10 @@ def load_agent(
                 f"--act-samples is {act_samples}, but {settings.method} executes its only chunk; omit the flag"
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
-    env = settings.make_env()
-    assert env.observation_space.shape and env.action_space.shape
-    agent = presets.build(
-        cfg, obs_dim=env.observation_space.shape[0], action_dim=env.action_space.shape[0]
-    )
+    with contextlib.closing(settings.make_env()) as env:
+        assert env.observation_space.shape and env.action_space.shape
+        obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
+    agent = presets.build(cfg, obs_dim=obs_dim, action_dim=action_dim)
     restore(agent, under(tensors, "agent"))
     return agent, settings, step
 
@@ -80,8 +79,7 @@ def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
         _, rows = read_rows(run / "eval.csv")
         for row in rows:
             # Rounded as in the CSV file, so that equal rates compare equal.
-            score = float(row.get("score") or row["success"])
-            if int(row["step"]) == saved.step and score >= float(f"{best:.8g}"):
+            if int(row["step"]) == saved.step and score_of(row) >= float(f"{best:.8g}"):
                 return saved.step
     return at if best >= 0 else None
 

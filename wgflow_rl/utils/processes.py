@@ -1,9 +1,15 @@
-"""Worker processes that do not import the script that starts them."""
+"""Cores that this process may use, and worker processes that do not import the script that starts them."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from types import ModuleType
+
+
+def cores() -> int:
+    """Number of cores that this process may run on, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager
