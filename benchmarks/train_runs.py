@@ -103,11 +103,11 @@ TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 # As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
 CONSTANT = ("--lr-end", "1")
 GREEDY = ("--act-temperature", "0", *CONSTANT)
-# Three values of one number of each method, on the arm with chunks of 5: the search for `methods-arm`.
+# Four values of one number of each method, on the arm with chunks of 5: the search for `methods-arm`.
 SEARCHED = {
-    "qc-fql": ("--alpha", ("30", "100", "300")),
-    "driftql": ("--alpha", ("20", "60", "200")),
-    "fedit": ("--edit-scale", ("0.1", "0.2", "0.5")),
+    "qc-fql": ("--alpha", ("30", "100", "300", "1000")),
+    "driftql": ("--alpha", ("20", "60", "200", "600")),
+    "fedit": ("--edit-scale", ("0.1", "0.2", "0.5", "1")),
 }
 SEARCH = {
     f"{name}, {flag[2:]} {value}": (name, flag, value)

@@ -116,9 +116,8 @@ def read_numbers(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def score_of(row: Mapping[str, Any]) -> float:
     """Score of an evaluation, a row of eval.csv; its success rate where the environment has no score."""
-    score = row.get("score")
-    absent = score in (None, "") or math.isnan(float(score))
-    return float(row["success"] if absent else score)
+    score = row.get("score", "")
+    return float(row["success"] if score == "" or math.isnan(float(score)) else score)
 
 
 def _lines(path: str | os.PathLike[str]) -> tuple[list[str], list[list[str]]]:
