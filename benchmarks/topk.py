@@ -21,7 +21,7 @@ from scipy.stats import page_trend_test
 from scipy.stats import t as student
 
 from wgflow_rl.experiments.results import Summary, paired, summary
-from wgflow_rl.utils.colours import BLUE, INK, RULE
+from wgflow_rl.utils.pictures import BLUE, INK, RULE
 
 RESULTS = Path(__file__).parent / "results"
 LAST = 3  # online evaluations at the end of a run that are averaged, or all if there are fewer

@@ -38,8 +38,7 @@ import numpy as np
 from _provenance import provenance
 from _results import write_results
 
-from wgflow_rl import sweep
-from wgflow_rl.experiments import plan
+from wgflow_rl.experiments import cluster, plan
 from wgflow_rl.experiments.job import Job, state
 from wgflow_rl.experiments.results import bootstrap
 from wgflow_rl.training.csv_table import read_numbers
@@ -176,9 +175,9 @@ def jobs_of(study: Study, runs: Path) -> dict[str, list[Job]]:
     return {name: [shared[job.folder] for job in each] for name, each in found.items()}
 
 
-def train(jobs: dict[str, list[Job]], runs: Path) -> None:
+def train(jobs: dict[str, list[Job]]) -> None:
     """Train what is not finished, seed by seed. Raises: SystemExit naming the runs that failed."""
-    outcomes = sweep.execute(by_seed(jobs), sweep.Args(runs=runs))
+    outcomes = cluster.execute(by_seed(jobs))
     if bad := [f"{job.folder}: {o.error}" for job, o in outcomes.items() if o.state != "done"]:
         raise SystemExit("not done:\n" + "\n".join(bad))
 
@@ -285,7 +284,7 @@ def main() -> None:
     kept = before.get("runs", {})
     jobs = {name: each[len(kept.get(name, [])) :] for name, each in jobs.items()}
     if not ask.read:
-        train(jobs, ask.runs)
+        train(jobs)
 
     # `--read` takes the seeds that are there: the table says how many they are.
     jobs = finished(jobs)

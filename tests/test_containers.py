@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.children import python
-from wgflow_rl import data, sweep
+from wgflow_rl import data
 from wgflow_rl.data import generated
+from wgflow_rl.experiments import cluster
 from wgflow_rl.training.settings import DEFAULT_ENV
 from wgflow_rl.utils.cli import UserError
 
@@ -106,9 +107,9 @@ def test_rays_sockets_need_a_short_path(tmp_path):
     long = tmp_path / ("x" * 100)
     long.mkdir()
     code = """
-    from wgflow_rl import sweep
+    from wgflow_rl.experiments import cluster
     from wgflow_rl.utils.cli import one_line_errors
-    with one_line_errors(), sweep._ray(sweep.Args(cpus=1)):
+    with one_line_errors(), cluster.connected(cluster.Machines(cpus=1)):
         pass
     """
     done = python("-c", textwrap.dedent(code), TMPDIR=str(long))
@@ -124,7 +125,10 @@ def test_a_machine_too_busy_for_ray_is_named(monkeypatch):
         raise RuntimeError("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(UserError, match="too busy.*repeat the command"), sweep._ray(sweep.Args()):
+    with (
+        pytest.raises(UserError, match="too busy.*repeat the command"),
+        cluster.connected(cluster.Machines()),
+    ):
         pass
 
 

@@ -21,7 +21,6 @@ LEARNING = [
     "utils", "plugins", "envs", "data", "agents", "training", "curve", "experiments", "profile", "evaluate", "train",
     "actions", "report", "export", "sweep",
 ]  # fmt: skip
-EXCEPTIONS = {("curve", "training")}  # a run draws its curve; the command reads the table of a run
 HIDDEN_FROM_AGENTS = {"envs", "training", "experiments", "train"}
 SHARED = {
     *("agent", "config", "networks", "losses", "sampling", "fields", "diagnostics", "schedules")
@@ -72,8 +71,7 @@ def test_a_module_imports_only_layers_before_it(path):
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == package and len(parts) > 1:
-            allowed = parts[1] not in later or (layer(path), parts[1]) in EXCEPTIONS
-            assert allowed, f"{name_of(path)} imports {name}, a later layer"
+            assert parts[1] not in later, f"{name_of(path)} imports {name}, a later layer"
 
 
 @pytest.mark.parametrize("path", LIBRARY_FILES, ids=name_of)

@@ -6,8 +6,6 @@ import torch
 from wgflow_rl.training import loop, matmul
 from wgflow_rl.training.settings import from_command_line
 
-HIDDEN = (32, 32, 16)
-
 
 def torch_settings() -> dict[str, object]:
     backends = {name: getattr(torch.backends, name) for name in ("mkldnn", "cuda")}
@@ -22,13 +20,13 @@ def torch_settings() -> dict[str, object]:
 @pytest.fixture
 def onednn_error(monkeypatch):
     """onednn_error(e): a processor whose oneDNN products have a relative error e."""
-    products = matmul.products
+    product = matmul.product
 
     def set_error(error):
-        def changed(pairs, route):
-            return [p * (1 + error * (route == "onednn")) for p in products(pairs, "default")]
+        def changed(x, w, route):
+            return product(x, w, "default") * (1 + error * (route == "onednn"))
 
-        monkeypatch.setattr(matmul, "products", changed)
+        monkeypatch.setattr(matmul, "product", changed)
 
     return set_error
 
@@ -47,15 +45,15 @@ def test_torch_is_as_before_after_a_block(before, route, inside, onednn_error):
         torch.set_float32_matmul_precision("highest")
 
 
-def test_the_error_bound_separates_float32_from_fewer_bits():
+@pytest.mark.parametrize(("rows", "width"), [(32, 16), (256, 64), (1024, 512)])
+def test_the_error_bound_separates_float32_from_fewer_bits(rows, width):
     torch.manual_seed(0)
-    pairs = matmul.factors(HIDDEN)
-    assert len(pairs) == 6
-    assert matmul.max_error(matmul.products(pairs, "default"), pairs) < matmul.MAX_ERROR
+    x, w = torch.randn(rows, width), torch.randn(width, width)
+    assert matmul.max_error(matmul.product(x, w, "default"), x, w) < matmul.MAX_ERROR
     for bits in (8, 11):  # bfloat16, TF32
         step = 2.0 ** (1 - bits)
-        rounded = [[t * (1 + step * torch.rand_like(t)) for t in pair] for pair in pairs]
-        assert matmul.max_error([a @ b for a, b in rounded], pairs) > 10 * matmul.MAX_ERROR
+        rounded = [t * (1 + step * torch.rand_like(t)) for t in (x, w)]
+        assert matmul.max_error(rounded[0] @ rounded[1], x, w) > 10 * matmul.MAX_ERROR
 
 
 def test_a_route_that_is_not_float32_is_refused(onednn_error):

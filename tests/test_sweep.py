@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from wgflow_rl import sweep
-from wgflow_rl.experiments import job, plan, stopwatch
+from wgflow_rl.experiments import cluster, job, plan, stopwatch
 from wgflow_rl.experiments.job import Job, Outcome, execute
 from wgflow_rl.experiments.tables import TABLES, VARIANTS
 from wgflow_rl.training.settings import DEFAULT_ENV, Machine, from_command_line
@@ -309,7 +309,7 @@ def test_runs_whose_shared_offline_phase_diverged_diverge_without_training(folde
     assert job.state(folder) == diverged
     assert not (folder / "steps.txt").exists()
     each = Job(folder, (), 10, offline=phase)
-    assert f"(see {phase.folder / 'train.log'})" in sweep._line(each, diverged)
+    assert f"(see {phase.folder / 'train.log'})" in cluster.line(each, diverged)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from wgflow_rl import plugins
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.training.trained import load_agent, visited_states
 from wgflow_rl.utils.cli import one_line_errors
-from wgflow_rl.utils.colours import INK, RULE
-from wgflow_rl.utils.files import replacing
 from wgflow_rl.utils.flags import MOST, at_least, at_most
+from wgflow_rl.utils.pictures import INK, plain, save
 
 EXECUTED = 40  # number of executed chunks drawn
 
@@ -110,16 +109,10 @@ def draw(
             color=INK,
         )
     axes.set_aspect("equal", adjustable="datalim")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8)
+    plain(axes, grid="both")
     axes.legend(frameon=False, fontsize=8.5)
     axes.set_title(title, fontsize=10, color=INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path
+    return save(figure, path)
 
 
 def run(args: Args) -> Path:

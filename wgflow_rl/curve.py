@@ -57,9 +57,7 @@ def run(args: Args) -> Path:
     rows = [evaluations(folder) for folder in args.runs]
     title = args.title or ", ".join(dict.fromkeys(map(environment, args.runs)))
     default = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
-    path = args.out or default
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return draw_curve(*rows, path=path, title=title)
+    return draw_curve(*rows, path=args.out or default, title=title)
 
 
 def main(argv: list[str] | None = None) -> None:

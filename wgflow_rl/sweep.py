@@ -14,32 +14,22 @@ checkpoint.
 
 from __future__ import annotations
 
-import collections
-import contextlib
-import dataclasses
-import functools
-import logging
-import os
-import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import tyro
-from tqdm import tqdm
 
 from wgflow_rl import plugins
-from wgflow_rl.experiments import job, plan, stopwatch
-from wgflow_rl.experiments.job import Job, Outcome
-from wgflow_rl.utils.cli import UserError, one_line_errors
+from wgflow_rl.experiments import cluster, job, plan, stopwatch
+from wgflow_rl.experiments.job import Job
+from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.flags import at_least, at_most
 from wgflow_rl.utils.processes import cores
 
 MOST_SEEDS = 10_000
-REFRESH = 1.0  # seconds between updates of the progress bar
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,16 @@ class Args:
             return self.seeds
         return 5 if self.table is None else plan.table(self.table).seeds
 
+    @property
+    def machines(self) -> cluster.Machines:
+        return cluster.Machines(
+            address=self.address,
+            cpus=self.cpus,
+            cpus_per_run=self.cpus_per_run,
+            gpus_per_run=self.gpus_per_run,
+            retries=self.retries,
+        )
+
     def plan(self, extra: Sequence[str]) -> plan.Plan:
         plugins.load(self.plugin)
         extra = (*extra, *(word for name in self.plugin for word in ("--plugin", name)))
@@ -127,196 +127,11 @@ def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
     return plan.share_offline(dict(found.values()), args.runs)
 
 
-def with_offline_phases(jobs: Iterable[Job]) -> list[Job]:
-    """The jobs and the offline phases that they share, each before the first job that starts from it."""
-    return list(dict.fromkeys(part for each in jobs for part in (each.offline, each) if part))
-
-
-def execute(jobs: Sequence[Job], args: Args) -> dict[Job, Outcome]:
-    """Run the jobs on Ray and return their outcomes; a job with a shared offline phase starts after it.
-
-    Raises:
-        RuntimeError: When Ray cannot start.
-        KeyboardInterrupt: After every run has written its checkpoint.
-    """
-    outcomes: dict[Job, Outcome] = {}
-    todo = with_offline_phases(jobs)
-    steps = {each: each.steps - (each.offline.steps if each.offline else 0) for each in todo}
-    with (
-        _ray(args) as ray,
-        tqdm(total=sum(steps.values()), unit="step", mininterval=5, smoothing=0) as bar,
-    ):
-        # Ray restarts a task whose worker has died; the folder's lock then waits for a training
-        # left behind.
-        resources = {
-            "num_cpus": args.cpus_per_run,
-            "num_gpus": args.gpus_per_run,
-            "max_retries": args.retries,
-        }
-        task = ray.remote(**resources)(job.execute)
-        slots, waiting, pending = _slots(ray, args), todo.copy(), {}
-        try:
-            while waiting or pending:
-                for each in waiting.copy():
-                    if len(pending) < slots and (not each.offline or each.offline in outcomes):
-                        pending[task.remote(each, retries=args.retries)] = each
-                        waiting.remove(each)
-                ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=REFRESH)
-                for ref in ready:
-                    each = pending.pop(ref)
-                    outcomes[each] = _outcome(ray, ref)
-                    bar.write(_line(each, outcomes[each]))
-                # of a run that inherits its offline phase, the steps after it
-                bar.n = sum(
-                    min(max(job.last_step(each.folder) - each.steps + n, 0), n)
-                    for each, n in steps.items()
-                )
-                ended = len(outcomes.keys() & set(jobs))
-                bar.set_postfix_str(f"{ended} of {len(jobs)} runs ended", refresh=False)
-                bar.update(0)
-        except KeyboardInterrupt:
-            bar.write("stopping: every run writes a checkpoint; repeat the command to continue")
-            for ref in pending:
-                ray.cancel(ref)
-            ray.wait(list(pending), num_returns=len(pending), timeout=job.GRACE)
-            raise
-    return {each: outcomes[each] for each in jobs}
-
-
-@contextlib.contextmanager
-def _ray(args: Args) -> Iterator[Any]:
-    """Start Ray or join a cluster, with SIGTERM treated as Ctrl-C."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # at the default, 15, other processes starve runs
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    # --gpus-per-run 0 hides no device
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray cancels runs by SIGINT, which a shell lets its background jobs and their children ignore.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        import ray
-
-        quiet = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
-        if args.address is None:
-            quiet("local", num_cpus=args.cpus or cores(), include_dashboard=False)
-        else:
-            quiet(args.address)
-    except Exception as error:  # types of Ray and of gRPC
-        raise UserError(
-            f"Ray could not start ({type(error).__name__}: {str(error).strip()}). {_advice(str(error))}"
-        ) from error
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield ray
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        ray.shutdown()
-
-
-def _advice(message: str) -> str:
-    """Return what helps against a message of Ray."""
-    if "AF_UNIX" in message:
-        return (
-            "The path of the temporary folder is too long for Ray's sockets; set RAY_TMPDIR to a short one, such as "
-            "RAY_TMPDIR=/tmp."
-        )
-    if "home directory" in message or ".ray" in message:
-        return (
-            "Ray keeps its token in ~/.ray/auth_token; set HOME to a folder that can be written to, or RAY_AUTH_TOKEN "
-            "to any long random text."
-        )
-    if "token" in message.lower() or "authenticat" in message.lower():
-        return (
-            "The cluster asks for a token: set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN or ~/.ray/auth_token to "
-            "the token of its head (docs/reproduce.md)."
-        )
-    if "timed out" in message:
-        return "This machine may be too busy to start it in time; repeat the command when it is less so."
-    return (
-        "It comes with pip install 'wgflow[sweep]'; on this machine it needs a writable temporary folder and loopback "
-        "ports, with --address a running cluster."
-    )
-
-
-def _slots(ray: Any, args: Args) -> int:
-    """Number of runs that the machine or cluster trains at once."""
-    there = ray.cluster_resources()
-    slots = there.get("CPU", 1) // args.cpus_per_run
-    if args.gpus_per_run:
-        slots = min(slots, there.get("GPU", 0) // args.gpus_per_run)
-    return max(1, int(slots))
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def _outcome(ray: Any, ref: Any) -> Outcome:
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayError as error:  # worker or machine lost more often than --retries
-        return Outcome("failed", str(error).strip().partition("\n")[0])
-
-
-def _line(each: Job, outcome: Outcome) -> str:
-    logs = [part.folder / "train.log" for part in (each, each.offline) if part]
-    log = next((path for path in logs if path.exists()), logs[0])  # that of a phase that diverged
-    tail = f": {outcome.error} (see {log})" if outcome.error else ""
-    return f"{outcome.state:8} {each.folder.name}{tail}"
-
-
 def listing(jobs: dict[Job, plan.Kind]) -> str:
     """List the runs and the offline phases that they share, with their states."""
-    parts = with_offline_phases(jobs)
+    parts = job.with_offline_phases(jobs)
     lines = [f"{job.state(each.folder).state:8} {each.folder.name}" for each in parts]
     return "\n".join([*lines, f"{len(jobs)} runs. --time estimates their hours."])
-
-
-def estimate(jobs: dict[Job, plan.Kind], args: Args) -> str:
-    """List the runs with the hours that remain, timed once per agent and suite."""
-    paces: dict[tuple[str, ...], stopwatch.Pace] = {}
-    left: dict[Job, float] = {}  # hours
-    for each, kind in jobs.items():
-        key = (
-            repr(kind.settings.agent),
-            kind.env.partition("-singletask")[0],
-            kind.settings.machine.device,
-        )
-        if key not in paces:
-            print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)
-            paces[key] = stopwatch.from_earlier_run(args.runs, kind) or stopwatch.measure(
-                kind, threads=args.cpus_per_run
-            )
-        parts = {each: kind.settings}
-        if each.offline:
-            offline, online = (
-                dataclasses.replace(kind.settings.schedule, **{steps: 0})
-                for steps in ("online_steps", "offline_steps")
-            )
-            parts = {
-                each.offline: dataclasses.replace(kind.settings, schedule=offline),
-                each: dataclasses.replace(kind.settings, schedule=online),
-            }
-        for part, settings in parts.items():
-            ended = job.state(part.folder).state in ("done", "diverged")
-            share = 1 - min(job.last_step(part.folder) / max(part.steps, 1), 1)
-            left[part] = 0.0 if ended else share * paces[key].hours(settings)
-    lines = [
-        f"{job.state(part.folder).state:8} {need:8.2f} h  {part.folder.name}"
-        for part, need in left.items()
-    ]
-    hours = sum(left.values())
-    slots = max(1, (args.cpus or cores()) // args.cpus_per_run)
-    sources = collections.Counter(pace.source for pace in paces.values())
-    lines += [
-        f"{len(jobs)} runs, {hours:.2f} hours of training; {hours / min(slots, len(jobs)):.2f} with {slots} at a time",
-        "Step times: "
-        + "; ".join(f"{source} ({count})" for source, count in sources.items())
-        + ".",
-        "Estimates are for one run at a time; runs that share cores take longer. Generating data is not included.",
-    ]
-    return "\n".join(lines)
 
 
 def run(args: Args, extra: Sequence[str] = ()) -> bool:
@@ -331,7 +146,8 @@ def run(args: Args, extra: Sequence[str] = ()) -> bool:
         return True
     jobs = jobs_of(args, planned.kinds)
     if args.dry_run:
-        print(estimate(jobs, args) if args.time else listing(jobs))
+        use = {"cpus": args.cpus, "cpus_per_run": args.cpus_per_run}
+        print(stopwatch.estimate(jobs, args.runs, **use) if args.time else listing(jobs))
         return True
     states = {each: job.state(each.folder) for each in jobs}
     ended = {
@@ -339,13 +155,13 @@ def run(args: Args, extra: Sequence[str] = ()) -> bool:
     }
     todo = [each for each in jobs if each not in ended]
     print(f"{len(jobs)} runs in {args.runs}: {len(ended)} ended before, {len(todo)} to do")
-    outcomes = ended | (execute(todo, args) if todo else {})
+    outcomes = ended | (cluster.execute(todo, args.machines) if todo else {})
     bad = {each: outcome for each, outcome in outcomes.items() if outcome.state != "done"}
     print(
         f"{len(outcomes) - len(bad)} of {len(jobs)} runs done. Tables: python -m wgflow_rl.report {args.runs}"
     )
     for each, outcome in bad.items():
-        print(_line(each, outcome))
+        print(cluster.line(each, outcome))
     return not bad
 
 

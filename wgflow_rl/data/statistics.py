@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wgflow_rl.data.episodes import Episodes
-from wgflow_rl.utils.colours import BLUE, INK, RULE, SHADE
-from wgflow_rl.utils.files import replacing
+from wgflow_rl.utils.pictures import BLUE, INK, SHADE, plain, save
 
 EDGES = np.linspace(-1, 1, 42)  # 41 bins, one of them centred on 0
 DOTS = 4000  # number of states in the figure
@@ -106,8 +105,6 @@ def draw(statistics: Statistics, path: Path, title: str) -> None:
         axes.hist(values, bins=40, range=span, color=BLUE)
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.set(xlabel=name, ylabel="trajectories")
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.set_axisbelow(True)
     share = statistics.counts / statistics.counts.sum(1, keepdims=True)
     image = actions.imshow(
         share,
@@ -122,9 +119,7 @@ def draw(statistics: Statistics, path: Path, title: str) -> None:
         actions.vlines(extreme, rows - 0.4, rows + 0.4, color=INK)
     figure.colorbar(image, ax=actions, label="share of rows in the bin")
     for axes in (space, lengths, returns, actions):
-        axes.spines[["top", "right"]].set_visible(False)
+        plain(axes, grid="y" if axes in (lengths, returns) else None)
         axes.set_facecolor(SHADE if axes is space else "white")
-        axes.tick_params(colors=INK, labelsize=8)
     figure.suptitle(title, fontsize=11, color=INK)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save(figure, path)

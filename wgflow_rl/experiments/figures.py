@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from wgflow_rl.experiments.results import RunGroup, bootstrap
-from wgflow_rl.utils.colours import INK, RULE, SHADE
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils import pictures
+from wgflow_rl.utils.pictures import INK, SHADE
 
 # Okabe and Ito's colours, distinguishable with common forms of colour blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5C00", "#000000")
@@ -42,8 +41,8 @@ def draw(
     from matplotlib.figure import Figure  # no pyplot: no global state
     from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-    titles = plain(panels)
-    short = plain(label for lines in panels.values() for label in lines)
+    titles = short_names(panels)
+    short = short_names(label for lines in panels.values() for label in lines)
     panels = {
         titles[panel]: {short[label]: group for label, group in lines.items()}
         for panel, lines in panels.items()
@@ -87,13 +86,10 @@ def draw(
         fontsize=8.5,
     )
     figure.suptitle(title if columns > 1 else title.replace(" (", "\n("), fontsize=10, color=INK)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_whole(path, picture.getvalue())
-    return path
+    return pictures.save(figure, path)
 
 
-def plain(names: Iterable[str]) -> dict[str, str]:
+def short_names(names: Iterable[str]) -> dict[str, str]:
     """Name -> the name shortened, distinct from the others, its dollar signs escaped (to matplotlib, mathematics)."""
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
@@ -132,8 +128,4 @@ def _decorate(axes: Any, panel: str, lines: Mapping[str, RunGroup], online_only:
     axes.set_title(panel, fontsize=9, color=INK)
     axes.set_xlim(left=0)
     axes.set_ylim(-0.03, 1.04)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#9aa3ae")
-    axes.grid(axis="y", color=RULE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8)
+    pictures.plain(axes)

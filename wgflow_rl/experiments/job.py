@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TextIO
@@ -55,6 +55,11 @@ class Outcome:
     state: State
     error: str = ""
     attempts: int = 0  # number of processes started by this sweep
+
+
+def with_offline_phases(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs and the offline phases that they share, each before the first job that starts from it."""
+    return list(dict.fromkeys(part for each in jobs for part in (each.offline, each) if part))
 
 
 def state(folder: Path) -> Outcome:

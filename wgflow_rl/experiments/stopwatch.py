@@ -1,13 +1,16 @@
-"""Estimates of the duration of a run, from an earlier run or a short one on this machine."""
+"""Estimates of the duration of runs, from an earlier run or a short one on this machine."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +19,12 @@ import pandas as pd
 
 from wgflow_rl import envs
 from wgflow_rl.experiments import job
+from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.plan import Kind
 from wgflow_rl.training.csv_table import read_numbers
 from wgflow_rl.training.settings import Settings, as_json
 from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.processes import cores
 
 STEPS = 200  # steps per phase of a short run
 ROWS = 2_000  # transitions of a short run: two trajectories
@@ -130,3 +135,49 @@ def from_logs(run: Path, source: str) -> Pace | None:
 
 def _clock(path: Path) -> pd.DataFrame:
     return pd.DataFrame(read_numbers(path), columns=["step", "phase", "wall_s"])
+
+
+def estimate(
+    jobs: Mapping[Job, Kind], runs: Path, *, cpus: int | None = None, cpus_per_run: int = 1
+) -> str:
+    """List the runs with the hours that remain, timed once per agent and suite, in earlier runs under `runs` if any."""
+    paces: dict[tuple[str, ...], Pace] = {}
+    left: dict[Job, float] = {}  # hours
+    for each, kind in jobs.items():
+        key = (
+            repr(kind.settings.agent),
+            kind.env.partition("-singletask")[0],
+            kind.settings.machine.device,
+        )
+        if key not in paces:
+            print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)
+            paces[key] = from_earlier_run(runs, kind) or measure(kind, threads=cpus_per_run)
+        parts = {each: kind.settings}
+        if each.offline:
+            offline, online = (
+                dataclasses.replace(kind.settings.schedule, **{steps: 0})
+                for steps in ("online_steps", "offline_steps")
+            )
+            parts = {
+                each.offline: dataclasses.replace(kind.settings, schedule=offline),
+                each: dataclasses.replace(kind.settings, schedule=online),
+            }
+        for part, settings in parts.items():
+            ended = job.state(part.folder).state in ("done", "diverged")
+            share = 1 - min(job.last_step(part.folder) / max(part.steps, 1), 1)
+            left[part] = 0.0 if ended else share * paces[key].hours(settings)
+    lines = [
+        f"{job.state(part.folder).state:8} {need:8.2f} h  {part.folder.name}"
+        for part, need in left.items()
+    ]
+    hours = sum(left.values())
+    slots = max(1, (cpus or cores()) // cpus_per_run)
+    sources = collections.Counter(pace.source for pace in paces.values())
+    lines += [
+        f"{len(jobs)} runs, {hours:.2f} hours of training; {hours / min(slots, len(jobs)):.2f} with {slots} at a time",
+        "Step times: "
+        + "; ".join(f"{source} ({count})" for source, count in sources.items())
+        + ".",
+        "Estimates are for one run at a time; runs that share cores take longer. Generating data is not included.",
+    ]
+    return "\n".join(lines)

@@ -1,14 +1,12 @@
 """Learning curve: success and episode length against steps, of one run or several seeds."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wgflow_rl.utils.colours import BLUE, INK, RULE, SHADE
-from wgflow_rl.utils.files import write_whole
+from wgflow_rl.utils.pictures import BLUE, INK, SHADE, plain, save
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -54,18 +52,12 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     length.set_xlabel("step")
     length.xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in (success, length):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color("#9aa3ae")
-        axes.grid(axis="y", color=RULE, linewidth=0.6)
-        axes.tick_params(colors=INK, labelsize=9)
+        plain(axes)
         axes.margins(x=0.02)
     _shade_offline(runs, success, length)
     if title:
         figure.suptitle(title, fontsize=11, color=INK)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_whole(Path(path), picture.getvalue())
-    return Path(path)
+    return save(figure, Path(path))
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:

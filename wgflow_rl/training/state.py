@@ -236,7 +236,8 @@ class TrainingState:
         self.evaluating = end
         evaluations, logged = (read_numbers(run / name) for name in ("eval.csv", "train.csv"))
         best = Best(*saved.state["best"])
-        if 0 < best.step < end and best.step not in checkpoint.steps(folder):
+        kept = checkpoint.steps(folder)
+        if 0 < best.step < end and best.step not in kept:
             # Removed when a later evaluation was at least as good: that of the end, or one online.
             at_end = [row for row in evaluations if row["step"] == end]
             if not at_end or score_of(at_end[0]) < float(f"{best.score:.8g}"):
@@ -244,7 +245,7 @@ class TrainingState:
                     f"--offline-run is {run}, whose best offline checkpoint, of step {best.step}, was removed when it "
                     "did better online. Train the phase alone, with --online-steps 0"
                 )
-        elif 0 < best.step < end:
+        elif best.step in kept - {0, end}:
             self.best = best
             found = checkpoint.load(folder, step=best.step, rows=False)
             changed = found.state | {"settings": self._result_settings()}
