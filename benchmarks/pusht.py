@@ -223,7 +223,7 @@ def main() -> None:
         print(*(f"{job.folder} {' '.join(job.flags)}" for job in by_seed(jobs)), sep="\n")
         return
     if not ask.read:
-        train(jobs, ask.runs)
+        train(jobs)
     torch.set_num_threads(1)
     done = finished(jobs)
     runs = {

@@ -25,7 +25,7 @@
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
-there already. `--add` keeps the seeds that NAME.json has and trains those after them.
+there already, `--draw` draws what they hold. `--add` keeps the seeds that NAME.json has and trains those after them.
 """
 
 import argparse
@@ -39,10 +39,12 @@ from _provenance import provenance
 from _results import write_results
 
 from wgflow_rl.experiments import cluster, plan
+from wgflow_rl.experiments.figures import COLOURS
 from wgflow_rl.experiments.job import Job, state
 from wgflow_rl.experiments.results import bootstrap
 from wgflow_rl.training.csv_table import read_numbers
 from wgflow_rl.training.curve import draw_curve
+from wgflow_rl.utils.pictures import SHADE, plain, save
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
@@ -237,34 +239,77 @@ def table(runs: dict[str, list[list[dict]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-COLUMNS = {"success": "success rate", "length": "episode length"}
+COLUMNS = {"success": "success rate", "length": "episode length (steps)"}
+MOST_BANDS = 4  # variants beyond which bands hide lines
 
 
 def draw(
-    runs: dict[str, list[list[dict]]], path: Path, title: str, columns: dict[str, str] = COLUMNS
+    runs: dict[str, list[list[dict]]],
+    path: Path,
+    title: str,
+    columns: dict[str, str] = COLUMNS,
 ) -> None:
-    """Columns of the evaluations against steps, a panel each: one line per variant, its band from the worst to the
-    best seed."""
+    """Columns of the evaluations against steps, a panel each: a line per variant, the mean over its seeds; of up to
+    four variants with a band from the worst to the best seed. An offline phase that variants share is drawn once."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
-    most = max(map(len, runs.values()))
+    most, phase = max(map(len, runs.values())), shared_phase(runs)
+    figure = Figure(figsize=(9, 3.6 + 0.2 * len(runs)), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(columns))
     for axes, (column, label) in zip(panels, columns.items(), strict=True):
-        for variant, seeds in runs.items():
-            steps = [row["step"] for row in seeds[0]]
-            values = np.array([[row[column] for row in rows] for rows in seeds])
+        for number, (variant, seeds) in enumerate(runs.items()):
+            rows = seeds[0]
+            first = max(len(phase[0]) - 1, 0) if phase else 0
+            steps = [row["step"] for row in rows][first:]
+            values = np.array([[row[column] for row in rows] for rows in seeds])[:, first:]
+            turn, colour = divmod(number, len(COLOURS) - 1)  # black is the shared phase
+            look = {"color": COLOURS[colour], "linestyle": ("-", "--", ":")[turn % 3]}
             name = variant if len(seeds) == most else f"{variant} ({len(seeds)} seeds)"
-            (line,) = axes.plot(steps, values.mean(0), marker="o", markersize=4, label=name)
-            axes.fill_between(
-                steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.12, linewidth=0
-            )
-        axes.set(xlabel="step", ylabel=label)
+            axes.plot(steps, values.mean(0), marker="o", markersize=4, label=name, **look)
+            if len(runs) <= MOST_BANDS:
+                band = values.min(0), values.max(0)
+                axes.fill_between(steps, *band, color=look["color"], alpha=0.12, linewidth=0)
+        if phase:
+            steps = [row["step"] for row in phase[0]]
+            mean = np.mean([[row[column] for row in rows] for rows in phase], 0)
+            axes.plot(steps, mean, "k", marker="o", markersize=4, label="offline, shared by all")
+        offline = [r["step"] for r in next(iter(runs.values()))[0] if r.get("phase") == "offline"]
+        if offline and offline[-1] < max(r["step"] for each in runs.values() for r in each[0]):
+            axes.axvspan(0, offline[-1], color=SHADE, zorder=-2, linewidth=0)
+        axes.set(xlabel="update, then environment step", ylabel=label)
         axes.set_ylim(*(0, None) if column == "length" else (-0.03, 1.03))
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path)
+        axes.set_xlim(left=0)
+        plain(axes)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    band = "; bands: worst to best seed" if len(runs) <= MOST_BANDS else ""
+    figure.suptitle(f"{title}. Lines: means{band}", fontsize=10)
+    save(figure, path)
+
+
+def shared_phase(runs: dict[str, list[list[dict]]]) -> list[list[dict]]:
+    """The rows of the offline phase, seed by seed, if all variants have equal ones; [] if not."""
+    phases = [
+        [[row for row in rows if row.get("phase") == "offline"] for rows in seeds]
+        for seeds in runs.values()
+    ]
+    longest = max(phases, key=len)
+    play = lambda rows: [(row["step"], row["success"], row["length"]) for row in rows]  # noqa: E731
+    equal = all(
+        play(mine) == play(its)
+        for seeds in phases
+        for mine, its in zip(seeds, longest, strict=False)
+    )
+    return longest if equal and len(runs) > 1 and longest[0] else []
+
+
+def draw_study(study: Study, runs: dict[str, list[list[dict]]], out: Path) -> None:
+    """Draw the curves of a study beside its results."""
+    title = f"{study.env}, {max(map(len, runs.values()))} seeds"
+    if len(runs) == 1:
+        draw_curve(*next(iter(runs.values())), path=out.with_suffix(".png"), title=title)
+    else:
+        draw(runs, out.with_suffix(".png"), title)
 
 
 def main() -> None:
@@ -274,11 +319,15 @@ def main() -> None:
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--read", action="store_true", help="train nothing")
+    parser.add_argument("--draw", action="store_true", help="only draw the results again")
     parser.add_argument("--add", action="store_true", help="train seeds that the results lack")
     ask = parser.parse_args()
     study = STUDIES[ask.study]
-    jobs = jobs_of(study, ask.runs)
     out = Path(__file__).parent / "results" / ask.study
+    if ask.draw:
+        draw_study(study, json.loads(out.with_suffix(".json").read_text())["runs"], out)
+        return
+    jobs = jobs_of(study, ask.runs)
     there = ask.add and out.with_suffix(".json").exists()
     before = json.loads(out.with_suffix(".json").read_text()) if there else {}
     kept = before.get("runs", {})
@@ -313,11 +362,7 @@ def main() -> None:
     }
     write_results(out.with_suffix(".json"), record)
     out.with_suffix(".md").write_text(table(runs))
-    if len(runs) == 1:
-        rows = next(iter(runs.values()))
-        draw_curve(*rows, path=out.with_suffix(".png"), title=f"{study.env}, {study.seeds} seeds")
-    else:
-        draw(runs, out.with_suffix(".png"), f"{study.env}, {max(map(len, runs.values()))} seeds")
+    draw_study(study, runs, out)
     print(table(runs))
 
 

@@ -95,6 +95,7 @@ for ax, (phase, cloud) in zip(axes, clouds.items(), strict=True):
     plots.samples(ax, at, colour=plots.COLOURS[2 * (phase == "data")], size=4)
     down, reward = (cloud < middle(s_test)).float().mean(), worth(s_test, cloud).mean()
     ax.set_xlabel(f"{down:.0%} down, mean reward {reward:.2f}")
+axes[0].set_ylabel("action")
 figure.savefig("bandit_policy.png", dpi=130)
 _, cloned, offline, online = (f"{worth(s_test, cloud).mean():.3f}" for cloud in clouds.values())
 print(f"mean reward: clone {cloned}, offline {offline} (above 0.65), online {online} (above 0.85)")

@@ -55,15 +55,16 @@ paths = {
 # Under KL a particle only sees data within a few bandwidths, so the particles move along the data, and the first moon
 # they reach keeps too many of them. MMD leaves a few particles behind. Sinkhorn moves each one straight to its place.
 
-figure, axes = plots.panels(*FLOWS, box=(-1.9, 1.9, -1.6, 1.4), size=2.8)
+figure, axes = plots.panels(*FLOWS, box=(-1.9, 1.9, -1.7, 1.5), size=2.8)
 fresh = target.sample(300, generator=generator)
 distances = {name: wg.w2(path.end, fresh).item() for name, path in paths.items()}
 for ax, (name, path) in zip(axes, paths.items(), strict=True):
-    plots.samples(ax, data, colour=plots.COLOURS[2])
-    plots.trajectories(ax, path, count=120, colour="0.5")
-    plots.samples(ax, start, colour="0.5", size=3)
-    plots.samples(ax, path.end)
+    plots.samples(ax, data, colour=plots.COLOURS[2], label="data")
+    plots.trajectories(ax, path, count=120, colour="0.7")
+    plots.samples(ax, start, colour="0.4", size=3, label="start")
+    plots.samples(ax, path.end, label="end")
     ax.set_xlabel(f"W2 to fresh data {distances[name]:.3f}")
+axes[0].legend(loc="upper right", markerscale=2)
 figure.savefig("gradient_flows.png", dpi=130)
 
 # %%
