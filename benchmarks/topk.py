@@ -21,7 +21,7 @@ from scipy.stats import page_trend_test
 from scipy.stats import t as student
 
 from wgflow_rl.experiments.results import Summary, paired, summary
-from wgflow_rl.utils.pictures import BLUE, INK, RULE
+from wgflow_rl.utils.pictures import BLUE, INK, plain, save
 
 RESULTS = Path(__file__).parent / "results"
 LAST = 3  # online evaluations at the end of a run that are averaged, or all if there are fewer
@@ -259,6 +259,37 @@ def unpaired() -> str:
     return table(["task", "with the term", "seeds", "end of offline", f"last {LAST}"], body)
 
 
+def methods() -> str:
+    """Every method that was trained on cube-single for the online phase: success at the end, by seed."""
+    body = []
+    for file in ("arm-topk", "methods-arm"):
+        settings = json.loads((RESULTS / f"{file}.json").read_text())["settings"]
+        for variant, seeds in evaluations(file).items():
+            success = at_end(file, variant, "success")
+            found = summary(success)
+            assert found is not None
+            low, high = found.interval or (math.nan, math.nan)
+            before = [
+                [r["success"] for r in rows if r["phase"] == "offline"] for rows in seeds.values()
+            ]
+            steps = number(at_end(file, variant, "length").mean(), "steps")
+            samples = settings[variant]["agent"].get("act_samples", 1)
+            body.append(
+                [
+                    variant,
+                    f"one of {samples}" if samples > 1 else "one sample",
+                    f"{found.mean:.2f} [{low:.2f}, {high:.2f}]",
+                    " ".join(f"{value:.2f}" for value in success),
+                    f"{np.mean([each[-1] for each in before]):.2f}",
+                    steps,
+                ]
+            )
+    success = f"success, last {LAST} [95 % bootstrap]"
+    return table(
+        ["method", "executes", success, "per seed", "end of offline", "steps per episode"], body
+    )
+
+
 def hours() -> str:
     """Time of the paired runs, from the clocks of their logs; a shared offline phase counts once."""
     spent: dict[str, float] = {}
@@ -287,28 +318,31 @@ def draw(path: Path) -> None:
         rows += [
             (f"{task}, played again: {rule}", backbone, a - b) for rule, (a, b) in played_again
         ]
-    labels = sorted({label for label, *_ in rows}, key=[label for label, *_ in rows].index)
+    labels = list(dict.fromkeys(label for label, *_ in rows))
     figure = Figure(figsize=(8.4, 0.34 * len(labels) + 1.2), dpi=130, layout="constrained")
     axes = figure.subplots()
     for label, backbone, gain in rows:
         found = summary(gain)
         assert found is not None
         at = labels.index(label) + (-0.13 if backbone == "drifting" else 0.13)
-        low, high = np.clip(t_interval(found), -WIDEST, WIDEST)
+        interval = t_interval(found)
         colour = COLOURS[backbone]
-        axes.plot([low, high], [at, at], color=colour, linewidth=2)
-        axes.plot(gain, [at] * len(gain), "o", color=colour, markersize=2.5, alpha=0.5)
-        axes.plot(found.mean, at, "D", color=colour, markersize=6)
+        axes.plot(np.clip(interval, -WIDEST, WIDEST), [at, at], color=colour, linewidth=1.2)
+        for end, mark in zip(interval, "<>", strict=True):
+            if abs(end) > WIDEST:  # goes on
+                axes.plot(math.copysign(WIDEST, end), at, mark, color=colour, clip_on=False)
+        seeds = {"markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        axes.plot(gain, [at] * len(gain), "o", color=colour, zorder=3, **seeds)
+        axes.plot(found.mean, at, "D", color=colour, markersize=7, fillstyle="none", zorder=4)
     for backbone, colour in COLOURS.items():
-        axes.plot([], [], "D-", color=colour, label=backbone)
+        axes.plot([], [], "D-", color=colour, fillstyle="none", label=backbone)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set(yticks=range(len(labels)), yticklabels=labels, xlim=(-WIDEST, WIDEST))
-    axes.set_xlabel("with the term minus without it: mean, seeds, 95 % interval")
+    axes.set_xlabel("success (PushT: score) with the term minus without it")
     axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    plain(axes, grid="x")
     axes.legend(frameon=False, loc="upper right")
-    figure.savefig(path)
+    save(figure, path)
 
 
 WAYS = (("rises", 1), ("falls", -1))
