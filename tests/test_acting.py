@@ -67,6 +67,31 @@ def test_an_update_is_one_step_of_adam_on_the_gradient_of_its_own_batch(method):
                 assert_close(new.data, old.data - step, rtol=1e-5, atol=1e-6)
 
 
+def test_gradients_beyond_the_largest_norm_are_scaled_down_together():
+    """By max_grad_norm over the norm of all of them; shorter ones are left alone."""
+    batch = make_batch(build("qam").cfg.chunk)
+    found = {}
+    for most in (0.0, 1e9, 1e-3):
+        agent = build("qam", max_grad_norm=most)
+        updates.update(agent, batch, noise_for(agent), online=True)
+        grads = [p.grad for p in agent.parameters() if p.grad is not None]
+        found[most] = torch.cat([g.flatten() for g in grads])
+    assert_close(found[1e9], found[0.0])
+    assert found[0.0].norm() > 1e-2
+    assert_close(found[1e-3], found[0.0] * 1e-3 / found[0.0].norm(), rtol=1e-3, atol=1e-12)
+
+
+def test_weight_decay_shrinks_weights_beside_the_step_of_adam():
+    """AdamW (Loshchilov and Hutter 2019): w <- (1 - lr decay) w - the step without decay."""
+    agents = [build("dfp", lr=0.01, weight_decay=decay) for decay in (0.0, 0.5)]
+    before = [p.detach().clone() for p in agents[0].parameters()]
+    for agent in agents:
+        updates.update(agent, make_batch(agent.cfg.chunk), noise_for(agent), online=True)
+    for start, plain, decayed in zip(before, *(a.parameters() for a in agents), strict=True):
+        if plain.requires_grad:
+            assert_close(decayed.data, plain.data - 0.01 * 0.5 * start, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("online", [False, True])
 def test_the_phase_of_an_update_is_that_of_its_loss(online):
     agent = build("dfp")

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,36 @@ def test_the_error_names_a_way_out(says, call):
         call()
 
 
+COUNTS = {
+    "SampleQueue": lambda n: wg.SampleQueue(2, size=n),
+    "SinkhornField": lambda n: wg.SinkhornField(0.1, iterations=n),
+    "SlicedEnergyField": lambda n: wg.SlicedEnergyField(n),
+    "draw_guidance": wg.draw_guidance,
+    "flow": lambda n: wg.flow(lambda x: -x, X, steps=n),
+    "leave_one_out": lambda n: wg.leave_one_out(X, rounds=n),
+    "median_heuristic": lambda n: wg.median_heuristic(X, at_most=n),
+    "sample": lambda n: wg.KDE(X, K).sample(n),
+    "sliced_w2": lambda n: wg.sliced_w2(X, X, projections=n),
+    "support_overlap": lambda n: wg.support_overlap(X, X, k=n),
+    "top_k_weights": lambda n: wg.top_k_weights(X, k=n),
+    "matched_temperature": lambda n: wg.matched_temperature(X, k=n),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("number", [2.5, 2.0, True, "2", torch.tensor(2.0)], ids=repr)
+def test_a_count_is_an_integer(name, number):
+    with pytest.raises(ValueError, match="wanted an integer"):
+        COUNTS[name](number)
+    COUNTS[name](np.int64(2))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_count_is_not_negative(name):
+    with pytest.raises(ValueError, match="-1"):
+        COUNTS[name](-1)
+
+
 def test_lists_of_kernels_are_kernels():
     for kernels in ([K, wg.Laplace(1.0)], (K,)):
         assert wg.drifting_field(X, X, X, kernel=kernels).shape == X.shape
@@ -82,10 +113,10 @@ def test_a_checked_function_keeps_its_signature_and_can_be_pickled():
 
 def test_other_annotations_are_left_alone():
     @checked
-    def loose(x, y: int = 0):
+    def loose(x, y: float = 0):
         return x
 
-    assert loose("anything", 1.5) == "anything"
+    assert loose("anything", "text") == "anything"
     with pytest.raises(TypeError, match="argument"):
         loose(1, 2, 3)
 

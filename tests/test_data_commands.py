@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wgflow_rl import envs
-from wgflow_rl.data import generated, npz
+from wgflow_rl import data, envs
+from wgflow_rl.data import generated, npz, statistics
 from wgflow_rl.data.__main__ import main
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -115,6 +115,7 @@ def test_facts_of_shards_are_those_of_their_union(file, tmp_path, capsys):
 
 def test_list_names_every_environments_data_and_the_files_that_are_there(file, capsys, monkeypatch):
     monkeypatch.setenv("WGFLOW_DATA", str(file.parent / "nowhere"))
+    file.with_name(f"{file.stem}-other.npz").touch()  # of another data set, whose name begins alike
     main(["list", "--folder", str(file.parent)])
     out = capsys.readouterr().out
     for env in envs.names():
@@ -123,6 +124,20 @@ def test_list_names_every_environments_data_and_the_files_that_are_there(file, c
         f"{file.stem}: {MAZE.replace('-task1', '')} and 5 more\n  {file.parent}: 2 files, 0 MB\n"
         in out
     )
+
+
+def test_actions_that_rounding_puts_beyond_the_box_are_counted_in_its_last_bins():
+    beyond = np.float32(1) + np.finfo(np.float32).eps
+    rows = {
+        "observations": np.zeros((4, 2), np.float32),
+        "actions": np.array([[beyond, -beyond]] * 4, np.float32),
+        "rewards": np.zeros(4, np.float32),
+        "terminals": np.zeros(4, bool),
+        "timeouts": np.arange(4) == 3,
+    }
+    counts = statistics.collect([data.from_rows(rows, "x")]).counts
+    assert counts.sum(1).tolist() == [counts[0, -1], counts[1, 0]]
+    assert (counts.sum(1) > 0).all()
 
 
 def test_check_takes_one_file(file, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -152,10 +153,12 @@ def test_one_proposal_needs_no_critic_and_no_choice(tmp_path):
     assert sizes[2] - sizes[1] > 4 * critic
 
 
-def test_a_file_that_acts_differently_is_not_written(run, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [2 * export.TOLERANCE, math.nan, math.inf])
+@pytest.mark.parametrize("alone", [False, True], ids=["a batch", "one state alone"])
+def test_a_file_that_acts_differently_is_not_written(run, error, alone, monkeypatch, capsys):
     def wrong(policy, inputs, about, path, opset):
         path.write_bytes(b"something")
-        return lambda obs, *draws: policy(obs, *draws) + 2 * export.TOLERANCE
+        return lambda obs, *draws: policy(obs, *draws) + (0.0 if alone and len(obs) > 1 else error)
 
     monkeypatch.setitem(export.WRITERS, "onnx", wrong)
     with pytest.raises(SystemExit):

@@ -292,3 +292,11 @@ def test_checksums_are_those_that_sha256sum_prints(server, content):
 def test_a_server_that_is_not_there_is_named():
     with pytest.raises(ConnectionError, match="cannot be reached"):
         fetch.checksums("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_this_machine_is_asked_without_a_proxy(variable, server, monkeypatch):
+    """It is trusted without a checksum, so what it sends must not pass through another machine."""
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")  # where nobody listens
+    server.files["/SHA256SUMS"] = b"0" * 64 + b"  x.npz\n"
+    assert fetch.checksums(server.url) == {"x.npz": "0" * 64}

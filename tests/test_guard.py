@@ -82,8 +82,12 @@ def test_an_environment_that_hangs_ends_the_process_with_its_call_and_stack(how)
 
 
 def test_a_guard_does_not_end_calls_that_together_take_longer_than_its_timeout():
-    with Guard("walk", timeout=0.2) as guard:
-        collector = Collector([Walk()], seed=0, guard=guard)
-        for _ in range(6):
-            time.sleep(0.1)
+    class Slow(Walk):
+        def step(self, action):
+            time.sleep(0.15)
+            return super().step(action)
+
+    with Guard("walk", timeout=0.6) as guard:
+        collector = Collector([Slow()], seed=0, guard=guard)
+        for _ in range(8):
             collector.step(Recorder(2), rng())

@@ -18,6 +18,7 @@ from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import Collector, Evaluation
 from wgflow_rl.training.settings import from_command_line
 from wgflow_rl.training.state import HELD_OUT, TrainingState
+from wgflow_rl.training.trained import load_agent
 from wgflow_rl.training.updates import TrainingDiverged
 
 OFFLINE, ONLINE, START = 5, 7, 1  # steps of FLAGS
@@ -309,6 +310,23 @@ def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
     assert 3 in saved(tmp_path / "after")
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
+
+
+def test_the_best_checkpoint_is_that_of_the_best_score_where_there_is_one(tmp_path, monkeypatch):
+    """In training, on resume and to the commands; all its evaluations have the seed of the protocol."""
+    scores, seeds = {3: 0.2, 6: 0.9, 9: 0.4, 12: 0.3}, []
+
+    def played(act, envs, *, episodes, first_episode, eval_seed, **_):
+        seeds.append(eval_seed)
+        success = np.full(episodes, first_episode == 12)
+        score = np.full(episodes, scores[first_episode])
+        return Evaluation(success, np.zeros(episodes), np.ones(episodes), score)
+
+    monkeypatch.setattr(loop, "evaluate", played)
+    train_small(tmp_path / "run", "dfp", "--eval-seed", "7")
+    assert saved(tmp_path / "run") == [6, 9, 12] and seeds == [7] * 4
+    assert load_agent(tmp_path / "run", best=True)[2] == 6
+    assert load_agent(tmp_path / "run")[2] == 12
 
 
 def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypatch):

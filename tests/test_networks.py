@@ -118,3 +118,32 @@ def test_a_frozen_module_passes_gradients_to_its_inputs_alone():
     value.sum().backward()
     assert chunks.grad.abs().sum() > 0
     assert all(p.grad is None for p in critic.parameters())
+
+
+def block(x, layers):
+    """x + W_2 gelu(W_1 LayerNorm(x)), written out."""
+    (w1, b1), (w2, b2) = layers
+    h = normalised(x) @ w1.T + b1
+    return x + (h * (1 + torch.erf(h / math.sqrt(2))) / 2) @ w2.T + b2
+
+
+def normalised(x):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("width", [0, C])
+def test_a_residual_network_is_its_formula(width):
+    """f(s, v) = head(W_s trunk(s) + W_v v); with no vectors, a function of the state alone."""
+    net = networks.ResidualStateMLP(S, width, 2, (6, 6), (8, 8, 8), generator=rng()).double()
+    obs, v = inputs(width)
+    trunk, head = weights_of(net.trunk), weights_of(net.head)
+    x = obs @ trunk[0][0].T + trunk[0][1]
+    for i in range(3):
+        x = block(x, trunk[1 + 2 * i : 3 + 2 * i])
+    x = normalised(x) @ net.state.weight.T + net.state.bias
+    x = x[:, None] + (v @ net.vector.weight.T if width else 0)
+    for i in range(2):
+        x = block(x, head[2 * i : 2 * i + 2])
+    x = normalised(x) @ head[4][0].T + head[4][1]
+    assert_close(net(obs, v), x.expand(B, x.shape[1], 2))

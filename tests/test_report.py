@@ -485,6 +485,35 @@ def test_a_log_stands_apart_in_the_same_tables_and_figures(runs, tmp_path):
     assert f"| {TRIPLE} | their-dfp | its own code | 15.0 ± 7.1 [10.0, 20.0] (2) |" in found
 
 
+@pytest.mark.parametrize("name", ["dfp", "DFP", "their-dfp"])
+def test_a_log_named_like_our_runs_or_another_log_is_drawn_beside_them(name, tmp_path, monkeypatch):
+    """Every group of the report is a line of some figure, and a row of the tables of its environment."""
+    from matplotlib.figure import Figure
+
+    for env, preset in ((TRIPLE, "paper"), (MAZE, "laptop")):
+        write_run(tmp_path / "runs", "dfp", env, 0, [0.3, 0.4], preset=preset)
+        for place, success in (("a", 0.5), ("b", 0.6)):
+            text = f"step,seed,success\n1000000,0,{success}\n2000000,0,{success}\n"
+            write_log(tmp_path / place, text, name=name, env=env)
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: drawn.append(figure))
+    places = [str(tmp_path / place) for place in ("runs", "a", "b")]
+    report.main([*places, "--out", str(tmp_path / "out"), "--peer-offline-steps", "1000000"])
+    ends = {
+        round(float(line.get_ydata()[-1]), 3)
+        for figure in drawn
+        for axes in figure.axes
+        for line in axes.lines
+    }
+    assert {0.4, 0.5, 0.6} <= ends
+    for figure in drawn:
+        for axes in figure.axes:
+            labels = [line.get_label() for line in axes.lines]
+            assert len(labels) == len(set(labels))
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "50.0" in section(text, "## Table 1.") and "60.0" in section(text, "## Table 1.")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

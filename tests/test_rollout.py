@@ -33,6 +33,34 @@ def test_a_chunk_is_executed_open_loop_and_dropped_when_the_episode_ends(steps, 
         )
 
 
+@given(episodes=st.integers(1, 9), pool=st.integers(1, 4), first=st.integers(0, 99))
+def test_start_states_of_an_evaluation_are_the_same_every_time_if_asked_for(episodes, pool, first):
+    """reset(seed=eval_seed), reset(seed=eval_seed + 1), ..., whatever came before: the protocol of PushT."""
+    walkers = [Walk() for _ in range(pool)]
+    settings = {"episodes": episodes, "seed": 1, "first_episode": first, "guard": GUARD}
+    evaluate(Recorder(2), walkers, **settings, eval_seed=100)
+    assert sorted(seed for env in walkers for seed in env.seeds) == list(range(100, 100 + episodes))
+
+
+class Scored(Walk):
+    """A walk whose score, of the last step, is a function of the seed."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        done = terminated or truncated
+        return obs, reward, terminated, truncated, info | {"score": self.seeds[-1] / 10 * done}
+
+
+@pytest.mark.parametrize("pool", [1, 3])
+def test_the_score_of_an_evaluation_is_the_mean_of_the_last_scores_of_its_episodes(pool):
+    settings = {"episodes": 4, "seed": 1, "first_episode": 0, "guard": GUARD, "eval_seed": 2}
+    scored = evaluate(Recorder(2), [Scored() for _ in range(pool)], **settings)
+    np.testing.assert_allclose(scored.scores, [0.2, 0.3, 0.4, 0.5])
+    assert scored.score == pytest.approx(0.35)
+    plain = evaluate(Recorder(2), [Walk(goal=3) for _ in range(pool)], **settings)
+    assert plain.scores is None and plain.score == 1
+
+
 def test_rows_join_inside_an_episode_and_part_where_it_ends():
     env = Walk(limit=4)
     collector, generator = Collector([env], seed=0, guard=GUARD), rng()

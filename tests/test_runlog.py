@@ -337,6 +337,25 @@ def test_seeds_are_drawn_together(tmp_path):
     assert "no eval.csv" in done.stderr
 
 
+def test_the_thick_line_is_the_mean_at_the_steps_that_all_runs_share(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *a, **k: shown.append(figure))
+    runs = [
+        [{"step": s, "phase": "online", "success": y, "length": 9 * y} for s, y in rows]
+        for rows in (((1, 0.2), (2, 0.4)), ((2, 0.8), (3, 1.0)), ((1, 0.0), (2, 0.0)))
+    ]
+    draw_curve(*runs, path=tmp_path / "a.png")
+    draw_curve(*runs[::2], path=tmp_path / "a.png")
+    for figure, mean in zip(shown, ([[2, 0.4]], [[1, 0.1], [2, 0.2]]), strict=True):
+        *thin, thick = figure.axes[0].lines
+        assert thick.get_linewidth() > max(line.get_linewidth() for line in thin)
+        np.testing.assert_allclose(thick.get_xydata(), mean)
+    with pytest.raises(ValueError, match="no step has an evaluation of every run"):
+        draw_curve(runs[0][:1], runs[1], path=tmp_path / "a.png")
+
+
 def test_the_curve_of_one_run_lies_beside_it_that_of_several_where_one_is(
     tmp_path, monkeypatch, capsys
 ):

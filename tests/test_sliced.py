@@ -121,7 +121,7 @@ def test_points_get_no_gradient_and_nan_is_refused():
     ("says", "call"),
     [
         ("directions = 0", lambda x: SlicedEnergyField(0)),
-        ("directions = 2.5", lambda x: sliced_energy_field(x, x, directions=2.5)),
+        ("directions is 2.5", lambda x: sliced_energy_field(x, x, directions=2.5)),
         ("generator is 0", lambda x: SlicedEnergyField(8, 0)),
         ("a single point", lambda x: sliced_energy_field(x[:1], x)),
         ("without neg", lambda x: sliced_energy_field(x, x, neg_weights=x[:, 0])),

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wgflow as wg
 from tests.strategies import assert_close
 from wgflow import Gaussian, drifting_field
 from wgflow import targets as tg
@@ -146,3 +147,34 @@ def test_importance_weights_find_a_mean_under_another_law():
 def test_bad_values_are_named(says, call):
     with pytest.raises(ValueError, match=says):
         call(torch.randn(5))
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(0, 6),
+    st.sampled_from([torch.float16, torch.float32, torch.float64]),
+)
+def test_candidates_that_are_ruled_out_have_no_weight_in_a_top_k(finite, k, dtype):
+    values = torch.full((2, 6), -math.inf, dtype=dtype)
+    values[:, :finite] = torch.randn(2, finite, generator=torch.Generator().manual_seed(k)).to(
+        dtype
+    )
+    k = max(k, 1)
+    w = wg.top_k_weights(values, k=k)
+    assert (w[:, finite:] == 0).all()
+    assert ((w > 0).sum(-1) == min(k, finite)).all()
+    torch.testing.assert_close(w.sum(-1), torch.ones(2, dtype=dtype))
+    with pytest.raises(ValueError, match="no weights follow"):
+        wg.top_k_weights(torch.full((1, 3), -math.inf, dtype=dtype), k=k if k <= 3 else 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.ones(2, 3), torch.zeros(2, 3), torch.full((2, 3), math.nan), torch.ones(2, 3) / 2],
+)
+def test_a_total_variation_is_one_of_distributions(wrong):
+    right = torch.rand(2, 3).softmax(-1)
+    for pair in ((wrong, right), (right, wrong)):
+        with pytest.raises(ValueError, match="do not sum to 1, or NaN"):
+            wg.total_variation(*pair)
+    assert (wg.total_variation(right, right.flip(-1)) >= 0).all()

@@ -344,8 +344,13 @@ def test_a_collapsed_policy_is_warned_about_once_it_has_settled(tmp_path, monkey
 
 
 def test_a_policy_that_covers_its_data_is_not_warned_about(tmp_path, monkeypatch, capsys):
+    diagnose = state.TrainingState.diagnose
     monkeypatch.setattr(loop, "WARM_UP", 0)
-    monkeypatch.setattr(loop, "COLLAPSED", 0.0)
+    monkeypatch.setattr(
+        state.TrainingState,
+        "diagnose",
+        lambda self: diagnose(self) | {"spread_ratio": torch.tensor(0.5)},
+    )
     start(tmp_path / "run", offline_steps=15, online_steps=0)
     assert "collapsed" not in capsys.readouterr().out
 

@@ -1,7 +1,7 @@
 """Check the kinds of public arguments, and tell whether the values of a tensor may be read.
 
 `checked` refuses what would otherwise fail far from its cause: an array in place of a tensor, a number in place of a
-kernel. All other mistakes raise where the argument is used.
+kernel, a fraction in place of a count. All other mistakes raise where the argument is used.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import numbers
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -36,6 +37,7 @@ EXAMPLES = {
     "Generator": "a torch.Generator",
     "Callable": "a function, or a field such as EnergyField()",
     "Functional": "a functional such as MMD(data, kernel)",
+    "int": "an integer",
     "NoneType": "None",
 }
 IMMEDIATE = ("cpu",)  # devices whose values are read at once: any other first finishes all its work
@@ -43,7 +45,7 @@ _capturable: ContextVar[bool] = ContextVar("wgflow_capturable", default=False)
 
 
 def checked(public: Public) -> Public:
-    """Refuse arguments not of the annotated class: tensors, kernels, divergences, densities, generators, functions.
+    """Refuse arguments not of the annotated class: tensors, integers, kernels, divergences, densities, functions, ...
 
     Decorates a function, or a class (its constructor and public methods). Raises: ValueError, naming the argument.
     """
@@ -98,7 +100,10 @@ def _class(annotation: Any) -> type:
 
 def _matches(value: Any, alternatives: tuple[Any, ...]) -> bool:
     for one in alternatives:
-        if isinstance(one, type):
+        if one is int:
+            if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+                return True
+        elif isinstance(one, type):
             if isinstance(value, one) and not isinstance(value, type):
                 return True
         elif isinstance(value, Sequence) and all(isinstance(v, _class(one)) for v in value):

@@ -75,8 +75,10 @@ def median_heuristic(
         generator: draws the pairs. None: the same pairs at every call.
 
     Raises:
-        ValueError: Where more than half of the pairs coincide.
+        ValueError: Where more than half of the pairs coincide, or `at_most` is below 2.
     """
+    if at_most < 2:
+        raise ValueError(f"at_most = {at_most}; wanted at least 2 samples, which make a pair.")
     shares, m = _shares(y, weights), len(y)
     y = y.detach().double()
     if m <= at_most:
@@ -132,10 +134,12 @@ def leave_one_out(
     Returns:
         The length scale h.
     Raises:
-        ValueError: On one point, a kernel without a density, or if all samples with weight have duplicates: no h is
-            then the most likely.
+        ValueError: On one point, a kernel without a density, negative rounds, or if all samples with weight have
+            duplicates: no h is then the most likely.
     """
     require_unsharded("leave_one_out")
+    if rounds < 0:
+        raise ValueError(f"rounds = {rounds}; wanted a number of refinements, at least 0.")
     shares = _shares(y, weights)
     y, shares = y.detach().double()[shares > 0], shares[shares > 0]
     m, dim = y.shape

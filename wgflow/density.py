@@ -178,8 +178,10 @@ class KDE(nn.Module):
         The batch is that of samples, weights and length scale together, as for the density.
 
         Raises:
-            ValueError: If the kernel cannot be sampled.
+            ValueError: If the kernel cannot be sampled, or n is negative.
         """
+        if n < 0:
+            raise ValueError(f"n = {n}; wanted a number of draws, at least 0.")
         require_unsharded("a sample of the density")
         y, (m, dim) = self.samples.detach(), self.samples.shape[-2:]
         w = y.new_ones(m) if self.weights is None else self.weights.detach()

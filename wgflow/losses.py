@@ -150,8 +150,10 @@ def draw_guidance(
         [n], on the device of `generator`.
 
     Raises:
-        ValueError: on power <= 1 or largest < 1.
+        ValueError: on power <= 1, largest < 1 or a negative n.
     """
+    if n < 0:
+        raise ValueError(f"n = {n}; wanted a number of groups, at least 0.")
     if not power > 1 or not largest >= 1:
         raise ValueError(f"power = {power}, largest = {largest}; wanted > 1 and >= 1.")
     device = draw_device(generator, torch.device("cpu"))

@@ -78,6 +78,8 @@ def importance_weights(log_target: Tensor, log_proposal: Tensor) -> Tensor:
 def top_k_weights(values: Tensor, *, k: int) -> Tensor:
     """1/K on the K best candidates (DFP Eq. 15), 0 elsewhere; ties are broken arbitrarily.
 
+    A candidate of value -infinity is ruled out: if fewer than K are left, they share the weight.
+
     Args:
         values: [..., N].
         k: K.
@@ -86,15 +88,20 @@ def top_k_weights(values: Tensor, *, k: int) -> Tensor:
         [..., N], without gradient.
 
     Raises:
-        ValueError: unless 1 <= k <= N; on NaN values.
+        ValueError: unless 1 <= k <= N; on NaN values, or a row without a finite one.
     """
     _check(values)
     if not 1 <= k <= values.shape[-1]:
         raise ValueError(
             f"k = {k} of {values.shape[-1]} candidates; wanted between 1 and all of them."
         )
-    best = values.topk(k, dim=-1).indices
-    return torch.zeros_like(values).scatter(-1, best, 1.0 / k).detach()
+    best = values.detach().topk(k, dim=-1)
+    kept = (best.values > -math.inf).double()  # half precision counts to 2,048
+    count = kept.sum(-1, keepdim=True)
+    if checkable(count) and not bool((count > 0).all()):
+        raise ValueError("values are -infinity for all candidates of a row: no weights follow.")
+    shares = (kept / count).to(values.dtype)
+    return torch.zeros_like(values).scatter(-1, best.indices, shares).detach()
 
 
 @checked
@@ -136,12 +143,19 @@ def total_variation(a: Tensor, b: Tensor) -> Tensor:
         [...], differentiable.
 
     Raises:
-        ValueError: when the numbers of points differ.
+        ValueError: when the numbers of points differ, or a row does not sum to 1.
     """
     if a.dim() < 1 or b.dim() < 1 or a.shape[-1] != b.shape[-1]:
         raise ValueError(
             f"a is {list(a.shape)}, b {list(b.shape)}; wanted weights of the same points, [..., N]."
         )
+    for name, w in (("a", a), ("b", b)):
+        total = w.detach().double().sum(-1)
+        rounding = torch.finfo(w.dtype).eps ** 0.5 if w.is_floating_point() else 0.0
+        if checkable(total) and not bool(((total - 1).abs() <= rounding).all()):
+            raise ValueError(
+                f"{name} has rows that do not sum to 1, or NaN; divide weights by {name}.sum(-1, keepdim=True)."
+            )
     return 0.5 * (a - b).abs().sum(-1)
 
 

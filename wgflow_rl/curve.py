@@ -55,7 +55,7 @@ def run(args: Args) -> Path:
     if not args.runs:
         raise ValueError("wanted the folder of at least one run")
     rows = [evaluations(folder) for folder in args.runs]
-    title = args.title or ", ".join(dict.fromkeys(map(environment, args.runs)))
+    title = args.title or ", ".join(dict.fromkeys(filter(None, map(environment, args.runs))))
     default = args.runs[0] / "curve.png" if len(args.runs) == 1 else Path("curve.png")
     return draw_curve(*rows, path=args.out or default, title=title)
 

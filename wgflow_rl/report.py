@@ -178,11 +178,9 @@ def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> li
     for figure in FIGURES:
         table = TABLES[figure.table]
         found = {row.label: matching(table, row, groups) for row in table.rows + table.variants}
-        found |= {
-            g.method: [h for h in groups if h.peer and h.method == g.method]
-            for g in groups
-            if g.peer
-        }
+        for group in groups:
+            if group.peer:
+                found[group.method] = [*found.get(group.method, []), group]
         if figure.table in numbers:
             lines += _draw_figure(figure, found, [row.label for row in table.rows], out, drawn)
     for env in sorted({group.env for group in groups if id(group) not in drawn}):
@@ -226,10 +224,20 @@ def _draw_figure(
         return [f"Figure {figure.number}, {figure.title}: {MISSING}, no runs.", ""]
     drawn |= {id(group) for groups in inside.values() for group in groups}
     title = f"As Figure {figure.number}: {figure.title}"
-    dashed = [label for label in inside if label not in published]
     return _draw_conditions(
-        figure.panels, inside, f"figure-{figure.number}", title, out, dashed, figure.online_only
+        figure.panels, inside, f"figure-{figure.number}", title, out, published, figure.online_only
     )
+
+
+def _lines(found: dict[str, list[RunGroup]], env: str, protocol: str) -> dict[str, RunGroup]:
+    """The lines of a panel. A log named like our own runs, or like another log, has its source or a number."""
+    lines: dict[str, RunGroup] = {}
+    for label, groups in found.items():
+        inside = [g for g in groups if g.env == env and (g.peer or g.protocol == protocol)]
+        for group in sorted(inside, key=lambda g: g.peer):
+            shared = group.peer and not all(other.peer for other in groups)
+            lines[_unused(f"{label} (log)" if shared else label, set(lines))] = group
+    return lines
 
 
 def _draw_conditions(
@@ -238,23 +246,20 @@ def _draw_conditions(
     stem: str,
     title: str,
     out: Path,
-    dashed: Sequence[str] = (),
+    published: Sequence[str] | None = None,
     online_only: bool = False,
 ) -> list[str]:
-    """Draw one figure per set of conditions, each with the logs of other code bases."""
+    """Draw one figure per set of conditions, each with the logs of other code bases.
+
+    Lines whose label is not one of those `published` are dashed.
+    """
     mine = [group for groups in found.values() for group in groups]
     protocols = sorted({group.protocol for group in mine if not group.peer}) or [""]
     lines = []
     for index, protocol in enumerate(protocols):
-        panels = {
-            panel: {
-                label: group
-                for label, groups in found.items()
-                for group in groups
-                if group.env == env and (group.peer or group.protocol == protocol)
-            }
-            for env, panel in titles.items()
-        }
+        panels = {panel: _lines(found, env, protocol) for env, panel in titles.items()}
+        labels = [label for lines in panels.values() for label in lines]
+        dashed = [label for label in labels if published is not None and label not in published]
         path = out / f"{stem}{f'-{index + 1}' * (len(protocols) > 1)}.png"
         draw(panels, path, title=title, dashed=dashed, online_only=online_only)
         lines += [f"![{title}]({path.name})", "", escape(protocol) + "." * bool(protocol), ""]

@@ -37,9 +37,8 @@ class SinkhornField(Field):
         positive("epsilon", self.epsilon)
         if self.tolerance is not None:
             positive("tolerance", self.tolerance)
-        K = self.iterations
-        if isinstance(K, bool) or not isinstance(K, int) or K < 0:
-            raise ValueError(f"iterations = {K!r}; wanted a whole number >= 0, such as 10.")
+        if self.iterations < 0:
+            raise ValueError(f"iterations = {self.iterations}; wanted at least 0, such as 10.")
 
     def __call__(self, x, pos, *, neg=None, pos_weights=None, neg_weights=None) -> Tensor:
         return sinkhorn_field(

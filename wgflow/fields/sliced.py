@@ -116,9 +116,9 @@ def sliced_energy_field(
 
 def check_directions(directions: int) -> None:
     """Refuse a number of directions that is none. Raises: ValueError."""
-    if not isinstance(directions, int) or isinstance(directions, bool) or directions < 1:
+    if directions < 1:
         raise ValueError(
-            f"directions = {directions!r}; wanted an integer of at least 1, the more the less noise: 64 to 1000."
+            f"directions = {directions}; wanted at least 1, the more the less noise: 64 to 1000."
         )
 
 

@@ -47,7 +47,9 @@ def _found(env: str, downloads: Path) -> dict[Path, list[Path]]:
     roots = [root for root in _roots(downloads) if root.is_dir()]
     for folder in (path for root in roots for path in sorted((root, *root.iterdir()))):
         if files := [
-            *folder.glob(f"{name.dataset}*.npz"),
+            *folder.glob(f"{name.dataset}.npz"),
+            *folder.glob(f"{name.dataset}-val.npz"),
+            *folder.glob(f"{name.dataset}-[0-9][0-9][0-9]*.npz"),
             *folder.glob(f"{name.suite}/{name.kind}/*.hdf5"),
             *(pusht.files(folder) if name.source == "pusht" else ()),
         ]:

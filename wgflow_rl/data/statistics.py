@@ -55,7 +55,9 @@ def collect(parts: Iterable[Episodes]) -> Statistics:
             "successes": part.successes,
             "low": part.actions.min(0),
             "high": part.actions.max(0),
-            "counts": np.stack([np.histogram(column, EDGES)[0] for column in part.actions.T]),
+            "counts": np.stack(
+                [np.histogram(column.clip(-1, 1), EDGES)[0] for column in part.actions.T]
+            ),
             "states": part.observations[every],
             "goals": part.observations[done][:: max(1, part.successes // DOTS)],
         }

@@ -105,6 +105,7 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
                 rows[columns].reset_index(drop=True),
                 offline,
                 conditions=(f"published in {path.name}", OFFICIAL) if source else ("its own code",),
+                folder=path.parent,
                 peer=True,
                 source=source,
                 data=OFFICIAL if source else "",

@@ -67,7 +67,7 @@ def _told_apart(groups: list[RunGroup]) -> list[RunGroup]:
     looks = Counter((group.env, group.name, group.protocol) for group in groups)
     return [
         dataclasses.replace(group, conditions=(*group.conditions, f"as {group.folder}"))
-        if looks[group.env, group.name, group.protocol] > 1 and not group.peer
+        if looks[group.env, group.name, group.protocol] > 1
         else group
         for group in groups
     ]

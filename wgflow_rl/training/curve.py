@@ -17,10 +17,15 @@ def draw_curve(*runs: Rows, path: str | Path, title: str = "") -> Path:
     Upper panel: the score, of environments that have one, or the success rate. Lower panel: mean episode length in
     environment steps. One run: the band is its 95 % interval. Several: thin lines are the runs, the thick line is their
     mean at the steps common to all.
-    Steps count updates while offline and environment steps after that. Raises ValueError when a run has no row.
+    Steps count updates while offline and environment steps after that.
+
+    Raises:
+        ValueError: If a run has no row, or the runs have no step in common.
     """
     if not runs or not all(runs):
         raise ValueError("no evaluation to draw: eval.csv has no row yet.")
+    if not set.intersection(*({row["step"] for row in rows} for rows in runs)):
+        raise ValueError("no step has an evaluation of every run, so there is no mean to draw.")
     from matplotlib.figure import Figure  # no pyplot: no global state
     from matplotlib.ticker import EngFormatter, PercentFormatter
 

@@ -92,13 +92,17 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
         seen.append(obs[0])
         return agent.act(obs, generator)
 
-    env = settings.make_env()
     generator = torch.Generator().manual_seed(settings.seed)
-    player = Collector([env], seed=FIRST_EPISODE, guard=Guard(settings.env))
-    while len(seen) < count:
-        player.step(act, generator)
-    env.close()
+    with contextlib.closing(settings.make_env()) as env, guard_of(settings) as guard:
+        player = Collector([env], seed=FIRST_EPISODE, guard=guard)
+        while len(seen) < count:
+            player.step(act, generator)
     return torch.stack(seen)
+
+
+def guard_of(settings: Settings) -> Guard:
+    """The guard of a run's environments."""
+    return Guard(settings.env, timeout=settings.machine.env_timeout)
 
 
 def run_episodes(
@@ -140,13 +144,14 @@ def run_episodes(
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         if video is not None:
             write_frame = stack.enter_context(_film(video))
+        guard = stack.enter_context(guard_of(settings))
         result = evaluate(
             agent.act,
             pool,
             episodes=episodes,
             seed=settings.seed,
             first_episode=FIRST_EPISODE,
-            guard=Guard(settings.env),
+            guard=guard,
             frame=on_step,
         )
         bar.n = episodes
