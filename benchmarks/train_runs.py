@@ -20,8 +20,8 @@
     python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (Tables 3 and 4), 3 seeds
     python benchmarks/train_runs.py strength-arm              # the same on the arm
     python benchmarks/train_runs.py rivals-pointmaze          # methods newer than the paper, 3 seeds
-    python benchmarks/train_runs.py search-arm                # one number of three other methods on the arm, seed 0
-    python benchmarks/train_runs.py methods-arm               # these methods on the arm, 5 seeds
+    python benchmarks/train_runs.py search-arm                # one number of QC-FQL and DriftQL on the arm, seed 0
+    python benchmarks/train_runs.py methods-arm               # both, and QC-BFN, on the arm, 5 seeds
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
@@ -104,16 +104,17 @@ TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 # As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
 CONSTANT = ("--lr-end", "1")
 GREEDY = ("--act-temperature", "0", *CONSTANT)
-# Four values of one number of each method, on the arm with chunks of 5: the search for `methods-arm`.
-SEARCHED = {
-    "qc-fql": ("--alpha", ("30", "100", "300", "1000")),
-    "driftql": ("--alpha", ("20", "60", "200", "600")),
-    "fedit": ("--edit-scale", ("0.1", "0.2", "0.5", "1")),
-}
+# Four values of one number of two methods, on the arm with chunks of 5, and the best of them.
+SEARCHED = {"qc-fql": ("30", "100", "300", "1000"), "driftql": ("60", "200", "600", "2000")}
 SEARCH = {
-    f"{name}, {flag[2:]} {value}": (name, flag, value)
-    for name, (flag, values) in SEARCHED.items()
+    f"{name}, alpha {value}": (name, "--alpha", value)
+    for name, values in SEARCHED.items()
     for value in values
+}
+CHOSEN = {
+    "qc-bfn": ("qc-bfn",),
+    "qc-fql": ("qc-fql", "--alpha", "300"),
+    "driftql": ("driftql", "--alpha", "600"),
 }
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 NEWER = ("driftql", "fedit", "qam", "qam-e")
@@ -153,6 +154,7 @@ STUDIES = {
     "strength-pointmaze": Study(MAZE, 3, STRENGTHS),
     "strength-arm": Study(ARM, 3, STRENGTHS),
     "search-arm": Study(ARM, 1, SEARCH, ("--chunk", "5")),
+    "methods-arm": Study(ARM, 5, CHOSEN, ("--chunk", "5")),
     "rivals-pointmaze": Study(MAZE, 3, {name: (name,) for name in NEWER}),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in (*TOPK, *OTHERS)}),
     "fields-arm": Study(
