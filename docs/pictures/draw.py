@@ -11,7 +11,7 @@ from wgflow import plots
 
 HERE = Path(__file__).resolve().parent
 GENERATED, _, DATA, BEST, _ = plots.COLOURS
-PULL, PUSH = "#d1495b", "#5c5470"
+PULL, PUSH = "#d1495b", "#66a182"
 BOX = (-2.2, 2.2, -1.6, 1.6)
 KERNEL = wg.Gaussian(0.5)
 
@@ -55,7 +55,7 @@ def drifting_field() -> None:
         axes[0].text(-2.1, -1.5 + 0.2 * row, label, color=colour, fontsize=9)
     for point, velocity in zip(x, towards + away, strict=True):
         arrow(axes[1], point, 0.4 * velocity, "0.25", width=0.8)
-    path = wg.flow(lambda x: wg.drifting_field(x, data, x, kernel=wg.Gaussian(0.3)), x, steps=400)
+    path = wg.flow(lambda x: wg.drifting_field(x, data, x, kernel=KERNEL), x, steps=400)
     plots.trajectories(axes[2], path, count=60, colour="0.75")
     plots.samples(axes[2], path.end, colour=GENERATED, size=12)
     plt.savefig(HERE / "drifting_field.png", dpi=130)
@@ -84,11 +84,12 @@ def positive() -> None:
         plots.samples(one, group, colour=GENERATED, size=22, label="generated" if first else None)
         for point, velocity in zip(group, wg.energy_field(group[:, 1:], at[None, 1:]), strict=True):
             arrow(one, point, torch.cat([torch.zeros(1), 0.35 * velocity]), "0.3", width=0.9)
-    one.set(xlim=(-0.6, 5.6), ylim=(-1.5, 1.9), yticks=[], xticks=range(6), xlabel="state")
+    one.set(xlim=(-0.6, 5.6), ylim=(-1.5, 2.2), yticks=[], xticks=range(6), xlabel="state")
     one.set_ylabel("action")
     one.set_title("a policy: one positive per state")
     for ax in (many, one):
-        ax.legend(loc="lower right" if ax is many else "upper right", fontsize=8, framealpha=0.9)
+        place = {"loc": "lower right"} if ax is many else {"loc": "upper center", "ncols": 2}
+        ax.legend(fontsize=8, framealpha=0.9, **place)
     figure.savefig(HERE / "positive.png", dpi=130)
 
 
@@ -109,10 +110,11 @@ def chunk() -> None:
                 "observes", start.tolist(), textcoords="offset points", xytext=(-12, -17),
                 fontsize=8, ha="right" if k else "left",
             )  # fmt: skip
-        middle = (start + end) / 2
+        middle, along = (start + end) / 2, (end - start) / (end - start).norm()
+        beside = (-11 * along[1].item(), 11 * along[0].item())  # to the left of the arrow
         path.annotate(
-            f"{k % 5 + 1}", middle.tolist(), textcoords="offset points", xytext=(5, 5), fontsize=8,
-            color=colour,
+            f"{k % 5 + 1}", middle.tolist(), textcoords="offset points", xytext=beside, fontsize=8,
+            color=colour, ha="center", va="center",
         )  # fmt: skip
     path.set(xlim=(-2.5, 2.5), ylim=(-1.2, 1.3))
     path.set_title("three chunks of five actions")
@@ -137,7 +139,7 @@ def chunk() -> None:
     for ax in (path, fan):
         ax.set(aspect="equal", xticks=[], yticks=[])
         ax.spines[:].set(visible=True, color="0.8")
-    figure.savefig(HERE / "chunk.png", dpi=130)
+    figure.savefig(HERE / "chunk.png", dpi=130, bbox_inches="tight")
 
 
 if __name__ == "__main__":
