@@ -16,12 +16,11 @@ from PIL import Image
 
 from wgflow_rl import envs
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training.rollout import EVAL_SEEDS, Player, draw_chunks, reset_seed
 from wgflow_rl.training.settings import Settings
-from wgflow_rl.training.trained import FIRST_EPISODE, load_agent
+from wgflow_rl.training.trained import FIRST_EPISODE, guard_of, load_agent
 
-SIZE = 144  # px of a frame
+GAP = 4  # px, white, to the right of every frame
 FRAMES = 30  # of a film, about
 END = 8  # repetitions of the last frame
 
@@ -42,8 +41,8 @@ def first_outcomes(
 ) -> dict[bool, tuple[int, np.ndarray]]:
     """Start seed and actions of the first success (True) and the first failure (False) among the episodes."""
     found: dict[bool, tuple[int, np.ndarray]] = {}
-    with contextlib.closing(settings.make_env()) as env:
-        player = Player(env, Guard(settings.env))
+    with contextlib.closing(settings.make_env()) as env, guard_of(settings) as guard:
+        player = Player(env, guard)
         for episode in range(FIRST_EPISODE, FIRST_EPISODE + episodes):
             seed = reset_seed(settings.seed, EVAL_SEEDS, episode)
             outcome = play(agent, player, episode, seed)
@@ -53,10 +52,12 @@ def first_outcomes(
     return found
 
 
-def frames(settings: Settings, seed: int, actions: np.ndarray, *, every: int) -> list[np.ndarray]:
+def frames(
+    settings: Settings, seed: int, actions: np.ndarray, *, every: int, size: int
+) -> list[np.ndarray]:
     """Repeat an episode from its start and actions and render every so many steps, and the end."""
     with contextlib.closing(
-        settings.make_env(render_mode="rgb_array", width=SIZE, height=SIZE)
+        settings.make_env(render_mode="rgb_array", width=size, height=size)
     ) as env:
         env.reset(seed=seed)
         seen = [env.render()]
@@ -67,20 +68,24 @@ def frames(settings: Settings, seed: int, actions: np.ndarray, *, every: int) ->
     return [np.asarray(frame) for frame in seen]
 
 
-def film(run: Path, out: Path, *, episodes: int) -> Path:
+def film(run: Path, out: Path, *, episodes: int, size: int) -> Path:
     """Write the film of a run and return its path."""
     agent, settings, step = load_agent(run)
     found = first_outcomes(agent, settings, episodes=episodes)
     every = max(1, max(len(actions) for _, actions in found.values()) // FRAMES)
     shown = [
-        frames(settings, *found[outcome], every=every)
+        frames(settings, *found[outcome], every=every, size=size)
         for outcome in (True, False)
         if outcome in found
     ]
     length = max(map(len, shown)) + END
     rows = [each + [each[-1]] * (length - len(each)) for each in shown]
     path = out / f"film-{envs.parse(settings.env).suite}.gif"
-    together = [np.concatenate(pair, axis=1) for pair in zip(*rows, strict=True)]
+    margin = ((0, 0), (0, GAP), (0, 0))
+    together = [
+        np.concatenate([np.pad(frame, margin, constant_values=255) for frame in pair], axis=1)
+        for pair in zip(*rows, strict=True)
+    ]
     # An octree keeps the colour of small objects; the median cut paints a red cube on a dark table grey.
     images = [
         Image.fromarray(frame).quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
@@ -100,10 +105,11 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--episodes", type=int, default=50, help="at most, per run")
+    parser.add_argument("--size", type=int, default=144, help="px of a frame")
     ask = parser.parse_args()
     ask.out.mkdir(parents=True, exist_ok=True)
     for run in ask.runs:
-        film(run, ask.out, episodes=ask.episodes)
+        film(run, ask.out, episodes=ask.episodes, size=ask.size)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""Draw a PushT policy: its action chunks at the symmetric start as clouds, and a film of one episode.
+"""Draw the action chunks of PushT policies at the symmetric start, a panel per run (title: method and field).
 
     python benchmarks/pusht_modes.py RUN [RUN ...] --out docs/pictures
 
-Both ways around the block are equally good at the symmetric start, and demonstrators take both. Writes pusht-modes.png,
-a panel per run (title: method and field), and pusht.gif of the first run.
+Both ways around the block are equally good there, and demonstrators take both. Writes pusht-modes.png.
 """
 
 import argparse
 from pathlib import Path
 
-import imageio.v2 as imageio
 import numpy as np
 import torch
 
@@ -38,7 +36,8 @@ def chunks(agent: Agent, obs: torch.Tensor, count: int) -> np.ndarray:
 
 
 def draw_modes(runs: list[tuple[Agent, Settings, int]], path: Path) -> None:
-    """Draw the chunks of each policy over the scene, one line each, coloured by the side they take."""
+    """Draw the chunks of each policy over the scene, one line each, coloured by the side of the axis of symmetry from
+    which they are furthest."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(runs), 3.7), dpi=120, layout="constrained")
@@ -48,32 +47,19 @@ def draw_modes(runs: list[tuple[Agent, Settings, int]], path: Path) -> None:
         env, obs = start(settings, SYMMETRIC_START, width=SIZE, height=SIZE)
         axes.imshow(env.render())
         env.close()
-        agent_at = np.array(SYMMETRIC_START[:2])
-        for chunk in chunks(agent, obs, CHUNKS):
-            # The axis of symmetry is x + y = 512.
-            side = "#c2410c" if (chunk[-1] - agent_at).sum() > 0 else "#1d4ed8"
-            axes.plot(*chunk.T, color=side, alpha=0.25, linewidth=0.9)
+        drawn = chunks(agent, obs, CHUNKS)
+        beside = drawn.sum(-1) - 512  # [count, T], signed; the axis of symmetry is x + y = 512
+        furthest = np.take_along_axis(beside, abs(beside).argmax(-1)[:, None], -1)[:, 0]
+        for chunk, side in zip(drawn, furthest, strict=True):
+            colour = "#c2410c" if side > 0 else "#1d4ed8"
+            axes.plot(*chunk.T, color=colour, alpha=0.25, linewidth=0.9)
+        axes.set_xlabel(f"{(furthest > 0).sum()} orange, {(furthest <= 0).sum()} blue", fontsize=9)
         field = getattr(settings.agent, "field", "")
         mirror = "" if settings.schedule.mirror else ", not mirrored"
         title = f"{settings.method} {field}".strip()
         axes.set_title(f"{title}, {step:,} updates{mirror}", fontsize=9)
         axes.set(xlim=(0, SIZE), ylim=(SIZE, 0), xticks=[], yticks=[])
     figure.savefig(path)
-
-
-def film(agent: Agent, settings: Settings, path: Path, *, most: int = 300) -> None:
-    """Play the first published start and write every second frame."""
-    env, obs = start(settings, width=160, height=160)
-    generator, frames, done = torch.Generator().manual_seed(0), [env.render()], False
-    while not done and len(frames) < most:
-        for action in agent.act(obs[None], generator)[0].numpy():
-            seen, _, terminated, truncated, _ = env.step(action)
-            frames.append(env.render())
-            obs, done = torch.as_tensor(seen), terminated or truncated
-            if done:
-                break
-    env.close()
-    imageio.mimsave(path, frames[::2] + [frames[-1]] * 8, duration=0.1, loop=0, subrectangles=True)
 
 
 def main() -> None:
@@ -86,9 +72,7 @@ def main() -> None:
     loaded = [load_agent(run) for run in ask.runs]
     ask.out.mkdir(parents=True, exist_ok=True)
     draw_modes(loaded, ask.out / "pusht-modes.png")
-    agent, settings, _ = loaded[0]
-    film(agent, settings, ask.out / "pusht.gif")
-    print(ask.out / "pusht-modes.png", ask.out / "pusht.gif")
+    print(ask.out / "pusht-modes.png")
 
 
 if __name__ == "__main__":

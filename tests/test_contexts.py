@@ -6,6 +6,7 @@ import torch
 import wgflow as wg
 from tests.public_calls import CALLS
 from wgflow.flows import State
+from wgflow.reductions.dispatch import Choice
 from wgflow.testing import toy
 
 TARGETS = {
@@ -26,14 +27,19 @@ def clouds(dtype=torch.float32):
 
 
 def tensors(result):
-    """The tensors of a result, in order."""
+    """The tensors and numbers of a result, in order; never none."""
     if isinstance(result, torch.Tensor):
         return [result]
+    if isinstance(result, float):
+        return [torch.tensor(result, device="cpu")]
     if isinstance(result, list | tuple):
         return [t for each in result for t in tensors(each)]
     if isinstance(result, wg.Trajectory):
         return [result.points]
-    return []
+    if isinstance(result, wg.Gaussian):
+        return tensors(result.length_scale)
+    assert isinstance(result, Choice), f"{result!r} is not compared"
+    return [torch.tensor(float(result.error or 0), device="cpu")]
 
 
 @pytest.mark.parametrize("name", CALLS)
