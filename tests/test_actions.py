@@ -6,7 +6,7 @@ import torch
 
 from tests.runs import untrained
 from wgflow_rl import actions
-from wgflow_rl.training.trained import load_agent
+from wgflow_rl.training.trained import load_agent, visited_states
 
 
 def test_a_picture_of_proposals_and_of_what_is_executed(tmp_path):
@@ -26,12 +26,20 @@ def test_a_method_without_values_has_a_picture_too(tmp_path):
     assert actions.run(actions.Args(run, samples=5, out=tmp_path / "a.png").check()).exists()
 
 
-def test_chunks_are_what_the_agent_does(tmp_path):
-    agent, _, _ = load_agent(untrained(tmp_path / "run"))
-    state = torch.tensor([0.3, -2.0])
-    drawn = actions.sample_chunks(agent, state, 7)
-    expected = agent.act(state.expand(7, -1), torch.Generator().manual_seed(0)).flatten(1)
-    np.testing.assert_array_equal(drawn, expected.numpy())
+@pytest.mark.parametrize("number", [0, 2])
+def test_proposals_are_single_samples_in_the_state_asked_for(number, tmp_path, monkeypatch):
+    run, shown = untrained(tmp_path / "run"), []
+    monkeypatch.setattr(actions, "draw", lambda *what: shown.extend(what))
+    actions.run(actions.Args(run, state=number, samples=20).check())
+    proposed, executed, value, *_ = shown
+    agent, settings, _ = load_agent(run)
+    state = visited_states(agent, settings, 3)[number]
+    for drawn, samples in ((proposed, 1), (executed, agent.act_samples)):
+        one, _, _ = load_agent(run, act_samples=samples)
+        same = one.act(state.expand(len(drawn), -1), torch.Generator().manual_seed(0)).flatten(1)
+        np.testing.assert_array_equal(drawn, same.numpy())
+    assert (len(proposed), len(executed)) == (20, actions.EXECUTED)
+    assert actions.values(agent, state, executed).mean() > value.mean()
 
 
 # Of them, two rank by the mean of the critics and two by their minimum.

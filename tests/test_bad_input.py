@@ -66,7 +66,7 @@ def test_clouds_of_different_dtypes_are_refused(name):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in PAIRS if n not in ("KDE", "BlobKL", "langevin", "blob_field", "stein_field")],
+    [n for n in PAIRS if n not in ("KDE", "BlobKL", "blob_field", "stein_field")],
 )
 def test_clouds_on_different_devices_are_refused(name):
     with pytest.raises(ValueError, match=r"is on cpu|on meta"):
