@@ -148,31 +148,42 @@ def _pm(rows: list[dict], key: str, digits: int) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
+SHOWN = {  # a part of the toys and fields, which can be read on a page
+    "toys": ("three modes", "ten modes", "ring", "heavy tail"),
+    "fields": {
+        "energy, exponent 1/2": "energy:0.5",
+        "energy": "energy",
+        "likelihood": "likelihood",
+        "published": "published",
+        "drifting-relative": "drifting-relative",
+    },
+}
+
+
 def draw(results: dict, path: Path) -> None:
-    """Samples for one state: one row a toy, one column a field, titled with its mean energy distance."""
+    """Samples for one state (seed 0): a row per toy, a column per field, with the mean energy distance of the seeds."""
     from matplotlib.figure import Figure
 
-    names, fields = toys_of(results), list(dict.fromkeys(row["name"] for row in results["final"]))
-    figure = Figure(figsize=(2.3 * (len(fields) + 1), 2.4 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), len(fields) + 1, squeeze=False)
-    for line, toy in zip(axes, names, strict=True):
+    toys, fields = SHOWN["toys"], SHOWN["fields"]
+    size = 1.55 * (len(fields) + 1), 1.7 * len(toys) + 0.3
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    for line, toy in zip(figure.subplots(len(toys), len(fields) + 1), toys, strict=True):
         groups = chosen(results, toy)
         truth = next(row for row in results["floor"] if row["toy"] == toy and row["points"])
-        columns = [("truth", [truth])] + [(name, groups.get(name, [])) for name in fields]
-        for ax, (name, rows) in zip(line, columns, strict=True):
-            for row in rows:
-                if row["points"]:
-                    ax.scatter(*zip(*truth["points"], strict=True), s=3, color="0.85", linewidths=0)
-                    ax.scatter(
-                        *zip(*row["points"], strict=True),
-                        s=4,
-                        color="C3" if row is not truth else "0.3",
-                        linewidths=0,
-                    )
-            if rows is not columns[0][1] and rows:
-                ax.set_title(f"{name}\nED {mean_sd(rows, 'energy_distance')[0]:.3g}", fontsize=8)
-            elif rows:
-                ax.set_title(f"{toy}: truth", fontsize=8)
-            reach = 1.15 * max(abs(c) for point in truth["points"] for c in point)
+        # Beyond the box is a fiftieth of the true points, the outliers of a heavy tail.
+        coordinates = sorted(max(map(abs, point)) for point in truth["points"])
+        reach = 1.15 * coordinates[int(0.98 * (len(coordinates) - 1))]
+        columns = {toy: [truth], **{label: groups[name] for name, label in fields.items()}}
+        for ax, (label, rows) in zip(line, columns.items(), strict=True):
+            true = rows[0] is truth
+            points = next(row["points"] for row in rows if row["points"])
+            if not true:
+                ax.scatter(*zip(*truth["points"], strict=True), s=4, color="0.8", linewidths=0)
+                ax.set_xlabel(f"{mean_sd(rows, 'energy_distance')[0]:.4f}", fontsize=9)
+            ax.scatter(*zip(*points, strict=True), s=4, color="0.3" if true else "C3", linewidths=0)
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-    figure.savefig(path, dpi=110)
+            if true:
+                ax.set_ylabel(label, fontsize=9)
+            if toy == toys[0]:
+                ax.set_title("truth" if true else label, fontsize=9)
+    figure.savefig(path)
