@@ -97,6 +97,8 @@ ARM_IMPROVEMENTS = {
     "Boltzmann, matched": (*BEST, "--positives", "matched"),
     "Boltzmann, T = 2": (*BEST, "--positives", "boltzmann", "--temperature", "2"),  # as in acting
     "top-K and values": (*BEST, "--q-weight", "0.1"),
+    "values, W = 1": (*BEST, "--lam", "0", "--q-weight", "1"),
+    "values, W = 10": (*BEST, "--lam", "0", "--q-weight", "10"),
     "top-K by energy:0.5": BY_ENERGY,
     "top-K by energy:0.5, worst as negatives": (*BY_ENERGY, "--repulsion", "0.5"),
 }
