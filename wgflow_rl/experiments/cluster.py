@@ -163,6 +163,7 @@ def _outcome(ray: Any, ref: Any) -> Outcome:
 
 
 def line(each: Job, outcome: Outcome) -> str:
+    """State and folder of a job that has ended, and where its error is logged."""
     logs = [part.folder / "train.log" for part in (each, each.offline) if part]
     log = next((path for path in logs if path.exists()), logs[0])  # that of a phase that diverged
     tail = f": {outcome.error} (see {log})" if outcome.error else ""
