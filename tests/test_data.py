@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.maze_files import MAZE, change, maze_file
 from wgflow_rl import data, envs
 from wgflow_rl.data import Episodes, generated, ogbench
 
-MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"
 ANT = "antmaze-medium-navigate-singletask-task1-v0"
 
@@ -30,30 +30,6 @@ def arm():
 def short(monkeypatch):
     """Trajectories of 60 transitions; for generation in this process."""
     monkeypatch.setattr(generated, "LENGTH", 60)
-
-
-def maze_file(path, lengths, seed=0):
-    """A maze's file with trajectories of these many rows, all in the first free cell."""
-    rows = sum(lengths)
-    rng = np.random.default_rng(seed)
-    position = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
-    arrays = {
-        "observations": position,
-        "actions": rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
-        "qpos": position,
-        "qvel": np.zeros((rows, 2), np.float32),
-        "terminals": np.isin(np.arange(rows), np.cumsum(lengths) - 1),
-    }
-    np.savez(path, **arrays)
-    return arrays
-
-
-def change(path, **changes):
-    """Rewrite a file with some arrays changed by a function, or taken out by None."""
-    arrays = dict(np.load(path, allow_pickle=False))
-    for name, new in changes.items():
-        arrays[name] = new(arrays[name]) if new else None
-    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
 
 
 # Reading

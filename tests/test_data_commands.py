@@ -6,33 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.maze_files import MAZE, STEM, change, maze_file
 from wgflow_rl import data, envs
 from wgflow_rl.data import generated, npz, statistics
 from wgflow_rl.data.__main__ import main
-
-MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
 @pytest.fixture
 def file(tmp_path):
     """Two trajectories of 10 rows, and one for validation, near the centre of the first free cell."""
-    path = tmp_path / "pointmaze-medium-navigate-v0.npz"
-    for name, lengths in ((path, [10, 10]), (path.with_name(f"{path.stem}-val.npz"), [10])):
-        rows = sum(lengths)
-        position = np.random.default_rng(0).uniform(-1, 1, (rows, 2)).astype(np.float32)
-        ends = np.isin(np.arange(rows), np.cumsum(lengths) - 1)
-        arrays = {
-            "observations": position,
-            "actions": position,
-            "qpos": position,
-            "terminals": ends,
-        }
-        np.savez(name, **arrays)
+    path = tmp_path / f"{STEM}.npz"
+    maze_file(path, [10, 10])
+    maze_file(path.with_name(f"{STEM}-val.npz"), [10])
     return path
-
-
-def change(path, **changes):
-    np.savez(path, **(dict(np.load(path, allow_pickle=False)) | changes))
 
 
 def refusal(capsys, *args):
@@ -60,12 +46,13 @@ def test_info_tells_what_the_data_know_of_each_task(flag, file, capsys):
     for task in (1, 2, 3, 4):
         facts = out[out.index(f"task{task}") :]
         assert "0 rows at the goal, in 0 of 2 trajectories; returns -9 to -9, mean -9.0" in facts
-    kept = np.delete(np.load(file, allow_pickle=False)["qpos"], [9, 19], axis=0)
+    arrays = np.load(file, allow_pickle=False)
+    kept, actions = (np.delete(arrays[name], [9, 19], axis=0) for name in ("qpos", "actions"))
     # task 5 ends in the cell the file is in
     reached = int((np.linalg.norm(kept, axis=1) <= 1).sum())
     assert reached
     assert f"{reached} rows at the goal, in 2 of 2 trajectories" in out[out.index("task5") :]
-    assert f"actions {kept[:, 0].min():.2f} to {kept[:, 0].max():.2f}, " in out
+    assert f"actions {actions[:, 0].min():.2f} to {actions[:, 0].max():.2f}, " in out
     picture = file.with_suffix(".png")
     assert out.endswith(f"{picture}\n")
     assert picture.read_bytes().startswith(b"\x89PNG")

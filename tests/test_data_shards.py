@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.maze_files import MAZE, STEM, change, maze_file
 from wgflow_rl import data, envs
 from wgflow_rl.agents import presets
 from wgflow_rl.data import Episodes, Shards, ogbench
@@ -18,25 +19,14 @@ from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import checkpoint, loop
 from wgflow_rl.training.settings import Machine, Settings
 
-MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
-STEM = "pointmaze-medium-navigate-v0"
 FILES, ROWS = 5, 38  # transitions of a file: two trajectories
-
-
-def write(path, seed, rows=20, trajectories=2):
-    """Trajectories in the first free cell of the maze."""
-    rng = np.random.default_rng(seed)
-    shape = (rows * trajectories, 2)
-    position = rng.uniform(-1, 1, shape).astype(np.float32)
-    arrays = {"observations": position, "actions": rng.uniform(-1, 1, shape).astype(np.float32)}
-    np.savez(path, **arrays, qpos=position, terminals=np.arange(shape[0]) % rows == rows - 1)
 
 
 @pytest.fixture
 def folder(tmp_path):
     for i in range(FILES):
-        write(tmp_path / f"{STEM}-{i:03d}.npz", i)
-        write(tmp_path / f"{STEM}-{i:03d}-val.npz", 100 + i, trajectories=1)
+        maze_file(tmp_path / f"{STEM}-{i:03d}.npz", [20, 20], i)
+        maze_file(tmp_path / f"{STEM}-{i:03d}-val.npz", [20], 100 + i)
     return tmp_path
 
 
@@ -106,11 +96,6 @@ def test_a_folder_is_refused_by_file_before_anything_is_trained(folder, spoil, m
     assert message.format(stem=file.stem) in str(error.value)
 
 
-def change(file, **changes):
-    arrays = dict(np.load(file, allow_pickle=False))
-    np.savez(file, **(arrays | {name: new(arrays[name]) for name, new in changes.items()}))
-
-
 def put(row, value):
     return lambda array: np.where(np.arange(len(array))[:, None] == row, value, array).astype(
         array.dtype
@@ -130,7 +115,7 @@ def flip_a_byte_of_actions(file):
         (lambda f: change(f, actions=put(7, np.nan)), "actions is not finite in row 7"),
         (lambda f: change(f, qpos=put(9, (8.0, 0.0))), "row 9 is inside a wall"),
         (flip_a_byte_of_actions, "cannot be read (BadZipFile: Bad CRC-32 for file 'actions.npy')"),
-        (lambda f: write(f, 0, rows=10), "was changed while it was in use"),
+        (lambda f: maze_file(f, [10, 10]), "was changed while it was in use"),
     ],
 )
 def test_contents_are_refused_when_their_turn_comes(folder, spoil, message):
