@@ -117,6 +117,8 @@ def number(value: float, unit: str, sign: str = "") -> str:
 
 def cells(found: Summary, unit: str) -> list[str]:
     """The difference, its two intervals and the answer."""
+    if found.seeds == 1:
+        return [number(found.mean, unit, "+"), "", "", "one seed"]
     show = [number(v, unit, "+") for v in (found.mean, *t_interval(found), *(found.interval or ()))]
     return [show[0], f"[{show[1]}, {show[2]}]", f"[{show[3]}, {show[4]}]", answer(found)]
 
@@ -150,11 +152,11 @@ def variants(file: str, none: str, measure: str) -> str:
         values = {name: at_end(file, variant, UNITS[name][0]) for name in ("success", "steps")}
         means = [number(each.mean(), UNITS[name][1]) for name, each in values.items()]
         column, unit = UNITS[measure]
-        gain = summary(values[measure] - at_end(file, none, column))
+        gain = paired(values[measure], at_end(file, none, column))
         assert gain is not None
         differs = [""] * 4 if variant == none else cells(gain, unit)
-        body.append([variant, *means, *differs])
-    return table(["term", "success", "steps per episode", *INTERVALS, measure], body)
+        body.append([variant, str(len(values[measure])), *means, *differs])
+    return table(["term", "seeds", "success", "steps per episode", *INTERVALS, measure], body)
 
 
 def played(file: str, names: tuple[str, str]) -> dict[str, tuple[pd.Series, pd.Series]]:
