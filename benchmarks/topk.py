@@ -357,6 +357,7 @@ SECTIONS = {
     "Variants in the maze": partial(variants, "improvements-pointmaze", "no top-K", "steps"),
     "Variants on cube-single": partial(variants, "improvements-arm", "no top-K", "success"),
     "More for drifting than for MeanFlow?": backbones,
+    "Beside other methods": methods,
     "Other runs with the term": unpaired,
     "Settings": hours,
 }
