@@ -268,8 +268,8 @@ def draw(
             values = np.array([[row[column] for row in rows] for rows in seeds])[:, first:]
             turn, colour = divmod(number, len(COLOURS) - 1)  # black is the shared phase
             look = {"color": COLOURS[colour], "linestyle": ("-", "--", ":")[turn % 3]}
-            name = variant if len(seeds) == most else f"{variant} ({len(seeds)} seeds)"
-            axes.plot(steps, values.mean(0), marker="o", markersize=4, label=name, **look)
+            few = f" ({len(seeds)} seed{'s' * (len(seeds) > 1)})" if len(seeds) < most else ""
+            axes.plot(steps, values.mean(0), marker="o", markersize=4, label=variant + few, **look)
             if len(runs) <= MOST_BANDS:
                 band = values.min(0), values.max(0)
                 axes.fill_between(steps, *band, color=look["color"], alpha=0.12, linewidth=0)
