@@ -298,13 +298,18 @@ def test_a_run_after_the_offline_phase_of_another_ends_as_one_with_its_own(metho
     assert after_the_switch(tmp_path / "after") == after_the_switch(tmp_path / "whole")
 
 
-def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path, monkeypatch):
-    def played(act, envs, *, episodes, first_episode, **_):
-        return Evaluation(
-            np.full(episodes, first_episode == 3), np.zeros(episodes), np.ones(episodes)
-        )
+def succeeding(shares):
+    """Evaluations with these shares of successes, by step; elsewhere without any."""
 
-    monkeypatch.setattr(loop, "evaluate", played)
+    def played(act, envs, *, episodes, first_episode, **_):
+        success = np.arange(episodes) < shares.get(first_episode, 0.0) * episodes
+        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
+
+    return played
+
+
+def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", succeeding({3: 1.0}))
     train_small(tmp_path / "whole", "dfp")
     train_small(tmp_path / "phase", "dfp", *ALONE)
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
@@ -331,13 +336,7 @@ def test_the_best_checkpoint_is_that_of_the_best_score_where_there_is_one(tmp_pa
 
 def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypatch):
     """The checkpoint of its end then names an earlier best one, removed since the end was better."""
-
-    def played(act, envs, *, episodes, first_episode, **_):
-        share = {3: 0.5, 6: 1.0}.get(first_episode, 0.0)
-        success = np.arange(episodes) < share * episodes
-        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
-
-    monkeypatch.setattr(loop, "evaluate", played)
+    monkeypatch.setattr(loop, "evaluate", succeeding({3: 0.5, 6: 1.0}))
     train_small(tmp_path / "whole", "dfp")
     assert 3 not in saved(tmp_path / "whole")
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "whole"))
@@ -346,13 +345,7 @@ def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypat
 
 def test_a_phase_whose_best_checkpoint_gave_way_to_one_online_is_refused(tmp_path, monkeypatch):
     """The end of the phase is not its best, so another run would end with a best checkpoint of its own."""
-
-    def played(act, envs, *, episodes, first_episode, **_):
-        share = {3: 0.5, 9: 1.0}.get(first_episode, 0.0)
-        success = np.arange(episodes) < share * episodes
-        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
-
-    monkeypatch.setattr(loop, "evaluate", played)
+    monkeypatch.setattr(loop, "evaluate", succeeding({3: 0.5, 9: 1.0}))
     train_small(tmp_path / "whole", "dfp", "--online-steps", "3", "--online-start", "0")
     assert saved(tmp_path / "whole") == [6, 9]
     with pytest.raises(FileNotFoundError, match="best offline checkpoint, of step 3, was removed"):
@@ -399,12 +392,7 @@ def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(
     step, flags, tmp_path, monkeypatch
 ):
     """Also a kill between the checkpoint of the best evaluation that it inherits and its own first one."""
-
-    def played(act, envs, *, episodes, first_episode, **_):
-        success = np.full(episodes, first_episode == 3)
-        return Evaluation(success, np.zeros(episodes), np.ones(episodes))
-
-    monkeypatch.setattr(loop, "evaluate", played)
+    monkeypatch.setattr(loop, "evaluate", succeeding({3: 1.0}))
     train_small(tmp_path / "phase", "dfp", *ALONE)
     flags = ("--offline-run", str(tmp_path / "phase"), *flags.split())
     train_small(tmp_path / "whole", "dfp", *flags)

@@ -97,10 +97,7 @@ def top_k_weights(values: Tensor, *, k: int) -> Tensor:
         )
     best = values.detach().topk(k, dim=-1)
     kept = (best.values > -math.inf).double()  # half precision counts to 2,048
-    count = kept.sum(-1, keepdim=True)
-    if checkable(count) and not bool((count > 0).all()):
-        raise ValueError("values are -infinity for all candidates of a row: no weights follow.")
-    shares = (kept / count).to(values.dtype)
+    shares = _distribution(kept / kept.sum(-1, keepdim=True), "values").to(values.dtype)
     return torch.zeros_like(values).scatter(-1, best.indices, shares).detach()
 
 
@@ -156,6 +153,10 @@ def total_variation(a: Tensor, b: Tensor) -> Tensor:
             raise ValueError(
                 f"{name} has rows that do not sum to 1, or NaN; divide weights by {name}.sum(-1, keepdim=True)."
             )
+    return _total_variation(a, b)
+
+
+def _total_variation(a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * (a - b).abs().sum(-1)
 
 
@@ -220,7 +221,7 @@ def matched_temperature(values: Tensor, *, k: int, rounds: int = 4) -> tuple[Ten
     for _ in range(rounds):
         grid = log_alpha.unsqueeze(-1) + width * steps
         tilts = (below.unsqueeze(-2) / grid.exp().clamp_min(tiny).unsqueeze(-1)).softmax(-1)
-        best = total_variation(tilts, target.unsqueeze(-2)).min(-1)
+        best = _total_variation(tilts, target.unsqueeze(-2)).min(-1)
         tv = best.values
         log_alpha = grid.gather(-1, best.indices.unsqueeze(-1)).squeeze(-1)
         width /= 20

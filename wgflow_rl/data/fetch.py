@@ -235,9 +235,9 @@ def _fetch_rest(url: str, file: BinaryIO, part: Path, *, progress: bool) -> bool
 def _open(url: str, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
     """Request a URL, of this machine without a proxy; a redirect from https to http is refused."""
     request = urllib.request.Request(url, headers=headers or {})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    local = urllib.parse.urlsplit(url).hostname in LOCAL
-    opener = direct.open if local else urllib.request.urlopen
+    opener = urllib.request.urlopen
+    if urllib.parse.urlsplit(url).hostname in LOCAL:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     response = opener(request, timeout=TIMEOUT)
     if url.startswith("https:") and not response.url.startswith("https:"):
         response.close()
