@@ -106,13 +106,22 @@ TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 # As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
 CONSTANT = ("--lr-end", "1")
 GREEDY = ("--act-temperature", "0", *CONSTANT)
-# Four values of one number of two methods, on the arm with chunks of 5, and the best of them.
+# Four values of one number of three methods, on the arm with chunks of 5, and the best of them.
 SEARCHED = {"qc-fql": ("30", "100", "300", "1000"), "driftql": ("60", "200", "600", "2000")}
+ONE_SAMPLE = ("--target-samples", "1", "--act-samples", "1", "--act-temperature", "0")
+LED = ("dfp-ml-energy-no-topk", *ONE_SAMPLE)  # in place of the top-K term the gradient of Q
+
+
+def led(weight: str) -> tuple[str, ...]:
+    """The gradient of Q with this weight, from the first update on."""
+    return ("--q-weight", weight, "--q-weight-offline", weight)
+
+
 SEARCH = {
     f"{name}, alpha {value}": (name, "--alpha", value)
     for name, values in SEARCHED.items()
     for value in values
-}
+} | {f"dfp-ml-energy, values {w}": (*LED, *led(w)) for w in ("0.03", "0.1", "0.3", "1")}
 CHOSEN = {
     "qc-bfn": ("qc-bfn",),
     "qc-fql": ("qc-fql", "--alpha", "300"),

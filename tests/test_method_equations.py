@@ -286,10 +286,14 @@ def test_dfp(online, positives):
 
 @both_phases
 def test_dfp_repelled_by_the_worst_and_led_by_values(online):
-    """The K worst candidates as negatives of the top-K term; online the ascent of Q, as in TD3+BC, beside both."""
-    numbers = {"generated": 4, "lam": 0.3, "lam_offline": 0.8, "repulsion": 0.6, "q_weight": 0.2}
+    """The K worst candidates as negatives of the top-K term; the ascent of Q, as in TD3+BC, beside both."""
     agent, batch, noise, s, s_next = scene(
-        "dfp", field="energy", improve_field="energy:0.5", **numbers
+        "dfp",
+        field="energy",
+        improve_field="energy:0.5",
+        generated=4,
+        repulsion=0.6,
+        **{"lam": 0.3, "lam_offline": 0.8, "q_weight": 0.2, "q_weight_offline": 0.7},
     )
     a_hat = outside(agent.policy(s, noise.generated))
     mask = batch.valid.repeat_interleave(A, 1)[:, None]
@@ -304,8 +308,8 @@ def test_dfp_repelled_by_the_worst_and_led_by_values(online):
     value = best_next_value(agent, s_next, agent.policy(s_next, noise.target))
     loss = td(agent, batch, s, value) + wg.regress_onto(a_hat * mask, to_data)
     loss = loss + (0.3 if online else 0.8) * wg.regress_onto(a_hat, V)
-    if online:
-        loss = loss - 0.2 * scaled(sum(still(agent.critic)(s, a_hat.clamp(-1, 1))) / 2)
+    q = sum(still(agent.critic)(s, a_hat.clamp(-1, 1))) / 2
+    loss = loss - (0.2 if online else 0.7) * scaled(q)
     assert_is_the_loss(loss, agent, batch, noise, online=online)
 
 

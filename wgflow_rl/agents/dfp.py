@@ -37,9 +37,10 @@ class DFPConfig(AgentConfig):
     positives: str = "topk"
     temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
     # Not in the paper. repulsion: weight of a second field whose negatives are the K worst candidates. q_weight: weight
-    # of -mean Q / mean |Q| in the online loss, as in TD3+BC.
+    # of -mean Q / mean |Q| in the online loss, as in TD3+BC; q_weight_offline: the same in the offline phase.
     repulsion: float = 0.0
     q_weight: float = 0.0
+    q_weight_offline: float = 0.0
     candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
     top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
     old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
@@ -70,7 +71,8 @@ class DFPConfig(AgentConfig):
         fields.parse(self.improve_field)
         at_least(2, generated=self.generated)
         at_least(0, lam=self.lam, lam_offline=self.lam_offline)
-        at_least(0, repulsion=self.repulsion, q_weight=self.q_weight)
+        at_least(0, repulsion=self.repulsion)
+        at_least(0, q_weight=self.q_weight, q_weight_offline=self.q_weight_offline)
         if self.repulsion:
             if not self.lam and not self.lam_offline:
                 raise ValueError(
@@ -152,9 +154,10 @@ class DFP(Agent):
             improve = wg.regress_onto(a_hat, V)
             loss = loss + lam * improve
             log["topk_loss"] = improve.detach()
-        if online and self.cfg.q_weight:
+        q_weight = self.cfg.q_weight if online else self.cfg.q_weight_offline
+        if q_weight > 0:
             q = frozen(self.critic)(batch.obs, a_hat.clamp(-1, 1)).mean(0)
-            loss = loss - self.cfg.q_weight * losses.value_scale(q) * q.mean()
+            loss = loss - q_weight * losses.value_scale(q) * q.mean()
             log["q_policy"] = q.detach().mean()
         return loss, log
 
