@@ -121,11 +121,21 @@ SEARCH = {
     f"{name}, alpha {value}": (name, "--alpha", value)
     for name, values in SEARCHED.items()
     for value in values
-} | {f"dfp-ml-energy, values {w}": (*LED, *led(w)) for w in ("0.03", "0.1", "0.3", "1")}
+} | {f"dfp-ml-energy, values {w}": (*LED, *led(w)) for w in ("0.1", "0.3", "0.5", "1")}
 CHOSEN = {
     "qc-bfn": ("qc-bfn",),
     "qc-fql": ("qc-fql", "--alpha", "300"),
     "driftql": ("driftql", "--alpha", "600"),
+}
+# What DriftQL adds: a policy that regresses to the data's action, as Eq. 3 does at a small length, led by values.
+REGRESSION = (*both("drifting:0.05"), "--lam", "0", *ONE_SAMPLE)
+VALUES = {
+    "driftql": CHOSEN["driftql"],
+    "driftql, 8 samples": (*CHOSEN["driftql"], "--generated", "8"),
+    "regression, W = 0.1": (*REGRESSION, *led("0.1")),
+    "regression, W = 0.03": (*REGRESSION, *led("0.03")),
+    "dfp-ml-energy, W = 0.3": (*LED, *led("0.3")),
+    "dfp-ml-energy, one of 32, W = 0.1": ("dfp-ml-energy-no-topk", *led("0.1")),
 }
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 NEWER = ("driftql", "fedit", "qam", "qam-e")
@@ -165,6 +175,7 @@ STUDIES = {
     "strength-pointmaze": Study(MAZE, 3, STRENGTHS),
     "strength-arm": Study(ARM, 3, STRENGTHS),
     "search-arm": Study(ARM, 1, SEARCH, ("--chunk", "5")),
+    "values-arm": Study(ARM, 5, VALUES, ("--chunk", "5")),
     "methods-arm": Study(ARM, 5, CHOSEN, ("--chunk", "5")),
     "rivals-pointmaze": Study(MAZE, 3, {name: (name,) for name in NEWER}),
     "methods-pointmaze": Study(MAZE, 3, {name: (name,) for name in (*TOPK, *OTHERS)}),
