@@ -261,16 +261,16 @@ def unpaired() -> str:
     return table(["task", "with the term", "seeds", "end of offline", f"last {LAST}"], body)
 
 
-def methods() -> str:
-    """Every method that was trained on cube-single for the online phase: success at the end, by seed."""
+def methods(*files: str) -> str:
+    """Success of each variant of these files at the end of training, by seed."""
     body = []
-    for file in ("arm-topk", "methods-arm"):
+    for file in files:
         settings = json.loads((RESULTS / f"{file}.json").read_text())["settings"]
         for variant, seeds in evaluations(file).items():
             success = at_end(file, variant, "success")
             found = summary(success)
             assert found is not None
-            low, high = found.interval or (math.nan, math.nan)
+            interval = "[{:.2f}, {:.2f}]".format(*found.interval) if found.interval else "(one seed)"
             before = [
                 [r["success"] for r in rows if r["phase"] == "offline"] for rows in seeds.values()
             ]
@@ -280,7 +280,7 @@ def methods() -> str:
                 [
                     variant,
                     f"one of {samples}" if samples > 1 else "one sample",
-                    f"{found.mean:.2f} [{low:.2f}, {high:.2f}]",
+                    f"{found.mean:.2f} {interval}",
                     " ".join(f"{value:.2f}" for value in success),
                     f"{np.mean([each[-1] for each in before]):.2f}",
                     steps,
@@ -357,7 +357,8 @@ SECTIONS = {
     "Variants in the maze": partial(variants, "improvements-pointmaze", "no top-K", "steps"),
     "Variants on cube-single": partial(variants, "improvements-arm", "no top-K", "success"),
     "More for drifting than for MeanFlow?": backbones,
-    "Beside other methods": methods,
+    "Beside other methods": partial(methods, "arm-topk", "methods-arm"),
+    "What makes DriftQL better": partial(methods, "values-arm"),
     "Other runs with the term": unpaired,
     "Settings": hours,
 }

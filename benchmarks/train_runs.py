@@ -121,7 +121,7 @@ SEARCH = {
     f"{name}, alpha {value}": (name, "--alpha", value)
     for name, values in SEARCHED.items()
     for value in values
-} | {f"dfp-ml-energy, values {w}": (*LED, *led(w)) for w in ("0.1", "0.3", "0.5", "1")}
+} | {f"dfp-ml-energy, values {w}": (*LED, *led(w)) for w in ("0.1", "0.3", "1")}
 CHOSEN = {
     "qc-bfn": ("qc-bfn",),
     "qc-fql": ("qc-fql", "--alpha", "300"),
@@ -131,10 +131,10 @@ CHOSEN = {
 REGRESSION = (*both("drifting:0.05"), "--lam", "0", *ONE_SAMPLE)
 VALUES = {
     "driftql": CHOSEN["driftql"],
-    "driftql, 8 samples": (*CHOSEN["driftql"], "--generated", "8"),
+    "driftql, 8 samples": (*CHOSEN["driftql"], "--generated", "8"),  # as DFP has
     "regression, W = 0.1": (*REGRESSION, *led("0.1")),
+    "regression, W = 0": REGRESSION,
     "regression, W = 0.03": (*REGRESSION, *led("0.03")),
-    "dfp-ml-energy, W = 0.3": (*LED, *led("0.3")),
     "dfp-ml-energy, one of 32, W = 0.1": ("dfp-ml-energy-no-topk", *led("0.1")),
 }
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
