@@ -14,8 +14,8 @@ from _provenance import provenance
 from _results import write_results
 
 from wgflow_rl import envs
-from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator
-from wgflow_rl.data.demonstrations import attempt
+from wgflow_rl.data.generated.controllers import OPERATORS, PLANS, Operator
+from wgflow_rl.data.generated.demonstrations import attempt
 from wgflow_rl.training.runlog import wilson
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from wgflow_rl import data, envs
-from wgflow_rl.data import generated, ogbench, oracles
+from wgflow_rl.data import generated, ogbench
+from wgflow_rl.data.generated import oracles
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 ARM = "cube-single-play-singletask-task2-v0"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from wgflow_rl import data, envs
-from wgflow_rl.data import controllers, demonstrations, generated, robomimic
+from wgflow_rl.data import generated, robomimic
+from wgflow_rl.data.generated import controllers, demonstrations
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.envs.robomimic import KEYS, Robosuite, env_args

@@ -10,7 +10,7 @@ import numpy as np
 
 from wgflow_rl import envs
 from wgflow_rl.data import robomimic
-from wgflow_rl.data.controllers import OPERATORS, PLANS, Operator, Scene
+from wgflow_rl.data.generated.controllers import OPERATORS, PLANS, Operator, Scene
 
 Row = dict[str, np.ndarray]
 

@@ -26,7 +26,8 @@ import numpy as np
 from tqdm import tqdm
 
 from wgflow_rl import envs, plugins
-from wgflow_rl.data import demonstrations, npz, oracles
+from wgflow_rl.data import npz
+from wgflow_rl.data.generated import demonstrations, oracles
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.files import open_to_append, remove_temporaries
 from wgflow_rl.utils.processes import cores, without_main
