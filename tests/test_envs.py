@@ -44,7 +44,7 @@ def episode(env, seed, actions):
 def test_every_name_is_registered_with_ogbench():
     import ogbench  # noqa: F401
 
-    names = envs.ogbench.names()
+    names = envs.ogbench.NAMES
     assert len(names) == len(set(names)) == 6 * len(envs.ogbench.SUITES)
     assert set(names) < set(envs.names())
     for name in names:
@@ -73,7 +73,7 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong, nearest):
 
 
 def test_data_files_do_not_depend_on_the_task():
-    assert {envs.parse(n).dataset for n in envs.ogbench.names() if n.startswith("scene")} == {
+    assert {envs.parse(n).dataset for n in envs.ogbench.NAMES if n.startswith("scene")} == {
         "scene-play-v0"
     }
 

@@ -93,7 +93,7 @@ def digest(seed=3, steps=120):
 
 
 def test_names_are_known_and_nearly_right_ones_are_answered():
-    assert set(NAMES) == set(pusht.names()) < set(envs.names())
+    assert set(NAMES) == set(pusht.NAMES) < set(envs.names())
     assert {envs.parse(name).dataset for name in NAMES} == {"pusht"}
     with pytest.raises(ValueError, match="Nearest: pusht"):
         envs.parse("push-t")

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # Sources of environments, modules or `custom.Source`; `wgflow_rl.data` has readers of the same
-# names. Each provides names(), parse(env) and make(env, **options).
+# names. Each provides NAMES, the parsed name of each environment, and make(env, **options).
 SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 BUILT_IN = tuple(SOURCES)
 
@@ -68,21 +68,20 @@ def register(
         raise ValueError(f"environments is {environments!r}; wanted a list of names")
     for name in environments:
         plugins.check_name("the environment", name)
-        owners = [key for key, other in SOURCES.items() if key != source and other.parse(name)]
+        owners = [key for key, other in SOURCES.items() if key != source and name in other.NAMES]
         if owners:
             raise ValueError(
                 f"the environment {name!r} belongs to the source {owners[0]!r}; choose another name"
             )
     module = sys._getframe(1).f_globals["__name__"]  # worker processes import it
-    SOURCES[source] = custom.Source(
-        source, tuple(environments), make, success, score, limit, module
-    )
+    names = {name: custom.Name(source, name) for name in environments}
+    SOURCES[source] = custom.Source(names, make, success, score, limit, module)
 
 
 def names() -> list[str]:
     """All environment names."""
     plugins.load_installed()
-    return [name for source in SOURCES.values() for name in source.names()]
+    return [name for source in SOURCES.values() for name in source.NAMES]
 
 
 def parse(env: str) -> Name:
@@ -93,8 +92,8 @@ def parse(env: str) -> Name:
     """
     plugins.load_installed()
     for source in SOURCES.values():
-        if (name := source.parse(env)) is not None:
-            return name
+        if env in source.NAMES:
+            return source.NAMES[env]
     near = [name for name in names() if name.startswith(env)] if env else []
     near = near[:4] or difflib.get_close_matches(env, names(), n=4, cutoff=0.3)
     raise ValueError(

@@ -36,19 +36,12 @@ class Name:
 class Source:
     """Environments registered under one name: see `envs.register`."""
 
-    source: str
-    environments: tuple[str, ...]
+    NAMES: dict[str, Name]
     maker: Make
     success: Success | None = None
     score: Score | None = None
     limit: int | None = None
     module: str = "__main__"  # that called `envs.register`
-
-    def names(self) -> list[str]:
-        return list(self.environments)
-
-    def parse(self, env: str) -> Name | None:
-        return Name(self.source, env) if env in self.environments else None
 
     def make(self, env: str, **options: Any) -> SingleTask:
         """Make an environment. Of `options`, the registered function receives `render_mode`.

@@ -15,7 +15,6 @@ Rewards: mazes 0 at the goal and -1 elsewhere; cube, scene and puzzle (objects a
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -51,10 +50,6 @@ SUITES = {
     "puzzle-4x4": "play",
 }
 WALKERS = ("antmaze", "humanoidmaze")  # OGBench has no scripted policy that could generate data
-TASKS = (1, 2, 3, 4, 5)
-_PATTERN = re.compile(
-    r"(?P<suite>.+)-(?P<kind>navigate|play)-singletask(?:-task(?P<task>[1-5]))?-v0"
-)
 
 
 @dataclass(frozen=True)
@@ -80,21 +75,11 @@ class Name:
         return f"{self.suite}-{self.kind}-v0"
 
 
-def names() -> list[str]:
-    """All names: suites x (default task, tasks 1 to 5)."""
-    return [
-        f"{suite}-{kind}-singletask{task}-v0"
-        for suite, kind in SUITES.items()
-        for task in ("", *(f"-task{i}" for i in TASKS))
-    ]
-
-
-def parse(env: str) -> Name | None:
-    """Parse a name; None if it is not one of `names()`."""
-    match = _PATTERN.fullmatch(env)
-    if match is None or SUITES.get(match["suite"]) != match["kind"]:
-        return None
-    return Name(match["suite"], match["kind"], int(match["task"] or 0))
+NAMES = {
+    f"{suite}-{kind}-singletask{f'-task{task}' if task else ''}-v0": Name(suite, kind, task)
+    for suite, kind in SUITES.items()
+    for task in range(6)
+}
 
 
 def build(gym_id: str, **options: Any) -> tuple[Any, int]:
@@ -128,8 +113,6 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
 
 
 def make(env: str, **options: Any) -> SingleTask:
-    """Make one of `names()`: see `envs.make`. `options` are those of OGBench's constructor."""
-    name = parse(env)
-    assert name is not None
-    inner, limit = build(name.gym_id, **options)
+    """Make one of `NAMES`: see `envs.make`. `options` are those of OGBench's constructor."""
+    inner, limit = build(NAMES[env].gym_id, **options)
     return SingleTask(TimeLimit(inner, max_episode_steps=limit), env)

@@ -61,17 +61,7 @@ class Name:
     dataset: ClassVar[str] = "pusht"  # shared by both
 
 
-_NAMES = {"pusht": Name("state"), "pusht-keypoints": Name("keypoints")}
-
-
-def names() -> list[str]:
-    """All names: pusht, pusht-keypoints."""
-    return list(_NAMES)
-
-
-def parse(env: str) -> Name | None:
-    """Parse a name; None if it is not one of `names()`."""
-    return _NAMES.get(env)
+NAMES = {"pusht": Name("state"), "pusht-keypoints": Name("keypoints")}
 
 
 def scale(px: Any) -> np.ndarray:
@@ -191,13 +181,12 @@ def _checked(state: Any) -> np.ndarray:
 
 
 def make(env: str, **options: Any) -> SingleTask:
-    """Make one of `names()`: see `envs.make`.
+    """Make one of `NAMES`: see `envs.make`.
 
     `options`: render_mode, width, height of `PushT`.
     """
-    name = parse(env)
-    assert name is not None
-    return SingleTask(TimeLimit(PushT(name.kind, **options), max_episode_steps=LIMIT), env)
+    inner = PushT(NAMES[env].kind, **options)
+    return SingleTask(TimeLimit(inner, max_episode_steps=LIMIT), env)
 
 
 def import_gym_pusht() -> ModuleType:

@@ -14,7 +14,6 @@ of (seed, actions).
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,8 +31,7 @@ KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
 TASKS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}  # name in robosuite
 LIMITS = {"lift": 300, "can": 300, "square": 400}  # time limits in steps
 INSTALL = 'pip install -e ".[robomimic]" -c constraints.txt'
-_PATTERN = re.compile(r"(?P<suite>lift|can|square)-mh-low_dim")
-_OBJECT = "object-state"  # robosuite's name of "object"
+
 
 # The arm's controller in robomimic's files: six numbers in [-1, 1] move the gripper by up to 5 cm
 # and 0.5 rad per axis; the seventh closes (+1) or opens (-1) it.
@@ -73,15 +71,7 @@ class Name:
         return f"{self.suite}-mh-low_dim"
 
 
-def names() -> list[str]:
-    """All names: lift-mh-low_dim, can-mh-low_dim, square-mh-low_dim."""
-    return [Name(suite).dataset for suite in TASKS]
-
-
-def parse(env: str) -> Name | None:
-    """Parse a name; None if it is not one of `names()`."""
-    match = _PATTERN.fullmatch(env)
-    return Name(match["suite"]) if match else None
+NAMES = {name.dataset: name for name in map(Name, TASKS)}
 
 
 def env_args(suite: str) -> dict[str, Any]:
@@ -220,18 +210,18 @@ class Robosuite(gymnasium.Env):
 
 
 def _join(observations: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate([observations[_OBJECT if key == "object" else key] for key in KEYS])
+    own_names = ["object-state" if key == "object" else key for key in KEYS]  # robosuite's
+    return np.concatenate([observations[name] for name in own_names])
 
 
 def make(env: str, **options: Any) -> SingleTask:
-    """Make one of `names()`: see `envs.make`.
+    """Make one of `NAMES`: see `envs.make`.
 
     `options`: render_mode, width, height of `Robosuite`.
     """
-    name = parse(env)
-    assert name is not None
-    inner = Robosuite(env_args(name.suite), **options)
-    return SingleTask(TimeLimit(inner, max_episode_steps=LIMITS[name.suite]), env)
+    suite = NAMES[env].suite
+    inner = Robosuite(env_args(suite), **options)
+    return SingleTask(TimeLimit(inner, max_episode_steps=LIMITS[suite]), env)
 
 
 def import_robosuite() -> Any:

@@ -205,6 +205,6 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
 def _data(settings: Mapping[str, Any]) -> str:
     """Describe the data of a run by what it recorded; folders of our generator are known by their names."""
     if not settings.get("data"):
-        return GENERATED if pusht.parse(settings["env"]) is None else OFFICIAL
+        return OFFICIAL if settings["env"] in pusht.NAMES else GENERATED
     name = Path(settings["data"]).name
     return f"{GENERATED} {name}" * bool(_OF_GENERATOR.search(name)) or f"data={name}"
