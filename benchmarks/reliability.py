@@ -29,6 +29,7 @@ from _results import write_results
 from wgflow_rl import envs, train
 from wgflow_rl.data import robomimic
 from wgflow_rl.data.episodes import LAYOUT
+from wgflow_rl.data.generated import demonstrations
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.csv_table import Table, read_rows
 from wgflow_rl.training.settings import Settings, as_json, from_command_line
@@ -209,7 +210,7 @@ def good_demonstrations(folder: Path) -> tuple[Path, Callable[[Path], str]]:
         observed = {
             f"{kind}/{key}": rng.normal(size=(rows, width))
             for kind in ("obs", "next_obs")
-            for key, width in {**robomimic.PLACES, "object": 10}.items()
+            for key, width in {**robomimic.WIDTHS, "object": 10}.items()
         }
         ends = np.isin(np.arange(1, rows + 1), np.cumsum(lengths))
         actions = rng.uniform(-1, 1, (rows, 7))
@@ -220,7 +221,7 @@ def good_demonstrations(folder: Path) -> tuple[Path, Callable[[Path], str]]:
             | {"lengths": lengths, "operators": ["clean"] * len(lengths), "model_file": "none"}
         )
 
-    robomimic.write(path, env, [part([5, 7])], [part([6])])
+    demonstrations.write([path], env, [part([5, 7])], [part([6])])
     written = [vars(episodes) for episodes in robomimic.contents(path, env)]
 
     def read(path: Path) -> str:

@@ -54,10 +54,10 @@ def facts(path):
 
 def demonstrations(path):
     pytest.importorskip("h5py")
-    from wgflow_rl.data import robomimic
+    from wgflow_rl.data.generated import demonstrations
 
     part = {"actions": np.zeros((3, 7)), "lengths": np.array([3]), "operators": np.array(["clean"])}
-    robomimic.write(path, "lift-mh-low_dim", [part | {"model_file": "x"}], [])
+    demonstrations.write([path], "lift-mh-low_dim", [part | {"model_file": "x"}], [])
 
 
 WRITERS = {

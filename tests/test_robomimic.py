@@ -41,7 +41,7 @@ def parts():
 @pytest.fixture
 def file(tmp_path, parts):
     path = tmp_path / "lift" / "mh" / "low_dim_v15.hdf5"
-    robomimic.write(path, LIFT, [parts[0]], [parts[1]])
+    demonstrations.write([path], LIFT, [parts[0]], [parts[1]])
     return path
 
 
@@ -210,7 +210,7 @@ def test_a_part_does_not_depend_on_those_before_it(parts):
 
 def test_the_same_parts_give_the_same_bytes(file, parts, tmp_path):
     turned = [{name: part[name] for name in reversed(part)} for part in parts]
-    robomimic.write(tmp_path / "again.hdf5", LIFT, [turned[0]], [turned[1]])
+    demonstrations.write([tmp_path / "again.hdf5"], LIFT, [turned[0]], [turned[1]])
     assert file.read_bytes() == (tmp_path / "again.hdf5").read_bytes()
 
 
@@ -283,7 +283,7 @@ def test_files_from_before_robosuite_1_5_are_read_too(file):
 
 def test_a_file_without_masks_is_split_by_number(tmp_path, parts):
     path = tmp_path / "low_dim.hdf5"
-    robomimic.write(path, LIFT, [parts[0]] * 10, [])
+    demonstrations.write([path], LIFT, [parts[0]] * 10, [])
     rewrite(path, delete("mask"))
     count = 10 * len(parts[0]["lengths"])
     train, validation = robomimic.contents(tmp_path, LIFT)

@@ -1,4 +1,4 @@
-"""Robomimic's HDF5 files: reading, validation, writing.
+"""Robomimic's HDF5 files: reading, validation and download.
 
 A file is {lift,can,square}/mh/low_dim_v15.hdf5 or low_dim_v141.hdf5. Group data/demo_i has the
 arrays of a demonstration, mask/NAME the names of the demonstrations of a split. The conventions of
@@ -21,7 +21,6 @@ from wgflow_rl import envs
 from wgflow_rl.data import fetch, hdf5
 from wgflow_rl.data.episodes import Episodes
 from wgflow_rl.envs.robomimic import KEYS
-from wgflow_rl.utils.files import replacing
 
 FILES = ("low_dim_v15.hdf5", "low_dim_v141.hdf5", "low_dim.hdf5")  # in order of preference
 SERVER = "https://downloads.cs.stanford.edu/downloads/rt_benchmark"  # of robomimic 0.3
@@ -140,41 +139,6 @@ def read(path: Path, env: str, split: str = "train") -> Episodes:
             )
     together = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return Episodes(**together, env=env, source=f"{path} ({split})")
-
-
-def write(path: Path, env: str, train: list[dict], validation: list[dict]) -> None:
-    """Write parts of `demonstrations` to one file, atomically; equal parts give equal bytes."""
-    import h5py
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    masks: dict[str, list[str]] = {}
-    total = number = 0
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        group = file.create_group("data")
-        for split, parts in zip(SPLITS, (train, validation), strict=True):
-            for part in parts:
-                ends = np.cumsum(part["lengths"])
-                for operator, length, end in zip(
-                    part["operators"], part["lengths"], ends, strict=True
-                ):
-                    demo = group.create_group(f"demo_{number}")
-                    for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
-                        demo[key] = part[key][end - length : end]
-                    demo.attrs["num_samples"] = int(length)
-                    demo.attrs["model_file"] = str(part["model_file"])
-                    for mask in (split, operator, f"{operator}_{split}"):
-                        masks.setdefault(str(mask), []).append(f"demo_{number}")
-                    number, total = number + 1, total + int(length)
-        group.attrs["total"] = total
-        group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
-        for name, demos in masks.items():
-            file[f"mask/{name}"] = np.array(demos, dtype="S")
-
-
-def split_observation(observation: np.ndarray) -> dict[str, np.ndarray]:
-    """Split an observation [S] into robomimic's arrays."""
-    ends = np.cumsum([WIDTHS[key] for key in KEYS[:-1]])
-    return dict(zip(KEYS, np.split(observation, ends), strict=True))
 
 
 def _demonstrations(file: hdf5.Contents, split: str) -> list[str]:

@@ -37,8 +37,8 @@ TRAIN, VALIDATION = 0, 1
 Row = dict[str, np.ndarray]
 
 # One module per source, as in `data.SOURCES`. Each provides VERSION, official_rows(env),
-# files(folder, env), prepare(env), which returns a function that makes parts, and write(folder,
-# env, train, validation), which joins them.
+# files(folder, env), prepare(env), which returns a function that makes parts, and write(files, env,
+# train, validation), which joins them.
 MAKERS: dict[str, ModuleType] = {"ogbench": oracles, "robomimic": demonstrations}
 
 
@@ -129,8 +129,8 @@ def _exclusive_lock(path: Path) -> Iterator[None]:
 def _generate_parts(
     env: str, seed: int, splits: dict[int, int], folder: Path, *, workers: int, progress: bool
 ) -> None:
-    name = envs.parse(env)
-    parts = folder / "parts"
+    name, parts = envs.parse(env), folder / "parts"
+    maker = MAKERS[name.source]
     parts.mkdir(parents=True, exist_ok=True)
     jobs = [
         (env, seed, split, number, parts / f"{split}-{number:06d}.npz")
@@ -150,7 +150,7 @@ def _generate_parts(
     train, validation = (
         [_read(job[-1]) for job in jobs if job[2] == split] for split in (TRAIN, VALIDATION)
     )
-    MAKERS[name.source].write(folder, env, train, validation)
+    maker.write(maker.files(folder, env), env, train, validation)
     shutil.rmtree(parts)
 
 

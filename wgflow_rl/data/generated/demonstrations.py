@@ -1,7 +1,8 @@
-"""Scripted demonstrations of Lift, Can and Square, made for `generated`."""
+"""Scripted demonstrations of Lift, Can and Square, in robomimic's format."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from wgflow_rl import envs
 from wgflow_rl.data import robomimic
 from wgflow_rl.data.generated.controllers import OPERATORS, PLANS, Operator, Scene
+from wgflow_rl.utils.files import replacing
 
 Row = dict[str, np.ndarray]
 
@@ -75,17 +77,19 @@ def attempt(
         after, reward, done, _, _ = simulator.step(action)
         row: dict[str, Any] = {"actions": action.astype(np.float64), "states": state}
         row |= {"rewards": reward + 1.0, "dones": np.int64(done)}
-        row |= {
-            f"obs/{key}": value for key, value in robomimic.split_observation(observation).items()
-        }
-        row |= {
-            f"next_obs/{key}": value for key, value in robomimic.split_observation(after).items()
-        }
+        row |= {f"obs/{key}": part for key, part in _split_observation(observation).items()}
+        row |= {f"next_obs/{key}": part for key, part in _split_observation(after).items()}
         rows.append(row)
         if done:
             break
         observation, scene = after, Scene.from_observation(after, suite)
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _split_observation(observation: np.ndarray) -> dict[str, np.ndarray]:
+    """Split an observation [S] into robomimic's arrays."""
+    ends = np.cumsum([robomimic.WIDTHS[key] for key in envs.robomimic.KEYS[:-1]])
+    return dict(zip(envs.robomimic.KEYS, np.split(observation, ends), strict=True))
 
 
 def model_xml(simulator: envs.robomimic.Robosuite) -> str:
@@ -96,6 +100,31 @@ def model_xml(simulator: envs.robomimic.Robosuite) -> str:
     return simulator.simulator.model.get_xml().replace(f"{root}/", "")
 
 
-def write(folder: Path, env: str, train: list[Row], validation: list[Row]) -> None:
-    """Write all parts to one file in robomimic's format, with masks for training and validation."""
-    robomimic.write(folder / robomimic.path_of(env), env, train, validation)
+def write(paths: list[Path], env: str, train: list[Row], validation: list[Row]) -> None:
+    """Write all parts to the file in `paths` atomically, in robomimic's format; equal parts give equal bytes."""
+    import h5py
+
+    (path,) = paths
+    path.parent.mkdir(parents=True, exist_ok=True)
+    masks: dict[str, list[str]] = {}
+    total = number = 0
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group("data")
+        for split, parts in zip(robomimic.SPLITS, (train, validation), strict=True):
+            for part in parts:
+                ends = np.cumsum(part["lengths"])
+                for operator, length, end in zip(
+                    part["operators"], part["lengths"], ends, strict=True
+                ):
+                    demo = group.create_group(f"demo_{number}")
+                    for key in sorted(part.keys() - {"lengths", "operators", "model_file"}):
+                        demo[key] = part[key][end - length : end]
+                    demo.attrs["num_samples"] = int(length)
+                    demo.attrs["model_file"] = str(part["model_file"])
+                    for mask in (split, operator, f"{operator}_{split}"):
+                        masks.setdefault(str(mask), []).append(f"demo_{number}")
+                    number, total = number + 1, total + int(length)
+        group.attrs["total"] = total
+        group.attrs["env_args"] = json.dumps(envs.robomimic.env_args(envs.parse(env).suite))
+        for name, demos in masks.items():
+            file[f"mask/{name}"] = np.array(demos, dtype="S")

@@ -51,9 +51,9 @@ def files(folder: Path, env: str) -> list[Path]:
     return [folder / f"{stem}.npz", folder / f"{stem}-val.npz"]
 
 
-def write(folder: Path, env: str, train: list[Row], validation: list[Row]) -> None:
-    """Write the concatenated trajectories of each split."""
-    for path, parts in zip(files(folder, env), (train, validation), strict=True):
+def write(paths: list[Path], env: str, train: list[Row], validation: list[Row]) -> None:
+    """Write the concatenated trajectories of each split to its file in `paths`."""
+    for path, parts in zip(paths, (train, validation), strict=True):
         npz.write(path, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
