@@ -100,14 +100,14 @@ def test_a_generation_that_stopped_goes_on_where_it_stood(tmp_path, short, monke
         return count
 
     monkeypatch.setattr(oracles, "prepare", counting)
-    monkeypatch.setattr(generated, "_prepared", {})
+    generated._prepare.cache_clear()
     with pytest.raises(KeyboardInterrupt):
         generated.generate(MAZE, root=tmp_path / "a", rows=240, workers=1, progress=False)
     folder = generated.generate(MAZE, root=tmp_path / "a", rows=240, workers=1, progress=False)
     assert len(made) == 6  # four for training and one for validation, of which one was tried twice
     assert sorted(path.suffix for path in folder.iterdir()) == [".npz", ".npz"]
     monkeypatch.setattr(oracles, "prepare", prepare)
-    monkeypatch.setattr(generated, "_prepared", {})
+    generated._prepare.cache_clear()
     whole = generated.generate(MAZE, root=tmp_path / "b", rows=240, workers=1, progress=False)
     assert_same(contents(folder), contents(whole))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import multiprocessing
 import os
 import shutil
@@ -157,7 +158,7 @@ def _generate_parts(
 def _run(jobs: list[tuple], workers: int) -> Iterator[None]:
     if len(jobs) <= 1 or workers <= 1:
         yield from map(_make_part, jobs)
-        _prepared.clear()
+        _prepare.cache_clear()
         return
     # Spawn rather than fork, which would copy the state of running threads of torch and MuJoCo.
     context = multiprocessing.get_context("spawn")
@@ -192,18 +193,18 @@ def _start_worker(modules: tuple[str, ...]) -> None:
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-_prepared: dict[str, Callable[[int, int], Row]] = {}  # cached per process, for one environment
+@functools.lru_cache(maxsize=1)  # simulators are slow to build, and large
+def _prepare(env: str) -> Callable[[int, int], Row]:
+    return MAKERS[envs.parse(env).source].prepare(env)
 
 
 def _make_part(job: tuple[str, int, int, int, Path]) -> None:
     env, seed, split, number, path = job
-    if env not in _prepared:
-        _prepared.clear()
-        _prepared[env] = MAKERS[envs.parse(env).source].prepare(env)
+    make_rows = _prepare(env)
     part_seed = int(np.random.SeedSequence((seed, split, number)).generate_state(1)[0])
     # oracles and environments draw from numpy's global generator
     with envs.numpy_seeded(part_seed):
-        npz.write(path, _prepared[env](part_seed, LENGTH))
+        npz.write(path, make_rows(part_seed, LENGTH))
 
 
 def _read(part: Path) -> Row:

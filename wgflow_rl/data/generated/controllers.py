@@ -21,6 +21,7 @@ OPEN, CLOSED = -1.0, 1.0
 DOWN = Rotation.from_euler("x", np.pi)  # the gripper points at the table, its fingers along y
 HIGH = 0.1  # height above an object from which a grasp starts
 GRIP = 6  # steps for opening or closing the fingers
+PAUSE = 10  # steps of the longest pause
 
 
 class Scene(NamedTuple):
@@ -161,7 +162,6 @@ class Operator:
     noise: float  # standard deviation of the noise on each of the six motion components
     smoothness: float  # lag-1 autocorrelation of that noise
     pause: float  # probability per step that a pause starts
-    longest_pause: int = 10  # longest pause, in steps
 
     def actions(self, plan: Plan, rng: np.random.Generator) -> Generator[np.ndarray, Scene, None]:
         """Coroutine: receives scenes, yields actions [7] float32 in [-1, 1].
@@ -178,9 +178,7 @@ class Operator:
                 waiting -= 1
                 motion = 0.2 * shake
             else:
-                waiting = (
-                    int(rng.integers(1, self.longest_pause)) if rng.random() < self.pause else 0
-                )
+                waiting = int(rng.integers(1, PAUSE)) if rng.random() < self.pause else 0
                 motion = self.motion_towards(aim, scene) + shake
             scene = yield np.append(motion, aim.fingers).clip(-1, 1).astype(np.float32)
             if not waiting:
