@@ -217,4 +217,8 @@ def test_commands_refuse_in_one_line(tmp_path, capsys):
     assert "rows is 0" in refusal(
         capsys, "generate", MAZE, "--rows", "0", "--folder", str(tmp_path)
     )
+    for command in ("generate", "download"):
+        for env in ("lift-mh-low_dim", "pusht"):
+            err = refusal(capsys, command, env, "--shards", "2", "--folder", str(tmp_path))
+            assert "--shards is 2, but only data of OGBench's environments can be" in err
     assert not list(tmp_path.iterdir())

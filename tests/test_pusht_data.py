@@ -231,8 +231,6 @@ def test_a_download_has_the_published_contents_or_is_not_kept(published, tmp_pat
     with pytest.raises(ConnectionError, match=r"state/1.0 is missing.*by hand"):
         pusht.download("pusht", there, mirror=mirror)
     assert not list(there.iterdir())
-    with pytest.raises(ValueError, match="shards"):
-        pusht.download("pusht", there, shards=2)
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------

@@ -381,5 +381,3 @@ def test_a_download_is_read_before_it_gets_its_name(file, tmp_path):
     assert not list((tmp_path / "there").rglob("*.hdf5*"))
     with pytest.raises(ConnectionError, match="by hand"):
         robomimic.download("can-mh-low_dim", here, mirror=mirror)
-    with pytest.raises(ValueError, match="shards"):
-        robomimic.download(LIFT, here, shards=2)

@@ -28,7 +28,7 @@ __all__ = [
 
 # Readers, modules or `custom.Reader`, with the names of `envs.SOURCES`. Each provides
 # load(folder, env, memory=), contents(path, env), which reads every file, and
-# download(env, folder, mirror=, shards=); nothing else depends on names or formats of files.
+# download(env, folder, mirror=); nothing else depends on names or formats of files.
 SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 BUILT_IN = tuple(SOURCES)
 

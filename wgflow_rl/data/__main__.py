@@ -66,10 +66,14 @@ def _roots(downloads: Path) -> list[Path]:
     return roots
 
 
-def _check_shards(shards: int) -> None:
+def _check_shards(shards: int, env: str) -> None:
     if not 0 <= shards <= 1000:
         raise ValueError(
             f"--shards is {shards}; wanted 0 for a single data set, or the number of shards, at most 1,000"
+        )
+    if shards and envs.parse(env).source != "ogbench":
+        raise ValueError(
+            f"--shards is {shards}, but only data of OGBench's environments can be sharded; leave it out"
         )
 
 
@@ -93,11 +97,7 @@ class Generate:
     plugin: plugins.Flag = ()
 
     def run(self) -> None:
-        _check_shards(self.shards)
-        if self.shards and envs.parse(self.env).source != "ogbench":
-            raise ValueError(
-                f"--shards is {self.shards}, but only data of OGBench's environments can be sharded; leave it out"
-            )
+        _check_shards(self.shards, self.env)
         root = data.cache_root() if self.folder is None else expand_user(self.folder)
         folder = self._make(root, self.seed)
         if self.shards:
@@ -140,11 +140,12 @@ class Download:
     plugin: plugins.Flag = ()
 
     def run(self) -> None:
-        _check_shards(self.shards)
+        _check_shards(self.shards, self.env)
         can_generate = envs.parse(self.env).source in generated.MAKERS
         folder = self.folder or (DOWNLOADS if can_generate else data.cache_root())
+        sharded = {"shards": self.shards} if self.shards else {}  # known to OGBench's reader alone
         folder = data.reader(self.env).download(
-            self.env, expand_user(folder), mirror=self.mirror, shards=self.shards
+            self.env, expand_user(folder), mirror=self.mirror, **sharded
         )
         Check(self.env, folder).run()
 

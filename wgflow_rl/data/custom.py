@@ -36,9 +36,7 @@ class Reader:
     def contents(self, path: Path, env: str) -> Iterator[Episodes]:
         yield from self.load(path, env, memory=0.0)
 
-    def download(
-        self, env: str, folder: Path, *, mirror: str | None = None, shards: int = 0
-    ) -> Path:
+    def download(self, env: str, folder: Path, *, mirror: str | None = None) -> Path:
         raise ValueError(
             f"env is {env!r}, whose source {envs.parse(env).source!r} has no files to download; "
             "its reader is registered by a plugin"

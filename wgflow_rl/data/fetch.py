@@ -58,7 +58,7 @@ def fetch(
 
     Args:
         url: https or file URL; http with `sha256`, or from this machine.
-        path: file to create.
+        path: file to create, with missing folders.
         sha256: expected digest; None: not checked.
         verify: called with the downloaded file; raises ValueError if it is damaged. Default:
             compare every array of an npz file with its checksum.
@@ -70,8 +70,12 @@ def fetch(
         PermanentError: If a retry cannot help.
         OSError: If the disk is full or cannot be written.
     """
-    if sha256 is None:
-        require_secure(url)
+    if sha256 is None and not _is_secure(url):
+        raise ValueError(
+            f"{url} is not https, and no SHA-256 of the file is known, so its contents could be altered on the way. "
+            "Give an https URL, or download the file by hand and compare its checksum."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with _locked(part, path) as file:
         if file is None:  # another process has finished it
@@ -79,27 +83,17 @@ def fetch(
         _fetch_whole(url, file, part, progress=progress)
         try:
             if sha256 is not None and _sha256(part) != sha256:
-                raise PermanentError(
-                    f"the SHA-256 of {url} is not {sha256}; the download is deleted"
-                )
+                raise ValueError(f"its SHA-256 is not {sha256}; the download is deleted")
             verify(part)
-        except (PermanentError, ValueError) as error:
+        except ValueError as error:
             _discard(part)
             raise PermanentError(f"{url} is damaged ({error})") from error
         publish(part, path)
         _version_file(part).unlink(missing_ok=True)
 
 
-def require_secure(url: str) -> None:
-    """Raise ValueError for a URL whose contents could be altered on the way."""
-    if not _is_secure(url):
-        raise ValueError(
-            f"{url} is not https, and no SHA-256 of the file is known, so its contents could be altered on the way. "
-            "Give an https URL, or download the file by hand and compare its checksum."
-        )
-
-
 def _is_secure(url: str) -> bool:
+    """Return True if nobody on the way could alter the contents."""
     parts = urllib.parse.urlsplit(url)
     return parts.scheme in ("https", "file") or parts.hostname in LOCAL
 
@@ -117,11 +111,9 @@ def checksums(url: str) -> dict[str, str]:
     try:
         with _open(f"{url}/SHA256SUMS") as response:
             text = response.read(LARGEST_TEXT).decode("utf-8", "replace")
-    except urllib.error.URLError as error:
+    except (OSError, http.client.HTTPException) as error:
         if _is_missing(error):
             return {}
-        raise ConnectionError(f"{url} cannot be reached ({error})") from error
-    except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"{url} cannot be reached ({error})") from error
     return {
         name: digest
@@ -182,8 +174,7 @@ def _fetch_rest(url: str, file: BinaryIO, part: Path, *, progress: bool) -> bool
     """Append the missing bytes to `part`; return True if it then has the announced size."""
     have, version = _size(part), _read_version(part)
     # Without a version the server cannot say whether its file is still the one `part` began with.
-    wants_rest = bool(have and version)
-    headers = {"Range": f"bytes={have}-", "If-Range": version} if wants_rest else {}
+    headers = {"Range": f"bytes={have}-", "If-Range": version} if have and version else {}
     try:
         response = _open(url, headers)
     except urllib.error.HTTPError as error:
@@ -266,7 +257,7 @@ def _version_file(part: Path) -> Path:
 
 
 def _read_version(part: Path) -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
+    with contextlib.suppress(OSError):
         text = _version_file(part).read_text(encoding="latin-1")
         if text.isprintable():  # it becomes a header
             return text
@@ -278,12 +269,12 @@ def _discard(part: Path) -> None:
     _version_file(part).unlink(missing_ok=True)
 
 
-def _is_missing(error: urllib.error.URLError) -> bool:
+def _is_missing(error: Exception) -> bool:
     """Return True if the file does not exist, on a server or (file:///mnt/...) on a disk."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         return error.code in (403, 404, 410)
-    return isinstance(error.reason, FileNotFoundError)
+    return isinstance(getattr(error, "reason", None), FileNotFoundError)
 
 
 def _total(content_range: str) -> int | None:

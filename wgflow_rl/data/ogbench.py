@@ -287,7 +287,6 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         large = f"{name.suite}-{name.kind}-100m-v0"
         server, folder = f"{server}/{large}", folder / large
         parts = [f"{name.dataset}-{number:03d}" for number in range(shards)]
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = [f"{part}{end}.npz" for part in parts for end in ("", "-val")]
     wanted = [file for file in wanted if not (folder / file).exists()]
     try:

@@ -209,7 +209,7 @@ def files(folder: Path) -> list[Path]:
     ]
 
 
-def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
+def download(env: str, folder: Path, *, mirror: str | None = None) -> Path:
     """Download Diffusion Policy's archive unless `folder` has the data; return the folder.
 
     The archive is read where it is, without unpacking. It is accepted if its arrays are the
@@ -219,18 +219,14 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         env: environment name.
         folder: folder to download to.
         mirror: URL of a server or folder that has pusht.zip, used instead of the official one.
-        shards: must be 0.
 
     Raises:
-        ValueError: For shards.
         ConnectionError: The message names alternatives if the file cannot be downloaded.
     """
-    if shards:
-        raise ValueError(f"--shards is {shards}, but PushT's data are one store; leave it out")
+
     try:
         find(folder)
     except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
         server = (mirror or SERVER).rstrip("/")
         try:
             fetch.fetch(f"{server}/{ARCHIVE}", folder / ARCHIVE, verify=_verify)

@@ -82,7 +82,7 @@ def find(folder: Path, env: str) -> Path:
     )
 
 
-def download(env: str, folder: Path, *, mirror: str | None = None, shards: int = 0) -> Path:
+def download(env: str, folder: Path, *, mirror: str | None = None) -> Path:
     """Download robomimic 0.3's file unless `folder` has one; return the folder.
 
     Args:
@@ -90,21 +90,15 @@ def download(env: str, folder: Path, *, mirror: str | None = None, shards: int =
         folder: folder to download to.
         mirror: URL of a server with robomimic's layout, MIRROR/lift/mh/low_dim_v141.hdf5, used
             instead of it.
-        shards: must be 0.
 
     Raises:
-        ValueError: For shards.
         ConnectionError: The message names alternatives if the file cannot be downloaded.
     """
-    if shards:
-        raise ValueError(
-            f"--shards is {shards}, but robomimic's data are a single file; leave it out"
-        )
+
     try:
         find(folder, env)
     except FileNotFoundError:
         own, server = path_of(env).parent, (mirror or SERVER).rstrip("/")
-        (folder / own).mkdir(parents=True, exist_ok=True)
         try:
             sums = fetch.checksums(server)
             fetch.fetch(
