@@ -223,7 +223,6 @@ def download(env: str, folder: Path, *, mirror: str | None = None) -> Path:
     Raises:
         ConnectionError: The message names alternatives if the file cannot be downloaded.
     """
-
     try:
         find(folder)
     except FileNotFoundError:

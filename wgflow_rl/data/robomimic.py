@@ -94,7 +94,6 @@ def download(env: str, folder: Path, *, mirror: str | None = None) -> Path:
     Raises:
         ConnectionError: The message names alternatives if the file cannot be downloaded.
     """
-
     try:
         find(folder, env)
     except FileNotFoundError:
@@ -157,11 +156,8 @@ def _demonstrations(file: hdf5.Contents, split: str) -> list[str]:
             raise ValueError(f"{path}: {min(both)} is in the masks for training and for validation")
         names = [name for name in every if name in masks[split]]
     else:
-        names = [
-            name
-            for i, name in enumerate(every)
-            if (i % HELD_OUT == HELD_OUT - 1) == (split == "valid")
-        ]
+        held_out = set(every[HELD_OUT - 1 :: HELD_OUT])
+        names = [name for name in every if (name in held_out) == (split == "valid")]
     if not names:
         raise ValueError(
             f"{path}: no demonstration in split {split}; it has {len(every)} and masks {list(masks)}"
@@ -174,14 +170,9 @@ def _read_demonstration(file: hdf5.Contents, demo: str) -> dict[str, np.ndarray]
     where = f"{file.path}: /{demo}"
     length = file.get(demo).attrs.get("num_samples")
     length = len(file.array(f"{demo}/actions")) if length is None else int(length)
-    columns = [
-        "actions",
-        "rewards",
-        "dones",
-        *(f"{part}/{key}" for part in ("obs", "next_obs") for key in KEYS),
-    ]
+    observed = [f"{part}/{key}" for part in ("obs", "next_obs") for key in KEYS]
     arrays = {}
-    for name in columns:
+    for name in ("actions", "rewards", "dones", *observed):
         array = file.array(f"{demo}/{name}")
         if array is None:
             raise ValueError(
@@ -230,13 +221,14 @@ def _check_environment(path: Path, attributes: Mapping[str, Any], env: str) -> N
         raise ValueError(
             f"{path} was recorded in {args['env_name']}, but {env} is {ours['env_name']}"
         )
-    for name, (came, wanted) in _settings_of(args, ours).items():
-        if came != wanted:
+    settings = _settings(ours["env_kwargs"])
+    for name, came in _settings(args["env_kwargs"]).items():
+        if came != (wanted := settings[name]):
             raise ValueError(
                 f"{path} was recorded with {name} {came!r}; here it is {wanted!r}, so its actions or rewards would "
                 "have a different meaning"
             )
-    theirs, controller = envs.robomimic.arm_controller(args), envs.robomimic.arm_controller(ours)
+    theirs, controller = envs.robomimic.arm_controller(args), envs.robomimic.CONTROLLER
     for name in CONTROL:
         if np.any(theirs[name] != controller[name]):
             raise ValueError(
@@ -245,20 +237,14 @@ def _check_environment(path: Path, attributes: Mapping[str, Any], env: str) -> N
             )
 
 
-def _settings_of(args: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings of the simulator by name, as (in the file, here), in one spelling; robosuite's defaults if absent."""
-
-    def spelled(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        robots = kwargs["robots"]
-        robots = robots if isinstance(robots, str) else ", ".join(robots)
-        grippers = kwargs.get("gripper_types", "default")
-        grippers = [grippers] if isinstance(grippers, str) else list(grippers or [None])
-        return {
-            "robots": robots,
-            "gripper_types": ", ".join(GRIPPERS.get(str(each), str(each)) for each in grippers),
-            "control_freq": kwargs.get("control_freq", 20),
-            "reward_shaping": kwargs.get("reward_shaping", False),
-        }
-
-    theirs, here = spelled(args["env_kwargs"]), spelled(ours["env_kwargs"])
-    return {name: (theirs[name], here[name]) for name in here}
+def _settings(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the simulator in one spelling, with robosuite's defaults filled in."""
+    robots = kwargs["robots"]
+    grippers = kwargs.get("gripper_types", "default")
+    grippers = [grippers] if isinstance(grippers, str) else list(grippers or [None])
+    return {
+        "robots": robots if isinstance(robots, str) else ", ".join(robots),
+        "gripper_types": ", ".join(GRIPPERS.get(str(each), str(each)) for each in grippers),
+        "control_freq": kwargs.get("control_freq", 20),
+        "reward_shaping": kwargs.get("reward_shaping", False),
+    }
