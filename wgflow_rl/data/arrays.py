@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,8 @@ def from_rows(
     """
     held = {name: np.asarray(array) for name, array in arrays.items()}
     ends_of_tasks = "masks" if "masks" in held else "timeouts"
-    for name in ("observations", "actions", "rewards", "terminals", ends_of_tasks):
+    one_per_row = ("rewards", "terminals", ends_of_tasks)
+    for name in ("observations", "actions", *one_per_row):
         if name not in held:
             also = " or masks, which tell" if name == "timeouts" else ", which tells"
             why = f"{also} the end of a task from the end of a recording" * (name == ends_of_tasks)
@@ -48,14 +48,13 @@ def from_rows(
     rows = len(held["observations"]) if held["observations"].ndim else 0
     if not rows:
         raise ValueError(f"{source}: observations hold no rows; wanted [T, S]")
-    for name in ("actions", "rewards", "terminals", ends_of_tasks, "next_observations"):
+    for name in ("actions", *one_per_row, "next_observations"):
         shape = held[name].shape if name in held else (rows,)
-        if not shape or shape[0] != rows:
+        if shape[:1] != (rows,):
             raise ValueError(
                 f"{source}: {name} has {shape[0] if shape else 'no'} rows, but observations has {rows}"
             )
-        one_each = name in ("rewards", "terminals", ends_of_tasks)
-        if one_each and math.prod(shape) != rows:
+        if name in one_per_row and math.prod(shape) != rows:
             raise ValueError(
                 f"{source}: {name} has shape {shape}; wanted one number per row, ({rows},)"
             )
@@ -142,12 +141,7 @@ def split(episodes: Episodes, share: float = 0.1) -> tuple[Episodes, Episodes]:
         )
     held_out = min(max(1, round(share * len(ends))), len(ends) - 1)
     cut = ends[-held_out - 1]
-    return _rows(episodes, slice(None, cut)), _rows(episodes, slice(cut, None))
-
-
-def _rows(episodes: Episodes, rows: slice) -> Episodes:
-    arrays = {name: a[rows] for name, a in vars(episodes).items() if isinstance(a, np.ndarray)}
-    return replace(episodes, **arrays)
+    return episodes.rows(slice(None, cut)), episodes.rows(slice(cut, None))
 
 
 def _scale(actions: np.ndarray, bounds: Bounds | None) -> np.ndarray:

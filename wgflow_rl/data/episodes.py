@@ -127,10 +127,14 @@ class Episodes:
         return np.diff(np.flatnonzero(self.terminals), prepend=-1)
 
     @property
+    def starts(self) -> np.ndarray:
+        """First row of each trajectory, [trajectories] int."""
+        return np.flatnonzero(self.terminals) + 1 - self.lengths
+
+    @property
     def returns(self) -> np.ndarray:
         """Undiscounted return of each trajectory, [trajectories] float64."""
-        starts = np.flatnonzero(self.terminals) + 1 - self.lengths
-        return np.add.reduceat(self.rewards, starts, dtype=np.float64)
+        return np.add.reduceat(self.rewards, self.starts, dtype=np.float64)
 
     def __add__(self, other: Episodes) -> Episodes:
         """The trajectories of both."""
@@ -150,17 +154,17 @@ class Episodes:
             )
         chosen = np.random.default_rng(seed).permutation(self.trajectories)[:count]
         trajectory = np.cumsum(self.terminals) - self.terminals  # of each row
-        rows = np.isin(trajectory, chosen)
-        return replace(self, **{name: getattr(self, name)[rows] for name in LAYOUT})
+        return self.rows(np.isin(trajectory, chosen))
+
+    def rows(self, index: slice | np.ndarray) -> Episodes:
+        """Some of the transitions, of whole trajectories."""
+        return replace(self, **{name: getattr(self, name)[index] for name in LAYOUT})
 
     def with_history(self, count: int) -> Episodes:
         """Replace observations by the last `count` ones, oldest first; the first of a trajectory is repeated."""
         if count == 1:
             return self
-        row, start = (
-            np.arange(len(self)),
-            np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths),
-        )
+        row, start = np.arange(len(self)), np.repeat(self.starts, self.lengths)
         obs = [self.observations[np.maximum(row - k, start)] for k in range(count - 1, -1, -1)]
         return replace(
             self,

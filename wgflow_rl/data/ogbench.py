@@ -113,9 +113,7 @@ def _labels(path: Path, env: str, inner: Any, keep: np.ndarray) -> tuple[np.ndar
     del states
     with np.errstate(over="ignore", invalid="ignore"):  # a state that overflows is at no goal
         relabel_dataset(env, inner, labels)
-    return labels["rewards"].astype(np.float32, copy=False), labels["masks"].astype(
-        np.float32, copy=False
-    )
+    return labels["rewards"], labels["masks"]
 
 
 def _read(path: Path, env: str, inner: Any) -> Episodes:

@@ -45,13 +45,12 @@ def collect(parts: Iterable[Episodes]) -> Statistics:
     """Accumulate statistics over files, of which one is in memory at a time. Raises: ValueError if there is none."""
     columns: dict[str, list] = {name: [] for name in Statistics.__dataclass_fields__}
     for part in parts:
-        starts = np.flatnonzero(part.terminals) + 1 - part.lengths
         done = part.masks == 0
         every = slice(None, None, max(1, len(part) // DOTS))
         found = {
             "lengths": part.lengths,
             "returns": part.returns,
-            "reached": np.logical_or.reduceat(done, starts),
+            "reached": np.logical_or.reduceat(done, part.starts),
             "successes": part.successes,
             "low": part.actions.min(0),
             "high": part.actions.max(0),

@@ -26,10 +26,7 @@ def check(env: gymnasium.Env, *, longest: int = LONGEST) -> None:
         ValueError: The message has one line per fault: spaces, observations, rewards, success, episodes that do not
             end or do not repeat.
     """
-    faults = list(dict.fromkeys(_space_faults(env)))
-    if not faults:
-        faults = list(dict.fromkeys(_episode_faults(env, longest)))
-    if faults:
+    if faults := list(_space_faults(env)) or list(_episode_faults(env, longest)):
         raise ValueError("\n- ".join([f"the environment {env} cannot be trained on:", *faults]))
 
 
