@@ -21,7 +21,7 @@ from wgflow_rl.training.runlog import wilson
 
 def measure(suite: str, operator: Operator, episodes: int) -> dict:
     """Attempts from the start states of seeds 0, 1, ...: which succeeded, after how many steps."""
-    simulator = envs.robomimic.Robosuite(envs.robomimic.env_args(suite))
+    simulator = envs.robomimic.Robosuite(suite)
     attempts = [attempt(simulator, suite, operator, seed=seed) for seed in range(episodes)]
     steps = [len(demo["rewards"]) for demo in attempts if demo["rewards"][-1] > 0]
     return {

@@ -12,7 +12,7 @@ from wgflow_rl.data import generated, robomimic
 from wgflow_rl.data.generated import controllers, demonstrations
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.envs.robomimic import KEYS, Robosuite, env_args
+from wgflow_rl.envs.robomimic import CONTROLLER, KEYS, Robosuite, env_args
 from wgflow_rl.training.rollout import Collector
 
 h5py = pytest.importorskip("h5py")
@@ -25,10 +25,8 @@ CLEAN = controllers.OPERATORS[0]
 
 @pytest.fixture(scope="session")
 def made():
-    """One environment for each task, and one that records."""
-    return {suite: envs.make(f"{suite}-mh-low_dim") for suite in SUITES} | {
-        "recorder": Robosuite(env_args("lift"))
-    }
+    """One environment for each task."""
+    return {suite: envs.make(f"{suite}-mh-low_dim") for suite in SUITES}
 
 
 @pytest.fixture(scope="session")
@@ -127,8 +125,10 @@ def test_an_episode_is_a_function_of_seed_and_actions(suite, made):
     assert not np.array_equal(first[0], env.reset(seed=8)[0])
 
 
-def test_another_environment_plays_the_same_episode_old_settings_or_new(made):
-    old, actions = Robosuite(old_args()), shaky(12)
+def test_another_environment_plays_the_same_episode_old_physics_or_new(made, monkeypatch):
+    before = with_kwargs(lite_physics=False)  # as before robosuite 1.5
+    monkeypatch.setattr(envs.robomimic, "env_args", lambda suite: before)
+    old, actions = Robosuite("lift"), shaky(12)
     np.testing.assert_array_equal(
         episode(made["lift"], 3, actions), episode(old, 3, actions).astype(np.float32)
     )
@@ -274,6 +274,7 @@ def test_robomimics_own_reader_returns_the_same_chunks(file):
 
 
 def test_files_from_before_robosuite_1_5_are_read_too(file):
+    assert robomimic._arm_controller(old_args()) == CONTROLLER
     new = robomimic.read(file, LIFT)
     old = file.rename(file.with_name("low_dim_v141.hdf5"))
     rewrite(old, record(old_args()))

@@ -228,7 +228,7 @@ def _check_environment(path: Path, attributes: Mapping[str, Any], env: str) -> N
                 f"{path} was recorded with {name} {came!r}; here it is {wanted!r}, so its actions or rewards would "
                 "have a different meaning"
             )
-    theirs, controller = envs.robomimic.arm_controller(args), envs.robomimic.CONTROLLER
+    theirs, controller = _arm_controller(args), envs.robomimic.CONTROLLER
     for name in CONTROL:
         if np.any(theirs[name] != controller[name]):
             raise ValueError(
@@ -248,3 +248,20 @@ def _settings(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         "control_freq": kwargs.get("control_freq", 20),
         "reward_shaping": kwargs.get("reward_shaping", False),
     }
+
+
+def _arm_controller(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arm's controller in the `env_args` of any robosuite version, with defaults filled in.
+
+    Before 1.5, `input_type` was called `control_delta`, which 1.5 ignores.
+    """
+    found = args["env_kwargs"]["controller_configs"]
+    found = found[0] if isinstance(found, list) else found
+    arm = (
+        dict(found["body_parts"].get("right") or found["body_parts"]["arms"]["right"])
+        if "body_parts" in found
+        else dict(found)
+    )
+    if "control_delta" in arm:
+        arm["input_type"] = "delta" if arm.pop("control_delta") else "absolute"
+    return envs.robomimic.CONTROLLER | arm

@@ -98,48 +98,11 @@ def env_args(suite: str) -> dict[str, Any]:
     }
 
 
-def arm_controller(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arm's controller in the `env_args` of any robosuite version, with defaults filled in.
-
-    Before 1.5, `input_type` was called `control_delta`, which 1.5 ignores.
-    """
-    found = args["env_kwargs"]["controller_configs"]
-    found = found[0] if isinstance(found, list) else found
-    arm = (
-        dict(found["body_parts"].get("right") or found["body_parts"]["arms"]["right"])
-        if "body_parts" in found
-        else dict(found)
-    )
-    if "control_delta" in arm:
-        arm["input_type"] = "delta" if arm.pop("control_delta") else "absolute"
-    return CONTROLLER | arm
-
-
-def modern_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the `env_args` of any version to keyword arguments of robosuite 1.5.
-
-    Up to 1.4 the controller was that of the arm; 1.5 needs one per body part and fails otherwise
-    with "OSC_POSE controller is specified, but not imported or loaded".
-    """
-    from robosuite.controllers.composite.composite_controller_factory import (
-        refactor_composite_controller_config,
-    )
-
-    kwargs = dict(args["env_kwargs"])
-    robots = kwargs["robots"]
-    robot = robots if isinstance(robots, str) else robots[0]
-    if "body_parts" not in kwargs["controller_configs"]:
-        # recommended by robosuite for data from before 1.5
-        kwargs.setdefault("lite_physics", False)
-    new = refactor_composite_controller_config(arm_controller(args), robot, ["right"])
-    return kwargs | {"controller_configs": new}
-
-
 class Robosuite(gymnasium.Env):
     """A robosuite task as a gymnasium environment, with the conventions of this module.
 
     Args:
-        args: `env_args` of a robomimic file of any version, or of the function `env_args`.
+        suite: "lift", "can" or "square".
         render_mode: None, or "rgb_array" for images of the camera in front of the robot.
         width: width of an image in pixels.
         height: height of an image in pixels.
@@ -147,27 +110,21 @@ class Robosuite(gymnasium.Env):
 
     def __init__(
         self,
-        args: Mapping[str, Any],
+        suite: str,
         *,
         render_mode: str | None = None,
         width: int = 320,
         height: int = 320,
     ) -> None:
+        robosuite, args = import_robosuite(), env_args(suite)
         chosen = {
-            "has_renderer": False,
             "has_offscreen_renderer": render_mode is not None,
             "renderer": "mujoco",  # the default opens a viewer at every reset
-            "use_camera_obs": False,
-            "use_object_obs": True,
-            "ignore_done": True,
             "hard_reset": False,
             "seed": 0,  # seed of the model, equal in all environments
         }
-        robosuite = import_robosuite()
         self.render_mode, self.width, self.height = render_mode, width, height
-        self.simulator: Any = robosuite.make(
-            args["env_name"], **{**modern_arguments(args), **chosen}
-        )
+        self.simulator: Any = robosuite.make(args["env_name"], **args["env_kwargs"] | chosen)
         size = len(self._read())
         self.observation_space = Box(-np.inf, np.inf, shape=(size,), dtype=np.float64)
         self.action_space = Box(-1.0, 1.0, shape=(self.simulator.action_dim,), dtype=np.float32)
@@ -220,7 +177,7 @@ def make(env: str, **options: Any) -> SingleTask:
     `options`: render_mode, width, height of `Robosuite`.
     """
     suite = NAMES[env].suite
-    inner = Robosuite(env_args(suite), **options)
+    inner = Robosuite(suite, **options)
     return SingleTask(TimeLimit(inner, max_episode_steps=LIMITS[suite]), env)
 
 

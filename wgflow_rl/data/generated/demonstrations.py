@@ -37,7 +37,7 @@ def prepare(env: str) -> Callable[[int, int], Row]:
     The function maps (seed, rows) to the arrays of at least `rows` rows.
     """
     suite = envs.parse(env).suite
-    simulator = envs.robomimic.Robosuite(envs.robomimic.env_args(suite))
+    simulator = envs.robomimic.Robosuite(suite)
 
     def part(seed: int, rows: int) -> Row:
         rng = np.random.default_rng(seed)
