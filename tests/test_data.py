@@ -40,20 +40,21 @@ def test_d4rls_timeouts_end_trajectories_too(tmp_path, maze):
     arrays = maze_file(plain, [4, 5, 6])
     first = np.arange(15) == 3
     np.savez(both, **arrays | {"terminals": first, "timeouts": arrays["terminals"] & ~first})
-    wanted, found = ogbench.read(plain, MAZE, maze), ogbench.read(both, MAZE, maze)
+    task = ogbench.fix_task(maze)
+    wanted, found = ogbench.read(plain, MAZE, task), ogbench.read(both, MAZE, task)
     assert found.trajectories == 3
     for name in ("observations", "next_observations", "terminals", "rewards", "masks"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
     np.savez(both, **arrays | {"timeouts": np.full(15, 7)})
     with pytest.raises(ValueError, match="timeouts holds"):
-        ogbench.read(both, MAZE, maze)
+        ogbench.read(both, MAZE, task)
 
 
 @given(lengths=st.lists(st.integers(2, 6), min_size=1, max_size=5))
 def test_each_trajectory_loses_its_last_row_and_keeps_its_order(tmp_path_factory, maze, lengths):
     path = tmp_path_factory.mktemp("maze") / "x.npz"
     arrays = maze_file(path, lengths)
-    episodes = ogbench.read(path, MAZE, maze)
+    episodes = ogbench.read(path, MAZE, ogbench.fix_task(maze))
     np.testing.assert_array_equal(episodes.lengths, np.array(lengths) - 1)
     starts = np.cumsum([0, *lengths[:-1]])
     for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
@@ -75,7 +76,7 @@ def test_labels_are_those_of_ogbenchs_loader(env, tmp_path, short, request):
     folder = generated.generate(env, root=tmp_path, rows=120, workers=1, progress=False)
     path = ogbench.files(folder, env)[0][0]
     task = request.getfixturevalue("maze" if env == MAZE else "arm")
-    ours = ogbench.read(path, env, task)
+    ours = ogbench.read(path, env, ogbench.fix_task(task))
     theirs, _ = official.make_env_and_datasets(
         env, dataset_path=str(path), dataset_only=True, cur_env=task
     )
@@ -116,7 +117,7 @@ def test_the_mazes_reward_online_is_the_label_of_the_same_state(maze, tmp_path):
 
     arrays, rewards, ended = recorded(maze, 50, drive)
     np.savez(tmp_path / "x.npz", **arrays)
-    labels = ogbench.read(tmp_path / "x.npz", MAZE, maze)
+    labels = ogbench.read(tmp_path / "x.npz", MAZE, ogbench.fix_task(maze))
     np.testing.assert_array_equal(labels.rewards, rewards)
     np.testing.assert_array_equal(labels.masks == 0, ended)
     assert 0 < labels.successes < 50
@@ -135,7 +136,7 @@ def test_the_arms_reward_online_is_the_label_of_the_same_state(arm, tmp_path):
 
     arrays, rewards, ended = recorded(arm, 20, drive)
     np.savez(tmp_path / "x.npz", **arrays)
-    labels = ogbench.read(tmp_path / "x.npz", ARM, arm)
+    labels = ogbench.read(tmp_path / "x.npz", ARM, ogbench.fix_task(arm))
     np.testing.assert_array_equal(labels.rewards, rewards)
     np.testing.assert_array_equal(labels.masks == 0, ended)
     assert labels.masks.tolist() == [1] * 6 + [0] * 8 + [1] * 6
@@ -186,7 +187,7 @@ def spoil(row, value):
 def test_data_that_cannot_be_used_are_named_with_file_and_row(file, maze, changes, message):
     change(file, **changes)
     with pytest.raises(ValueError, match=message) as error:
-        ogbench.read(file, MAZE, maze)
+        ogbench.read(file, MAZE, ogbench.fix_task(maze))
     assert str(file) in str(error.value)
 
 
@@ -196,7 +197,7 @@ def test_objects_are_never_unpickled(file, maze):
     }
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match="objects, which are never loaded"):
-        ogbench.read(file, MAZE, maze)
+        ogbench.read(file, MAZE, ogbench.fix_task(maze))
 
 
 def test_missing_files_are_named_beside_those_found(file):
@@ -244,13 +245,13 @@ def test_data_of_walkers_are_labelled_by_the_position_of_the_torso(env, tmp_path
         "terminals": np.arange(rows) == rows - 1,
     }
     np.savez(path, **arrays)
-    episodes = ogbench.read(path, env, made)
+    episodes = ogbench.read(path, env, ogbench.fix_task(made))
     np.testing.assert_array_equal(episodes.masks, [1, 1, 1, 0, 1])
     np.testing.assert_array_equal(episodes.rewards, episodes.masks * -1.0)
     qpos[2, :2] = -world._maze_unit, 0  # the border of the maze
     np.savez(path, **arrays)
     with pytest.raises(ValueError, match="row 2 is inside a wall"):
-        ogbench.read(path, env, made)
+        ogbench.read(path, env, ogbench.fix_task(made))
 
 
 def test_no_data_of_walkers_can_be_generated(tmp_path):

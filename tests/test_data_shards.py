@@ -43,7 +43,8 @@ def test_shards_are_one_data_set(folder):
     assert validation.source.endswith("-000-val.npz")
     replay = Replay(shards, capacity=shards.resident)
     replay.sample(1, chunk=1, gamma=0.9, generator=torch.Generator())
-    whole = [ogbench.read(train, MAZE) for train, _ in ogbench.files(folder, MAZE)]
+    task = ogbench.fix_task(envs.make(MAZE))
+    whole = [ogbench.read(train, MAZE, task) for train, _ in ogbench.files(folder, MAZE)]
     both = [np.concatenate([e.observations, e.actions, e.next_observations], 1) for e in whole]
     held = np.concatenate([replay.rows[name].numpy() for name in ("obs", "actions", "next_obs")], 1)
     assert sorted(map(tuple, held)) == sorted(map(tuple, np.concatenate(both)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wgflow_rl import data, envs
-from wgflow_rl.data import generated, ogbench
+from wgflow_rl.data import generated
 from wgflow_rl.data.generated import oracles
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -157,7 +157,7 @@ def test_a_damaged_part_is_made_anew(tmp_path, short, monkeypatch):
     with pytest.raises(ValueError, match="has been deleted: repeat the command"):
         generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
     folder = generated.generate(MAZE, root=tmp_path, rows=120, workers=1, progress=False)
-    assert len(ogbench.read(ogbench.files(folder, MAZE)[0][0], MAZE)) == 120
+    assert len(data.load(MAZE, folder=folder)[0]) == 120
 
 
 def alive(pid):
@@ -205,7 +205,7 @@ def test_impossible_requests_are_refused(given, message, tmp_path):
 @pytest.mark.slow
 def test_the_maze_is_explored(tmp_path):
     folder = generated.generate(MAZE, root=tmp_path, rows=8000, workers=1, progress=False)
-    train = ogbench.read(ogbench.files(folder, MAZE)[0][0], MAZE)
+    train = data.load(MAZE, folder=folder)[0]
     cells = {tuple(cell) for cell in np.round(train.observations / 4).astype(int)}
     assert len(cells) >= 24  # of the 26 free ones
     assert train.successes > 0

@@ -34,31 +34,29 @@ def load(folder: Path, env: str, *, memory: float) -> tuple[Episodes | Shards, E
     Shards occupy at most `memory` bytes. This reads the headers and trajectory ends of each, and
     the validation data of the first.
     """
-    pairs = files(folder, env)
-    inner = envs.make(env)
+    pairs, task = files(folder, env), fix_task(envs.make(env))
     train, validation = pairs[0]
     if train.name == f"{envs.parse(env).dataset}.npz":
-        return read(train, env, inner), read(validation, env, inner)
-    shards = [_shard(train, env, inner) for train, _ in pairs]
+        return read(train, env, task), read(validation, env, task)
+    shards = [_shard(train, env, task) for train, _ in pairs]
     for _, partner in pairs:
-        _check_headers(partner, env, inner)
-    fixed = _fix_task(inner)
-    held_out = _read(validation, env, fixed)
+        _check_headers(partner, env, task)
+    held_out = read(validation, env, task)
     shards = Shards(
-        shards, widths=held_out.widths, read=lambda path: _read(path, env, fixed), memory=memory
+        shards, widths=held_out.widths, read=lambda path: read(path, env, task), memory=memory
     )
     return shards, held_out
 
 
 def contents(path: Path, env: str) -> Iterator[Episodes]:
     """Verify and read every file of a folder, or a single file."""
-    inner = envs.make(env)
+    task = fix_task(envs.make(env))
     for file in [path] if path.is_file() else itertools.chain(*files(path, env)):
         npz.verify(file)
-        yield read(file, env, inner)
+        yield read(file, env, task)
 
 
-def read(path: Path, env: str, inner: Any = None) -> Episodes:
+def read(path: Path, env: str, task: Any) -> Episodes:
     """Read one file and compute the rewards and masks of the task of `env`.
 
     The last row of each trajectory has no successor in the file and is dropped. Rewards and masks
@@ -68,7 +66,7 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
     Args:
         path: npz file.
         env: environment name, including the task.
-        inner: environment made by `envs.make(env)`, reused instead of making another.
+        task: `fix_task(envs.make(env))`.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -76,52 +74,11 @@ def read(path: Path, env: str, inner: Any = None) -> Episodes:
             array, has NaN, or belongs to another environment. Rows in messages count from 0, as in
             the file.
     """
-    return _read(path, env, _fix_task(envs.make(env) if inner is None else inner))
-
-
-def _fix_task(inner: Any) -> Any:
-    """Set the environment's task and disable further resets.
-
-    A reset draws from numpy's global generator, which the thread that reads shards must not touch.
-    """
-    inner.reset(seed=0)
-    inner.reset()
-    return SimpleNamespace(
-        reset=lambda: None,
-        unwrapped=inner.unwrapped,
-        observation_space=inner.observation_space,
-        action_space=inner.action_space,
-    )
-
-
-def relabel(episodes: Episodes, env: str) -> Episodes:
-    """Replace rewards and masks by those of another task; read only what they depend on."""
-    path = Path(episodes.source)
-    rewards, masks = _labels(path, env, _fix_task(envs.make(env)), ~_ends(path))
-    return dataclasses.replace(episodes, rewards=rewards, masks=masks, env=env)
-
-
-def _labels(path: Path, env: str, inner: Any, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards and masks of the rows `keep` [rows] bool, float32."""
-    from ogbench.relabel_utils import relabel_dataset
-
-    states = npz.read(path, LABELS)
-    for name, array in states.items():
-        _check_finite(path, name, array)
-    _check_walls(path, states["qpos"], env, inner)
-    labels = {name: array[keep] for name, array in states.items()}
-    del states
-    with np.errstate(over="ignore", invalid="ignore"):  # a state that overflows is at no goal
-        relabel_dataset(env, inner, labels)
-    return labels["rewards"], labels["masks"]
-
-
-def _read(path: Path, env: str, inner: Any) -> Episodes:
-    _check_headers(path, env, inner)
+    _check_headers(path, env, task)
     ends = _ends(path)
     keep = ~ends
     # Read arrays one at a time: the peak memory of a shard should not be a multiple of its size.
-    rewards, masks = _labels(path, env, inner, keep)
+    rewards, masks = _labels(path, env, task, keep)
     actions = npz.read(path, ("actions",))["actions"]
     _check_finite(path, "actions", actions)
     observations = npz.read(path, ("observations",))["observations"]
@@ -139,17 +96,54 @@ def _read(path: Path, env: str, inner: Any) -> Episodes:
         )
 
 
-def _check_headers(path: Path, env: str, inner: Any) -> dict[str, npz.Member]:
+def fix_task(inner: Any) -> Any:
+    """Set the environment's task and disable further resets.
+
+    A reset draws from numpy's global generator, which the thread that reads shards must not touch.
+    """
+    inner.reset(seed=0)
+    inner.reset()
+    return SimpleNamespace(
+        reset=lambda: None,
+        unwrapped=inner.unwrapped,
+        observation_space=inner.observation_space,
+        action_space=inner.action_space,
+    )
+
+
+def relabel(episodes: Episodes, env: str) -> Episodes:
+    """Replace rewards and masks by those of another task; read only what they depend on."""
+    path = Path(episodes.source)
+    rewards, masks = _labels(path, env, fix_task(envs.make(env)), ~_ends(path))
+    return dataclasses.replace(episodes, rewards=rewards, masks=masks, env=env)
+
+
+def _labels(path: Path, env: str, task: Any, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and masks of the rows `keep` [rows] bool, float32."""
+    from ogbench.relabel_utils import relabel_dataset
+
+    states = npz.read(path, LABELS)
+    for name, array in states.items():
+        _check_finite(path, name, array)
+    _check_walls(path, states["qpos"], env, task)
+    labels = {name: array[keep] for name, array in states.items()}
+    del states
+    with np.errstate(over="ignore", invalid="ignore"):  # a state that overflows is at no goal
+        relabel_dataset(env, task, labels)
+    return labels["rewards"], labels["masks"]
+
+
+def _check_headers(path: Path, env: str, task: Any) -> dict[str, npz.Member]:
     """Read the headers of a file. Raises: ValueError naming the first array that does not fit `env`."""
     members = npz.headers(path)
     wanted = {
-        "observations": inner.observation_space.shape,
-        "actions": inner.action_space.shape,
-        "qpos": (inner.unwrapped.model.nq,),
+        "observations": task.observation_space.shape,
+        "actions": task.action_space.shape,
+        "qpos": (task.unwrapped.model.nq,),
         "terminals": (),
     }
     if envs.parse(env).suite.startswith(("scene", "puzzle")):
-        wanted["button_states"] = (inner.unwrapped._num_buttons,)  # not a function of qpos
+        wanted["button_states"] = (task.unwrapped._num_buttons,)  # not a function of qpos
     if "timeouts" in members:
         wanted["timeouts"] = ()
     another = f"this is data of another environment than {env}. Give --data the right folder."
@@ -182,11 +176,11 @@ def _check_finite(path: Path, name: str, array: np.ndarray) -> None:
         )
 
 
-def _check_walls(path: Path, qpos: np.ndarray, env: str, inner: Any) -> None:
+def _check_walls(path: Path, qpos: np.ndarray, env: str, task: Any) -> None:
     """Raise ValueError if a position is inside a wall: mazes differ in nothing else."""
     if "maze" not in env:
         return
-    maze = inner.unwrapped
+    maze = task.unwrapped
     corner = np.array([maze._offset_x, maze._offset_y])
     height, width = maze.maze_map.shape
     # Of ants and humanoids, the position of the torso.
@@ -224,8 +218,8 @@ def _ends(path: Path) -> np.ndarray:
     return ends
 
 
-def _shard(path: Path, env: str, inner: Any) -> Shard:
-    members = _check_headers(path, env, inner)
+def _shard(path: Path, env: str, task: Any) -> Shard:
+    members = _check_headers(path, env, task)
     rows = int((~_ends(path)).sum())
     held = rows * row_bytes((members["observations"].shape[1], members["actions"].shape[1]))
     raw = sum(members[name].nbytes for name in ("observations", "actions", "qpos"))
