@@ -63,8 +63,7 @@ def from_rows(
         done, ends = held["masks"].reshape(rows) == 0, terminals
     else:
         done, ends = terminals, terminals | (held["timeouts"].reshape(rows) != 0)
-    ends = ends.copy()
-    ends[-1:] = True  # a recording may stop at any row
+    ends[-1] = True  # a recording may stop at any row
     observations = held["observations"].astype(np.float32)
     keep = np.ones(rows, bool)
     if "next_observations" in held:

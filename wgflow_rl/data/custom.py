@@ -56,9 +56,9 @@ def read_npz(folder: Path | None, env: str) -> Pair:
         raise ValueError(
             f"{env} needs --data DIR, a folder with {env}.npz, or a reader of its own: data.register"
         )
-    inner: Any = envs.make(env)
-    bounds = inner.env.bounds if isinstance(inner.env, envs.custom.Adapted) else None
-    inner.close()
+    made: Any = envs.make(env)
+    bounds = made.env.bounds  # of the `Adapted` in every registered environment
+    made.close()
 
     def read(path: Path) -> Episodes:
         return from_rows(npz.read(path), env, bounds=bounds, source=str(path))

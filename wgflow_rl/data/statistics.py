@@ -94,18 +94,12 @@ def draw(statistics: Statistics, path: Path, title: str) -> None:
         space.scatter(*goals.T, s=4, color=BLUE, linewidth=0, label="at the goal")
         space.legend(frameon=False, fontsize=8, markerscale=3)
     space.set(xlabel="observation 0", ylabel="" if single else "observation 1")
-    for axes, values, name, span in (
-        (
-            lengths,
-            statistics.lengths,
-            "transitions of a trajectory",
-            (0, 1.05 * statistics.lengths.max()),
-        ),
-        (returns, statistics.returns, "return of a trajectory", None),
-    ):
-        axes.hist(values, bins=40, range=span, color=BLUE)
-        axes.ticklabel_format(axis="x", useOffset=False)
-        axes.set(xlabel=name, ylabel="trajectories")
+    longest = statistics.lengths.max()
+    lengths.hist(statistics.lengths, bins=40, range=(0, 1.05 * longest), color=BLUE)
+    lengths.set(xlabel="transitions of a trajectory", ylabel="trajectories")
+    returns.hist(statistics.returns, bins=40, color=BLUE)
+    returns.ticklabel_format(axis="x", useOffset=False)
+    returns.set(xlabel="return of a trajectory", ylabel="trajectories")
     share = statistics.counts / statistics.counts.sum(1, keepdims=True)
     image = actions.imshow(
         share,
