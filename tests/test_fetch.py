@@ -98,7 +98,7 @@ def get(server, content, tmp_path):
 
     def get(**options):
         path = tmp_path / "got" / "x.npz"
-        fetch.fetch(f"{server.url}/x.npz", path, progress=False, **options)
+        fetch.fetch(f"{server.url}/x.npz", path, **options)
         assert [p.name for p in path.parent.iterdir()] == ["x.npz"]
         assert path.read_bytes() == content
 
@@ -223,7 +223,7 @@ def test_a_full_disk_is_named_and_not_tried_again(server, get):
 def test_plain_http_needs_a_checksum_from_elsewhere(tmp_path):
     url = "http://mirror.example.org/x.npz"
     with pytest.raises(ValueError, match="is not https, and no SHA-256"):
-        fetch.fetch(url, tmp_path / "x.npz", progress=False)
+        fetch.fetch(url, tmp_path / "x.npz")
     assert fetch.checksums("http://mirror.example.org") == {}  # could be altered too
     assert not list(tmp_path.iterdir())
 
@@ -232,7 +232,7 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path, monkeypatch):
     answer = SimpleNamespace(url="http://elsewhere.example.org/x.npz", close=lambda: None)
     monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda *_, **__: answer)
     with pytest.raises(fetch.PermanentError, match="redirects to http://elsewhere"):
-        fetch.fetch("https://example.org/x.npz", tmp_path / "x.npz", progress=False)
+        fetch.fetch("https://example.org/x.npz", tmp_path / "x.npz")
     assert not list(tmp_path.iterdir())
 
 

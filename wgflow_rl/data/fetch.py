@@ -49,7 +49,6 @@ def fetch(
     *,
     sha256: str | None = None,
     verify: Callable[[Path], object] = npz.verify,
-    progress: bool = True,
 ) -> None:
     """Download a file unless `path` exists. Partial data are kept in PATH.part, from which the next call resumes.
 
@@ -62,7 +61,6 @@ def fetch(
         sha256: expected digest; None: not checked.
         verify: called with the downloaded file; raises ValueError if it is damaged. Default:
             compare every array of an npz file with its checksum.
-        progress: show a progress bar.
 
     Raises:
         ValueError: For a URL whose contents could be altered on the way.
@@ -80,7 +78,7 @@ def fetch(
     with _locked(part, path) as file:
         if file is None:  # another process has finished it
             return
-        _fetch_whole(url, file, part, progress=progress)
+        _fetch_whole(url, file, part)
         try:
             if sha256 is not None and _sha256(part) != sha256:
                 raise ValueError(f"its SHA-256 is not {sha256}; the download is deleted")
@@ -144,13 +142,13 @@ def _locked(part: Path, path: Path) -> Iterator[BinaryIO | None]:
                 return
 
 
-def _fetch_whole(url: str, file: BinaryIO, part: Path, *, progress: bool) -> None:
+def _fetch_whole(url: str, file: BinaryIO, part: Path) -> None:
     """Fetch until `part` is complete, or too often without progress."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            if _fetch_rest(url, file, part, progress=progress):
+            if _fetch_rest(url, file, part):
                 return
             error: Exception = ConnectionError("the connection was cut")
         except PermanentError:
@@ -170,7 +168,7 @@ def _fetch_whole(url: str, file: BinaryIO, part: Path, *, progress: bool) -> Non
         time.sleep(PAUSE * 2 ** (failures - 1))
 
 
-def _fetch_rest(url: str, file: BinaryIO, part: Path, *, progress: bool) -> bool:
+def _fetch_rest(url: str, file: BinaryIO, part: Path) -> bool:
     """Append the missing bytes to `part`; return True if it then has the announced size."""
     have, version = _size(part), _read_version(part)
     # Without a version the server cannot say whether its file is still the one `part` began with.
@@ -205,14 +203,7 @@ def _fetch_rest(url: str, file: BinaryIO, part: Path, *, progress: bool) -> bool
             have, total = 0, int(response.headers.get("Content-Length") or 0) or None
             write_whole(_version_file(part), now)
         _check_room(url, total or 0, have, part)
-        with tqdm(
-            total=total,
-            initial=have,
-            unit="B",
-            unit_scale=True,
-            desc=part.stem,
-            disable=not progress,
-        ) as bar:
+        with tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar:
             while block := response.read(BLOCK):
                 with naming_errors(part):
                     file.write(block)
