@@ -48,7 +48,7 @@ def test_every_name_is_registered_with_ogbench():
     assert len(names) == len(set(names)) == 6 * len(envs.ogbench.SUITES)
     assert set(names) < set(envs.names())
     for name in names:
-        assert envs.parse(name).gym_id in gymnasium.registry
+        assert envs.ogbench.gym_id(name) in gymnasium.registry
 
 
 @pytest.mark.parametrize(

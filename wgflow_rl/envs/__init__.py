@@ -14,6 +14,7 @@ from wgflow_rl import plugins
 from wgflow_rl.envs import custom, ogbench, pusht, robomimic
 from wgflow_rl.envs.checker import check
 from wgflow_rl.envs.episodes import SingleTask, numpy_seeded
+from wgflow_rl.envs.name import Name
 
 __all__ = [
     "SOURCES",
@@ -32,8 +33,6 @@ __all__ = [
 # names. Each provides NAMES, the parsed name of each environment, and make(env, **options).
 SOURCES: dict[str, Any] = {"ogbench": ogbench, "pusht": pusht, "robomimic": robomimic}
 BUILT_IN = tuple(SOURCES)
-
-Name = ogbench.Name | pusht.Name | robomimic.Name | custom.Name
 
 
 def register(
@@ -74,7 +73,7 @@ def register(
                 f"the environment {name!r} belongs to the source {owners[0]!r}; choose another name"
             )
     module = sys._getframe(1).f_globals["__name__"]  # worker processes import it
-    names = {name: custom.Name(source, name) for name in environments}
+    names = {name: Name(source, name, dataset=name) for name in environments}
     SOURCES[source] = custom.Source(names, make, success, score, limit, module)
 
 

@@ -12,24 +12,11 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.name import Name
 
 Make = Callable[..., gymnasium.Env]  # (env, **options)
 Success = Callable[[np.ndarray, float, bool, dict[str, Any]], bool]
 Score = Callable[[np.ndarray, float, bool, dict[str, Any]], float]
-
-
-@dataclass(frozen=True)
-class Name:
-    """The name of a registered environment."""
-
-    source: str
-    suite: str  # the whole name: every environment has its own data
-    kind: str = ""
-
-    @property
-    def dataset(self) -> str:
-        """Stem of its data files."""
-        return self.suite
 
 
 @dataclass(frozen=True)

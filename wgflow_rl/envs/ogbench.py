@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -26,6 +25,7 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.name import Name
 from wgflow_rl.envs.rendering import importing_simulators
 from wgflow_rl.utils.cli import UserError
 
@@ -50,39 +50,20 @@ SUITES = {
     "puzzle-4x4": "play",
 }
 WALKERS = ("antmaze", "humanoidmaze")  # OGBench has no scripted policy that could generate data
-
-
-@dataclass(frozen=True)
-class Name:
-    """A parsed environment name.
-
-    The default task is 1 (mazes), 2 (cube, scene) or 4 (puzzle).
-    """
-
-    source: ClassVar[str] = "ogbench"
-    suite: str  # "cube-single"
-    kind: str  # "play" or "navigate"
-    task: int  # 1..5, or 0 for the default
-
-    @property
-    def gym_id(self) -> str:
-        """Identifier in gymnasium's registry: cube-single-singletask-task2-v0."""
-        return f"{self.suite}-singletask{f'-task{self.task}' if self.task else ''}-v0"
-
-    @property
-    def dataset(self) -> str:
-        """Stem of OGBench's data files, which all five tasks share: cube-single-play-v0."""
-        return f"{self.suite}-{self.kind}-v0"
-
-
+# The default task, without "-task", is 1 (mazes), 2 (cube, scene) or 4 (puzzle). The tasks of a suite share their data.
 NAMES = {
-    f"{suite}-{kind}-singletask{f'-task{task}' if task else ''}-v0": Name(suite, kind, task)
+    f"{suite}-{kind}-singletask{task}-v0": Name("ogbench", suite, f"{suite}-{kind}-v0", kind)
     for suite, kind in SUITES.items()
-    for task in range(6)
+    for task in ("", *(f"-task{number}" for number in range(1, 6)))
 }
 
 
-def build(gym_id: str, **options: Any) -> tuple[Any, int]:
+def gym_id(env: str) -> str:
+    """Identifier in gymnasium's registry: cube-single-singletask-task2-v0."""
+    return env.replace(f"-{NAMES[env].kind}-", "-")
+
+
+def build(identifier: str, **options: Any) -> tuple[Any, int]:
     """Construct a registered environment without wrappers; return it with its time limit in steps.
 
     gymnasium.make would add a checker that warns about float precision on every construction. The
@@ -97,7 +78,7 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
             f"OGBench's environments need its package ({error}): pip install 'wgflow[rl]', on Python 3.11 or 3.12"
         ) from error
 
-    spec = gymnasium.spec(gym_id)
+    spec = gymnasium.spec(identifier)
     assert isinstance(spec.entry_point, str) and spec.max_episode_steps is not None
     with importing_simulators(), warnings.catch_warnings():
         # Without a display, the import of dm_control warns before it selects another renderer.
@@ -107,12 +88,12 @@ def build(gym_id: str, **options: Any) -> tuple[Any, int]:
         space = Box(-1.0, 1.0, shape=(5,), dtype=np.float32)
         creator = type(creator.__name__, (creator,), {"action_space": space})
     env = creator(**{**spec.kwargs, **options})
-    if "maze" in gym_id:
+    if "maze" in identifier:
         os.unlink(env.fullpath)  # temporary XML file that OGBench does not delete
     return env, spec.max_episode_steps
 
 
 def make(env: str, **options: Any) -> SingleTask:
     """Make one of `NAMES`: see `envs.make`. `options` are those of OGBench's constructor."""
-    inner, limit = build(NAMES[env].gym_id, **options)
+    inner, limit = build(gym_id(env), **options)
     return SingleTask(TimeLimit(inner, max_episode_steps=limit), env)

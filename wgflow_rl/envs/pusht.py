@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any, ClassVar
@@ -29,8 +28,13 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.name import Name
 from wgflow_rl.utils.cli import UserError
 
+NAMES = {
+    "pusht": Name("pusht", "pusht", "pusht", "state"),
+    "pusht-keypoints": Name("pusht", "pusht", "pusht", "keypoints"),
+}
 LIMIT = 300  # steps
 GOAL = (256.0, 256.0, np.pi / 4)  # x, y in px, angle
 INSTALL = 'pip install "gym-pusht>=0.1.8,<0.2" "pymunk>=6.6,<7"'
@@ -49,19 +53,6 @@ KEYPOINTS = np.array(
 # the stem's end and has to reach the bar, and the ways left and right of the block are equally
 # good. Of the 13 official demonstrations that come near, 6 pass on one side and 7 on the other.
 SYMMETRIC_START = (142.9, 369.1, 298.4, 213.6, np.pi / 4)
-
-
-@dataclass(frozen=True)
-class Name:
-    """A parsed environment name."""
-
-    source: ClassVar[str] = "pusht"
-    suite: ClassVar[str] = "pusht"
-    kind: str  # "state" or "keypoints"
-    dataset: ClassVar[str] = "pusht"  # shared by both
-
-
-NAMES = {"pusht": Name("state"), "pusht-keypoints": Name("keypoints")}
 
 
 def scale(px: Any) -> np.ndarray:

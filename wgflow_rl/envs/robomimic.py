@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -24,12 +23,16 @@ from gymnasium.spaces import Box
 from gymnasium.wrappers import TimeLimit
 
 from wgflow_rl.envs.episodes import SingleTask
+from wgflow_rl.envs.name import Name
 from wgflow_rl.envs.rendering import importing_simulators
 from wgflow_rl.utils.cli import UserError
 
 KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
 TASKS = {"lift": "Lift", "can": "PickPlaceCan", "square": "NutAssemblySquare"}  # name in robosuite
 LIMITS = {"lift": 300, "can": 300, "square": 400}  # time limits in steps
+NAMES = {
+    f"{suite}-mh-low_dim": Name("robomimic", suite, f"{suite}-mh-low_dim", "mh") for suite in TASKS
+}
 INSTALL = 'pip install -e ".[robomimic]" -c constraints.txt'
 
 
@@ -55,23 +58,6 @@ CONTROLLER = {
     "ramp_ratio": 0.2,
     "gripper": {"type": "GRIP"},
 }
-
-
-@dataclass(frozen=True)
-class Name:
-    """A parsed environment name."""
-
-    source: ClassVar[str] = "robomimic"
-    suite: str  # "lift", "can" or "square"
-    kind: ClassVar[str] = "mh"
-
-    @property
-    def dataset(self) -> str:
-        """Name of the data set, equal to that of the environment."""
-        return f"{self.suite}-mh-low_dim"
-
-
-NAMES = {name.dataset: name for name in map(Name, TASKS)}
 
 
 def env_args(suite: str) -> dict[str, Any]:
