@@ -73,7 +73,8 @@ def _check_shards(shards: int, env: str) -> None:
         )
     if shards and envs.parse(env).source != "ogbench":
         raise ValueError(
-            f"--shards is {shards}, but only data of OGBench's environments can be sharded; leave it out"
+            f"--shards is {shards}, but only data of OGBench's environments can be sharded; "
+            "leave it out"
         )
 
 

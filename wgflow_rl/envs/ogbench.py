@@ -50,7 +50,8 @@ SUITES = {
     "puzzle-4x4": "play",
 }
 WALKERS = ("antmaze", "humanoidmaze")  # OGBench has no scripted policy that could generate data
-# The default task, without "-task", is 1 (mazes), 2 (cube, scene) or 4 (puzzle). The tasks of a suite share their data.
+# The tasks of a suite share their data. The default task, without "-task", is 1 (mazes), 2 (cube,
+# scene) or 4 (puzzle).
 NAMES = {
     f"{suite}-{kind}-singletask{task}-v0": Name("ogbench", suite, f"{suite}-{kind}-v0", kind)
     for suite, kind in SUITES.items()

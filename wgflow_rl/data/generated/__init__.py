@@ -38,8 +38,8 @@ TRAIN, VALIDATION = 0, 1
 Row = dict[str, np.ndarray]
 
 # One module per source, as in `data.SOURCES`. Each provides VERSION, official_rows(env),
-# files(folder, env), prepare(env), which returns a function that makes parts, and write(files, env,
-# train, validation), which joins them.
+# files(folder, env), prepare(env), which returns a function that makes parts, and
+# write(files, env, train, validation), which joins them.
 MAKERS: dict[str, ModuleType] = {"ogbench": oracles, "robomimic": demonstrations}
 
 

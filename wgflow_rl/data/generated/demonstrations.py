@@ -101,7 +101,7 @@ def model_xml(simulator: envs.robomimic.Robosuite) -> str:
 
 
 def write(paths: list[Path], env: str, train: list[Row], validation: list[Row]) -> None:
-    """Write all parts to the file in `paths` atomically, in robomimic's format; equal parts give equal bytes."""
+    """Write all parts atomically to the one file of `paths`; equal parts give equal bytes."""
     import h5py
 
     (path,) = paths
