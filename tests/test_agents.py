@@ -11,7 +11,7 @@ import torch
 from tests.small_agents import TARGETS, A, B, S, Twins, build, make_batch, noise_for
 from tests.strategies import NoReads
 from wgflow import arguments
-from wgflow_rl.agents import losses, presets, sampling
+from wgflow_rl.agents import implicit_q, losses, presets, sampling
 from wgflow_rl.agents.networks import MeanVelocityPolicy
 from wgflow_rl.training import updates
 from wgflow_rl.training.snapshot import restore, snapshot
@@ -237,7 +237,7 @@ def test_expectiles_of_a_two_point_law():
     """v with tau E(x - v)+ = (1 - tau) E(v - x)+: for 0 and 1, half and half, v = tau."""
     x, v = torch.tensor([0.0, 1.0]), torch.tensor(0.5, requires_grad=True)
     for _ in range(200):
-        (gradient,) = torch.autograd.grad(losses.expectile_loss(x - v, 0.9).mean(), v)
+        (gradient,) = torch.autograd.grad(implicit_q.expectile_loss(x - v, 0.9).mean(), v)
         v = (v - gradient).detach().requires_grad_()
     torch.testing.assert_close(v, torch.tensor(0.9), atol=1e-4, rtol=0)
 

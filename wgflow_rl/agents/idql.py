@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from wgflow_rl.agents import losses
-from wgflow_rl.agents.agent import Agent, Log
+from wgflow_rl.agents.agent import Log
 from wgflow_rl.agents.config import AgentConfig
-from wgflow_rl.agents.networks import StateValue, TwinCritic, VectorField
+from wgflow_rl.agents.implicit_q import ImplicitQ
+from wgflow_rl.agents.networks import VectorField
 from wgflow_rl.agents.sampling import ancestral, normal, uniform
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.utils.flags import at_least, fraction
@@ -34,17 +35,15 @@ class IDQLConfig(AgentConfig):
         at_least(1, act_samples=self.act_samples, diffusion_steps=self.diffusion_steps)
 
 
-class IDQL(Agent):
-    """Diffusion of the behaviour, twin critics and a state value; the best of N by min Q_target is executed."""
+class IDQL(ImplicitQ):
+    """Diffusion of the behaviour and the values of IQL; the best of N by min Q_target is executed."""
 
     cfg: IDQLConfig
     acts = "diffusion"
 
     def setup(self, generator: torch.Generator) -> None:
         self.diffusion = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
-        self.value = StateValue(self.obs_dim, self.cfg.hidden, generator=generator)
-        self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
+        self.add_values(generator)
         self.latent = (self.cfg.diffusion_steps, self.chunk_dim)
         self.noise = {"diffusion": (normal, 1, self.chunk_dim), "time": (uniform, 1, 1)}
 
@@ -54,12 +53,6 @@ class IDQL(Agent):
     def q(self, obs: Tensor, chunks: Tensor) -> Tensor:
         """min Q_target, [B, n]."""
         return self.target_critic(obs, chunks).amin(0)
-
-    def critic_loss(self, batch: Batch, noise: Any) -> tuple[Tensor, Log]:
-        """L_Q + L_V of implicit Q-learning (IQL Eq. 6 and 5)."""
-        return losses.implicit_q_loss(
-            self.critic, self.target_critic, self.value, batch, tau=self.cfg.expectile
-        )
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """|eps(s, alpha_t a + sigma_t e, t) - e|^2 on the data: no value in it (IDQL Sec. 4.2)."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from wgflow_rl.agents import losses
-from wgflow_rl.agents.agent import Agent, Log
+from wgflow_rl.agents.agent import Log
 from wgflow_rl.agents.config import AgentConfig
-from wgflow_rl.agents.networks import StateValue, TwinCritic, VectorField
+from wgflow_rl.agents.implicit_q import ImplicitQ
+from wgflow_rl.agents.networks import VectorField
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.utils.flags import at_least, fraction
@@ -34,17 +35,15 @@ class IFQLConfig(AgentConfig):
         at_least(1, act_samples=self.act_samples, flow_steps=self.flow_steps)
 
 
-class IFQL(Agent):
-    """Flow of the behaviour, twin critics and a state value; the best of N by min Q is executed."""
+class IFQL(ImplicitQ):
+    """Flow of the behaviour and the values of IQL; the best of N by min Q is executed."""
 
     cfg: IFQLConfig
     acts = "flow"
 
     def setup(self, generator: torch.Generator) -> None:
         self.flow = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
-        self.value = StateValue(self.obs_dim, self.cfg.hidden, generator=generator)
-        self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
+        self.add_values(generator)
         self.noise = {"flow": (normal, 1, self.chunk_dim), "time": (uniform, 1, 1)}
 
     def sample(self, obs: Tensor, x0: Tensor) -> Tensor:
@@ -53,12 +52,6 @@ class IFQL(Agent):
     def q(self, obs: Tensor, chunks: Tensor) -> Tensor:
         """min Q of the online critics, as in the code of Park et al., [B, n]. (IDQL: of the target critics.)"""
         return self.critic(obs, chunks).amin(0)
-
-    def critic_loss(self, batch: Batch, noise: Any) -> tuple[Tensor, Log]:
-        """L_Q + L_V of implicit Q-learning (IQL Eq. 6 and 5)."""
-        return losses.implicit_q_loss(
-            self.critic, self.target_critic, self.value, batch, tau=self.cfg.expectile
-        )
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """Flow matching of the data's chunks: no value in it."""

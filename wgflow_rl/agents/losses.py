@@ -25,34 +25,6 @@ def td_loss(
     return loss, {"q": q.detach().mean(), "td_target": y.mean()}
 
 
-def expectile_loss(error: Tensor, tau: float) -> Tensor:
-    """|tau - 1(u < 0)| u^2, elementwise: least at the tau-expectile (IQL, Kostrikov et al. 2021, Eq. 5)."""
-    return torch.where(error < 0, 1 - tau, tau) * error.square()
-
-
-def advantage(value: nn.Module, target_critic: nn.Module, batch: Batch) -> Tensor:
-    """A = min Q_target(s, a) - V(s) of the data's chunks, [B]. Gradient to V alone."""
-    with torch.no_grad():
-        q = target_critic(batch.obs, batch.chunk).amin(0)[:, 0]
-    return q - value(batch.obs)
-
-
-def implicit_q_loss(
-    critic: nn.Module, target_critic: nn.Module, value: nn.Module, batch: Batch, *, tau: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """L_Q + L_V of implicit Q-learning (IQL Eq. 6 and 5), which asks for actions of the data only.
-
-    L_Q = (Q(s_t, a_{t:t+h}) - R_h - gamma^h V(s_{t+h}))^2; L_V makes V the tau-expectile of min Q_target(s, a).
-    """
-    with torch.no_grad():
-        next_value = value(batch.next_obs)
-    critic_loss, log = td_loss(critic, batch, next_value)
-    error = advantage(value, target_critic, batch)
-    value_loss = (expectile_loss(error, tau) * batch.complete).mean()
-    log |= {"critic_loss": critic_loss.detach(), "value_loss": value_loss.detach()}
-    return critic_loss + value_loss, log | {"advantage": error.detach().mean()}
-
-
 def advantage_weight(advantage: Tensor, alpha: float, most: float = 100.0) -> Tensor:
     """min(exp(alpha A), most): the weight of advantage-weighted regression (IQL Eq. 7; the cap is its code's)."""
     return (alpha * advantage).exp().clamp(max=most)

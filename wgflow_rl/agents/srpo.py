@@ -9,15 +9,10 @@ import torch
 from torch import Tensor
 
 from wgflow_rl.agents import losses
-from wgflow_rl.agents.agent import Agent, Log
+from wgflow_rl.agents.agent import Log
 from wgflow_rl.agents.config import AgentConfig
-from wgflow_rl.agents.networks import (
-    DeterministicPolicy,
-    StateValue,
-    TwinCritic,
-    VectorField,
-    frozen,
-)
+from wgflow_rl.agents.implicit_q import ImplicitQ
+from wgflow_rl.agents.networks import DeterministicPolicy, VectorField, frozen
 from wgflow_rl.agents.sampling import normal, uniform, vp_noise
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.utils.flags import above, fraction
@@ -39,8 +34,8 @@ class SRPOConfig(AgentConfig):
         above(0, beta=self.beta)
 
 
-class SRPO(Agent):
-    """Deterministic policy, a diffusion of the behaviour, IQL's critics and state value.
+class SRPO(ImplicitQ):
+    """Deterministic policy, a diffusion of the behaviour, the values of IQL.
 
     The paper trains diffusion and critics first, the policy after; here all at once, and the policy follows them.
     """
@@ -51,9 +46,7 @@ class SRPO(Agent):
         C = self.chunk_dim
         self.policy = DeterministicPolicy(*self.sizes, generator=generator)
         self.diffusion = VectorField(*self.sizes, generator=generator)
-        self.critic = TwinCritic(*self.critic_sizes, generator=generator)
-        self.value = StateValue(self.obs_dim, self.cfg.hidden, generator=generator)
-        self.target_critic = self.target_network(self.critic, rate=self.cfg.target_rate)
+        self.add_values(generator)
         self.latent = None
         self.noise = {
             "diffusion": (normal, 1, C),
@@ -64,12 +57,6 @@ class SRPO(Agent):
 
     def sample(self, obs: Tensor, noise: None) -> Tensor:
         return self.policy(obs)
-
-    def critic_loss(self, batch: Batch, noise: Any) -> tuple[Tensor, Log]:
-        """L_Q + L_V of implicit Q-learning (IQL Eq. 6 and 5)."""
-        return losses.implicit_q_loss(
-            self.critic, self.target_critic, self.value, batch, tau=self.cfg.expectile
-        )
 
     def actor_loss(self, batch: Batch, noise: Any, *, online: bool) -> tuple[Tensor, Log]:
         """L_diffusion + L_policy, without common weights."""
