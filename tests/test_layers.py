@@ -23,7 +23,17 @@ LEARNING = [
 ]  # fmt: skip
 HIDDEN_FROM_AGENTS = {"envs", "training", "experiments", "train"}
 SHARED = {
-    *("agent", "config", "networks", "implicit_q", "losses", "sampling", "fields", "diagnostics", "schedules")
+    *(
+        "agent",
+        "config",
+        "networks",
+        "implicit_q",
+        "losses",
+        "sampling",
+        "fields",
+        "diagnostics",
+        "schedules",
+    )
 }  # files of agents/ that are not an algorithm
 DERIVED = {("qam", "fedit")}  # QAM-E edits its chunks as FEdit does
 

@@ -139,6 +139,7 @@ def test_help_shows_a_methods_own_numbers(capsys):
     [
         ("--method fql --alpha -1", "--alpha is -1.0; wanted at least 0"),
         ("--method mvp --candidates 3", "--candidates is 3; wanted at least 4"),
+        ("--method iql --chunk 0", "--chunk is 0; wanted at least 1"),
         ("--method iql --expectile 1.2", "--expectile is 1.2; wanted a share"),
         ("--method srpo --beta 0", "--beta is 0.0; wanted a number above 0"),
         ("--method rebrac --policy-delay 0", "--policy-delay is 0; wanted at least 1"),

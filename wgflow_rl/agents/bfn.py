@@ -14,27 +14,17 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import TwinCritic, VectorField
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative
 
 
 @dataclass(frozen=True)
 class BFNConfig(AgentConfig):
     """Settings of QC-BFN (Li et al. 2025); BFN has chunk 1 and N = 4."""
 
-    target_samples: int = 32  # N, a' is the best of these by the critic (Li et al. 2025)
-    act_samples: int = 32  # N again: one number for both (Li et al. 2025)
-    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
-    flow_steps: int = 10  # Euler steps from noise to chunk
-
-    def check(self) -> None:
-        super().check()
-        at_least(
-            1,
-            target_samples=self.target_samples,
-            act_samples=self.act_samples,
-            flow_steps=self.flow_steps,
-        )
-        at_least(0, act_temperature=self.act_temperature)
+    target_samples: Count = 32  # N, a' is the best of these by the critic (Li et al. 2025)
+    act_samples: Count = 32  # N again: one number for both (Li et al. 2025)
+    act_temperature: NonNegative = 0.0  # 0: the best (paper); else a draw from softmax(Q / this)
+    flow_steps: Count = 10  # Euler steps from noise to chunk
 
 
 class BFN(Agent):

@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import TwinCritic, VectorField, frozen
 from wgflow_rl.agents.sampling import karras_levels, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import above, at_least
+from wgflow_rl.utils.flags import Count, NonNegative, Positive, TwoOrMore, above
 
 # standard deviation of actions that the preconditioning assumes (Karras et al. 2022)
 SIGMA_DATA = 0.5
@@ -25,18 +25,14 @@ class CACConfig(AgentConfig):
     """Settings of CAC (Ding and Jin 2023), chunks of one action."""
 
     chunk: int = 1
-    eta: float = 0.1  # weight of Q: our choice (Park et al. 2025 set it per task)
-    levels: int = 40  # noise levels of consistency training (Ding and Jin 2023)
-    sigma_min: float = 0.002  # of the data's units (Song et al. 2023)
+    eta: NonNegative = 0.1  # weight of Q: our choice (Park et al. 2025 set it per task)
+    levels: TwoOrMore = 40  # noise levels of consistency training (Ding and Jin 2023)
+    sigma_min: Positive = 0.002  # of the data's units (Song et al. 2023)
     sigma_max: float = 80.0
-    denoising_steps: int = 2  # network evaluations to one action (Ding and Jin 2023)
+    denoising_steps: Count = 2  # network evaluations to one action (Ding and Jin 2023)
 
     def check(self) -> None:
         super().check()
-        at_least(0, eta=self.eta)
-        at_least(2, levels=self.levels)
-        at_least(1, denoising_steps=self.denoising_steps)
-        above(0, sigma_min=self.sigma_min)
         above(self.sigma_min, sigma_max=self.sigma_max)
 
 

@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import DeterministicPolicy, MeanVelocityPolicy, Policy, VectorField
 from wgflow_rl.agents.sampling import euler, logit_normal, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative, TwoOrMore
 
 BANDWIDTH = 0.5  # of the density by which samples are chosen, as a fraction of their mean distance
 
@@ -24,13 +24,8 @@ class CloningConfig(AgentConfig):
     """Settings of cloned policies that draw samples."""
 
     # The chunk of highest density among these is executed: near a mode of the policy, in one batch of the network.
-    act_samples: int = 1
-    act_temperature: float = 0.0  # 0: the densest. Else one is drawn by density^(1 / this)
-
-    def check(self) -> None:
-        super().check()
-        at_least(1, act_samples=self.act_samples)
-        at_least(0, act_temperature=self.act_temperature)
+    act_samples: Count = 1
+    act_temperature: NonNegative = 0.0  # 0: the densest. Else one is drawn by density^(1 / this)
 
 
 class Cloning(Agent):
@@ -98,12 +93,11 @@ class DriftBCConfig(CloningConfig):
     """Settings of cloning by a drifting field: DFP's first term alone (Eq. 18), with one positive per state."""
 
     field: str = "energy:0.5"  # V; `energy` is the energy score of Energy Policy (arXiv:2510.12483)
-    generated: int = 8  # N_gen, samples per state that drift
+    generated: TwoOrMore = 8  # N_gen, samples per state that drift
 
     def check(self) -> None:
         super().check()
         fields.parse(self.field)
-        at_least(2, generated=self.generated)
 
 
 class DriftBC(Cloning):
@@ -132,12 +126,8 @@ class DriftBC(Cloning):
 class FlowBCConfig(CloningConfig):
     """Settings of cloning by flow matching (Lipman et al. 2023)."""
 
-    flow_steps: int = 10  # Euler steps from noise to chunk
-    generated: int = 1  # pairs of noise and time per chunk of the data
-
-    def check(self) -> None:
-        super().check()
-        at_least(1, flow_steps=self.flow_steps, generated=self.generated)
+    flow_steps: Count = 10  # Euler steps from noise to chunk
+    generated: Count = 1  # pairs of noise and time per chunk of the data
 
 
 class FlowBC(Cloning):
@@ -165,15 +155,10 @@ class MeanFlowBCConfig(CloningConfig):
     """Settings of cloning by MeanFlow (Geng et al. 2025), with the times of DFP's published MVP."""
 
     time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted
-    time_std: float = 1.0
+    time_std: NonNegative = 1.0
     # share of pairs with r = t, which is flow matching (Geng et al., Table 1a)
     same_times: float = 0.5
-    generated: int = 1  # triples of noise and times per chunk of the data
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, time_std=self.time_std)
-        at_least(1, generated=self.generated)
+    generated: Count = 1  # triples of noise and times per chunk of the data
 
 
 class MeanFlowBC(Cloning):

@@ -11,15 +11,15 @@ from torch import Tensor
 import wgflow as wg
 from wgflow_rl.agents import diagnostics, fields, losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig
+from wgflow_rl.agents.config import TopKConfig
 from wgflow_rl.agents.networks import Policy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal, top_k
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import above, at_least, fraction
+from wgflow_rl.utils.flags import above, at_least
 
 
 @dataclass(frozen=True)
-class DFPConfig(AgentConfig):
+class DFPConfig(TopKConfig):
     """Settings of DFP. Defaults are the paper's on OGBench (Table 5); tasks, variants and presets: `presets.py`.
 
     The paper does not give the dimension of the latent (f: R^k x S -> A, Eq. 9). Ours is that of the chunk.
@@ -41,13 +41,6 @@ class DFPConfig(AgentConfig):
     repulsion: float = 0.0
     q_weight: float = 0.0
     q_weight_offline: float = 0.0
-    candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
-    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
-    old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
-    # a' is the best of these by the critic; 1: a' ~ pi (DFP Eq. 1, for every method by A.2). The published code: 16.
-    target_samples: int = 1
-    act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
-    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
 
     @property
     def online_only(self) -> frozenset[str]:
@@ -90,12 +83,6 @@ class DFPConfig(AgentConfig):
             raise ValueError(
                 f"--positives is {self.positives!r}; wanted topk, boltzmann or matched"
             )
-        at_least(
-            1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
-        )
-        at_least(self.top_k, candidates=self.candidates)
-        at_least(0, act_temperature=self.act_temperature)
-        fraction(old_rate=self.old_rate)
 
 
 def require_negatives(name: str) -> None:

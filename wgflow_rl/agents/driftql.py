@@ -15,7 +15,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import Policy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import above, at_least
+from wgflow_rl.utils.flags import NonNegative, Positive, TwoOrMore
 
 KERNELS = {"gaussian": wg.Gaussian, "laplace": wg.Laplace}
 
@@ -25,17 +25,15 @@ class DriftQLConfig(AgentConfig):
     """Settings of DriftQL, chunks of one action; alpha, temperature, target, generated and gamma are set per task."""
 
     chunk: int = 1
-    generated: int = 32  # N, samples per state that drift
-    alpha: float = 100.0  # weight of the drift
-    temperature: float = 0.2  # tau, length scale of the repulsion for distances divided by sqrt(C)
+    generated: TwoOrMore = 32  # N, samples per state that drift
+    alpha: NonNegative = 100.0  # weight of the drift
+    # tau, length scale of the repulsion for distances divided by sqrt(C)
+    temperature: Positive = 0.2
     kernel: str = "gaussian"  # gaussian or laplace
     target: str = "mean"  # of the two target critics: mean or min
 
     def check(self) -> None:
         super().check()
-        at_least(2, generated=self.generated)
-        at_least(0, alpha=self.alpha)
-        above(0, temperature=self.temperature)
         for name, value, known in (
             ("kernel", self.kernel, tuple(KERNELS)),
             ("target", self.target, ("mean", "min")),

@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import TwinCritic, VectorField
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,8 @@ class FAWACConfig(AgentConfig):
     """Settings of FAWAC (Park et al. 2025), chunks of one action."""
 
     chunk: int = 1
-    alpha: float = 0.8  # inverse temperature: our choice (Park et al. 2025 set it per task)
-    flow_steps: int = 10  # Euler steps from noise to action
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, alpha=self.alpha)
-        at_least(1, flow_steps=self.flow_steps)
+    alpha: NonNegative = 0.8  # inverse temperature: our choice (Park et al. 2025 set it per task)
+    flow_steps: Count = 10  # Euler steps from noise to action
 
 
 class FAWAC(Agent):

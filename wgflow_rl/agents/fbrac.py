@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import TwinCritic, VectorField, frozen
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,9 @@ class FBRACConfig(AgentConfig):
     """Settings of FBRAC (Park et al. 2025), chunks of one action."""
 
     chunk: int = 1
-    alpha: float = 0.1  # weight of flow matching: our choice (Park et al. 2025 set it per task)
-    flow_steps: int = 10  # Euler steps, all of them differentiated
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, alpha=self.alpha)
-        at_least(1, flow_steps=self.flow_steps)
+    # weight of flow matching: our choice (Park et al. 2025 set it per task)
+    alpha: NonNegative = 0.1
+    flow_steps: Count = 10  # Euler steps, all of them differentiated
 
 
 class FBRAC(Agent):

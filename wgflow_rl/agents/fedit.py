@@ -15,22 +15,18 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import CriticEnsemble, StateMLP, VectorField, frozen
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative
 
 
 @dataclass(frozen=True)
 class FEditConfig(AgentConfig):
     """Settings of FEdit (Li and Levine 2026); the scale of the edit is set per task."""
 
-    edit_scale: float = 0.2  # kappa, largest edit of a coordinate
-    critics: int = 10  # K
-    pessimism: float = 0.5  # rho, standard deviations of the critics below their mean in the target
-    flow_steps: int = 10  # Euler steps
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, edit_scale=self.edit_scale, pessimism=self.pessimism)
-        at_least(1, critics=self.critics, flow_steps=self.flow_steps)
+    edit_scale: NonNegative = 0.2  # kappa, largest edit of a coordinate
+    critics: Count = 10  # K
+    # rho, standard deviations of the critics below their mean in the target
+    pessimism: NonNegative = 0.5
+    flow_steps: Count = 10  # Euler steps
 
 
 class Editor(nn.Module):

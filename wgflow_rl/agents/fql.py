@@ -14,20 +14,15 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import Policy, TwinCritic, VectorField, frozen
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative
 
 
 @dataclass(frozen=True)
 class FQLConfig(AgentConfig):
     """Settings of QC-FQL (Li et al. 2025) on cube-triple; FQL (Park et al. 2025) has chunk 1."""
 
-    alpha: float = 100.0  # weight of the distillation, set per task: `presets.py`
-    flow_steps: int = 10  # Euler steps of the teacher (Park et al. 2025)
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, alpha=self.alpha)
-        at_least(1, flow_steps=self.flow_steps)
+    alpha: NonNegative = 100.0  # weight of the distillation, set per task: `presets.py`
+    flow_steps: Count = 10  # Euler steps of the teacher (Park et al. 2025)
 
 
 class FQL(Agent):

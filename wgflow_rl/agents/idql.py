@@ -15,7 +15,7 @@ from wgflow_rl.agents.implicit_q import ImplicitQ
 from wgflow_rl.agents.networks import VectorField
 from wgflow_rl.agents.sampling import ancestral, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least, fraction
+from wgflow_rl.utils.flags import Count, NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,10 @@ class IDQLConfig(AgentConfig):
     """Settings of IDQL (Hansen-Estruch et al. 2023), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau: our choice, as IQL
-    act_samples: int = 32  # N: our choice, as IFQL
-    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
-    diffusion_steps: int = 10  # our choice, as many as the flows take; 5 in the IDQL paper
-
-    def check(self) -> None:
-        super().check()
-        fraction(expectile=self.expectile)
-        at_least(0, act_temperature=self.act_temperature)
-        at_least(1, act_samples=self.act_samples, diffusion_steps=self.diffusion_steps)
+    expectile: Share = 0.9  # tau: our choice, as IQL
+    act_samples: Count = 32  # N: our choice, as IFQL
+    act_temperature: NonNegative = 0.0  # 0: the best (paper); else a draw from softmax(Q / this)
+    diffusion_steps: Count = 10  # our choice, as many as the flows take; 5 in the IDQL paper
 
 
 class IDQL(ImplicitQ):

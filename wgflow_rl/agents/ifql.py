@@ -15,7 +15,7 @@ from wgflow_rl.agents.implicit_q import ImplicitQ
 from wgflow_rl.agents.networks import VectorField
 from wgflow_rl.agents.sampling import euler, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least, fraction
+from wgflow_rl.utils.flags import Count, NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,10 @@ class IFQLConfig(AgentConfig):
     """Settings of IFQL (Park et al. 2025), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau (default of Park et al. 2025)
-    act_samples: int = 32  # N (default of Park et al. 2025, who set it per task)
-    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
-    flow_steps: int = 10  # Euler steps from noise to chunk
-
-    def check(self) -> None:
-        super().check()
-        fraction(expectile=self.expectile)
-        at_least(0, act_temperature=self.act_temperature)
-        at_least(1, act_samples=self.act_samples, flow_steps=self.flow_steps)
+    expectile: Share = 0.9  # tau (default of Park et al. 2025)
+    act_samples: Count = 32  # N (default of Park et al. 2025, who set it per task)
+    act_temperature: NonNegative = 0.0  # 0: the best (paper); else a draw from softmax(Q / this)
+    flow_steps: Count = 10  # Euler steps from noise to chunk
 
 
 class IFQL(ImplicitQ):

@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.implicit_q import ImplicitQ
 from wgflow_rl.agents.networks import DeterministicPolicy
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least, fraction
+from wgflow_rl.utils.flags import NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,9 @@ class IQLConfig(AgentConfig):
     """Settings of IQL (Kostrikov et al. 2021), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau (default of Park et al. 2025)
-    alpha: float = 10.0  # inverse temperature of the weights (default of Park et al. 2025, who set it per task)
-
-    def check(self) -> None:
-        super().check()
-        fraction(expectile=self.expectile)
-        at_least(0, alpha=self.alpha)
+    expectile: Share = 0.9  # tau (default of Park et al. 2025)
+    # inverse temperature of the weights (default of Park et al. 2025, who set it per task)
+    alpha: NonNegative = 10.0
 
 
 class IQL(ImplicitQ):

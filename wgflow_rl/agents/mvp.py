@@ -10,46 +10,29 @@ from torch import Tensor
 
 from wgflow_rl.agents import diagnostics, losses
 from wgflow_rl.agents.agent import Agent, Log
-from wgflow_rl.agents.config import AgentConfig
+from wgflow_rl.agents.config import TopKConfig
 from wgflow_rl.agents.networks import MeanVelocityPolicy, TwinCritic
 from wgflow_rl.agents.sampling import logit_normal, normal, top_k
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least, fraction
+from wgflow_rl.utils.flags import NonNegative
 
 
 @dataclass(frozen=True)
-class MVPConfig(AgentConfig):
+class MVPConfig(TopKConfig):
     """Settings of MVP (Zhan et al. 2026) as DFP's Table 2 compares it; MVP with top-K has lam 0.5.
 
     Where neither paper gives a number it is that of DFP's published code, or our choice.
     """
 
-    ivc: float = 1.0  # instantaneous velocity constraint (published code); 0 on cube-triple
+    ivc: NonNegative = 1.0  # instantaneous velocity constraint (published code); 0 on cube-triple
     time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted (published code)
-    time_std: float = 1.0
-    lam: float = 0.0  # lambda, weight of the top-K term online; 0 is MVP itself
-    candidates: int = 16  # N, samples of the old policy per state (DFP Eq. 15, Table 5)
-    top_k: int = 4  # K, positives among them: 4 on OGBench, 2 on Robomimic (DFP Sec. 5.1, Table 5)
-    old_rate: float = 1e-4  # tau_EMA, rate of the old policy (DFP Table 5)
-    # a' is the best of these by the critic; 1: a' ~ pi (DFP Eq. 1, for every method by A.2). The published code: 16.
-    target_samples: int = 1
-    act_samples: int = 16  # N', the best of these is executed (DFP Table 5)
-    act_temperature: float = 0.0  # 0: the best (paper). Else one is drawn from softmax(Q / this)
+    time_std: NonNegative = 1.0
+    lam: NonNegative = 0.0  # lambda, weight of the top-K term online; 0 is MVP itself
 
     @property
     def online_only(self) -> frozenset[str]:
         # K is not: it is the number of noise vectors that every update draws.
         return frozenset({"lr_end", "lam", "old_rate"} if type(self) is MVPConfig else ())
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, lam=self.lam, ivc=self.ivc, time_std=self.time_std)
-        at_least(
-            1, top_k=self.top_k, target_samples=self.target_samples, act_samples=self.act_samples
-        )
-        at_least(self.top_k, candidates=self.candidates)
-        at_least(0, act_temperature=self.act_temperature)
-        fraction(old_rate=self.old_rate)
 
 
 class MVP(Agent):

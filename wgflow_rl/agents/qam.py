@@ -13,20 +13,16 @@ from wgflow_rl.agents.fedit import FEdit, FEditConfig
 from wgflow_rl.agents.networks import VectorField
 from wgflow_rl.agents.sampling import normal
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import NonNegative
 
 
 @dataclass(frozen=True)
 class QAMConfig(FEditConfig):
     """Settings of QAM, and with `edit_scale` > 0 of QAM-E; the inverse temperature is set per task."""
 
-    edit_scale: float = 0.0  # kappa of QAM-E; 0: no edit policy
-    inverse_temperature: float = 1.0  # beta of pi ~ behaviour exp(beta Q)
-    max_grad_norm: float = 1.0
-
-    def check(self) -> None:
-        super().check()
-        at_least(0, inverse_temperature=self.inverse_temperature)
+    edit_scale: NonNegative = 0.0  # kappa of QAM-E; 0: no edit policy
+    inverse_temperature: NonNegative = 1.0  # beta of pi ~ behaviour exp(beta Q)
+    max_grad_norm: NonNegative = 1.0
 
 
 class QAM(FEdit):

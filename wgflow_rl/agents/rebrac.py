@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import DeterministicPolicy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import at_least
+from wgflow_rl.utils.flags import Count, NonNegative
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,11 @@ class ReBRACConfig(AgentConfig):
     """Settings of ReBRAC (Tarasov et al. 2023), chunks of one action."""
 
     chunk: int = 1
-    actor_penalty: float = 0.1  # beta_1: our choice (Park et al. 2025 set it per task)
-    critic_penalty: float = 0.01  # beta_2: likewise
-    policy_delay: int = 2  # critic updates per update of policy and target networks (TD3)
-    target_noise: float = 0.2  # smoothing of a' (TD3)
-    noise_clip: float = 0.5
-
-    def check(self) -> None:
-        super().check()
-        at_least(1, policy_delay=self.policy_delay)
-        at_least(
-            0,
-            actor_penalty=self.actor_penalty,
-            critic_penalty=self.critic_penalty,
-            target_noise=self.target_noise,
-            noise_clip=self.noise_clip,
-        )
+    actor_penalty: NonNegative = 0.1  # beta_1: our choice (Park et al. 2025 set it per task)
+    critic_penalty: NonNegative = 0.01  # beta_2: likewise
+    policy_delay: Count = 2  # critic updates per update of policy and target networks (TD3)
+    target_noise: NonNegative = 0.2  # smoothing of a' (TD3)
+    noise_clip: NonNegative = 0.5
 
 
 class ReBRAC(Agent):

@@ -15,7 +15,7 @@ from wgflow_rl.agents.implicit_q import ImplicitQ
 from wgflow_rl.agents.networks import DeterministicPolicy, VectorField, frozen
 from wgflow_rl.agents.sampling import normal, uniform, vp_noise
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import above, fraction
+from wgflow_rl.utils.flags import Positive, Share
 
 EARLIEST, LATEST = 0.02, 0.98  # diffusion times at which the policy is scored (SRPO Sec. 4)
 
@@ -25,13 +25,8 @@ class SRPOConfig(AgentConfig):
     """Settings of SRPO (Chen et al. 2023), chunks of one action."""
 
     chunk: int = 1
-    expectile: float = 0.9  # tau: our choice, as IQL
-    beta: float = 0.1  # temperature: our choice (Park et al. 2025 set it per task)
-
-    def check(self) -> None:
-        super().check()
-        fraction(expectile=self.expectile)
-        above(0, beta=self.beta)
+    expectile: Share = 0.9  # tau: our choice, as IQL
+    beta: Positive = 0.1  # temperature: our choice (Park et al. 2025 set it per task)
 
 
 class SRPO(ImplicitQ):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, get_type_hints
 
 MOST = 1_000_000  # largest size or count of an agent; what still exceeds the memory is an error of its own
 
@@ -37,3 +41,31 @@ def above(least: float, **numbers: float) -> None:
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
+
+
+# ---- limits as types of settings -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Part of the type of a field: a check above, which is given the field by name."""
+
+    check: Callable[..., None]
+
+
+Count = Annotated[int, Limit(partial(at_least, 1))]
+TwoOrMore = Annotated[int, Limit(partial(at_least, 2))]
+NonNegative = Annotated[float, Limit(partial(at_least, 0))]
+Positive = Annotated[float, Limit(partial(above, 0))]
+Share = Annotated[float, Limit(fraction)]
+
+
+def check_limits(settings: Any) -> None:
+    """Raise ValueError for the first field of a dataclass outside the limits of its type, naming its flag."""
+    for owner in type(
+        settings
+    ).__mro__:  # all: a subclass may declare a field again, without limits
+        for name, kind in get_type_hints(owner, include_extras=True).items():
+            for limit in getattr(kind, "__metadata__", ()):
+                if isinstance(limit, Limit):
+                    limit.check(**{name: getattr(settings, name)})
