@@ -18,7 +18,7 @@ from wgflow_rl import envs
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.training.rollout import EVAL_SEEDS, Player, draw_chunks, reset_seed
 from wgflow_rl.training.settings import Settings
-from wgflow_rl.training.trained import FIRST_EPISODE, guard_of, load_agent
+from wgflow_rl.training.trained import FIRST_EPISODE, load_agent
 
 GAP = 4  # px, white, to the right of every frame
 FRAMES = 30  # of a film, about
@@ -41,7 +41,7 @@ def first_outcomes(
 ) -> dict[bool, tuple[int, np.ndarray]]:
     """Start seed and actions of the first success (True) and the first failure (False) among the episodes."""
     found: dict[bool, tuple[int, np.ndarray]] = {}
-    with contextlib.closing(settings.make_env()) as env, guard_of(settings) as guard:
+    with contextlib.closing(settings.make_env()) as env, settings.make_guard() as guard:
         player = Player(env, guard)
         for episode in range(FIRST_EPISODE, FIRST_EPISODE + episodes):
             seed = reset_seed(settings.seed, EVAL_SEEDS, episode)

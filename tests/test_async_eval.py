@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +23,8 @@ from tests.runs import FLAGS, outcome, resume, start, start_or_resume, stop_afte
 from tests.walk import WalkHome
 from wgflow_rl import envs
 from wgflow_rl.training import loop
-from wgflow_rl.training.async_eval import AsyncEvaluator, CheckpointEvaluator
 from wgflow_rl.training.csv_table import read_rows
+from wgflow_rl.training.evaluators import AsyncEvaluator, evaluate_checkpoint
 from wgflow_rl.training.loop import EvaluationFailed
 from wgflow_rl.training.rollout import Evaluation
 from wgflow_rl.training.settings import from_command_line
@@ -54,7 +55,7 @@ def late_by(polls):
     """A stand-in for `AsyncEvaluator` that evaluates checkpoints in this process."""
 
     def make(settings):
-        evaluate = CheckpointEvaluator(settings)
+        evaluate = partial(evaluate_checkpoint, settings)
         return contextlib.nullcontext(
             SimpleNamespace(submit=lambda step: Late(evaluate, step, polls))
         )

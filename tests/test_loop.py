@@ -13,7 +13,7 @@ from wgflow_rl import data
 from wgflow_rl.agents.dfp import DFP
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
-from wgflow_rl.training import checkpoint, loop
+from wgflow_rl.training import checkpoint, evaluators, loop
 from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import Collector, Evaluation
 from wgflow_rl.training.settings import from_command_line
@@ -81,7 +81,7 @@ def test_evaluations_play_their_own_episodes_and_the_latest_of_the_best_is_kept(
         success = np.arange(episodes) < successes[first_episode]
         return Evaluation(success, np.array([-1.0, -3.0]), np.array([2, 6]))
 
-    monkeypatch.setattr(loop, "evaluate", played)
+    monkeypatch.setattr(evaluators, "evaluate", played)
     run(tmp_path / "run", seed=3)
     assert asked == [(step, 3, 2) for step in successes]
     rows = read_rows(tmp_path / "run" / "eval.csv")[1]
@@ -309,7 +309,7 @@ def succeeding(shares):
 
 
 def test_the_best_checkpoint_may_be_one_of_the_offline_phase_of_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate", succeeding({3: 1.0}))
+    monkeypatch.setattr(evaluators, "evaluate", succeeding({3: 1.0}))
     train_small(tmp_path / "whole", "dfp")
     train_small(tmp_path / "phase", "dfp", *ALONE)
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "phase"))
@@ -327,7 +327,7 @@ def test_the_best_checkpoint_is_that_of_the_best_score_where_there_is_one(tmp_pa
         score = np.full(episodes, scores[first_episode])
         return Evaluation(success, np.zeros(episodes), np.ones(episodes), score)
 
-    monkeypatch.setattr(loop, "evaluate", played)
+    monkeypatch.setattr(evaluators, "evaluate", played)
     train_small(tmp_path / "run", "dfp", "--eval-seed", "7")
     assert saved(tmp_path / "run") == [6, 9, 12] and seeds == [7] * 4
     assert load_agent(tmp_path / "run", best=True)[2] == 6
@@ -336,7 +336,7 @@ def test_the_best_checkpoint_is_that_of_the_best_score_where_there_is_one(tmp_pa
 
 def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypatch):
     """The checkpoint of its end then names an earlier best one, removed since the end was better."""
-    monkeypatch.setattr(loop, "evaluate", succeeding({3: 0.5, 6: 1.0}))
+    monkeypatch.setattr(evaluators, "evaluate", succeeding({3: 0.5, 6: 1.0}))
     train_small(tmp_path / "whole", "dfp")
     assert 3 not in saved(tmp_path / "whole")
     train_small(tmp_path / "after", "dfp", "--offline-run", str(tmp_path / "whole"))
@@ -345,7 +345,7 @@ def test_the_offline_phase_may_be_that_of_a_run_that_went_on(tmp_path, monkeypat
 
 def test_a_phase_whose_best_checkpoint_gave_way_to_one_online_is_refused(tmp_path, monkeypatch):
     """The end of the phase is not its best, so another run would end with a best checkpoint of its own."""
-    monkeypatch.setattr(loop, "evaluate", succeeding({3: 0.5, 9: 1.0}))
+    monkeypatch.setattr(evaluators, "evaluate", succeeding({3: 0.5, 9: 1.0}))
     train_small(tmp_path / "whole", "dfp", "--online-steps", "3", "--online-start", "0")
     assert saved(tmp_path / "whole") == [6, 9]
     with pytest.raises(FileNotFoundError, match="best offline checkpoint, of step 3, was removed"):
@@ -392,7 +392,7 @@ def test_a_run_after_the_offline_phase_of_another_goes_on_after_a_kill(
     step, flags, tmp_path, monkeypatch
 ):
     """Also a kill between the checkpoint of the best evaluation that it inherits and its own first one."""
-    monkeypatch.setattr(loop, "evaluate", succeeding({3: 1.0}))
+    monkeypatch.setattr(evaluators, "evaluate", succeeding({3: 1.0}))
     train_small(tmp_path / "phase", "dfp", *ALONE)
     flags = ("--offline-run", str(tmp_path / "phase"), *flags.split())
     train_small(tmp_path / "whole", "dfp", *flags)

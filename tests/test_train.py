@@ -16,7 +16,7 @@ from wgflow_rl import evaluate, train
 from wgflow_rl.agents import presets
 from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
-from wgflow_rl.training import checkpoint, loop, state
+from wgflow_rl.training import checkpoint, evaluators, loop, state
 from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import TRAIN_SEEDS, reset_seed
 from wgflow_rl.training.settings import DEFAULT_ENV
@@ -359,14 +359,14 @@ def test_a_policy_that_covers_its_data_is_not_warned_about(tmp_path, monkeypatch
 
 
 def test_the_best_checkpoint_is_kept_and_can_be_evaluated(tmp_path, monkeypatch, capsys):
-    real = loop.evaluate
+    real = evaluators.evaluate
 
     def told(*args, **options):
         result = real(*args, **options)
         result.success[:] = options["first_episode"] == 20  # only the first evaluation succeeds
         return result
 
-    monkeypatch.setattr(loop, "evaluate", told)
+    monkeypatch.setattr(evaluators, "evaluate", told)
     start(tmp_path / "run", offline_steps=60, online_steps=0)
     assert saved(tmp_path / "run") == [20, 56, 60]
     capsys.readouterr()

@@ -8,6 +8,7 @@ or written.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -21,12 +22,12 @@ from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.data import Episodes
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.training import matmul
 from wgflow_rl.training.settings import Settings, from_command_line
+from wgflow_rl.training.trained import build_for
 from wgflow_rl.training.updates import update
 from wgflow_rl.utils.cli import one_line_errors
 
@@ -143,19 +144,20 @@ def random_data(obs_dim: int, action_dim: int) -> Episodes:
 def parts(settings: Settings) -> tuple[Agent, dict[str, Callable[[], object]]]:
     """An agent, and the parts of a training step as functions by name."""
     cfg = settings.agent
-    env = settings.make_env()
-    obs_dim, action_dim = (
-        len(space.sample()) for space in (env.observation_space, env.action_space)
-    )
-    env.close()
-    agent = presets.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=settings.seed)
-    replay = Replay(random_data(obs_dim, action_dim), capacity=ROWS)
+    with contextlib.closing(settings.make_env()) as env:
+        agent = build_for(env, cfg, seed=settings.seed)
+    data = random_data(agent.obs_dim, agent.chunk_dim // cfg.predicted)
+    replay = Replay(data, capacity=ROWS)
     generator = torch.Generator().manual_seed(settings.seed)
 
     def sample():
         return replay.sample(cfg.batch, **cfg.chunks, generator=generator)
 
-    batch, noise, state = sample(), agent.draw_noise(cfg.batch, generator), torch.randn(1, obs_dim)
+    batch, noise, state = (
+        sample(),
+        agent.draw_noise(cfg.batch, generator),
+        torch.randn(1, agent.obs_dim),
+    )
     return agent, {
         "update": lambda: update(agent, batch, noise, online=settings.schedule.online_steps > 0),
         "noise": lambda: agent.draw_noise(cfg.batch, generator),

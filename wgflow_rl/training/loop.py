@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
-import gymnasium
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from wgflow_rl.agents import presets
-from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
-from wgflow_rl.training.async_eval import AsyncEvaluator
-from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
+from wgflow_rl.training.evaluators import AsyncEvaluator, InlineEvaluator
+from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation
 from wgflow_rl.training.runlog import RunLog, check_folder
 from wgflow_rl.training.settings import Settings, as_json
 from wgflow_rl.training.state import Best, TrainingState
@@ -52,7 +50,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         machine = settings.machine.resolved()
         settings = replace(settings, machine=machine)
         enter(matmul.using(machine.route))
-        guard = enter(Guard(settings.env, timeout=machine.env_timeout))
+        guard = enter(settings.make_guard())
         pool = 0 if machine.async_eval else min(EVAL_ENVS, settings.schedule.eval_episodes)
         playing = [
             enter(contextlib.closing(settings.make_env())) for _ in range(settings.envs + pool)
@@ -100,27 +98,6 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         trainer.unsaved = inherited is not None
         trainer.train()
     return settings.folder
-
-
-class InlineEvaluator:
-    """Evaluates the current policy at once, while training waits."""
-
-    def __init__(self, state: TrainingState, envs: Sequence[gymnasium.Env], guard: Guard):
-        self.state, self.envs, self.guard = state, envs, guard
-
-    def submit(self, step: int) -> Future[Evaluation]:
-        settings, future = self.state.settings, Future()
-        result = evaluate(
-            self.state.agent.act,
-            self.envs,
-            episodes=settings.schedule.eval_episodes,
-            seed=settings.seed,
-            first_episode=step,
-            guard=self.guard,
-            eval_seed=settings.schedule.eval_seed,
-        )
-        future.set_result(result)
-        return future
 
 
 class Trainer:

@@ -19,6 +19,7 @@ from wgflow_rl import envs, plugins
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.schedules import Schedule
+from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training.matmul import Route
 from wgflow_rl.utils.files import expand_user, require_regular
 from wgflow_rl.utils.flags import above, at_least, at_most
@@ -153,6 +154,10 @@ class Settings:
     def make_env(self, **options: Any) -> gymnasium.Env:
         """Make the environment as the agent sees it, with its history. Options and errors: `envs.make`."""
         return envs.make(self.env, history=self.agent.history, **options)
+
+    def make_guard(self) -> Guard:
+        """Make the guard of the run's environments."""
+        return Guard(self.env, timeout=self.machine.env_timeout)
 
     def check(self) -> Settings:
         """Return the settings, with absolute paths of data and offline run: a run may be resumed from another folder.

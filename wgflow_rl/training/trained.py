@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
-from wgflow_rl.envs.guard import Guard
+from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.envs.rendering import WITHOUT_DISPLAY
 from wgflow_rl.training import checkpoint
 from wgflow_rl.training.csv_table import read_rows, score_of
@@ -65,11 +65,15 @@ def load_agent(
             )
         cfg = dataclasses.replace(cfg, act_samples=act_samples)
     with contextlib.closing(settings.make_env()) as env:
-        assert env.observation_space.shape and env.action_space.shape
-        obs_dim, action_dim = env.observation_space.shape[0], env.action_space.shape[0]
-    agent = presets.build(cfg, obs_dim=obs_dim, action_dim=action_dim)
+        agent = build_for(env, cfg)
     restore(agent, under(tensors, "agent"))
     return agent, settings, step
+
+
+def build_for(env: gymnasium.Env, cfg: AgentConfig, *, seed: int = 0) -> Agent:
+    """Build the agent of these settings, on the CPU, with the sizes of an environment."""
+    (obs_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape  # type: ignore
+    return presets.build(cfg, obs_dim=obs_dim, action_dim=action_dim, seed=seed)
 
 
 def best_step(run: Path, saved: checkpoint.Checkpoint) -> int | None:
@@ -93,16 +97,11 @@ def visited_states(agent: Agent, settings: Settings, count: int) -> Tensor:
         return agent.act(obs, generator)
 
     generator = torch.Generator().manual_seed(settings.seed)
-    with contextlib.closing(settings.make_env()) as env, guard_of(settings) as guard:
+    with contextlib.closing(settings.make_env()) as env, settings.make_guard() as guard:
         player = Collector([env], seed=FIRST_EPISODE, guard=guard)
         while len(seen) < count:
             player.step(act, generator)
     return torch.stack(seen)
-
-
-def guard_of(settings: Settings) -> Guard:
-    """The guard of a run's environments."""
-    return Guard(settings.env, timeout=settings.machine.env_timeout)
 
 
 def run_episodes(
@@ -144,7 +143,7 @@ def run_episodes(
         pool = [stack.enter_context(contextlib.closing(env)) for env in made]
         if video is not None:
             write_frame = stack.enter_context(_film(video))
-        guard = stack.enter_context(guard_of(settings))
+        guard = stack.enter_context(settings.make_guard())
         result = evaluate(
             agent.act,
             pool,

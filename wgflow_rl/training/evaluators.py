@@ -1,4 +1,4 @@
-"""Evaluate checkpoints in a worker process while training continues.
+"""Evaluate the policy of a run in this process, or its checkpoints in a worker while training continues.
 
 An evaluation is a function of the policy's weights, the seed and the step alone, so its numbers do not depend on where
 and when it is computed.
@@ -12,57 +12,58 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Pipe
 from typing import Any, Self
 
+import gymnasium
 import torch
 
 from wgflow_rl import envs, plugins
-from wgflow_rl.agents import presets
+from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation, evaluate
 from wgflow_rl.training.settings import Machine, Settings
 from wgflow_rl.training.snapshot import restore, under
+from wgflow_rl.training.state import TrainingState
+from wgflow_rl.training.trained import build_for
 from wgflow_rl.utils.cli import UserError
 from wgflow_rl.utils.processes import without_main
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class CheckpointEvaluator:
-    """Environments and an agent on the CPU; a call loads the checkpoint of a step and evaluates it."""
+def evaluate_step(
+    agent: Agent, pool: Sequence[gymnasium.Env], *, settings: Settings, step: int, guard: Guard
+) -> Evaluation:
+    """Evaluate an agent as the run of these settings does at `step`. Raises: EnvironmentFailed."""
+    return evaluate(
+        agent.act,
+        pool,
+        episodes=settings.schedule.eval_episodes,
+        seed=settings.seed,
+        first_episode=step,
+        guard=guard,
+        eval_seed=settings.schedule.eval_seed,
+    )
 
-    def __init__(self, settings: Settings):
-        plugins.load(settings.plugin, optional=True)
-        self.settings = settings
-        count = min(EVAL_ENVS, settings.schedule.eval_episodes)
-        self.envs = [settings.make_env() for _ in range(count)]
-        obs, action = self.envs[0].observation_space.shape, self.envs[0].action_space.shape
-        assert obs and action
-        self.agent = presets.build(settings.agent, obs_dim=obs[0], action_dim=action[0])
 
-    def __call__(self, step: int) -> Evaluation:
-        """Raises: FileNotFoundError and ValueError as `checkpoint.load`; EnvironmentFailed."""
-        settings = self.settings
-        saved = checkpoint.load(settings.folder / "checkpoints", step=step, rows=False)
-        restore(self.agent, under(saved.tensors, "agent"))
-        with (
-            matmul.using(settings.machine.route),
-            Guard(settings.env, timeout=settings.machine.env_timeout) as guard,
-        ):
-            return evaluate(
-                self.agent.act,
-                self.envs,
-                episodes=settings.schedule.eval_episodes,
-                seed=settings.seed,
-                first_episode=step,
-                eval_seed=settings.schedule.eval_seed,
-                guard=guard,
-            )
+class InlineEvaluator:
+    """Evaluates the current policy at once, while training waits."""
+
+    def __init__(self, state: TrainingState, pool: Sequence[gymnasium.Env], guard: Guard):
+        self.state, self.pool, self.guard = state, pool, guard
+
+    def submit(self, step: int) -> Future[Evaluation]:
+        state, future = self.state, Future()
+        result = evaluate_step(
+            state.agent, self.pool, settings=state.settings, step=step, guard=self.guard
+        )
+        future.set_result(result)
+        return future
 
 
 class AsyncEvaluator:
@@ -100,7 +101,7 @@ class AsyncEvaluator:
         The future raises what the evaluation raised, or BrokenProcessPool if the worker died.
         """
         try:
-            return self._executor.submit(_evaluate, self._settings, step)
+            return self._executor.submit(evaluate_checkpoint, self._settings, step)
         except BrokenProcessPool as error:  # died while idle
             future: Future[Evaluation] = Future()
             future.set_exception(error)
@@ -156,10 +157,20 @@ def _exit_at_eof(lifeline: Any) -> None:
     os._exit(1)
 
 
-def _evaluate(settings: Settings, step: int) -> Evaluation:
-    return _evaluator(settings)(step)
+def evaluate_checkpoint(settings: Settings, step: int) -> Evaluation:
+    """Evaluate the checkpoint of a step of a run, on the CPU.
+
+    Raises: FileNotFoundError and ValueError as `checkpoint.load`; EnvironmentFailed.
+    """
+    agent, pool = _agent_and_envs(settings)
+    saved = checkpoint.load(settings.folder / "checkpoints", step=step, rows=False)
+    restore(agent, under(saved.tensors, "agent"))
+    with matmul.using(settings.machine.route), settings.make_guard() as guard:
+        return evaluate_step(agent, pool, settings=settings, step=step, guard=guard)
 
 
 @functools.cache
-def _evaluator(settings: Settings) -> CheckpointEvaluator:
-    return CheckpointEvaluator(settings)
+def _agent_and_envs(settings: Settings) -> tuple[Agent, list[gymnasium.Env]]:
+    plugins.load(settings.plugin, optional=True)
+    pool = [settings.make_env() for _ in range(min(EVAL_ENVS, settings.schedule.eval_episodes))]
+    return build_for(pool[0], settings.agent), pool
