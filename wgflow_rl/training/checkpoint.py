@@ -35,6 +35,7 @@ from wgflow_rl.utils.files import (
 )
 
 FORMAT = 3  # version of the format; increase it with every incompatible change
+KEEP = 2  # last checkpoints that are kept
 
 
 class Part(NamedTuple):
@@ -79,10 +80,9 @@ def save(
     tensors: Mapping[str, torch.Tensor],
     state: Mapping[str, Any],
     parts: Sequence[Part] = (),
-    keep: int = 2,
     best: int | None = None,
 ) -> Path:
-    """Write the checkpoint of `step`; remove all but the last `keep` and that of step `best`.
+    """Write the checkpoint of `step`; remove all but the last two and that of step `best`.
 
     The file is written under a temporary name, flushed to the disk and renamed: after a kill, a
     full disk or a power cut either the new checkpoint or the previous ones are intact. Checkpoints
@@ -91,37 +91,25 @@ def save(
 
     Args:
         folder: folder of the checkpoints, created if missing.
-        step: step of the run, at least 0.
+        step: step of the run.
         tensors: tensors of any shape, dtype and device; copied to the CPU, without gradients.
         state: JSON-able state; tuples become lists and keys strings, NaN and infinities are
             preserved.
         parts: results of `save_rows` for all rows that this checkpoint needs, oldest first.
-        keep: number of last checkpoints to keep.
         best: step of a checkpoint to keep in addition.
 
     Returns:
         The path of the file.
 
     Raises:
-        ValueError: For a negative step or keep < 1.
         TypeError: For a state that is not JSON-able.
         OSError: If the disk is full. In each case the earlier checkpoints are untouched.
     """
-    if step < 0 or keep < 1:
-        raise ValueError(
-            f"step and keep are {step} and {keep}; step must be at least 0 and keep at least 1."
-        )
-    try:
-        text = json.dumps(state)
-    except TypeError as error:
-        raise TypeError(
-            f"state cannot be written as JSON: {error}. Put arrays in tensors=, convert numpy numbers with .item()."
-        ) from error
-    folder = Path(folder)
+    text, folder = json.dumps(state), Path(folder)
     make_folder(folder)
     path = folder / f"step-{step:012d}.safetensors"
     _write(path, step=step, tensors=tensors, text=text, parts=parts)
-    _remove_old(folder, step=step, keep=keep, best=best)
+    _remove_old(folder, step=step, best=best)
     return path
 
 
@@ -148,10 +136,10 @@ def _write(
     return sha256
 
 
-def _remove_old(folder: Path, *, step: int, keep: int, best: int | None) -> None:
+def _remove_old(folder: Path, *, step: int, best: int | None) -> None:
     found = _found(folder)
     past = [s for s in sorted(found) if s <= step]
-    kept = {*past[-keep:], *(s for s in past if s == best)}
+    kept = {*past[-KEEP:], *(s for s in past if s == best)}
     for old in found.keys() - kept:
         found[old].unlink(missing_ok=True)
     # Remove parts after the checkpoints that list them. A part that no checkpoint lists was left by
