@@ -129,7 +129,7 @@ class Trainer:
         except TrainingDiverged as error:
             with contextlib.suppress(EvaluationFailed):
                 self.record_evaluation()
-            raise TrainingDiverged(f"{error} {self.dump_batch()}") from error
+            raise TrainingDiverged(f"{error} {self.state.dump_batch()}") from error
 
     def _train(self) -> None:
         state, schedule = self.state, self.schedule
@@ -233,13 +233,6 @@ class Trainer:
             self.state.evaluating = self.state.step if evaluating else None
             self.state.save(self.settings.folder / "checkpoints")
             self.unsaved = False
-
-    def dump_batch(self) -> str:
-        """Write the last batch drawn to the run's folder; returns a sentence that says where it is."""
-        try:
-            return f"The last batch drawn is in {self.state.dump_batch(self.settings.folder)}."
-        except OSError as error:
-            return f"The batch could not be written ({error})."
 
     def warn_if_collapsed(self, metrics: Mapping[str, Tensor]) -> None:
         # Only in drifting policies do the losses not show a collapse.

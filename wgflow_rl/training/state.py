@@ -294,17 +294,16 @@ class TrainingState:
         self.generator.set_state(tensors["random.training"])
         self.acting.set_state(tensors["random.acting"])
 
-    def dump_batch(self, folder: Path) -> Path:
-        """Write the last batch.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+    def dump_batch(self) -> str:
+        """Write the last batch drawn to the run's folder; return a sentence that says where it is."""
         assert self.batch is not None
-        path = folder / f"batch-of-step-{self.step:012d}.safetensors"
+        path = self.settings.folder / f"batch-of-step-{self.step:012d}.safetensors"
         tensors = {k: t.cpu().contiguous() for k, t in self.batch._asdict().items()}
-        write_whole(path, to_bytes(tensors))
-        return path
+        try:
+            write_whole(path, to_bytes(tensors))
+        except OSError as error:
+            return f"The batch could not be written ({error})."
+        return f"The last batch drawn is in {path}."
 
     def _result_settings(self) -> dict[str, object]:
         """Settings that results depend on, as a flat JSON-able dictionary, without the data."""
