@@ -119,14 +119,10 @@ def run(args: Args) -> Path:
     """Draw the figure and return its path."""
     agent, settings, step = load_agent(args.run)
     state = visited_states(agent, settings, args.state + 1)[-1]
-    # act_samples=1 disables best-of-N: the proposals of the policy itself.
-    plain = (
-        load_agent(args.run, act_samples=1)[0] if hasattr(settings.agent, "act_samples") else agent
-    )
-    proposed, executed = (
-        sample_chunks(plain, state, args.samples),
-        sample_chunks(agent, state, EXECUTED),
-    )
+    # Without best-of-N: the proposals of the policy itself.
+    policy = load_agent(args.run, act_samples=1)[0] if agent.act_samples > 1 else agent
+    proposed = sample_chunks(policy, state, args.samples)
+    executed = sample_chunks(agent, state, EXECUTED)
     title = f"{settings.method}, {settings.env}\nstep {step}, state {args.state}"
     path = args.out or args.run / "actions.png"
     return draw(proposed, executed, values(agent, state, proposed), path, title)
