@@ -154,10 +154,10 @@ def test_a_run_that_was_stopped_goes_on_as_the_one_that_was_not(moment, tmp_path
 
 def test_a_run_goes_on_that_began_before_a_setting_was_added(tmp_path, monkeypatch):
     run(tmp_path / "whole")
-    original = TrainingState._result_settings
+    original = TrainingState.result_settings
     older = lambda self: {k: v for k, v in original(self).items() if k != "q_weight"}
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingState, "_result_settings", older)
+        patch.setattr(TrainingState, "result_settings", older)
         stop_after(patch, 6)
         with pytest.raises(SystemExit):
             run(tmp_path / "run")

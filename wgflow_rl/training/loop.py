@@ -16,6 +16,7 @@ from tqdm import tqdm
 from wgflow_rl.agents import presets
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.evaluators import AsyncEvaluator, InlineEvaluator
+from wgflow_rl.training.offline_phase import take_offline_phase
 from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation
 from wgflow_rl.training.runlog import RunLog, check_folder
 from wgflow_rl.training.settings import Settings, as_json
@@ -69,7 +70,7 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         log = enter(RunLog(settings.folder, resume_step=resume_step, evaluate_again=repeats))
         inherited = None
         if settings.offline_run and not state.step:
-            inherited = state.take_offline_phase(Path(settings.offline_run))
+            inherited = take_offline_phase(state, Path(settings.offline_run))
         log.config(as_json(settings))
         if inherited is not None:
             log.begin_with(inherited.evaluations, seconds=inherited.seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import torch
@@ -18,14 +18,8 @@ from wgflow_rl.data.batch import Batch
 from wgflow_rl.data.replay import Replay
 from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint
-from wgflow_rl.training.csv_table import read_numbers, score_of
 from wgflow_rl.training.rollout import Collector
-from wgflow_rl.training.settings import (
-    ONLY_OF_SHARDS,
-    Settings,
-    flat,
-    of_offline_phase,
-)
+from wgflow_rl.training.settings import Settings, flat
 from wgflow_rl.training.snapshot import restore, snapshot, under
 from wgflow_rl.training.updates import check_finite
 from wgflow_rl.utils.files import write_whole
@@ -38,13 +32,6 @@ class Best(NamedTuple):
 
     step: int
     score: float
-
-
-class OfflinePhase(NamedTuple):
-    """What a run inherits besides weights: evaluations before the end of the phase, and seconds that it took."""
-
-    evaluations: list[dict[str, Any]]
-    seconds: float
 
 
 class TrainingState:
@@ -178,7 +165,7 @@ class TrainingState:
                 "data": self.data_checksum,
                 "best": self.best,
                 "evaluating": self.evaluating,
-                "settings": self._result_settings(),
+                "settings": self.result_settings(),
             },
             parts=self._parts,
             best=self.best.step,
@@ -199,14 +186,14 @@ class TrainingState:
                 f"the data read now are not those the run in {run} began with, so it cannot be continued. "
                 "Put the files back, name their new folder with --data, or start a new run."
             )
-        for name, value in self._result_settings().items():
+        for name, value in self.result_settings().items():
             # A setting that is newer than the run has its default in both.
             if (began := state["settings"].get(name, value)) != value:
                 raise ValueError(
                     f"{name} is {value!r}, but the run in {run} began with {began!r}, so it cannot be continued. "
                     "Undo the change in its config.json."
                 )
-        self._restore(tensors, run)
+        self.restore_agent(tensors, run)
         for rows in saved.rows:
             self.replay.load_online(rows, self.replay.added)
         self.collector.load_state(under(tensors, "collector"), state["collector"])
@@ -214,76 +201,7 @@ class TrainingState:
         self.evaluating = state["evaluating"]
         self._parts, self._rows_written = saved.parts, self.replay.added
 
-    def take_offline_phase(self, run: Path) -> OfflinePhase:
-        """Begin after the offline phase of another run.
-
-        What follows is what would have followed an offline phase of this run. The evaluation at the end of the phase
-        is pending.
-
-        Raises:
-            FileNotFoundError: If there is no run, or no checkpoint at the end of its offline phase or of the best
-                evaluation in it.
-            ValueError: If data, settings or device of the phase differ.
-        """
-        folder, schedule = run / "checkpoints", self.settings.schedule
-        end = schedule.offline_steps
-        self._refuse_other_phase(run)
-        saved = checkpoint.load(folder, step=end, rows=False)
-        if saved.state["data"] != self.data_checksum:
-            raise ValueError(f"--offline-run is {run}, which was trained on other data")
-        self._restore(saved.tensors, run)
-        self.step = end
-        self.evaluating = end
-        evaluations, logged = (read_numbers(run / name) for name in ("eval.csv", "train.csv"))
-        best = Best(*saved.state["best"])
-        kept = checkpoint.steps(folder)
-        if 0 < best.step < end and best.step not in kept:
-            # Removed when a later evaluation was at least as good: that of the end, or one online.
-            at_end = [row for row in evaluations if row["step"] == end]
-            if not at_end or score_of(at_end[0]) < float(f"{best.score:.8g}"):
-                raise FileNotFoundError(
-                    f"--offline-run is {run}, whose best offline checkpoint, of step {best.step}, was removed when it "
-                    "did better online. Train the phase alone, with --online-steps 0"
-                )
-        elif best.step in kept - {0, end}:
-            self.best = best
-            found = checkpoint.load(folder, step=best.step, rows=False)
-            changed = found.state | {"settings": self._result_settings()}
-            own = self.settings.folder / "checkpoints"
-            checkpoint.save(own, step=best.step, tensors=found.tensors, state=changed)
-        return OfflinePhase(
-            [row for row in evaluations if row["step"] < end],
-            max(row["wall_s"] for row in (*evaluations, *logged) if row["step"] <= end),
-        )
-
-    def _refuse_other_phase(self, run: Path) -> None:
-        """Raises: FileNotFoundError or ValueError if a run has no offline phase, or one of other settings."""
-        try:
-            other = Settings.read(run)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"--offline-run: {error}") from error
-        end = self.settings.schedule.offline_steps
-        if end not in checkpoint.steps(run / "checkpoints") and other.schedule.offline_steps == end:
-            raise FileNotFoundError(
-                f"--offline-run is {run}, which holds no checkpoint of step {end}, the end of its offline phase. A run "
-                "with --online-steps 0 ends with it"
-            )
-        phases = [of_offline_phase(each) for each in (self.settings, other)]
-        # The values of both, also of a setting that only one of the phases depends on.
-        mine, its = (
-            flat(s) | phase for s, phase in zip((self.settings, other), phases, strict=True)
-        )
-        uncertain = {"data", *(() if mine["data"] and its["data"] else ONLY_OF_SHARDS)}
-        names = sorted((phases[0] | phases[1]).keys() - uncertain - {"method"})
-        for name in ("method", *names):
-            if mine.get(name) != its.get(name):
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(
-                    f"--offline-run is {run}, whose offline phase had {flag} {its.get(name)}; that of this run has "
-                    f"{mine.get(name)}. Give it equal settings, or leave --offline-run out"
-                )
-
-    def _restore(self, tensors: Mapping[str, Tensor], run: Path) -> None:
+    def restore_agent(self, tensors: Mapping[str, Tensor], run: Path) -> None:
         """Restore the agent and the random generators. Raises: ValueError on another kind of device."""
         if tensors["random.training"].shape != self.generator.get_state().shape:
             raise ValueError(
@@ -305,7 +223,7 @@ class TrainingState:
             return f"The batch could not be written ({error})."
         return f"The last batch drawn is in {path}."
 
-    def _result_settings(self) -> dict[str, object]:
+    def result_settings(self) -> dict[str, object]:
         """Settings that results depend on, as a flat JSON-able dictionary, without the data."""
         stored = json.loads(json.dumps(flat(self.settings)))
         return {name: value for name, value in stored.items() if name != "data"}
