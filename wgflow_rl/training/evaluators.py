@@ -36,6 +36,11 @@ from wgflow_rl.utils.processes import without_main
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def make_pool(settings: Settings) -> list[gymnasium.Env]:
+    """Make the environments in which a run is evaluated."""
+    return [settings.make_env() for _ in range(min(EVAL_ENVS, settings.schedule.eval_episodes))]
+
+
 def evaluate_step(
     agent: Agent, pool: Sequence[gymnasium.Env], *, settings: Settings, step: int, guard: Guard
 ) -> Evaluation:
@@ -52,10 +57,11 @@ def evaluate_step(
 
 
 class InlineEvaluator:
-    """Evaluates the current policy at once, while training waits."""
+    """Evaluates the current policy at once, while training waits; for the duration of a `with` block."""
 
-    def __init__(self, state: TrainingState, pool: Sequence[gymnasium.Env], guard: Guard):
-        self.state, self.pool, self.guard = state, pool, guard
+    def __init__(self, state: TrainingState, guard: Guard):
+        self.state, self.guard = state, guard
+        self.pool = make_pool(state.settings)
 
     def submit(self, step: int) -> Future[Evaluation]:
         state, future = self.state, Future()
@@ -64,6 +70,13 @@ class InlineEvaluator:
         )
         future.set_result(result)
         return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for env in self.pool:
+            env.close()
 
 
 class AsyncEvaluator:
@@ -172,5 +185,5 @@ def evaluate_checkpoint(settings: Settings, step: int) -> Evaluation:
 @functools.cache
 def _agent_and_envs(settings: Settings) -> tuple[Agent, list[gymnasium.Env]]:
     plugins.load(settings.plugin, optional=True)
-    pool = [settings.make_env() for _ in range(min(EVAL_ENVS, settings.schedule.eval_episodes))]
+    pool = make_pool(settings)
     return build_for(pool[0], settings.agent), pool

@@ -17,7 +17,7 @@ from wgflow_rl.agents import presets
 from wgflow_rl.training import checkpoint, matmul
 from wgflow_rl.training.evaluators import AsyncEvaluator, InlineEvaluator
 from wgflow_rl.training.offline_phase import take_offline_phase
-from wgflow_rl.training.rollout import EVAL_ENVS, Evaluation
+from wgflow_rl.training.rollout import Evaluation
 from wgflow_rl.training.runlog import RunLog, check_folder
 from wgflow_rl.training.settings import Settings, as_json
 from wgflow_rl.training.state import Best, TrainingState
@@ -52,13 +52,9 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         settings = replace(settings, machine=machine)
         enter(matmul.using(machine.route))
         guard = enter(settings.make_guard())
-        pool = 0 if machine.async_eval else min(EVAL_ENVS, settings.schedule.eval_episodes)
-        playing = [
-            enter(contextlib.closing(settings.make_env())) for _ in range(settings.envs + pool)
-        ]
-        collecting, evaluating = playing[: settings.envs], playing[settings.envs :]
+        envs = [enter(contextlib.closing(settings.make_env())) for _ in range(settings.envs)]
 
-        state = TrainingState(settings, envs=collecting, guard=guard, progress=progress)
+        state = TrainingState(settings, envs=envs, guard=guard, progress=progress)
         checkpoints = settings.folder / "checkpoints"
         # A run that takes over an offline phase begins with the checkpoint of its end.
         first = settings.schedule.offline_steps if settings.offline_run else 0
@@ -74,10 +70,8 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         log.config(as_json(settings))
         if inherited is not None:
             log.begin_with(inherited.evaluations, seconds=inherited.seconds)
-        evaluator = (
-            enter(AsyncEvaluator(settings))
-            if machine.async_eval
-            else InlineEvaluator(state, evaluating, guard)
+        evaluator = enter(
+            AsyncEvaluator(settings) if machine.async_eval else InlineEvaluator(state, guard)
         )
         bar = enter(
             tqdm(
