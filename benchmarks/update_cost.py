@@ -3,7 +3,7 @@
     python benchmarks/update_cost.py        # writes results/update_cost.json and .png; two minutes of one core
 
 Each number is varied alone about 256 x 4, N = 16, G = 8, batch 128, a' ~ pi: processor time, one thread, fastest call.
-Lines: the arithmetic (`_update.flops_of_update`) at one speed, that of all points together by least squares, plus one
+Lines: the matrix products, as torch counts them, at one speed, that of all points together by least squares, plus one
 constant for what no size changes: straight in depth, N, G and batch, square in width.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from _provenance import provenance
 from _results import write_results
-from _update import agent_of, flops_of_update, random_batch
+from _update import agent_of, random_batch
 
 from wgflow_rl import profile
 from wgflow_rl.agents import presets
@@ -39,12 +39,13 @@ SWEEPS = {
 }
 
 
-def time_of(cfg) -> float:
-    """Seconds of one online update."""
+def measure(cfg) -> dict[str, float]:
+    """Seconds and floating-point operations of one online update."""
     generator = torch.Generator().manual_seed(0)
     agent = agent_of(cfg)
     batch, noise = random_batch(cfg, generator), agent.draw_noise(cfg.batch, generator)
-    return profile.seconds(lambda: update(agent, batch, noise, online=True), at_least=1.5)
+    call = lambda: update(agent, batch, noise, online=True)  # noqa: E731
+    return {"seconds": profile.seconds(call, at_least=1.5), "flops": profile.work(call).flops}
 
 
 def fit(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
@@ -72,22 +73,22 @@ def draw(rows: list[dict], constant: float, slope: float) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
-    times = {
-        cfg: time_of(cfg) for sweep in SWEEPS.values() for cfg in sweep.values()
-    }  # the base once
+    # the base is in every sweep
+    configs = dict.fromkeys(cfg for sweep in SWEEPS.values() for cfg in sweep.values())
+    found = {cfg: measure(cfg) for cfg in configs}
     rows = [
-        {"varied": name, "size": size, "seconds": times[cfg], "flops": flops_of_update(cfg)}
+        {"varied": name, "size": size, **found[cfg]}
         for name, sweep in SWEEPS.items()
         for size, cfg in sweep.items()
     ]
     constant, slope = fit(*(np.array([row[key] for row in rows]) for key in ("flops", "seconds")))
-    found = {
+    record = {
         "constant_s": constant,
         "flops_per_s": 1 / slope,
         "rows": rows,
         "provenance": provenance(),
     }
-    write_results(RESULTS / "update_cost.json", found)
+    write_results(RESULTS / "update_cost.json", record)
     draw(rows, constant, slope)
     for row in rows:
         off = row["seconds"] / (constant + slope * row["flops"]) - 1
