@@ -10,8 +10,6 @@ w k to a few units in the last place of float64 (see `rounding`). The reference 
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -19,15 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _cli import script_parser
+from _results import write_results
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-
-from _results import write_results  # noqa: E402
-
-import wgflow as wg  # noqa: E402
-from wgflow.kernels import Riesz  # noqa: E402
-from wgflow_rl.utils.files import write_whole  # noqa: E402
+import wgflow as wg
+from wgflow.kernels import Riesz
+from wgflow_rl.utils.files import write_whole
 
 N, M, ROWS = 200, 700, 24  # points, samples, rows that are compared
 WIDE = 64  # the largest dimension in which every kernel and backend is compared
@@ -247,8 +242,8 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy")
+    parser = script_parser(__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "accuracy")
     parser.add_argument("--clouds", nargs="+", help="only clouds whose name contains one of these")
     parser.add_argument("--kernels", nargs="+", default=list(KERNELS))
     parser.add_argument("--backends", nargs="+", help="default: all that have the kernel")

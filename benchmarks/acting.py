@@ -11,7 +11,6 @@ as an input.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 
@@ -123,9 +123,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--rounds", type=int, default=60, help=f"blocks of {BLOCK} calls for every variant"
     )

@@ -11,7 +11,6 @@ its variants. Nothing is trained.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -21,6 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 import train_runs
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 
@@ -82,9 +82,7 @@ def table(rows: list[dict]) -> str:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--study", choices=list(train_runs.STUDIES))
     parser.add_argument(

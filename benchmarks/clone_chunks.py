@@ -7,13 +7,13 @@ four learning rates where there is nothing else. Score: the held-out energy scor
 strictly proper, so it punishes a lost mode as well as blur). The winners are the settings of `train_runs.py`.
 """
 
-import argparse
 import dataclasses
 import json
 import time
 from pathlib import Path
 
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 
@@ -74,9 +74,7 @@ def clone(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--env", required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=100)

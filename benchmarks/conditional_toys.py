@@ -9,13 +9,13 @@ seeds, scored against the true conditional. Rows are written as they come; a sec
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from _cli import script_parser
 from _results import write_results
 from conditional_toys_report import draw, table
 from torch import Tensor
@@ -233,9 +233,7 @@ def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> 
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cli = script_parser(__doc__)
     cli.add_argument(
         "--out",
         type=Path,

@@ -9,7 +9,6 @@ them, BC with the laptop's network, batches of 256, one thread. A swap every 1,0
 the protocol does; for smaller shards as much more often, so that an update reads the same number of rows.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -21,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 
@@ -147,9 +147,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument(
         "--only", type=int, help="this case alone, by number; the others' rows are kept"
     )

@@ -18,7 +18,6 @@ Rows are written seed by seed; a second call goes on where the first stopped. Tr
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -26,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from sklearn.datasets import load_digits
@@ -247,9 +247,7 @@ def table(results: dict) -> str:
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cli = script_parser(__doc__)
     cli.add_argument("--out", type=Path, default=Path("benchmarks/results/digits.json"))
     cli.add_argument("--scale", type=float, default=1.0, help="of the number of training steps")
     args = cli.parse_args()

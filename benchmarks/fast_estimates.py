@@ -9,7 +9,6 @@ Times are of the processor, so that other work on the machine does not count.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -17,12 +16,12 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
-import numpy as np
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
-from scipy.stats import gaussian_kde
 from sklearn.neighbors import KernelDensity
+from sums import scipy_kde
 
 import wgflow as wg
 from wgflow_rl.utils.files import write_whole
@@ -147,9 +146,9 @@ def densities(n: int, dim: int) -> list[dict]:
     best = min((row("KDE", plain, h) for h in widths), key=itemgetter("relative_error"))
     wider = [row("KDE.debiased", debiased, h) for h in widths[3:]]
     peers = {
-        "scipy": scipy_kde,
-        "scikit-learn": sklearn_kde,
-        "scikit-learn, rtol 1e-3": partial(sklearn_kde, rtol=1e-3),  # prunes its tree
+        "scipy": of_scipy,
+        "scikit-learn": of_sklearn,
+        "scikit-learn, rtol 1e-3": partial(of_sklearn, rtol=1e-3),  # prunes its tree
     }
     found = [row(name, fit, best["h"]) for name, fit in peers.items()]
     return [best, min(wider, key=itemgetter("relative_error")), *found]
@@ -163,15 +162,11 @@ def debiased(y, x, h):
     return wg.KDE(y.float(), wg.Gaussian(h)).debiased().log_density(x.float()).double()
 
 
-def scipy_kde(y, x, h):
-    kde, dim = gaussian_kde(y.numpy().T), y.shape[1]
-    # Its own bandwidth would follow the covariance of the samples.
-    kde.covariance, kde.cho_cov = h * h * np.eye(dim), h * np.eye(dim)
-    kde.log_det = 2 * dim * math.log(h * math.sqrt(2 * math.pi))
-    return torch.as_tensor(kde.logpdf(x.numpy().T))
+def of_scipy(y, x, h):
+    return torch.as_tensor(scipy_kde(y.numpy(), h).logpdf(x.numpy().T))
 
 
-def sklearn_kde(y, x, h, rtol=0.0):
+def of_sklearn(y, x, h, rtol=0.0):
     kde = KernelDensity(bandwidth=h, rtol=rtol).fit(y.numpy())
     return torch.as_tensor(kde.score_samples(x.numpy()))
 
@@ -240,9 +235,7 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--n", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=OUT, help="without suffix")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))

@@ -9,7 +9,6 @@ and a constant, a constant and a slope in D; least squares of relative errors. W
 command line on the groups of a policy's update, 8 generated points and one positive in 25 dimensions, 128 times.
 """
 
-import argparse
 import os
 from pathlib import Path
 
@@ -18,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import matplotlib as mpl
 import numpy as np
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from update_cost import fit
@@ -77,9 +77,7 @@ def measure_groups() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--groups", action="store_true")
     ask = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,12 +6,12 @@ success on the left, the first failure on the right; one alone if the other did 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from _cli import script_parser
 from PIL import Image
 
 from wgflow_rl import envs
@@ -99,9 +99,7 @@ def film(run: Path, out: Path, *, episodes: int, size: int) -> Path:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--episodes", type=int, default=50, help="at most, per run")

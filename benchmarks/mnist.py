@@ -26,6 +26,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from torch import Tensor, nn
@@ -260,9 +261,7 @@ def spread(rows: list[dict], column: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("method", choices=["drift", "flow", "real", "report"])
     parser.add_argument("field", nargs="?", default=train_mnist.Settings.field)
     parser.add_argument("--data", type=Path)

@@ -11,7 +11,6 @@ a second call goes on where the first stopped. To try it: `--steps 3 --search-st
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import statistics
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from torch import Tensor, nn
@@ -234,9 +234,7 @@ def table(results: dict) -> str:
 
 
 def main() -> None:
-    cli = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    cli = script_parser(__doc__)
     cli.add_argument("--out", type=Path, default=Path("benchmarks/results/official_toys.json"))
     cli.add_argument("--steps", type=int, default=2000, help="updates of a final run")
     cli.add_argument("--search-steps", type=int, default=200, help="updates of a search run")

@@ -5,11 +5,11 @@
 Every operator gets the same start states. Rows go to results/operators.json, the table to results/operators.md.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 
@@ -49,9 +49,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--episodes", type=int, default=20)
     ask = parser.parse_args()
     out = Path(__file__).parent / "results" / "operators.json"

@@ -7,11 +7,12 @@ A result file has the settings of a run and all its evaluations. They are writte
 section on the environment becomes published-NAME.md, its figure published-NAME.png.
 """
 
-import argparse
 import csv
 import json
 import tempfile
 from pathlib import Path
+
+from _cli import script_parser
 
 from wgflow_rl import report
 
@@ -34,9 +35,7 @@ def unpack(name: str, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("name", help="result file of train_runs.py, such as lift")
     parser.add_argument("--curves", type=Path, required=True, help="folder of published curves")
     parser.add_argument("--offline-steps", type=int, default=1_000_000, help="of the curves")

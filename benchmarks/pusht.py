@@ -15,7 +15,6 @@ highest of all. Policies execute a single sample; in `best`, the last checkpoint
 densest of 16 samples per chunk.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from train_runs import Study, by_seed, draw, finished, jobs_of, read, train
@@ -209,9 +209,7 @@ def table(runs: dict[str, list[dict]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--read", action="store_true", help="train nothing")

@@ -5,11 +5,11 @@
 Both ways around the block are equally good there, and demonstrators take both. Writes pusht-modes.png.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
+from _cli import script_parser
 
 from wgflow_rl.agents.agent import Agent
 from wgflow_rl.envs.pusht import SYMMETRIC_START, unscale
@@ -63,9 +63,7 @@ def draw_modes(runs: list[tuple[Agent, Settings, int]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     ask = parser.parse_args()

@@ -19,8 +19,10 @@ import sys
 import time
 from pathlib import Path
 
+from _cli import script_parser
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [os.environ.get("CHECKOUT", str(ROOT)), str(ROOT / "benchmarks")]
+sys.path.insert(0, os.environ.get("CHECKOUT", str(ROOT)))
 
 CASES = ("energy", "Laplace", "Matérn 5/2")
 OURS, OTHER, KEOPS = "this checkout", "the other checkout", "KeOps"
@@ -135,9 +137,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--against", type=Path, help="another checkout of this repository")
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 10, 25, 64])

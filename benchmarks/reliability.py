@@ -10,7 +10,6 @@ file is a good one with bytes flipped, cut, left out, repeated, inserted or repl
 and the reader's own error, and of a checkpoint no other contents than those that were written.
 """
 
-import argparse
 import json
 import multiprocessing
 import random
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 
@@ -266,9 +266,7 @@ def fuzz(count: int, seed: int, folder: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("part", choices=["kills", "fuzz"])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

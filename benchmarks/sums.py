@@ -19,8 +19,16 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import numpy as np
+import torch
+from _cli import script_parser
+from _provenance import provenance
+from _results import write_results
+from scipy.stats import gaussian_kde
+from sklearn.neighbors import KernelDensity
+
+import wgflow as wg
+from wgflow_rl.experiments.job import THREADS
 
 OURS = ("auto", "gemm", "gemm float64", "dense", "blocked", "keops")
 PEERS = ("scikit-learn", "scipy")
@@ -28,37 +36,31 @@ ROWS = 200  # of the points, for the error against direct differences in float64
 
 
 def clouds(n: int, dim: int):
-    import torch
-
     g = torch.Generator().manual_seed(0)
     return (torch.randn(n, dim, generator=g) for _ in range(2))
 
 
 def runner(name: str, x, y, h: float):
     """A function that computes (log_mass, shift), or log_mass alone for the peers."""
-    import wgflow as wg
-
+    offset = math.log(len(y)) + 0.5 * x.shape[1] * math.log(2 * math.pi * h * h)
     if name == "scikit-learn":
-        from sklearn.neighbors import KernelDensity
-
         tree = KernelDensity(bandwidth=h, rtol=0, atol=0, leaf_size=200).fit(y.double().numpy())
         points = x.double().numpy()
-        offset = math.log(len(y)) + 0.5 * x.shape[1] * math.log(2 * math.pi * h * h)
         return lambda: (tree.score_samples(points) + offset, None)
     if name == "scipy":
-        import numpy as np
-        from scipy.stats import gaussian_kde
-
-        data, points = y.double().numpy(), x.double().numpy()
-        kde = gaussian_kde(data.T)
-        kde.covariance = h * h * np.eye(data.shape[1])
-        kde.cho_cov = h * np.eye(data.shape[1])
-        kde.log_det = 2 * np.log(np.diag(kde.cho_cov * np.sqrt(2 * np.pi))).sum()
-        offset = math.log(len(y)) + 0.5 * x.shape[1] * math.log(2 * math.pi * h * h)
+        kde, points = scipy_kde(y.double().numpy(), h), x.double().numpy()
         return lambda: (kde.logpdf(points.T) + offset, None)
     if name == "gemm float64":
         x, y, name = x.double(), y.double(), "gemm"
     return lambda: wg.kernel_shift(x, y, kernel=wg.Gaussian(h), backend=name)
+
+
+def scipy_kde(samples: np.ndarray, h: float) -> gaussian_kde:
+    """SciPy's estimate from samples [M, D] with bandwidth h; its own would follow their covariance."""
+    kde, dim = gaussian_kde(samples.T), samples.shape[1]
+    kde.covariance, kde.cho_cov = h * h * np.eye(dim), h * np.eye(dim)
+    kde.log_det = 2 * dim * math.log(h * math.sqrt(2 * math.pi))
+    return kde
 
 
 def peak(run):
@@ -82,10 +84,6 @@ def status(field: str) -> int:
 
 def errors(result, x, y, h: float) -> dict:
     """Largest error of log_mass, and of the field relative to its root mean square."""
-    import torch
-
-    import wgflow as wg
-
     mass, shift = wg.kernel_shift(
         x[:ROWS].double(), y.double(), kernel=wg.Gaussian(h), backend="blocked"
     )
@@ -98,8 +96,6 @@ def errors(result, x, y, h: float) -> dict:
 
 def cell(names: list[str], n: int, dim: int, threads: int, cap: float, known: dict) -> list[dict]:
     """Rows of one size: the backends in turn, several rounds, the fastest of each; hopeless ones are left out."""
-    import wgflow as wg
-
     x, y = clouds(n, dim)
     h = 0.2 * math.sqrt(2 * dim)
     rows, runs = [], {}
@@ -142,8 +138,6 @@ def cell(names: list[str], n: int, dim: int, threads: int, cap: float, known: di
 
 def work(a: argparse.Namespace) -> None:
     """One process of one thread count: OMP_NUM_THREADS holds for KeOps too."""
-    import torch
-
     torch.set_num_threads(a.worker)
     known: dict = {}
     for n in a.sizes:
@@ -206,9 +200,7 @@ def table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--dims", type=int, nargs="+", default=[2, 8, 32, 128])
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}))
@@ -217,7 +209,10 @@ def main() -> None:
         "--cap", type=float, default=60.0, help="seconds a call may be expected to take"
     )
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "sums", help="without suffix"
+        "--out",
+        type=Path,
+        default=Path(__file__).parent / "results" / "sums",
+        help="without suffix",
     )
     parser.add_argument(
         "--quick", action="store_true", help="N = 1,000 and 3,000, D = 2 and 8, no KeOps"
@@ -230,9 +225,6 @@ def main() -> None:
     if a.worker:
         work(a)
         return
-    from _provenance import provenance
-    from _results import write_results
-
     a.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
     for threads in a.threads:
@@ -246,8 +238,7 @@ def main() -> None:
             "--worker",
             str(threads),
         ]
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = os.environ | dict.fromkeys(names, str(threads))
+        environment = os.environ | dict.fromkeys(THREADS, str(threads))
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=environment
         ) as process:

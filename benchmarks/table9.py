@@ -13,13 +13,13 @@ machine slows all of them. The printed row of the paper was measured on an RTX 3
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from _update import OBS, agent_of, random_batch
@@ -134,7 +134,7 @@ def report(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = script_parser(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)

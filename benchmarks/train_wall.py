@@ -9,7 +9,6 @@ its threads together; what it waits for another process is wall time alone. Othe
 longer, and not always by the same factor: they are those of runs in turns, with the load beside them.
 """
 
-import argparse
 import contextlib
 import functools
 import json
@@ -23,6 +22,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from train_runs import ARM, LIFT, MAZE
@@ -166,9 +166,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(one(sys.argv[2:])))
         return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("names", nargs="*", choices=[*ENVS, []])
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--ways", nargs="+", choices=[*WAYS])

@@ -26,6 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
+from _cli import script_parser
 from _provenance import provenance
 from _results import write_results
 from _update import OBS, agent_of, random_batch
@@ -225,9 +226,7 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--repetitions", type=int, default=6)
     parser.add_argument("--jax-python", help="an interpreter that can import jax")
