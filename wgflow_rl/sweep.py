@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 import tyro
@@ -27,7 +28,6 @@ from wgflow_rl.experiments import cluster, job, plan, stopwatch
 from wgflow_rl.experiments.job import Job
 from wgflow_rl.utils.cli import one_line_errors
 from wgflow_rl.utils.flags import at_least, at_most
-from wgflow_rl.utils.processes import cores
 
 MOST_SEEDS = 10_000
 
@@ -51,16 +51,7 @@ class Args:
     """Preset of train (default: the paper's for a table, laptop otherwise)."""
     runs: Path = Path("runs/sweep")
     """Parent of the run folders; on a cluster, a folder shared by all machines."""
-    address: str | None = None
-    """Address of a Ray cluster, host:port or auto (default: this machine)."""
-    cpus: int | None = None
-    """Cores of this machine to use (default: all that this process may use)."""
-    cpus_per_run: int = 1
-    """Cores, and torch threads, per run."""
-    gpus_per_run: float = 0.0
-    """Accelerators per run, possibly a fraction; add --device cuda."""
-    retries: int = 2
-    """Number of consecutive failures without progress that a run may have."""
+    machines: Annotated[cluster.Machines, tyro.conf.arg(name="")] = cluster.THIS
     dry_run: bool = False
     """List the runs and stop."""
     time: bool = False
@@ -79,14 +70,9 @@ class Args:
             raise ValueError("--variants adds rows to a table; wanted --table N with it")
         if self.time and not self.dry_run:
             raise ValueError("--time estimates without running; wanted --dry-run with it")
-        at_least(1, seeds=self.seeds, cpus=self.cpus, cpus_per_run=self.cpus_per_run)
-        at_least(0, gpus_per_run=self.gpus_per_run, retries=self.retries)
+        at_least(1, seeds=self.seeds)
         at_most(MOST_SEEDS, seeds=self.seeds)
-        most = self.cpus or cores()
-        if self.address is None and self.cpus_per_run > most:
-            raise ValueError(
-                f"--cpus-per-run is {self.cpus_per_run}; wanted at most {most}, the number of cores"
-            )
+        self.machines.check()
         return self
 
     @property
@@ -94,16 +80,6 @@ class Args:
         if self.seeds is not None:
             return self.seeds
         return 5 if self.table is None else plan.table(self.table).seeds
-
-    @property
-    def machines(self) -> cluster.Machines:
-        return cluster.Machines(
-            address=self.address,
-            cpus=self.cpus,
-            cpus_per_run=self.cpus_per_run,
-            gpus_per_run=self.gpus_per_run,
-            retries=self.retries,
-        )
 
     def plan(self, extra: Sequence[str]) -> plan.Plan:
         plugins.load(self.plugin)
@@ -122,7 +98,7 @@ def jobs_of(args: Args, kinds: Sequence[plan.Kind]) -> dict[Job, plan.Kind]:
     found: dict[Path, tuple[Job, tuple[plan.Kind, int]]] = {}
     for seed in range(args.seed_count):
         for kind in kinds:
-            each = kind.job(args.runs, seed, threads=args.cpus_per_run)
+            each = kind.job(args.runs, seed, threads=args.machines.cpus_per_run)
             found.setdefault(each.folder, (each, (kind, seed)))
     return plan.share_offline(dict(found.values()), args.runs)
 
@@ -146,8 +122,7 @@ def run(args: Args, extra: Sequence[str] = ()) -> bool:
         return True
     jobs = jobs_of(args, planned.kinds)
     if args.dry_run:
-        use = {"cpus": args.cpus, "cpus_per_run": args.cpus_per_run}
-        print(stopwatch.estimate(jobs, args.runs, **use) if args.time else listing(jobs))
+        print(stopwatch.estimate(jobs, args.runs, args.machines) if args.time else listing(jobs))
         return True
     states = {each: job.state(each.folder) for each in jobs}
     ended = {

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from wgflow_rl.experiments import job
 from wgflow_rl.experiments.job import Job, Outcome
 from wgflow_rl.utils.cli import UserError
+from wgflow_rl.utils.flags import at_least
 from wgflow_rl.utils.processes import cores
 
 REFRESH = 1.0  # seconds between updates of the progress bar
@@ -23,13 +24,28 @@ REFRESH = 1.0  # seconds between updates of the progress bar
 
 @dataclass(frozen=True)
 class Machines:
-    """Where jobs run, and what each of them takes."""
+    """Where jobs run, and what each of them takes. The fields are flags of `python -m wgflow_rl.sweep`."""
 
-    address: str | None = None  # of a Ray cluster; None: this machine
-    cpus: int | None = None  # cores of this machine; None: all that this process may use
+    address: str | None = None
+    """Address of a Ray cluster, host:port or auto (default: this machine)."""
+    cpus: int | None = None
+    """Cores of this machine to use (default: all that this process may use)."""
     cpus_per_run: int = 1
+    """Cores, and torch threads, per run."""
     gpus_per_run: float = 0.0
-    retries: int = 2  # consecutive failures without progress that a run may have
+    """Accelerators per run, possibly a fraction; add --device cuda."""
+    retries: int = 2
+    """Number of consecutive failures without progress that a run may have."""
+
+    def check(self) -> None:
+        """Raises: ValueError naming the first invalid flag."""
+        at_least(1, cpus=self.cpus, cpus_per_run=self.cpus_per_run)
+        at_least(0, gpus_per_run=self.gpus_per_run, retries=self.retries)
+        most = self.cpus or cores()
+        if self.address is None and self.cpus_per_run > most:
+            raise ValueError(
+                f"--cpus-per-run is {self.cpus_per_run}; wanted at most {most}, the number of cores"
+            )
 
 
 THIS = Machines()

@@ -19,6 +19,7 @@ import pandas as pd
 
 from wgflow_rl import envs
 from wgflow_rl.experiments import job
+from wgflow_rl.experiments.cluster import Machines
 from wgflow_rl.experiments.job import Job
 from wgflow_rl.experiments.plan import Kind
 from wgflow_rl.training.csv_table import read_numbers
@@ -137,9 +138,7 @@ def _clock(path: Path) -> pd.DataFrame:
     return pd.DataFrame(read_numbers(path), columns=["step", "phase", "wall_s"])
 
 
-def estimate(
-    jobs: Mapping[Job, Kind], runs: Path, *, cpus: int | None = None, cpus_per_run: int = 1
-) -> str:
+def estimate(jobs: Mapping[Job, Kind], runs: Path, machines: Machines) -> str:
     """List the runs with the hours that remain, timed once per agent and suite, in earlier runs under `runs` if any."""
     paces: dict[tuple[str, ...], Pace] = {}
     left: dict[Job, float] = {}  # hours
@@ -151,7 +150,9 @@ def estimate(
         )
         if key not in paces:
             print(f"timing {kind.row.method} in {kind.env}", file=sys.stderr)
-            paces[key] = from_earlier_run(runs, kind) or measure(kind, threads=cpus_per_run)
+            paces[key] = from_earlier_run(runs, kind) or measure(
+                kind, threads=machines.cpus_per_run
+            )
         parts = {each: kind.settings}
         if each.offline:
             offline, online = (
@@ -171,7 +172,7 @@ def estimate(
         for part, need in left.items()
     ]
     hours = sum(left.values())
-    slots = max(1, (cpus or cores()) // cpus_per_run)
+    slots = max(1, (machines.cpus or cores()) // machines.cpus_per_run)
     sources = collections.Counter(pace.source for pace in paces.values())
     lines += [
         f"{len(jobs)} runs, {hours:.2f} hours of training; {hours / min(slots, len(jobs)):.2f} with {slots} at a time",
