@@ -13,7 +13,6 @@ published curves (docs/reproduce.md).
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,31 +23,27 @@ import pandas as pd
 import tyro
 
 from wgflow_rl import plugins
-from wgflow_rl.experiments import published_curves, reading, stopwatch
+from wgflow_rl.experiments import paper_figures, published_curves, reading, stopwatch
 from wgflow_rl.experiments.comparison import (
     MISSING,
     cell,
     escape,
     list_lines,
     markdown,
-    matching,
     missing,
     paired_lines,
     run_records,
     table_lines,
+    table_records,
     tables_with_runs,
 )
-from wgflow_rl.experiments.figures import draw
 from wgflow_rl.experiments.results import RunGroup
 from wgflow_rl.experiments.tables import (
-    FIGURES,
     LISTS,
-    NOT_DRAWN,
     NUMBERS,
     PAPER,
     TABLES,
     VARIANTS,
-    Figure,
 )
 from wgflow_rl.experiments.verify import differences
 from wgflow_rl.utils.cli import one_line_errors
@@ -108,17 +103,15 @@ class Args:
         return NUMBERS if self.all or not groups else tuple(sorted(tables_with_runs(groups)))
 
 
-def render(
-    numbers: Sequence[int], groups: Sequence[RunGroup], records: list[dict[str, Any]]
-) -> list[str]:
-    """Format tables as Markdown; append success rates to `records`."""
+def render(numbers: Sequence[int], groups: Sequence[RunGroup]) -> list[str]:
+    """Format tables as Markdown."""
     lines = []
     for number in numbers:
         if number in LISTS:
             lines += list_lines(number)
             lines += costs(groups) if number == COSTS else []
         else:
-            lines += table_lines(TABLES[number], groups, records)
+            lines += table_lines(TABLES[number], groups)
             lines += [missing(TABLES[number], groups), ""] if groups else []
     return lines
 
@@ -170,105 +163,6 @@ def all_runs(groups: Sequence[RunGroup]) -> list[str]:
     return ["## All runs", "", about, "", *markdown(header, rows)]
 
 
-def figures(groups: Sequence[RunGroup], numbers: Sequence[int], out: Path) -> list[str]:
-    """Draw the figures of these tables and of all other runs; return lines of Markdown."""
-    lines = ["## Figures", "", NOT_DRAWN, ""]
-    drawn: set[int] = set()
-    stems: set[str] = set()
-    for figure in FIGURES:
-        table = TABLES[figure.table]
-        found = {row.label: matching(table, row, groups) for row in table.rows + table.variants}
-        for group in groups:
-            if group.peer:
-                found[group.method] = [*found.get(group.method, []), group]
-        if figure.table in numbers:
-            lines += _draw_figure(figure, found, [row.label for row in table.rows], out, drawn)
-    for env in sorted({group.env for group in groups if id(group) not in drawn}):
-        mine = [group for group in groups if group.env == env and id(group) not in drawn]
-        found = {
-            group.name: [other for other in mine if other.name == group.name] for group in mine
-        }
-        stem = _unused(f"curves-{_slug(env)}", stems)
-        lines += _draw_conditions({env: env}, found, stem, "Offline, then online", out)
-    return lines
-
-
-def _slug(name: str) -> str:
-    """Reduce a name of unknown origin to letters, digits, points, underscores and dashes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100]
-
-
-def _unused(stem: str, used: set[str]) -> str:
-    """Return the stem of a file, with a number if it is used already."""
-    found, number = stem, 1
-    while found in used:
-        number += 1
-        found = f"{stem}-{number}"
-    used.add(found)
-    return found
-
-
-def _draw_figure(
-    figure: Figure,
-    found: dict[str, list[RunGroup]],
-    published: Sequence[str],
-    out: Path,
-    drawn: set[int],
-) -> list[str]:
-    inside = {
-        label: [group for group in groups if group.env in figure.panels]
-        for label, groups in found.items()
-    }
-    inside = {label: groups for label, groups in inside.items() if groups}
-    if not inside:
-        return [f"Figure {figure.number}, {figure.title}: {MISSING}, no runs.", ""]
-    drawn |= {id(group) for groups in inside.values() for group in groups}
-    title = f"As Figure {figure.number}: {figure.title}"
-    return _draw_conditions(
-        figure.panels, inside, f"figure-{figure.number}", title, out, published, figure.online_only
-    )
-
-
-def _lines(found: dict[str, list[RunGroup]], env: str, protocol: str) -> dict[str, RunGroup]:
-    """The lines of a panel. A log named like our own runs, or like another log, has its source or a number."""
-    lines: dict[str, RunGroup] = {}
-    for label, groups in found.items():
-        inside = [g for g in groups if g.env == env and (g.peer or g.protocol == protocol)]
-        for group in sorted(inside, key=lambda g: g.peer):
-            shared = group.peer and not all(other.peer for other in groups)
-            lines[_unused(f"{label} (log)" if shared else label, set(lines))] = group
-    return lines
-
-
-def _draw_conditions(
-    titles: dict[str, str],
-    found: dict[str, list[RunGroup]],
-    stem: str,
-    title: str,
-    out: Path,
-    published: Sequence[str] | None = None,
-    online_only: bool = False,
-) -> list[str]:
-    """Draw one figure per set of conditions, each with the logs of other code bases.
-
-    Lines whose label is not one of those `published` are dashed.
-    """
-    mine = [group for groups in found.values() for group in groups]
-    protocols = sorted({group.protocol for group in mine if not group.peer}) or [""]
-    lines = []
-    for index, protocol in enumerate(protocols):
-        panels = {panel: _lines(found, env, protocol) for env, panel in titles.items()}
-        labels = [label for lines in panels.values() for label in lines]
-        dashed = [label for label in labels if published is not None and label not in published]
-        path = out / f"{stem}{f'-{index + 1}' * (len(protocols) > 1)}.png"
-        draw(panels, path, title=title, dashed=dashed, online_only=online_only)
-        lines += [f"![{title}]({path.name})", "", escape(protocol) + "." * bool(protocol), ""]
-        cut = {group.curve_is_cut: None for inside in panels.values() for group in inside.values()}
-        lines += [f"- {escape(sentence)}" for sentence in cut if sentence]
-        lines += [""] if any(cut) else []
-    return lines
-
-
 def write(args: Args) -> Path:
     """Write the report and return its path. Runs and logs that cannot be read are named in it.
 
@@ -282,7 +176,6 @@ def write(args: Args) -> Path:
     everything = published_curves.in_reach(groups, args.methods)
     groups = [group for group in everything if not group.source]
     numbers = args.numbers(groups)
-    records: list[dict[str, Any]] = []
     lines = ["# The paper's tables with our runs", "", ABOUT]
     if not everything:
         where = ", ".join(map(str, args.runs)) or "any folder"
@@ -295,11 +188,12 @@ def write(args: Args) -> Path:
         lines += paired_lines(groups, args.versus)
     if skipped:
         lines += ["## Skipped", "", *(f"- {escape(reason)}" for reason in skipped), ""]
-    lines += render(numbers, groups, records)
+    lines += render(numbers, groups)
     make_folder(args.out.resolve())
     if groups and args.figures:
-        lines += figures(groups, numbers, args.out)
+        lines += paper_figures.section(groups, numbers, args.out)
     lines += published_curves.section(everything, args.methods, args.out if args.figures else None)
+    records = [r for n in numbers if n in TABLES for r in table_records(TABLES[n], groups)]
     listed = [line for group in everything for line in run_records(None, group.name, [group])]
     write_whole(args.out / "tables.csv", _csv(records))
     write_whole(args.out / "runs.csv", _csv(listed))

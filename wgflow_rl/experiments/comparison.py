@@ -110,16 +110,12 @@ def blocks(table: ResultTable) -> list[tuple[Column, ...]]:
     return [table.columns[i : i + width] for i in range(0, len(table.columns), width)]
 
 
-def table_lines(
-    table: ResultTable, groups: Sequence[RunGroup], listed: list[dict[str, Any]]
-) -> list[str]:
-    """Format a table as Markdown; append every number to `listed` as a record."""
+def table_lines(table: ResultTable, groups: Sequence[RunGroup]) -> list[str]:
+    """Format a table as Markdown."""
     printed = f"Section {table.section}; {table.seeds} seeds. {table.note}".strip()
     lines = [f"## Table {table.number}. {table.title}", "", printed, ""]
     lines += [critics(table), ""] if table.number == 2 else []
     legend = Legend()
-    for row in table.rows:
-        listed.extend(published_records(table, row))
     for columns in blocks(table):
         rows = []
         for row in table.rows:
@@ -135,9 +131,7 @@ def table_lines(
         attributes = table.rows[0].attributes
         header = [table.varies, *attributes, BY, *(column.label for column in columns)]
         lines += markdown(header, rows)
-    for row in table.rows:
-        listed.extend(run_records(table, row.label, matching(table, row, groups)))
-    lines += extra_rows(table, groups, legend, listed)
+    lines += extra_rows(table, groups, legend)
     return lines + legend.lines() + doubts(records(table.number))
 
 
@@ -171,15 +165,18 @@ def protocol_rows(
     return lines
 
 
-def extra_rows(
-    table: ResultTable, groups: Sequence[RunGroup], legend: Legend, listed: list[dict[str, Any]]
-) -> list[str]:
-    """Table of rows that are not in the paper: DFP with other fields, and other code bases."""
+def not_in_paper(table: ResultTable, groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
+    """{label: runs} of rows that the table does not have: DFP with other fields, and other code bases."""
     found = {row.label: matching(table, row, groups) for row in table.variants}
     for group in groups:
         if group.peer and group.env in table.envs:
             found.setdefault(group.method, []).append(group)
-    found = {label: members for label, members in found.items() if members}
+    return {label: members for label, members in found.items() if members}
+
+
+def extra_rows(table: ResultTable, groups: Sequence[RunGroup], legend: Legend) -> list[str]:
+    """Table of the rows that are not in the paper."""
+    found = not_in_paper(table, groups)
     if not found:
         return []
     lines = ["**Not in the paper**", ""]
@@ -191,8 +188,6 @@ def extra_rows(
         ]
         if rows:
             lines += markdown([table.varies, BY, *(column.label for column in columns)], rows)
-    for label, members in found.items():
-        listed.extend(run_records(table, label, members))
     return lines
 
 
@@ -278,14 +273,20 @@ def paired_lines(groups: Sequence[RunGroup], method: str) -> list[str]:
 # ---- records -----------------------------------------------------------------------------------------------------
 
 
-def published_records(table: ResultTable, row: Row) -> list[dict[str, Any]]:
-    """The paper's numbers in a row as records of tables.csv."""
-    return [
+def table_records(table: ResultTable, groups: Sequence[RunGroup]) -> list[dict[str, Any]]:
+    """Every number of a table as a record of tables.csv: the paper's, then ours."""
+    published = [
         {"table": table.number, "phase": phase, "row": row.label, "column": column.label}
         | {"env": column.envs[0] if len(column.envs) == 1 else "", "by": "paper"}
         | table.numbers[row.label, column.label, phase]._asdict()
+        for row in table.rows
         for column in table.columns
         for phase in table.phases
+    ]
+    rows = [(row.label, matching(table, row, groups)) for row in table.rows]
+    rows += not_in_paper(table, groups).items()
+    return published + [
+        record for label, members in rows for record in run_records(table, label, members)
     ]
 
 

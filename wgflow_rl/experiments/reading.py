@@ -10,9 +10,8 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -42,22 +41,34 @@ def read(
     Raises:
         ValueError: The message names file and row of an invalid log or run.
     """
-    attempt = _Attempt(skipped)
-    runs: dict[str, list[tuple[Path, dict[str, Any], pd.DataFrame]]] = defaultdict(list)
+
+    def attempt(call: Callable[..., Any], path: Path, *args: Any) -> Any:
+        try:
+            return call(path, *args)
+        except Exception as error:  # whatever is wrong with one file must not hide the others
+            text = str(error)
+            if str(path) not in text:
+                text = f"{path}: {type(error).__name__}: {text}"
+            if skipped is None:
+                raise ValueError(text) from error
+            skipped.append(text)
+            return None
+
+    runs: dict[str, list[_Run]] = defaultdict(list)
     groups: list[RunGroup | None] = []
     for place in places:
         for path in sorted(place.rglob("config.json")):
             if OFFLINE in path.relative_to(place).parts:  # the runs that share it have its rows
                 continue
             if (run := attempt(_run, path)) is not None:
-                runs[_configuration(run[1])].append(run)
+                runs[_configuration(run.settings)].append(run)
         single = place.name.endswith((".csv", ".csv.gz")) and not place.is_dir()
         logs = [place] if single and place.exists() else sorted(place.rglob("*.csv*"))
         for log in logs:
             of_run = log.name == "eval.csv"
             if log.name.endswith((".csv", ".csv.gz")) and not of_run:
                 groups += attempt(read_curves, log, peer_offline) or []
-    groups += [attempt(_make_group, members[0][0], members) for members in runs.values()]
+    groups += [attempt(_make_group, members[0].folder, members) for members in runs.values()]
     found = _told_apart([group for group in groups if group is not None])
     return sorted(found, key=lambda group: (group.env, group.peer, group.name, group.protocol))
 
@@ -73,27 +84,14 @@ def _told_apart(groups: list[RunGroup]) -> list[RunGroup]:
     ]
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """Calls a reader of a path, and adds its failure to a list unless that is None."""
-
-    skipped: list[str] | None
-
-    def __call__(self, call: Callable[..., Any], path: Path, *args: Any) -> Any:
-        try:
-            return call(path, *args)
-        except Exception as error:  # whatever is wrong with one file must not hide the others
-            text = str(error)
-            if str(path) not in text:
-                text = f"{path}: {type(error).__name__}: {text}"
-            if self.skipped is None:
-                raise ValueError(text) from error
-            self.skipped.append(text)
-            return None
+class _Run(NamedTuple):
+    folder: Path
+    settings: dict[str, Any]
+    evaluations: pd.DataFrame  # columns step, success and seed
 
 
-def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
-    """Read (folder, settings, evaluations) of a run; None if there is no evaluation or no run."""
+def _run(config: Path) -> _Run | None:
+    """Read a run; None if there is no evaluation or no run."""
     path = config.with_name("eval.csv")
     if not path.exists():
         return None
@@ -117,7 +115,7 @@ def _run(config: Path) -> tuple[Path, dict[str, Any], pd.DataFrame] | None:
         raise ValueError(
             f"{path}, line {good.idxmin() + 2}: wanted a step and a success rate between 0 and 1"
         )
-    return config.parent, settings, evaluations.assign(seed=settings["seed"])
+    return _Run(config.parent, settings, evaluations.assign(seed=settings["seed"]))
 
 
 def _check_types(config: Path, settings: Mapping[str, Any]) -> None:
@@ -158,8 +156,8 @@ def _configuration(settings: Mapping[str, Any]) -> str:
     return json.dumps(of_results(settings) | {"seed": None, "schedule": schedule}, sort_keys=True)
 
 
-def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFrame]]) -> RunGroup:
-    settings = runs[0][1]
+def _make_group(folder: Path, runs: list[_Run]) -> RunGroup:
+    settings = runs[0].settings
     schedule, agent, preset = settings["schedule"], settings["agent"], settings["preset"]
     try:
         defaults = presets.preset(preset, settings["method"], settings["env"])
@@ -184,8 +182,8 @@ def _make_group(folder: Path, runs: list[tuple[Path, dict[str, Any], pd.DataFram
     other |= {n: settings[n] for n, value in usual.items() if settings.get(n, value) != value}
     # Of several runs with equal settings and seed, keep the longest.
     furthest = {
-        int(rows["seed"].iloc[0]): rows
-        for _, _, rows in sorted(runs, key=lambda run: run[2]["step"].iloc[-1])
+        run.settings["seed"]: run.evaluations
+        for run in sorted(runs, key=lambda run: run.evaluations["step"].iloc[-1])
     }
     return RunGroup(
         settings["method"],
