@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from _cli import script_parser
-from _results import write_results
+from _results import RESULTS, markdown, write_results
 
 import wgflow as wg
 from wgflow.kernels import Riesz
@@ -212,13 +212,11 @@ def table(rows: list[dict]) -> str:
         "error found to the error promised over rows, clouds and, in the columns, backends. Written by accuracy.py.",
         "",
     ]
-    kernels = list(KERNELS)
     for dtype in ("float32", "float64"):
-        lines += [f"## {dtype}", "", "| cloud | " + " | ".join(kernels) + " |"]
-        lines += ["|---" * (len(kernels) + 1) + "|"]
+        body = []
         for cloud in dict.fromkeys(r["cloud"] for r in rows):
             cells = []
-            for kernel in kernels:
+            for kernel in KERNELS:
                 here = [
                     r
                     for r in rows
@@ -231,8 +229,8 @@ def table(rows: list[dict]) -> str:
                 worst = max(here, key=lambda r: r["ratio"])
                 auto = next((r for r in here if r["backend"] == "auto"), worst)
                 cells.append(f"{worst['ratio']:.2g} ({auto['found']:.0e})")
-            lines.append(f"| {cloud} | " + " | ".join(cells) + " |")
-        lines.append("")
+            body.append([cloud, *cells])
+        lines += [f"## {dtype}", "", *markdown(" | ".join(["cloud", *KERNELS]), body), ""]
     lines.append(
         "In brackets the error of `auto` in its worst row. Below 1: the promise holds. "
         f"{sum('ratio' in r for r in rows)} comparisons of up to {ROWS} rows, "
@@ -243,7 +241,7 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "accuracy")
+    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy")
     parser.add_argument("--clouds", nargs="+", help="only clouds whose name contains one of these")
     parser.add_argument("--kernels", nargs="+", default=list(KERNELS))
     parser.add_argument("--backends", nargs="+", help="default: all that have the kernel")

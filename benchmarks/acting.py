@@ -22,13 +22,12 @@ import onnxruntime
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, write_results
 
 from wgflow_rl import export
 from wgflow_rl.agents import presets
 from wgflow_rl.agents.agent import Agent
 
-ROOT = Path(__file__).resolve().parent.parent
 OBS, ACTION = 28, 5  # cube-single; chunks of five actions
 SIZES = {"4 x 512 (paper)": (512,) * 4, "2 x 256 (laptop)": (256,) * 2}
 POLICIES = {"one step": "dfp-ml-energy", "10-step flow": "qc-bfn"}
@@ -108,18 +107,16 @@ def measure(calls: list[Callable[[], object]], rounds: int) -> tuple[np.ndarray,
 
 def table(rows: list[dict]) -> str:
     """A line a size, number of samples and runtime: both policies, and how many times longer the flow takes."""
-    lines = [
-        "| networks | executed | runtime | one step: p50, p99 (µs) | 10-step flow: p50, p99 (µs) | ratio of p50 |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     cells = {(r["size"], r["samples"], r["runtime"], r["policy"]): r for r in rows}
     for size, samples, runtime in dict.fromkeys(key[:3] for key in cells):
         one, flow = (cells[size, samples, runtime, policy] for policy in POLICIES)
         what = "its only chunk" if samples == 1 else f"best of {samples}"
-        times = " | ".join(f"{r['cpu_us_p50']:.0f}, {r['cpu_us_p99']:.0f}" for r in (one, flow))
+        times = [f"{r['cpu_us_p50']:.0f}, {r['cpu_us_p99']:.0f}" for r in (one, flow)]
         ratio = flow["cpu_us_p50"] / one["cpu_us_p50"]
-        lines.append(f"| {size} | {what} | {runtime} | {times} | {ratio:.1f} |")
-    return "\n".join(lines) + "\n"
+        lines.append([size, what, runtime, *times, f"{ratio:.1f}"])
+    columns = "one step: p50, p99 (µs) | 10-step flow: p50, p99 (µs) | ratio of p50"
+    return "\n".join(markdown(f"networks | executed | runtime | {columns}", lines)) + "\n"
 
 
 def main() -> None:
@@ -127,7 +124,7 @@ def main() -> None:
     parser.add_argument(
         "--rounds", type=int, default=60, help=f"blocks of {BLOCK} calls for every variant"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

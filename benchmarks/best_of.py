@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ import torch
 import train_runs
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, rows_of, write_results
 
 from wgflow_rl.training.runlog import wilson
 from wgflow_rl.training.trained import load_agent, run_episodes
 
-RESULTS = Path(__file__).parent / "results"
 KEY = ("run", "samples", "temperature", "episodes")
 
 
@@ -64,20 +62,17 @@ def runs_of(study: str, folder: Path) -> dict[Path, str]:
 
 def table(rows: list[dict]) -> str:
     """Markdown, one row per method, N' and T: means over the seeds; the interval if there is one seed."""
-    lines = [
-        "| method | task | steps | N' | T | seeds, episodes | success [95 % Wilson, one seed] | steps of an episode |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     by = ["method", "env", "step", "samples", "temperature"]
     for (method, env, step, samples, temperature), each in pd.DataFrame(rows).groupby(by):
         success = f"{each['success'].mean():.2f}"
         if len(each) == 1:
             success += f" [{each['low'].item():.2f}, {each['high'].item():.2f}]"
-        lines.append(
-            f"| {method} | {env} | {step:,} | {samples} | {temperature:g} | {len(each)}, {each['episodes'].iloc[0]} | "
-            f"{success} | {each['length'].mean():.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+        seeds = f"{len(each)}, {each['episodes'].iloc[0]}"
+        rule = [method, env, f"{step:,}", str(samples), f"{temperature:g}", seeds]
+        lines.append([*rule, success, f"{each['length'].mean():.0f}"])
+    columns = "N' | T | seeds, episodes | success [95 % Wilson, one seed] | steps of an episode"
+    return "\n".join(markdown(f"method | task | steps | {columns}", lines)) + "\n"
 
 
 @torch.no_grad()
@@ -98,7 +93,7 @@ def main() -> None:
         parser.error("no run; wanted folders of runs, or --study with finished runs in --folder")
     torch.set_num_threads(1)
     out = RESULTS / f"best_of-{ask.name}.json"
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    rows = rows_of(out)
     there = {tuple(row[name] for name in KEY) for row in rows}
     for run, samples, temperature in itertools.product(runs, ask.samples, ask.temperatures):
         if (run.name, samples, temperature, ask.episodes) in there:

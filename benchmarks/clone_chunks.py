@@ -8,14 +8,13 @@ strictly proper, so it punishes a lost mode as well as blur). The winners are th
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, rows_of, write_results
 
 from wgflow_rl import data
 from wgflow_rl.agents import presets
@@ -82,8 +81,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     ask = parser.parse_args()
     torch.set_num_threads(1)
-    out = ask.out or Path(__file__).parent / "results" / f"clone_chunks-{ask.env}.json"
-    done = json.loads(out.read_text())["rows"] if out.exists() else []
+    out = ask.out or RESULTS / f"clone_chunks-{ask.env}.json"
+    done = rows_of(out)
     train, validation = (Replay(e, capacity=len(e)) for e in data.load(ask.env, rows=ask.rows))
     for field, lr in GRID:
         if any((row["field"], row["lr"]) == (field, lr) for row in done):

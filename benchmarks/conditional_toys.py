@@ -9,14 +9,14 @@ seeds, scored against the true conditional. Rows are written as they come; a sec
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from _cli import script_parser
-from _results import write_results
+from _results import ResultFile
 from conditional_toys_report import draw, table
 from torch import Tensor
 from toys import Toy, states, toys
@@ -25,7 +25,6 @@ import wgflow as wg
 from wgflow import metrics
 from wgflow_rl.agents import fields, losses
 from wgflow_rl.agents.networks import Policy
-from wgflow_rl.training.provenance import provenance
 from wgflow_rl.utils.files import write_whole
 
 RATES, SIX = (5e-3, 2e-2), (2e-3, 5e-3, 1e-2, 1.5e-2, 2e-2, 3e-2)
@@ -83,7 +82,10 @@ def field_of(text: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def shortened(V: Tensor, longest: float = 1.0) -> Tensor:
-    """The field with displacements of at most `longest`: the weights of some divergences are unbounded."""
+    """The field with displacements of at most `longest`: the weights of some divergences are unbounded.
+
+    One that overflowed keeps its direction.
+    """
     V = V.nan_to_num(0.0, 1e10, -1e10).clamp(-1e10, 1e10)
     return V * (longest / V.norm(dim=-1, keepdim=True).clamp_min(longest))
 
@@ -171,10 +173,6 @@ def final_row(toy: Toy, key: dict, setup: dict) -> dict:
     }
 
 
-def floor_row(toy: Toy, key: dict, setup: dict) -> dict:
-    return against_truth(toy, None, key["seed"])
-
-
 def beaten(row: dict, best: dict) -> bool:
     same = all(row[key] == best[key] for key in ("toy", "name"))
     return same and (row["field"], row["lr"]) != (best["field"], best["lr"])
@@ -182,54 +180,24 @@ def beaten(row: dict, best: dict) -> bool:
 
 def run(out: Path, setup: dict, names: Sequence[str], fields: Sequence[str]) -> dict:
     """The search, then the final seeds. `out` is rewritten after every row, whole."""
-    setup = json.loads(json.dumps(setup))
-    results = {"setup": setup, "made_by": [], "floor": [], "search": [], "final": []}
-    if out.exists():
-        results = json.loads(out.read_text(encoding="utf-8"))
-        if results["setup"] != setup:
-            raise SystemExit(
-                f"{out} was made with another setup; give another --out or move that file away."
-            )
-    made_by = provenance()
-
-    def row(part: str, make: Callable[[Toy, dict, dict], dict], toy: Toy, key: dict) -> dict:
-        for done in results[part]:
-            if all(done[name] == value for name, value in key.items()):
-                return done
-        if made_by not in results["made_by"]:
-            results["made_by"].append(made_by)
-        results[part].append({**key, **make(toy, key, setup)})
-        write_results(out, results)
-        print(part, {k: v for k, v in results[part][-1].items() if k != "points"}, flush=True)
-        return results[part][-1]
-
+    file = ResultFile(out, setup, ("floor", "search", "final"))
     for toy in (toy for toy in toys() if toy.name in names):
         for seed in SETUP["seeds"]:
-            row("floor", floor_row, toy, {"toy": toy.name, "seed": seed})
-        for name, grid in ((name, GRID[name]) for name in fields):
+            key = {"toy": toy.name, "seed": seed}
+            file.row("floor", key, partial(against_truth, toy, None, seed))
+        for name in fields:
+            about = {"toy": toy.name, "name": name}
             tried = []
-            for field, lr in grid:
-                key = {
-                    "toy": toy.name,
-                    "name": name,
-                    "field": field,
-                    "lr": lr,
-                    "seed": SETUP["search_seed"],
-                }
-                tried.append(row("search", search_row, toy, key))
+            for field, lr in GRID[name]:
+                key = about | {"field": field, "lr": lr, "seed": SETUP["search_seed"]}
+                tried.append(file.row("search", key, partial(search_row, toy, key, setup)))
             best = min(tried, key=lambda r: r["held_out_score"])
             # A grid widened between two calls may have a new winner: the old one's seeds are no result then.
-            results["final"] = [r for r in results["final"] if not beaten(r, best)]
+            file.record["final"] = [r for r in file.record["final"] if not beaten(r, best)]
             for seed in SETUP["seeds"]:
-                key = {
-                    "toy": toy.name,
-                    "name": name,
-                    "field": best["field"],
-                    "lr": best["lr"],
-                    "seed": seed,
-                }
-                row("final", final_row, toy, key)
-    return results
+                key = about | {"field": best["field"], "lr": best["lr"], "seed": seed}
+                file.row("final", key, partial(final_row, toy, key, setup))
+    return file.record
 
 
 def main() -> None:
@@ -251,7 +219,6 @@ def main() -> None:
     )
     args = cli.parse_args()
     torch.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     sizes = {"hidden": args.hidden, "steps": args.steps, "search_steps": args.search_steps}
     results = run(args.out, SETUP | sizes, args.toys, args.fields)
     write_whole(args.out.with_suffix(".md"), table(results))

@@ -7,6 +7,14 @@ import statistics
 from collections import Counter
 from pathlib import Path
 
+from _results import markdown, plus_minus
+
+RATIO = "E\\|x-x'\\| / E\\|x-y\\|"
+HEADER = (
+    "field | setting, learning rate | energy distance | sliced W2 | shares found | share error "
+    f"| spread within modes | {RATIO} | held-out score | search: best to worst | ms per step"
+)
+
 
 def toys_of(results: dict) -> list[str]:
     return list(dict.fromkeys(row["toy"] for row in results["floor"]))
@@ -22,19 +30,19 @@ def chosen(results: dict, toy: str) -> dict[str, list[dict]]:
     return {name: rows for name, rows in groups.items() if len(rows) == seeds}
 
 
-def mean_sd(rows: list[dict], key: str) -> tuple[float, float]:
-    values = [row[key] for row in rows]
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def mean(rows: list[dict], key: str) -> float:
+    return statistics.fmean(row[key] for row in rows)
 
 
 def ties(groups: dict[str, list[dict]], key: str) -> set[str]:
     """Fields that cannot be told from the best: within 2 standard errors of the difference (few seeds: coarse)."""
-    stats = {name: mean_sd(rows, key) for name, rows in groups.items()}
+    stats = {
+        name: (mean(rows, key), statistics.stdev(row[key] for row in rows))
+        for name, rows in groups.items()
+    }
     best, sd = min(stats.values())
     n = min(len(rows) for rows in groups.values())
-    return {
-        name for name, (m, s) in stats.items() if m - best <= 2 * math.sqrt((s * s + sd * sd) / n)
-    }
+    return {name for name, (m, s) in stats.items() if m - best <= 2 * math.hypot(s, sd) / n**0.5}
 
 
 def table(results: dict) -> str:
@@ -60,38 +68,18 @@ def table(results: dict) -> str:
         floor = [row for row in results["floor"] if row["toy"] == toy]
         groups = chosen(results, toy)
         best = {key: ties(groups, key) for key in ("energy_distance", "sliced_w2", "weight_error")}
-        lines += [
-            "",
-            f"## {toy}",
-            "",
-            "| field | setting, learning rate | energy distance | sliced W2 | shares found | share error "
-            "| spread within modes | E\\|x-x'\\| / E\\|x-y\\| | held-out score | search: best to worst | ms per step |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
-            "| truth itself | | " + " | ".join(_cells(floor, {})) + " | | | |",
-        ]
+        body = [["truth itself", "", *_cells(floor, set()), "", "", ""]]
+        search = [row for row in results["search"] if row["toy"] == toy]
         for name, rows in groups.items():
             marks = {key for key, names in best.items() if name in names}
             field, score = rows[0]["field"], _pm(rows, "held_out_score", 4)
-            runs = [
-                row
-                for row in results["search"] + rows
-                if (row["toy"], row["field"]) == (toy, field)
-            ]
-            cost, setting = (
-                min(row["cpu_ms_per_step"] for row in runs),
-                f"{field}, {rows[0]['lr']:g}",
-            )
-            tried = [
-                r["held_out_score"]
-                for r in results["search"]
-                if (r["toy"], r["name"]) == (toy, name)
-            ]
+            runs = [row for row in search + rows if row["field"] == field]
+            cost = min(row["cpu_ms_per_step"] for row in runs)
+            tried = [row["held_out_score"] for row in search if row["name"] == name]
             span = f"{min(tried):.3f} to {max(tried):.3f}"
-            lines.append(
-                f"| {name} | {setting} | "
-                + " | ".join(_cells(rows, marks))
-                + f" | {score} | {span} | {cost:.1f} |"
-            )
+            setting = f"{field}, {rows[0]['lr']:g}"
+            body.append([name, setting, *_cells(rows, marks), score, span, f"{cost:.1f}"])
+        lines += ["", f"## {toy}", "", *markdown(HEADER, body)]
     return "\n".join(lines) + "\n"
 
 
@@ -102,34 +90,31 @@ def summary(results: dict) -> list[str]:
     fields = [field for field in fields if all(field in group for group in groups.values())]
     truth = {toy: [row for row in results["floor"] if row["toy"] == toy] for toy in names}
     best = {toy: ties(groups[toy], "energy_distance") for toy in names}
-    lines = [
-        "",
-        f"## All {len(names)} toys",
-        "",
-        "| field | sliced W2 over truth's | share error over truth's | spread within modes: least, most "
-        "| E\\|x-x'\\| / E\\|x-y\\|: least, most | energy distance: best or tied |",
-        "|---|---|---|---|---|---|",
-    ]
+    header = (
+        "field | sliced W2 over truth's | share error over truth's | spread within modes: least, most "
+        f"| {RATIO}: least, most | energy distance: best or tied"
+    )
+    body = []
     for field in fields:
         mine = {toy: group[field] for toy, group in groups.items() if field in group}
         cells = [_over(mine, truth, key) for key in ("sliced_w2", "weight_error")]
         cells += [_extremes(mine, key) for key in ("within", "spread_ratio")]
         count = sum(field in best[toy] for toy in mine)
-        lines.append(f"| {field} | {' | '.join(cells)} | {count} of {len(mine)} |")
-    return lines
+        body.append([field, *cells, f"{count} of {len(mine)}"])
+    return ["", f"## All {len(names)} toys", "", *markdown(header, body)]
 
 
 def _over(mine: dict[str, list[dict]], truth: dict[str, list[dict]], key: str) -> str:
-    ratios = [mean_sd(rows, key)[0] / mean_sd(truth[toy], key)[0] for toy, rows in mine.items()]
+    ratios = [mean(rows, key) / mean(truth[toy], key) for toy, rows in mine.items()]
     return f"{statistics.geometric_mean(ratios):.2f}"
 
 
 def _extremes(mine: dict[str, list[dict]], key: str) -> str:
-    means = [mean_sd(rows, key)[0] for rows in mine.values()]
+    means = [mean(rows, key) for rows in mine.values()]
     return f"{min(means):.2f}, {max(means):.2f}"
 
 
-def _cells(rows: list[dict], marks) -> list[str]:
+def _cells(rows: list[dict], marks: set[str]) -> list[str]:
     shares = [
         statistics.fmean(column) for column in zip(*(row["weights"] for row in rows), strict=True)
     ]
@@ -144,8 +129,7 @@ def _cells(rows: list[dict], marks) -> list[str]:
 
 
 def _pm(rows: list[dict], key: str, digits: int) -> str:
-    mean, sd = mean_sd(rows, key)
-    return f"{mean:.{digits}f} ± {sd:.{digits}f}"
+    return plus_minus([row[key] for row in rows], digits)
 
 
 SHOWN = {  # a part of the toys and fields, which can be read on a page
@@ -179,7 +163,7 @@ def draw(results: dict, path: Path) -> None:
             points = next(row["points"] for row in rows if row["points"])
             if not true:
                 ax.scatter(*zip(*truth["points"], strict=True), s=4, color="0.8", linewidths=0)
-                ax.set_xlabel(f"{mean_sd(rows, 'energy_distance')[0]:.4f}", fontsize=9)
+                ax.set_xlabel(f"{mean(rows, 'energy_distance'):.4f}", fontsize=9)
             ax.scatter(*zip(*points, strict=True), s=4, color="0.3" if true else "C3", linewidths=0)
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             if true:

@@ -9,7 +9,6 @@ them, BC with the laptop's network, batches of 256, one thread. A swap every 1,0
 the protocol does; for smaller shards as much more often, so that an update reads the same number of rows.
 """
 
-import json
 import os
 import resource
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, rows_of, write_results
 
 ENV = "cube-quadruple-play-singletask-task1-v0"
 STEM = "cube-quadruple-play-v0"
@@ -155,8 +154,8 @@ def main() -> None:
         "--folder", type=Path, help="shards are written here (default: a temporary folder)"
     )
     ask = parser.parse_args()
-    out = Path(__file__).parent / "results" / "data_shards"
-    known = json.loads(out.with_suffix(".json").read_text())["rows"] if ask.only is not None else []
+    out = RESULTS / "data_shards.json"
+    known = rows_of(out) if ask.only is not None else []
     rows = {row["name"]: row for row in known}
     for number, case in enumerate(CASES):
         if ask.only not in (None, number):
@@ -173,7 +172,7 @@ def main() -> None:
             **provenance(),
             "rows": list(rows.values()),
         }
-        write_results(out.with_suffix(".json"), record)
+        write_results(out, record)
         out.with_suffix(".md").write_text(table(list(rows.values())))
 
 

@@ -18,7 +18,6 @@ Rows are written seed by seed; a second call goes on where the first stopped. Tr
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from pathlib import Path
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import begun, markdown, plus_minus, write_results
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
@@ -73,23 +72,17 @@ class Digits:
 
     def score(self, x: Tensor, labels: Tensor) -> dict[str, float]:
         classes = [(x[labels == c], self.x_test[self.y_test == c]) for c in range(10)]
+        components = ((each @ self.components).double() for each in (x, self.x_test))
         return {
             "accuracy": float((self.classifier.predict(x) == labels.numpy()).mean()),
             "energy_distance": statistics.fmean(
                 wg.energy_distance(a, b).item() for a, b in classes
             ),
-            "frechet": frechet(x @ self.components, self.x_test @ self.components),
+            "frechet": wg.frechet_distance(*components).item(),
             "variance": statistics.fmean(
                 (a.var(0).sum() / b.var(0).sum()).item() for a, b in classes
             ),
         }
-
-
-def frechet(x: Tensor, y: Tensor) -> float:
-    """The squared W2 distance of Gaussians with the means and covariances of two clouds."""
-    a, b = torch.cov(x.T.double()), torch.cov(y.T.double())
-    cross = torch.linalg.eigvals(a @ b).real.clamp_min(0).sqrt().sum()
-    return ((x.mean(0) - y.mean(0)).square().sum() + a.trace() + b.trace() - 2 * cross).item()
 
 
 def network(inputs: int, seed: int) -> torch.nn.Module:
@@ -222,27 +215,18 @@ def table(results: dict) -> str:
         f"{results['setup']['seeds']}, steps {results['setup']['steps']}; mean ± standard deviation. Evaluations: of "
         "the network for one digit. Seconds: processor time of the training, least of the seeds, on one thread.",
         "",
-        "| generator | evaluations | accuracy | energy distance | Fréchet distance | variance | s |",
-        "|---|---|---|---|---|---|---|",
     ]
+    scores = {"accuracy": 3, "energy_distance": 3, "frechet": 2, "variance": 2}  # digits
+    body = []
     for name in dict.fromkeys(row["name"] for row in results["rows"]):
         found = [row for row in results["rows"] if row["name"] == name]
-
-        def cell(key: str, digits: int, found: list[dict] = found) -> str:
-            values = [row[key] for row in found]
-            spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-            return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-        numbers = (
-            cell("accuracy", 3),
-            cell("energy_distance", 3),
-            cell("frechet", 2),
-            cell("variance", 2),
-        )
+        numbers = [plus_minus([row[key] for row in found], n) for key, n in scores.items()]
         seconds = f"{min(row['seconds'] for row in found):.1f}" if found[0]["seconds"] else ""
-        lines.append(
-            f"| {name} | {found[0]['evaluations'] or ''} | {' | '.join(numbers)} | {seconds} |"
-        )
+        body.append([name, str(found[0]["evaluations"] or ""), *numbers, seconds])
+    lines += markdown(
+        "generator | evaluations | accuracy | energy distance | Fréchet distance | variance | s",
+        body,
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -254,13 +238,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     data, setup = Digits(), {**SETUP, "steps": STEPS, "scale": args.scale}
-    results: dict = {"setup": setup, "made_by": provenance(), "rows": []}
-    if args.out.exists():
-        results = json.loads(args.out.read_text(encoding="utf-8"))
-        if results["setup"] != setup:
-            raise SystemExit(
-                f"{args.out} was made with another setup; give another --out or move it away."
-            )
+    results = begun(args.out, {"setup": setup, "made_by": provenance(), "rows": []})
     if not results["rows"]:
         real = {
             "name": "real digits, the training set",

@@ -19,14 +19,13 @@ from pathlib import Path
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, write_results
 from sklearn.neighbors import KernelDensity
 from sums import scipy_kde
 
 import wgflow as wg
 from wgflow_rl.utils.files import write_whole
 
-OUT = Path(__file__).parent / "results" / "fast_estimates"
 MEANS, SHARES, WIDTH = (
     (-2.0, 1.5),
     (0.6, 0.4),
@@ -237,7 +236,9 @@ PARTS = {
 def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--n", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, default=OUT, help="without suffix")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "fast_estimates", help="without suffix"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -10,7 +10,6 @@ command line on the groups of a policy's update, 8 generated points and one posi
 """
 
 import os
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, write_results
 from update_cost import fit
 
 import wgflow as wg
@@ -29,7 +28,6 @@ from wgflow_rl.agents import fields
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
 POINTS, DIMENSIONS = (512, 1024, 2048, 4096, 8192), (2, 8, 16, 32, 64)
 AT_D, AT_N = 8, 4096  # where the other one stands
 ROUNDS = 3

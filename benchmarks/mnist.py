@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, write_results
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -36,11 +36,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import wgflow as wg
 from wgflow_rl.utils.files import write_whole
 
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT.parent / "examples" / "images"))
-import encoders  # noqa: E402
-import image_data  # noqa: E402
-import train_mnist  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "images"))
+import encoders
+import image_data
+import train_mnist
 
 SCORES = ("frechet", "precision", "recall", "coverage", "accuracy", "worst_class", "neighbours")
 LABELS = torch.arange(10).repeat(100)
@@ -236,17 +235,17 @@ def report(work: Path) -> None:
         groups.setdefault(tuple(key), []).append(row)
     sources = {file["provenance"]["commit"]: file["provenance"] for file in files}
     record = {"rows": rows, "provenance": list(sources.values())}
-    write_results(ROOT / "results" / "mnist.json", record)
+    write_results(RESULTS / "mnist.json", record)
     columns = ("train_s", "steps", *SCORES)
     lines = []
     for table in TABLES:
-        head = ["method", "evaluations", "noise", "seeds", *columns]
-        lines += [f"## {table}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        body = []
         for (_, *how, _, _), found in (g for g in groups.items() if g[0][0] == table):
             cells = [*("-" if value is None else str(value) for value in how), str(len(found))]
-            lines.append("| " + " | ".join(cells + [spread(found, c) for c in columns]) + " |")
-        lines.append("")
-    write_whole(ROOT / "results" / "mnist.md", "\n".join(lines))
+            body.append(cells + [spread(found, c) for c in columns])
+        header = " | ".join(["method", "evaluations", "noise", "seeds", *columns])
+        lines += [f"## {table}", "", *markdown(header, body), ""]
+    write_whole(RESULTS / "mnist.md", "\n".join(lines))
 
 
 def spread(rows: list[dict], column: str) -> str:

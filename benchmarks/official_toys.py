@@ -12,21 +12,19 @@ a second call goes on where the first stopped. To try it: `--steps 3 --search-st
 from __future__ import annotations
 
 import itertools
-import json
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from _cli import script_parser
-from _provenance import provenance
-from _results import write_results
+from _results import ResultFile, markdown, plus_minus
+from conditional_toys import shortened
 from torch import Tensor, nn
 
 import wgflow as wg
 from wgflow.testing import toy
-from wgflow_rl.utils.files import write_whole
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -107,10 +105,7 @@ def train(target, field: Field, seed: int, steps: int) -> tuple[nn.Module, dict[
         x = net(torch.randn(SETUP["batch"], 32, generator=generator))
         with torch.no_grad():
             v = field(x, target.sample(SETUP["batch"], generator=generator))
-            v = v.nan_to_num(0.0, 1e10, -1e10).clamp(
-                -1e10, 1e10
-            )  # a weight that overflowed: its direction is known
-            v = v * (SETUP["longest"] / v.norm(dim=-1, keepdim=True).clamp_min(SETUP["longest"]))
+            v = shortened(v, SETUP["longest"])
         adam.zero_grad()
         wg.regress_onto(x, v).backward()
         adam.step()
@@ -133,42 +128,21 @@ def score(target, net: nn.Module | None, seed: int) -> dict[str, float]:
 
 def run(out: Path, steps: int, search_steps: int) -> dict:
     """The floor, the search for a bandwidth, five seeds at the best one; `out` is rewritten after every row, whole."""
-    setup = json.loads(json.dumps({**SETUP, "steps": steps, "search_steps": search_steps}))
-    results: dict = {"setup": setup, "made_by": [], "rows": []}
-    if out.exists():
-        results = json.loads(out.read_text(encoding="utf-8"))
-        if results["setup"] != setup:
-            raise SystemExit(
-                f"{out} was made with another setup; give another --out or move that file away."
-            )
-    made_by = provenance()
-
-    def row(key: dict, make: Callable[[], dict]) -> dict:
-        for done in results["rows"]:
-            if all(done.get(name) == value for name, value in key.items()):
-                return done
-        made = {**key, **make()}
-        if made_by not in results["made_by"]:
-            results["made_by"].append(made_by)
-        results["rows"].append(made)
-        write_results(out, results)
-        write_whole(out.with_suffix(".md"), table(results))
-        print(made, flush=True)
-        return made
+    setup = {**SETUP, "steps": steps, "search_steps": search_steps}
+    file = ResultFile(out, setup, ("rows",), table)
 
     def cell(part: str, name: str, field: str, h: float, seed: int, count: int) -> dict:
         def make() -> dict:
             net, cost = train(TOYS[name], fields()[field](h), seed, count)
             return {**score(TOYS[name], net, seed), **cost}
 
-        return row({"part": part, "toy": name, "field": field, "h": h, "seed": seed}, make)
+        key = {"part": part, "toy": name, "field": field, "h": h, "seed": seed}
+        return file.row("rows", key, make)
 
     for name, target in TOYS.items():
         for seed in SETUP["seeds"]:
-            row(
-                {"part": "floor", "toy": name, "seed": seed},
-                lambda t=target, s=seed: score(t, None, s),
-            )
+            key = {"part": "floor", "toy": name, "seed": seed}
+            file.row("rows", key, partial(score, target, None, seed))
     best = {
         (field, name): 0.0
         for field in sorted(fields(), key=lambda f: f not in FIRST)
@@ -185,7 +159,7 @@ def run(out: Path, steps: int, search_steps: int) -> dict:
             for (field, name), h in best.items():
                 if (field not in FIRST) == rest:
                     cell("final", name, field, h, seed, steps)
-    return results
+    return file.record
 
 
 def table(results: dict) -> str:
@@ -195,10 +169,11 @@ def table(results: dict) -> str:
     def values(**key) -> list[dict]:
         return [r for r in rows if all(r.get(k) == v for k, v in key.items())]
 
-    def mean(found: list[dict], what: str, digits: int = 4) -> str:
-        numbers = [r[what] for r in found]
-        spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
-        return f"{statistics.fmean(numbers):.{digits}f}{spread}" if numbers else ""
+    def scores(found: list[dict]) -> list[str]:
+        return [
+            plus_minus([r[key] for r in found], 4) if found else ""
+            for key in ("sliced_w2", "energy_distance")
+        ]
 
     lines = [
         "# Every field in the toy setting of drifting models",
@@ -210,26 +185,13 @@ def table(results: dict) -> str:
         "least disturbed run.",
     ]
     for name in TOYS:
-        floor = values(part="floor", toy=name)
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            "| field | h | sliced W2 | energy distance | ms |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| fresh data | | {mean(floor, 'sliced_w2')} | {mean(floor, 'energy_distance')} | |"
-        ]
-        for field in dict.fromkeys(
-            r["field"] for r in rows if r["part"] == "final" and r["toy"] == name
-        ):
+        body = [["fresh data", "", *scores(values(part="floor", toy=name)), ""]]
+        for field in dict.fromkeys(r["field"] for r in values(part="final", toy=name)):
             found = values(part="final", toy=name, field=field)
-            h = found[0]["h"] or ""
             cost = min(r["cpu_ms_per_step"] for r in found)
-            lines += [
-                f"| {field} | {h} | {mean(found, 'sliced_w2')} | {mean(found, 'energy_distance')} | {cost:.0f} |"
-            ]
+            body.append([field, str(found[0]["h"] or ""), *scores(found), f"{cost:.0f}"])
+        header = "field | h | sliced W2 | energy distance | ms"
+        lines += ["", f"## {name}", "", *markdown(header, body)]
     return "\n".join(lines) + "\n"
 
 
@@ -240,7 +202,6 @@ def main() -> None:
     cli.add_argument("--search-steps", type=int, default=200, help="updates of a search run")
     args = cli.parse_args()
     torch.set_num_threads(1)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     print(table(run(args.out, args.steps, args.search_steps)))
 
 

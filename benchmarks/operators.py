@@ -5,13 +5,10 @@
 Every operator gets the same start states. Rows go to results/operators.json, the table to results/operators.md.
 """
 
-import json
-from pathlib import Path
-
 import numpy as np
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, rows_of, write_results
 
 from wgflow_rl import envs
 from wgflow_rl.data.generated.controllers import OPERATORS, PLANS, Operator
@@ -33,27 +30,23 @@ def measure(suite: str, operator: Operator, episodes: int) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    lines = [
-        "| task | operator | success [95 % Wilson] | steps to success: median, least, most |",
-        "|---|---|---|---|",
-    ]
+    lines = []
     for row in rows:
         steps = row["steps_to_success"]
         low, high = wilson(len(steps), row["episodes"])
         spread = f"{np.median(steps):.0f}, {min(steps)}, {max(steps)}" if steps else "—"
-        lines.append(
-            f"| {row['suite']} | {row['operator']} | {len(steps)} of {row['episodes']} [{low:.2f}, {high:.2f}] | "
-            f"{spread} |"
-        )
-    return "\n".join(lines) + "\n"
+        success = f"{len(steps)} of {row['episodes']} [{low:.2f}, {high:.2f}]"
+        lines.append([row["suite"], row["operator"], success, spread])
+    header = "task | operator | success [95 % Wilson] | steps to success: median, least, most"
+    return "\n".join(markdown(header, lines)) + "\n"
 
 
 def main() -> None:
     parser = script_parser(__doc__)
     parser.add_argument("--episodes", type=int, default=20)
     ask = parser.parse_args()
-    out = Path(__file__).parent / "results" / "operators.json"
-    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    out = RESULTS / "operators.json"
+    rows = rows_of(out)
     for suite in PLANS:
         for operator in OPERATORS:
             if any((row["suite"], row["operator"]) == (suite, operator.name) for row in rows):

@@ -13,10 +13,9 @@ import tempfile
 from pathlib import Path
 
 from _cli import script_parser
+from _results import RESULTS
 
 from wgflow_rl import report
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def unpack(name: str, folder: Path) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, write_results
 from train_runs import Study, by_seed, draw, finished, jobs_of, read, train
 
 from wgflow_rl import profile
@@ -185,11 +185,7 @@ def clock(job: Job) -> dict[str, float]:
 
 def table(runs: dict[str, list[dict]]) -> str:
     """Markdown, one row per variant: means over seeds with bootstrap intervals of the score."""
-    lines = [
-        "| variant | seeds | best | mean of the last 3 [95 % bootstrap over seeds] | success | densest of 16 | "
-        "energy score | spread ratio | ms per update | ms to act |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for variant, seeds in runs.items():
         mean = {
             name: np.mean([run[name] for run in seeds if name in run])
@@ -204,8 +200,12 @@ def table(runs: dict[str, list[dict]]) -> str:
         cells.append(f"{np.mean(known):.3f}" if known else "")
         cells += [f"{mean['energy_score']:.3f}", f"{mean['spread_ratio']:.2f}"]
         cells += [f"{mean[name]:.1f}" if name in mean else "" for name in ("update_ms", "act_ms")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    header = (
+        "variant | seeds | best | mean of the last 3 [95 % bootstrap over seeds] | success | densest of 16 | "
+        "energy score | spread ratio | ms per update | ms to act"
+    )
+    return "\n".join(markdown(header, lines)) + "\n"
 
 
 def main() -> None:
@@ -236,7 +236,7 @@ def main() -> None:
         for each in done.values()
         for job in each
     ]
-    out = Path(__file__).parent / "results" / f"pusht-{ask.study}"
+    out = RESULTS / f"pusht-{ask.study}"
     record = {
         "command": f"python benchmarks/pusht.py {ask.study}",
         **provenance(),

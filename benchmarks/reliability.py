@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, write_results
 
 from wgflow_rl import envs, train
 from wgflow_rl.data import robomimic
@@ -270,9 +270,7 @@ def main() -> None:
     parser.add_argument("part", choices=["kills", "fuzz"])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "reliability.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "reliability.json")
     ask = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, write_results
 from scipy.stats import gaussian_kde
 from sklearn.neighbors import KernelDensity
 
@@ -156,11 +156,7 @@ def table(rows: list[dict]) -> str:
         here = [r for r in rows if r["threads"] == threads]
         columns = sorted({(r["n"], r["dim"]) for r in here})
         unit = "milliseconds of processor time" if threads == 1 else "milliseconds"
-        lines += [f"## Threads: {threads} ({unit})", ""]
-        lines += [
-            "| N = M, D | " + " | ".join(b for b in (*OURS, *PEERS)) + " |",
-            "|---" * (1 + len(OURS + PEERS)) + "|",
-        ]
+        body = []
         for n, dim in columns:
             cells = {r["backend"]: r for r in here if (r["n"], r["dim"]) == (n, dim)}
             base = cells.get("auto", {}).get("seconds")
@@ -173,21 +169,22 @@ def table(rows: list[dict]) -> str:
                     words.append(f"{1e3 * r['seconds']:.3g}")
                 else:
                     words.append(f"{1e3 * r['seconds']:.3g} (×{r['seconds'] / base:.2g})")
-            lines.append(f"| {n:,}, {dim} | " + " | ".join(words) + " |")
-        lines.append("")
-    lines += ["## What auto chose, its peak memory and its error", ""]
-    lines += [
-        "| N = M, D, threads | chosen | extra MB | error of log mass | relative error of the field |",
-        "|---|---|---|---|---|",
-    ]
+            body.append([f"{n:,}, {dim}", *words])
+        header = " | ".join(["N = M, D", *OURS, *PEERS])
+        lines += [f"## Threads: {threads} ({unit})", "", *markdown(header, body), ""]
+    body = []
     for r in rows:
         if r["backend"] == "auto" and "seconds" in r:
             mb = r.get("peak_mb")
             memory = "–" if mb is None else f"{mb:.0f}"
-            lines.append(
-                f"| {r['n']:,}, {r['dim']}, {r['threads']} | {r.get('chosen', '')} | {memory} "
-                f"| {r['log_mass_error']:.0e} | {r['field_error']:.0e} |"
-            )
+            size = f"{r['n']:,}, {r['dim']}, {r['threads']}"
+            errors = [f"{r[name]:.0e}" for name in ("log_mass_error", "field_error")]
+            body.append([size, r.get("chosen", ""), memory, *errors])
+    lines += ["## What auto chose, its peak memory and its error", ""]
+    header = (
+        "N = M, D, threads | chosen | extra MB | error of log mass | relative error of the field"
+    )
+    lines += markdown(header, body)
     left = sorted({(r["backend"], r["n"], r["dim"], r["skipped"]) for r in rows if "skipped" in r})
     if left:
         lines += [
@@ -211,7 +208,7 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path(__file__).parent / "results" / "sums",
+        default=RESULTS / "sums",
         help="without suffix",
     )
     parser.add_argument(

@@ -16,20 +16,19 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, write_results
 from _update import OBS, agent_of, random_batch
+from paper_numbers import table
 
 from wgflow_rl import envs
 from wgflow_rl.agents import presets
 from wgflow_rl.experiments import tables
 from wgflow_rl.training.updates import update
 
-RESULTS = Path(__file__).parent / "results" / "table9.json"
 ENV = "cube-double-play-singletask-task2-v0"
 METHODS = {
     "BFN": "bfn",
@@ -105,32 +104,19 @@ def measure(device: str, rounds: int) -> list[dict]:
 
 def report(rows: list[dict]) -> str:
     published = {row["method"]: row for row in tables.records(9)}
-    lines = [
-        ["", *(row["method"] for row in rows)],
-        ["---"] * (len(rows) + 1),
-        ["online step here, ms", *(f"{row['online_ms']:.1f}" for row in rows)],
-        [
-            "online step, paper, ms",
-            *(published[r["method"]]["online_cost_ms_per_step"] for r in rows),
-        ],
-        ["decision here, ms", *(f"{row['decision_ms']:.2f}" for row in rows)],
-        [
-            "decision, paper, ms",
-            *(published[r["method"]]["evaluation_cost_ms_per_step"] for r in rows),
-        ],
-    ]
-    for key, column in (
-        ("online_ms", "online_cost_ms_per_step"),
-        ("decision_ms", "evaluation_cost_ms_per_step"),
+    times, ratios = [], []
+    for what, key, column, digits in (
+        ("online step", "online_ms", "online_cost_ms_per_step", 1),
+        ("decision", "decision_ms", "evaluation_cost_ms_per_step", 2),
     ):
-        ours = [f"{row[key] / rows[-1][key]:.2f}" for row in rows]
-        theirs = [
-            f"{float(published[r['method']][column]) / float(published['DFP'][column]):.2f}"
-            for r in rows
-        ]
-        what = "online step" if key == "online_ms" else "decision"
-        lines += [[f"{what} over DFP's, here", *ours], [f"{what} over DFP's, paper", *theirs]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        ours = [row[key] for row in rows]
+        paper = [published[row["method"]][column] for row in rows]  # DFP is the last
+        times.append([f"{what} here, ms", *(f"{ms:.{digits}f}" for ms in ours)])
+        times.append([f"{what}, paper, ms", *paper])
+        theirs = [float(ms) for ms in paper]
+        ratios.append([f"{what} over DFP's, here", *(f"{ms / ours[-1]:.2f}" for ms in ours)])
+        ratios.append([f"{what} over DFP's, paper", *(f"{ms / theirs[-1]:.2f}" for ms in theirs)])
+    return table(["", *(row["method"] for row in rows)], times + ratios) + "\n"
 
 
 def main() -> None:
@@ -142,8 +128,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = measure(args.device, args.rounds)
     about = {"device": args.device, "threads": args.threads, "rounds": args.rounds, "env": ENV}
-    write_results(RESULTS, provenance() | about | {"rows": rows})
-    RESULTS.with_suffix(".md").write_text(report(rows))
+    write_results(RESULTS / "table9.json", provenance() | about | {"rows": rows})
+    (RESULTS / "table9.md").write_text(report(rows))
     print(report(rows))
 
 

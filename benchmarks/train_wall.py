@@ -20,11 +20,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from pathlib import Path
 
 from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, markdown, rows_of, write_results
 from train_runs import ARM, LIFT, MAZE
 
 from wgflow_rl.agents import presets
@@ -34,7 +33,7 @@ from wgflow_rl.training import loop
 from wgflow_rl.training.settings import from_command_line
 from wgflow_rl.training.state import TrainingState
 
-RESULT = Path(__file__).parent / "results" / "train_wall.json"
+RESULT = RESULTS / "train_wall.json"
 ENVS = {"pointmaze": MAZE, "arm": ARM, "lift": LIFT}
 SHORT = shlex.split(
     "--offline-steps 150 --online-steps 150 --online-start 0 --eval-every 300 --log-every 100"
@@ -150,11 +149,8 @@ def table_of(rows: list[dict]) -> list[str]:
     cells["load before, after"] = [
         "; ".join("{:.1f}, {:.1f}".format(*r["load"]) for r in each) for each in runs
     ]
-    head = [
-        f"| wall seconds (share); processor seconds | {' | '.join(ways)} |",
-        "|---" * (len(ways) + 1) + "|",
-    ]
-    return head + [f"| {label} | {' | '.join(row)} |" for label, row in cells.items()]
+    header = " | ".join(["wall seconds (share); processor seconds", *ways])
+    return markdown(header, ([label, *row] for label, row in cells.items()))
 
 
 def cell_of(row: dict, section: str) -> str:
@@ -173,7 +169,7 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--read", action="store_true")
     asked = parser.parse_args()
-    rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    rows = rows_of(RESULT)
     again = {(name, asked.whole, way) for name in asked.names for way in asked.ways or WAYS}
     rows = [row for row in rows if (row["env"], row["whole"], row["way"]) not in again]
     for name in asked.names:

@@ -9,7 +9,6 @@ constant for what no size changes: straight in depth, N, G and batch, square in 
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -17,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, write_results
 from _update import agent_of, random_batch
 
 from wgflow_rl import profile
@@ -27,7 +26,6 @@ from wgflow_rl.training.updates import update
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-RESULTS = Path(__file__).parent / "results"
 ENV = "cube-double-play-singletask-task2-v0"
 BASE = replace(presets.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
 SWEEPS = {
