@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _results import RESULTS
 from matplotlib.figure import Figure
 from paper_numbers import table
 from scipy.stats import page_trend_test
@@ -23,7 +24,6 @@ from scipy.stats import t as student
 from wgflow_rl.experiments.results import Summary, paired, summary
 from wgflow_rl.utils.pictures import BLUE, INK, plain, save
 
-RESULTS = Path(__file__).parent / "results"
 LAST = 3  # online evaluations at the end of a run that are averaged, or all if there are fewer
 
 
@@ -270,7 +270,9 @@ def methods(*files: str) -> str:
             success = at_end(file, variant, "success")
             found = summary(success)
             assert found is not None
-            interval = "[{:.2f}, {:.2f}]".format(*found.interval) if found.interval else "(one seed)"
+            interval = (
+                "[{:.2f}, {:.2f}]".format(*found.interval) if found.interval else "(one seed)"
+            )
             before = [
                 [r["success"] for r in rows if r["phase"] == "offline"] for rows in seeds.values()
             ]

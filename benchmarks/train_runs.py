@@ -20,23 +20,24 @@
     python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (Tables 3 and 4), 3 seeds
     python benchmarks/train_runs.py strength-arm              # the same on the arm
     python benchmarks/train_runs.py rivals-pointmaze          # methods newer than the paper, 3 seeds
-    python benchmarks/train_runs.py search-arm                # one number of QC-FQL and DriftQL on the arm, seed 0
-    python benchmarks/train_runs.py methods-arm               # both, and QC-BFN, on the arm, 5 seeds
+    python benchmarks/train_runs.py search-arm                # one number of three methods on the arm, seed 0
+    python benchmarks/train_runs.py methods-arm               # QC-BFN, QC-FQL and DriftQL on the arm, 5 seeds
+    python benchmarks/train_runs.py values-arm                # DriftQL taken apart, on the arm
 
 A study is a sweep (`wgflow_rl.sweep`: one thread per run, finished runs skipped, stopped ones resumed, a run that two
 studies share made once), read into benchmarks/results/NAME.json, .md and .png. `--read` writes these from runs that are
 there already, `--draw` draws what they hold. `--add` keeps the seeds that NAME.json has and trains those after them.
 """
 
-import argparse
 import json
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
 from pathlib import Path
 
 import numpy as np
+from _cli import script_parser
 from _provenance import provenance
-from _results import write_results
+from _results import RESULTS, write_results
 
 from wgflow_rl.experiments import cluster, plan
 from wgflow_rl.experiments.figures import COLOURS
@@ -106,7 +107,7 @@ TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 # As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
 CONSTANT = ("--lr-end", "1")
 GREEDY = ("--act-temperature", "0", *CONSTANT)
-# Four values of one number of three methods, on the arm with chunks of 5, and the best of them.
+# Values of one number of three methods, on the arm with chunks of 5, and the best of two of them.
 SEARCHED = {"qc-fql": ("30", "100", "300", "1000"), "driftql": ("60", "200", "600", "2000")}
 ONE_SAMPLE = ("--target-samples", "1", "--act-samples", "1", "--act-temperature", "0")
 LED = ("dfp-ml-energy-no-topk", *ONE_SAMPLE)  # in place of the top-K term the gradient of Q
@@ -337,9 +338,7 @@ def draw_study(study: Study, runs: dict[str, list[list[dict]]], out: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--runs", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--read", action="store_true", help="train nothing")
@@ -347,7 +346,7 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="train seeds that the results lack")
     ask = parser.parse_args()
     study = STUDIES[ask.study]
-    out = Path(__file__).parent / "results" / ask.study
+    out = RESULTS / ask.study
     if ask.draw:
         draw_study(study, json.loads(out.with_suffix(".json").read_text())["runs"], out)
         return

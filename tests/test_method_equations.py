@@ -293,7 +293,10 @@ def test_dfp_repelled_by_the_worst_and_led_by_values(online):
         improve_field="energy:0.5",
         generated=4,
         repulsion=0.6,
-        **{"lam": 0.3, "lam_offline": 0.8, "q_weight": 0.2, "q_weight_offline": 0.7},
+        lam=0.3,
+        lam_offline=0.8,
+        q_weight=0.2,
+        q_weight_offline=0.7,
     )
     a_hat = outside(agent.policy(s, noise.generated))
     mask = batch.valid.repeat_interleave(A, 1)[:, None]
