@@ -46,6 +46,36 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
     Raises:
         ValueError: The message names file, line and column of what is malformed, and what was wanted.
     """
+    found = _cells(path)
+    if found is None:
+        return None
+    cells, separator = found
+    stem = path.name.removesuffix(".gz").removesuffix(".csv")
+    source = stem if "method" in cells else ""
+    cells = pd.DataFrame({"env": stem, "method": path.parent.name}, cells.index).assign(**cells)
+    table: Any = _numbers(path, cells, separator)
+    groups = []
+    for (env, method), rows in table.groupby(["env", "method"]):
+        if (seeds := rows["seed"].nunique()) > MANY:
+            raise ValueError(f"{path} has {seeds:,} seeds of {method}; wanted at most {MANY:,}")
+        groups.append(
+            RunGroup(
+                method,
+                env,
+                rows.drop(columns=["env", "method"]).reset_index(drop=True),
+                offline,
+                conditions=(f"published in {path.name}", OFFICIAL) if source else ("its own code",),
+                folder=path.parent,
+                peer=True,
+                source=source,
+                data=OFFICIAL if source else "",
+            )
+        )
+    return groups
+
+
+def _cells(path: Path) -> tuple[pd.DataFrame, str] | None:
+    """Read (texts of the columns of a log by line number, separator); None for another table."""
     text = read_text(path, errors="replace")  # of a table that is no log, nothing is asked
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
@@ -60,9 +90,15 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
     cells = cells[(cells != "").any(axis=1)]
     if cells.empty:
         raise ValueError(f"{path} has a header and no rows; wanted {FORMS}")
-    stem = path.name.removesuffix(".gz").removesuffix(".csv")
-    cells = pd.DataFrame({"env": stem, "method": path.parent.name}, cells.index).assign(**cells)
-    source = stem if "method" in names else ""
+    return cells, separator
+
+
+def _numbers(path: Path, cells: Any, separator: str) -> pd.DataFrame:
+    """Parse and check the cells of a log: columns env, method, seed, step, success[, low, high], sorted.
+
+    Raises:
+        ValueError: The message names file, line and column.
+    """
     table = cells[["env", "method"]].assign(seed=0)
 
     def require(good: Any, name: str, wanted: str) -> None:
@@ -71,14 +107,14 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
             cell = f"{path}, line {line}, column {name}: {cells[name][line]!r}"
             raise ValueError(f"{cell}; wanted {wanted}")
 
-    for name in numeric:
+    for name in cells.columns.drop(["env", "method"]):
         table[name] = values = cells[name].map(lambda cell: _number(cell, separator))
         if name in ("step", "seed"):
             require((values % 1 == 0) & values.between(0, 2**53), name, "a whole number from 0 on")
             table[name] = values.astype(int)
         else:
             require(values.between(0, 1), name, "a fraction between 0 and 1")
-    if "low" in numeric:
+    if "low" in cells:
         require(table["low"] <= table["success"], "low", "at most success")
         require(table["high"] >= table["success"], "high", "at least success")
     require(table["method"] != "", "method", "a name")
@@ -92,26 +128,7 @@ def read_curves(path: Path, offline: int | None = None) -> list[RunGroup] | None
     table = table.drop_duplicates()
     again = table.duplicated(["env", "method", "seed", "step"])
     require(~again, "step", "one success per seed and step of a curve")
-    table = table.sort_values(["env", "method", "seed", "step"])
-    columns = ["seed", "step", *(name for name in numeric if name not in ("seed", "step"))]
-    groups = []
-    for (env, method), rows in table.groupby(["env", "method"]):
-        if (seeds := rows["seed"].nunique()) > MANY:
-            raise ValueError(f"{path} has {seeds:,} seeds of {method}; wanted at most {MANY:,}")
-        groups.append(
-            RunGroup(
-                method,
-                env,
-                rows[columns].reset_index(drop=True),
-                offline,
-                conditions=(f"published in {path.name}", OFFICIAL) if source else ("its own code",),
-                folder=path.parent,
-                peer=True,
-                source=source,
-                data=OFFICIAL if source else "",
-            )
-        )
-    return groups
+    return table.sort_values(["env", "method", "seed", "step"])
 
 
 def environment(name: str) -> str:
