@@ -153,6 +153,8 @@ def test_help_shows_a_methods_own_numbers(capsys):
         ("--method dfp-ml-energy --repulsion 1", "--repulsion needs a field with negatives"),
         ("--method dfp --repulsion 1 --candidates 7", "wanted topk and at least 2 K candidates"),
         ("--method dfp --repulsion 1 --lam 0", "--repulsion is 1.0 and --lam is 0"),
+        ("--method dfp --q-weight-offline -1", "--q-weight-offline is -1.0; wanted at least 0"),
+        ("--method meanflow-bc --same-times 1.5", "--same-times is 1.5; wanted a share"),
         ("--method dfp --temperature 0", "--temperature is 0.0; wanted a number above 0"),
     ],
 )

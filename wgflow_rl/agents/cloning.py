@@ -14,7 +14,7 @@ from wgflow_rl.agents.config import AgentConfig
 from wgflow_rl.agents.networks import DeterministicPolicy, MeanVelocityPolicy, Policy, VectorField
 from wgflow_rl.agents.sampling import euler, logit_normal, normal, uniform
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import Count, NonNegative, TwoOrMore
+from wgflow_rl.utils.flags import Count, NonNegative, Share, TwoOrMore
 
 BANDWIDTH = 0.5  # of the density by which samples are chosen, as a fraction of their mean distance
 
@@ -157,7 +157,7 @@ class MeanFlowBCConfig(CloningConfig):
     time_mean: float = -0.4  # r and t are sigmoid(N(time_mean, time_std)), sorted
     time_std: NonNegative = 1.0
     # share of pairs with r = t, which is flow matching (Geng et al., Table 1a)
-    same_times: float = 0.5
+    same_times: Share = 0.5
     generated: Count = 1  # triples of noise and times per chunk of the data
 
 

@@ -15,7 +15,7 @@ from wgflow_rl.agents.config import TopKConfig
 from wgflow_rl.agents.networks import Policy, TwinCritic, frozen
 from wgflow_rl.agents.sampling import normal, top_k
 from wgflow_rl.data.batch import Batch
-from wgflow_rl.utils.flags import above, at_least
+from wgflow_rl.utils.flags import NonNegative, Positive, TwoOrMore
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class DFPConfig(TopKConfig):
 
     field: str = "drifting:0.05"  # V of the behaviour-cloning term (Eq. 3; h in Table 5)
     improve_field: str = "drifting:0.05"  # V of the top-K term, K positives per state (Eq. 16)
-    generated: int = 8  # N_gen, samples per state that drift (Table 5)
-    lam: float = 0.5  # lambda, weight of the top-K term online (Sec. 5.1, Table 5); 0 removes it
+    generated: TwoOrMore = 8  # N_gen, samples per state that drift (Table 5)
+    lam: NonNegative = 0.5  # lambda, weight of the top-K term online (Sec. 5.1, Table 5); 0: none
     # The same in the offline phase: 0 in offline-to-online training, where the offline columns of DFP with and without
     # the term are equal (Table 6); lambda in pure offline RL (B.2).
-    lam_offline: float = 0.0
+    lam_offline: NonNegative = 0.0
     # topk: the K best (Eq. 15); boltzmann: all N by exp(Q / temperature); matched: the same at the temperature of
     # each state whose weights are nearest to the uniform top-K
     positives: str = "topk"
-    temperature: float = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
-    # Not in the paper. repulsion: weight of a second field whose negatives are the K worst candidates. q_weight: weight
-    # of -mean Q / mean |Q| in the online loss, as in TD3+BC; q_weight_offline: the same in the offline phase.
-    repulsion: float = 0.0
-    q_weight: float = 0.0
-    q_weight_offline: float = 0.0
+    temperature: Positive = 1.0  # alpha of pi+ = pi_old exp(Q / alpha) / Z, in units of Q
+    # weight of a second field whose negatives are the K worst candidates; not in the paper
+    repulsion: NonNegative = 0.0
+    # weight of -mean Q / mean |Q| in the online loss, as in TD3+BC; not in the paper
+    q_weight: NonNegative = 0.0
+    q_weight_offline: NonNegative = 0.0  # the same in the offline phase
 
     @property
     def online_only(self) -> frozenset[str]:
@@ -62,10 +62,6 @@ class DFPConfig(TopKConfig):
         super().check()
         fields.parse(self.field)
         fields.parse(self.improve_field)
-        at_least(2, generated=self.generated)
-        at_least(0, lam=self.lam, lam_offline=self.lam_offline)
-        at_least(0, repulsion=self.repulsion)
-        at_least(0, q_weight=self.q_weight, q_weight_offline=self.q_weight_offline)
         if self.repulsion:
             if not self.lam and not self.lam_offline:
                 raise ValueError(
@@ -78,7 +74,6 @@ class DFPConfig(TopKConfig):
                     f"--repulsion came with --positives {self.positives}, --candidates {self.candidates}, --top-k "
                     f"{self.top_k}; wanted topk and at least 2 K candidates, the best and the worst"
                 )
-        above(0, temperature=self.temperature)
         if self.positives not in ("topk", "boltzmann", "matched"):
             raise ValueError(
                 f"--positives is {self.positives!r}; wanted topk, boltzmann or matched"
