@@ -194,7 +194,12 @@ def test_a_kill_loses_no_finished_trajectory_and_leaves_no_process(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "message"),
-    [({"rows": 0}, "rows is 0"), ({"seed": -1}, "seed is -1"), ({"env": "maze"}, "Nearest")],
+    [
+        ({"rows": 0}, "rows is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": 0}, "workers is 0"),
+        ({"env": "maze"}, "Nearest"),
+    ],
 )
 def test_impossible_requests_are_refused(given, message, tmp_path):
     with pytest.raises(ValueError, match=message):

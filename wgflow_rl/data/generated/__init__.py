@@ -79,14 +79,17 @@ def generate(
         )
     official = int(maker.official_rows(env))
     rows = official if rows is None else rows
+    workers = min(cores(), 1024) if workers is None else workers
     if rows < 1:
         raise ValueError(f"rows is {rows}; wanted at least 1 (a part has {LENGTH})")
     if seed < 0:
         raise ValueError(f"seed is {seed}; wanted 0 or more")
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; wanted at least 1, or None for one per core")
     for what, number, most in (
         ("rows", rows, 10**9),
         ("seed", seed, 2**63 - 1),
-        ("workers", workers or 1, 1024),
+        ("workers", workers, 1024),
     ):
         if number > most:
             raise ValueError(f"{what} is {str(number)[:30]}; wanted at most {most:,}")
@@ -104,9 +107,7 @@ def generate(
             for place in {path.parent for path in maker.files(folder, env)}:
                 remove_temporaries(place)  # of a killed writer
             splits = {TRAIN: count, VALIDATION: max(1, count // 10)}
-            _generate_parts(
-                env, seed, splits, folder, workers=workers or cores(), progress=progress
-            )
+            _generate_parts(env, seed, splits, folder, workers=workers, progress=progress)
     return folder
 
 
