@@ -13,23 +13,23 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from _cli import script_parser
 from _provenance import provenance
 from _results import RESULTS, write_results
+from matplotlib.figure import Figure
 from update_cost import fit
 
 import wgflow as wg
 from wgflow_rl import profile
 from wgflow_rl.agents import fields
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from wgflow_rl.experiments.figures import COLOURS
+from wgflow_rl.utils.pictures import plain, save
 
 POINTS, DIMENSIONS = (512, 1024, 2048, 4096, 8192), (2, 8, 16, 32, 64)
 AT_D, AT_N = 8, 4096  # where the other one stands
+VARIED = {"points N": (POINTS, 2), "dimension D": (DIMENSIONS, 1)}  # and the power that time has
 ROUNDS = 3
 FIELDS = {
     "drifting_field, Gaussian": lambda x, y: wg.drifting_field(
@@ -82,48 +82,55 @@ def main() -> None:
     if ask.groups:
         measure_groups()
         return
-    seconds = measured()
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    rows, lines = grown(measured())
+    write_results(
+        RESULTS / "field_cost.json", {"lines": lines, "rows": rows, "provenance": provenance()}
+    )
+    draw(rows, lines)
+
+
+def grown(seconds: dict[tuple, float]) -> tuple[list[dict], list[dict]]:
+    """Rows of times, and the line through those of each field in pairs or in the dimension."""
     rows, lines = [], []
-    for colour, name in enumerate(FIELDS):
-        for axis, varied, sizes, power in (
-            (axes[0], "points N", POINTS, 2),
-            (axes[1], "dimension D", DIMENSIONS, 1),
-        ):
+    for name in FIELDS:
+        for varied, (sizes, power) in VARIED.items():
             times = [
                 seconds[name, n, AT_D] if power == 2 else seconds[name, AT_N, n] for n in sizes
             ]
-            rows += [
-                {"field": name, "varied": varied, "size": n, "seconds": t}
-                for n, t in zip(sizes, times, strict=True)
-            ]
-            grown, t = np.array(sizes, float) ** power, np.array(times)
-            constant, slope = fit(grown, t)
-            off = float(np.abs(t / (constant + slope * grown) - 1).max())
-            lines.append(
-                {
-                    "field": name,
-                    "varied": varied,
-                    "constant_s": constant,
-                    "slope_s": slope,
-                    "furthest_off": off,
-                }
-            )
-            axis.plot(sizes, 1e3 * t, "o", color=f"C{colour}", label=name)
-            axis.plot(sizes, 1e3 * (constant + slope * grown), color=f"C{colour}")
-            axis.set(xlabel=varied, ylabel="ms a field")
-            print(
-                f"{name}, {varied}: {constant * 1e3:.2f} ms + {slope * 1e9:.2f} ns a unit; {off:.0%} off at most"
-            )
-    axes[0].set(xscale="log", yscale="log")
-    axes[0].set_xticks(POINTS, [str(n) for n in POINTS], minor=False)
-    axes[0].set_xticks([], minor=True)
-    axes[0].set(title=f"D = {AT_D}; lines: constant + pairs")
-    axes[1].set(xlim=(0, None), ylim=(0, None), title=f"N = {AT_N}; lines: constant + slope in D")
-    axes[0].legend(frameon=False, fontsize=8)
-    found = {"lines": lines, "rows": rows, "provenance": provenance()}
-    figure.savefig(RESULTS / "field_cost.png", dpi=100)
-    write_results(RESULTS / "field_cost.json", found)
+            about = {"field": name, "varied": varied}
+            rows += [about | {"size": n, "seconds": t} for n, t in zip(sizes, times, strict=True)]
+            units = np.array(sizes, float) ** power
+            constant, slope = fit(units, np.array(times))
+            off = float(np.abs(times / (constant + slope * units) - 1).max())
+            lines.append(about | {"constant_s": constant, "slope_s": slope, "furthest_off": off})
+            line = f"{constant * 1e3:.2f} ms + {slope * 1e9:.2f} ns per unit"
+            print(f"{name}, {varied}: {line}; {off:.0%} off at most")
+    return rows, lines
+
+
+def draw(rows: list[dict], lines: list[dict]) -> None:
+    figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained")
+    panels = dict(zip(VARIED, figure.subplots(1, 2), strict=True))
+    for line in lines:
+        name, varied = line["field"], line["varied"]
+        sizes, power = VARIED[varied]
+        axes, colour = panels[varied], COLOURS[list(FIELDS).index(name)]
+        times = [r["seconds"] for r in rows if (r["field"], r["varied"]) == (name, varied)]
+        fitted = line["constant_s"] + line["slope_s"] * np.array(sizes, float) ** power
+        axes.plot(sizes, 1e3 * np.array(times), "o", color=colour, label=name)
+        axes.plot(sizes, 1e3 * fitted, color=colour)
+        axes.set(xlabel=varied, ylabel="ms per field")
+    points, dimensions = panels.values()
+    points.set(xscale="log", yscale="log", title=f"D = {AT_D}; lines: constant + pairs")
+    points.set_xticks(POINTS, [str(n) for n in POINTS], minor=False)
+    points.set_xticks([], minor=True)
+    dimensions.set(
+        xlim=(0, None), ylim=(0, None), title=f"N = {AT_N}; lines: constant + slope in D"
+    )
+    points.legend(frameon=False, fontsize=8)
+    for axes in panels.values():
+        plain(axes)
+    save(figure, RESULTS / "field_cost.png")
 
 
 if __name__ == "__main__":

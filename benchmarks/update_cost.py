@@ -12,19 +12,18 @@ from dataclasses import replace
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from _provenance import provenance
 from _results import RESULTS, write_results
 from _update import agent_of, random_batch
+from matplotlib.figure import Figure
 
 from wgflow_rl import profile
 from wgflow_rl.agents import presets
+from wgflow_rl.experiments.figures import COLOURS
 from wgflow_rl.training.updates import update
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from wgflow_rl.utils.pictures import plain, save
 
 ENV = "cube-double-play-singletask-task2-v0"
 BASE = replace(presets.paper("dfp-ml-energy", ENV), hidden=(256,) * 4, batch=128)
@@ -54,19 +53,24 @@ def fit(size: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
 
 
 def draw(rows: list[dict], constant: float, slope: float) -> None:
-    figure, axes = plt.subplots(1, len(SWEEPS), figsize=(14, 3), layout="constrained")
-    for axis, name in zip(axes, SWEEPS, strict=True):
+    figure = Figure(figsize=(9, 5.2), dpi=130, layout="constrained")
+    *panels, unused = figure.subplots(2, 3).flat
+    unused.remove()
+    for axis, name in zip(panels, SWEEPS, strict=True):
         mine = [row for row in rows if row["varied"] == name]
         sizes = [row["size"] for row in mine]
-        axis.plot(sizes, [1e3 * row["seconds"] for row in mine], "o", color="C0")
-        axis.plot(sizes, [1e3 * (constant + slope * row["flops"]) for row in mine], color="C1")
+        axis.plot(sizes, [1e3 * row["seconds"] for row in mine], "o", color=COLOURS[0])
+        fitted = [1e3 * (constant + slope * row["flops"]) for row in mine]
+        axis.plot(sizes, fitted, color=COLOURS[1])
         axis.set(xlabel=name, xlim=(0, None), ylim=(0, None))
-    axes[0].set_ylabel("ms per update")
+        plain(axis)
+    panels[0].set_ylabel("ms per update")
+    panels[3].set_ylabel("ms per update")
     figure.suptitle(
         f"points: measured; lines: {constant * 1e3:.1f} ms + FLOPs at {1e-9 / slope:.0f} GFLOP/s",
         fontsize=10,
     )
-    figure.savefig(RESULTS / "update_cost.png", dpi=100)
+    save(figure, RESULTS / "update_cost.png")
 
 
 def main() -> None:
