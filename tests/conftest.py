@@ -67,6 +67,11 @@ def pytest_collection_modifyitems(items):
             )
 
 
+def pytest_runtest_setup():
+    """Every test begins with the same state of torch's generator, whichever ran before."""
+    torch.manual_seed(0)
+
+
 # ---- folders -----------------------------------------------------------------------------------------------------
 
 
