@@ -112,7 +112,7 @@ def test_the_ring_is_a_backend_a_function_and_a_group(parts):
 
 def test_the_ring_keeps_memory_linear(parts):
     """No process makes a tensor of all its pairs with one shard, 2.25 million here, forward or backward."""
-    assert all(part["largest"] <= max(blocked.TILE_PAIRS, 4 * 1500) for part in parts)
+    assert all(part["largest"] <= max(blocked.TILE_BYTES // 8, 4 * 1500) for part in parts)
 
 
 DISAGREE = (

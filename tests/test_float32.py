@@ -54,7 +54,7 @@ def test_distances_have_the_accuracy_of_float32_near_and_far(dim, spread, offset
 @pytest.mark.parametrize("h", [1.0, 0.01])
 def test_sums_are_those_of_float64(monkeypatch, make, weighted, skip_self, lead, h):
     """Also for kernels so narrow, and weights so different, that sums need a reference; and weights of 0."""
-    monkeypatch.setattr(blocked, "TILE_PAIRS", 30)
+    monkeypatch.setattr(blocked, "TILE_BYTES", 4 * 30)
     x = randn(*lead, 20, 2)
     y = x if skip_self else torch.cat([randn(*lead, 12, 2, seed=2), x[..., :8, :]], -2)
     log_w = torch.linspace(-70, 0, 20).expand(*lead, 20).clone() if weighted else None

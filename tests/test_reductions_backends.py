@@ -18,7 +18,7 @@ AGAINST_DENSE = [("blocked", make) for make in (*LIGHT, *HEAVY, *COMPACT)] + [("
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(blocked, "TILE_PAIRS", 7)
+    monkeypatch.setattr(blocked, "TILE_BYTES", 8 * 7)
     monkeypatch.setattr(gemm, "TILE_BYTES", 100)
     monkeypatch.setattr(gemm, "MIN_COLUMNS", 2)
     monkeypatch.setattr(gemm, "CHUNK", 3)
@@ -256,7 +256,7 @@ def test_memory_is_linear(backend):
         log_mass, _ = kernel_shift(x, y, kernel=Gaussian(1.0), backend=backend)
         log_mass.sum().backward()
     most = {
-        "blocked": max(blocked.TILE_PAIRS, 4 * n),
+        "blocked": max(blocked.TILE_BYTES // 8, 4 * n),
         "gemm": max(gemm.TILE_BYTES // 4, gemm.SAMPLE * 1024, 8 * n),
     }
     assert max(seen) <= most[backend]

@@ -24,6 +24,8 @@ from wgflow.kernels.length_scales import (
     rescaled_log_norm,
 )
 
+LOG2E = 1 / math.log(2)
+
 
 class Kernel(ABC):
     """A radial kernel k(x, y) = k(|x - y|²). A frozen value: printable, hashable, compared by what it holds."""
@@ -35,6 +37,10 @@ class Kernel(ABC):
     def log_pairs(self, x: Tensor, y: Tensor) -> Tensor:
         """log k(x_i, y_j) for all pairs: x [..., N, D], y [..., M, D] -> [..., N, M], in float32 at least."""
         return self.log(sq_distances(x, y))
+
+    def _values(self, sq: Tensor) -> Tensor:
+        """k at squared distances, in a new tensor, without derivatives."""
+        return self.log(sq).mul_(LOG2E).exp2_()  # a third of the time of exp
 
     @abstractmethod
     def log_norm(self, dim: int) -> float | Tensor | None:

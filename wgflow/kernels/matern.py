@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wgflow.arguments import draw_device
 from wgflow.distances import safe_root
-from wgflow.kernels.kernel import Kernel, LengthScaleKernel, Scaled
+from wgflow.kernels.kernel import LOG2E, Kernel, LengthScaleKernel, Scaled
 from wgflow.kernels.length_scales import positive
 from wgflow.kernels.radial import (
     direction,
@@ -136,6 +136,9 @@ class Laplace(LengthScaleKernel):
 
     def _log(self, sq: Tensor) -> Tensor:
         return safe_root(sq).div_(-self.h)
+
+    def _values(self, sq: Tensor) -> Tensor:
+        return sq.sqrt().mul_(-LOG2E / self.h).exp2_()
 
     def _log_norm(self, dim: int) -> float:
         return -(log_sphere_area(dim) + dim * math.log(self.h) + math.lgamma(dim))

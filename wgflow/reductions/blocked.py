@@ -20,9 +20,9 @@ from wgflow.reductions.dense import (
     within_range,
 )
 
-# Pairs per tile and thread: 1 MB in float64, the size of a core's level-2 cache.
-TILE_PAIRS = 1 << 17
-TILE_PAIRS_GPU = 1 << 23
+# Per tile, on a CPU for each thread: the size of a core's level-2 cache.
+TILE_BYTES = 1 << 20
+TILE_BYTES_GPU = 1 << 26
 Gradients = tuple[Tensor, Tensor | None, Tensor | None]  # of x, y, log weights
 # One batch element (its dimension is dropped: plain matrix products are faster), or several.
 Index = int | slice
@@ -65,9 +65,10 @@ def unflatten(t: Tensor, lead: torch.Size, shape: torch.Size) -> Tensor:
     return t.view(*lead, *t.shape[1:]).sum_to_size(shape)
 
 
-def tile_shape(x: Tensor, y: Tensor) -> tuple[int, int, int]:
-    """(rows, columns, batch elements) of a tile of flat clouds, about TILE_PAIRS pairs in all."""
-    pairs = TILE_PAIRS * torch.get_num_threads() if x.device.type == "cpu" else TILE_PAIRS_GPU
+def tile_shape(x: Tensor, y: Tensor, dtype: torch.dtype = torch.float64) -> tuple[int, int, int]:
+    """(rows, columns, batch elements) of a tile of flat clouds, about TILE_BYTES in all if its pairs have `dtype`."""
+    size = TILE_BYTES * torch.get_num_threads() if x.device.type == "cpu" else TILE_BYTES_GPU
+    pairs = max(1, size // dtype.itemsize)
     n, m = x.shape[-2], y.shape[-2]
     wide = min(m, max(1, math.isqrt(pairs), pairs // max(n, 1)))
     tall = min(n, max(1, pairs // wide))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wgflow.distances import sq_distances
 from wgflow.kernels import Kernel, unscaled
+from wgflow.kernels.kernel import LOG2E
 from wgflow.reductions.blocked import diagonal, flatten, mean_square_distance, tile_shape, tiles
 from wgflow.reductions.dense import log_weighted_kernel
 from wgflow.reductions.dispatch import long_sum
@@ -66,6 +67,7 @@ class Columns:
         there = y.double() - centre
         sq = there.square().sum(-1, keepdim=True)
         self.points, self.log_weights = y.float(), log_weights
+        self.weights = None if log_weights is None else log_weights.exp().unsqueeze(-2)
         self.factor = torch.cat([there, torch.ones_like(sq), sq], -1).mT
         self.values = self.factor.float().contiguous()
         self.extent = float(sq.amax())
@@ -76,7 +78,7 @@ def forward(x, y, log_weights, kernel, skip_self) -> tuple[Tensor, Tensor, Tenso
     """(log_mass, shift, mean square distance) in float64."""
     lead, x, y, log_weights = flatten(x, y, log_weights, skip_self)
     kernel, log_scale = unscaled(kernel)
-    tall, wide, several = tile_shape(x, y)
+    tall, wide, several = tile_shape(x, y, torch.float32)
     centre = y.mean(-2, keepdim=True).double()
     heaviest, lightest = torch.zeros_like(centre[..., 0]), 0.0
     if log_weights is not None:
@@ -113,15 +115,22 @@ def _sums(
 ) -> tuple[Tensor | float, Tensor]:
     """(reference [..., R], Σ_j e [b, 1, |b|²] [..., D + 2, R] in float64), e = w k exp(-reference)."""
 
+    def own(part: Columns) -> int | None:
+        return diagonal(first, part.span, rows.points.shape[-2])
+
     def logs(part: Columns) -> Tensor:
-        own = diagonal(first, part.span, rows.points.shape[-2])
-        return log_weighted_kernel(distances(rows, part), part.log_weights, kernel, own)
+        return log_weighted_kernel(distances(rows, part), part.log_weights, kernel, own(part))
 
     farthest = torch.tensor(2 * (rows.extent + max(part.extent for part in columns)))
     if float(kernel.log(farthest)) + lightest > LOWEST:
         total = Total(rows.points, rows.factor.shape[-1])
         for part in columns:
-            total.add(part.values, logs(part).exp_().mT)
+            e = kernel._values(distances(rows, part))
+            if part.weights is not None:
+                e.mul_(part.weights)
+            if (left_out := own(part)) is not None:
+                e.diagonal(left_out, -2, -1).zero_()
+            total.add(part.values, e.mT)
         sums = total.read()
         if bool(sums.isfinite().all()):  # not if a singular kernel overflows
             return 0.0, sums
@@ -131,7 +140,7 @@ def _sums(
     top.masked_fill_(nothing, 0.0)
     total = Total(rows.points, rows.factor.shape[-1])
     for part in columns:
-        e = logs(part).sub_(top.unsqueeze(-1)).clamp_min_(UNDERFLOW).exp_()
+        e = logs(part).sub_(top.unsqueeze(-1)).clamp_min_(UNDERFLOW).mul_(LOG2E).exp2_()
         total.add(part.values, e.mT)
     return top.double(), total.read().masked_fill_(nothing.unsqueeze(-2), 0.0)
 
