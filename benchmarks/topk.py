@@ -48,6 +48,7 @@ class Pair:
 
 
 DFP, MVP = ("dfp-ml-energy", "dfp-ml-energy-no-topk"), ("mvp-topk", "mvp")
+PAPER = ("dfp", "dfp-no-topk")  # with the paper's field
 RUNS = (
     (("maze", "drifting", "methods-pointmaze", *DFP), ("success", "steps")),
     (("maze", "MeanFlow", "methods-pointmaze", *MVP), ("success", "steps")),
@@ -55,6 +56,7 @@ RUNS = (
     (("cube-single", "MeanFlow", "arm-topk", *MVP), ("success", "steps")),
     (("cube-single, one a'", "drifting", "arm-topk-sampled", *DFP), ("success", "steps")),
     (("cube-single, one a'", "MeanFlow", "arm-topk-sampled", *MVP), ("success", "steps")),
+    (("cube-single, Eq. 3", "drifting", "arm-topk-paper", *PAPER), ("success", "steps")),
     (("cube-single, constant rate", "drifting", "arm-topk-constant", *DFP), ("success", "steps")),
     (("cube-single, greedy", "drifting", "arm-topk-greedy", *DFP), ("success", "steps")),
     (("cube-single, greedy", "MeanFlow", "arm-topk-greedy", *MVP), ("success", "steps")),
@@ -73,6 +75,7 @@ PAIRS = tuple(Pair(*run, *UNITS[measure]) for run, measures in RUNS for measure 
 RULES = (  # finished pairs, played anew with other rules of acting
     ("cube-single, one a'", "drifting", "arm-topk", DFP),
     ("cube-single, one a'", "MeanFlow", "arm-topk", MVP),
+    ("cube-single, Eq. 3", "drifting", "arm-topk-paper", PAPER),
     ("Square", "drifting", "square-topk", DFP),
 )
 UNPAIRED = {
@@ -360,6 +363,7 @@ SECTIONS = {
     "Variants on cube-single": partial(variants, "improvements-arm", "no top-K", "success"),
     "More for drifting than for MeanFlow?": backbones,
     "Beside other methods": partial(methods, "arm-topk", "methods-arm"),
+    "On Square": partial(methods, "square-topk", "square-driftql"),
     "What makes DriftQL better": partial(methods, "values-arm"),
     "Other runs with the term": unpaired,
     "Settings": hours,

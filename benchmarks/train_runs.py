@@ -7,11 +7,13 @@
     python benchmarks/train_runs.py arm-topk             # drifting and MeanFlow with and without top-K, 5 seeds
     python benchmarks/train_runs.py arm-topk-constant    # the same with a constant learning rate
     python benchmarks/train_runs.py arm-topk-sampled     # a' ~ pi in the critic's target, not the best of 4
+    python benchmarks/train_runs.py arm-topk-paper       # `dfp`, with Eq. 3, with and without top-K, 5 seeds
     python benchmarks/train_runs.py arm-topk-greedy      # as arm-topk-constant, executing the best of N' by the critic
     python benchmarks/train_runs.py lift                 # `make train-lift`, 2 seeds
     python benchmarks/train_runs.py lift-half            # the same with energy:0.5
     python benchmarks/train_runs.py can-topk             # Can: drifting and MeanFlow with and without top-K, 5 seeds
     python benchmarks/train_runs.py square-topk          # the same on Square
+    python benchmarks/train_runs.py square-driftql       # DriftQL with chunks there, 2 seeds
     python benchmarks/train_runs.py fields-pointmaze     # DFP on every field, 5 seeds
     python benchmarks/train_runs.py fields-arm           # the same on the arm, offline
     python benchmarks/train_runs.py methods-pointmaze    # every online method, 3 seeds
@@ -20,7 +22,7 @@
     python benchmarks/train_runs.py strength-pointmaze        # its weight and its K (Tables 3 and 4), 3 seeds
     python benchmarks/train_runs.py strength-arm              # the same on the arm
     python benchmarks/train_runs.py rivals-pointmaze          # methods newer than the paper, 3 seeds
-    python benchmarks/train_runs.py search-arm                # one number of three methods on the arm, seed 0
+    python benchmarks/train_runs.py search-arm                # one number of five methods on the arm, seed 0
     python benchmarks/train_runs.py methods-arm               # QC-BFN, QC-FQL and DriftQL on the arm, 5 seeds
     python benchmarks/train_runs.py values-arm                # DriftQL taken apart, on the arm
 
@@ -107,8 +109,13 @@ TOPK = ("dfp-ml-energy", "dfp-ml-energy-no-topk", "mvp", "mvp-topk")
 # As the preset for arms was when these studies ran: a constant learning rate, the best of N' by the critic.
 CONSTANT = ("--lr-end", "1")
 GREEDY = ("--act-temperature", "0", *CONSTANT)
-# Values of one number of three methods, on the arm with chunks of 5, and the best of two of them.
-SEARCHED = {"qc-fql": ("30", "100", "300", "1000"), "driftql": ("60", "200", "600", "2000")}
+# Values of one number of some methods, on the arm with chunks of 5, and the best of two of them.
+SEARCHED = {
+    "qc-fql": ("alpha", "30", "100", "300", "1000"),
+    "driftql": ("alpha", "60", "200", "600", "2000"),
+    "fedit": ("edit-scale", "0.1", "0.2", "0.5", "1"),
+    "qam": ("inverse-temperature", "0.3", "1", "3", "10"),
+}
 ONE_SAMPLE = ("--target-samples", "1", "--act-samples", "1", "--act-temperature", "0")
 LED = ("dfp-ml-energy-no-topk", *ONE_SAMPLE)  # in place of the top-K term the gradient of Q
 
@@ -119,8 +126,8 @@ def led(weight: str) -> tuple[str, ...]:
 
 
 SEARCH = {
-    f"{name}, alpha {value}": (name, "--alpha", value)
-    for name, values in SEARCHED.items()
+    f"{name}, {number} {value}": (name, f"--{number}", value)
+    for name, (number, *values) in SEARCHED.items()
     for value in values
 } | {f"dfp-ml-energy, values {w}": (*LED, *led(w)) for w in ("0.1", "0.3", "1")}
 CHOSEN = {
@@ -138,6 +145,7 @@ VALUES = {
     "regression, W = 0.03": (*REGRESSION, *led("0.03")),
     "dfp-ml-energy, one of 32, W = 0.1": ("dfp-ml-energy-no-topk", *led("0.1")),
 }
+EIGHT = {"driftql, 8 samples": VALUES["driftql, 8 samples"]}
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 NEWER = ("driftql", "fedit", "qam", "qam-e")
 
@@ -164,11 +172,13 @@ STUDIES = {
     "arm-half": Study(ARM, 5, {"dfp, energy:0.5": HALF}, GREEDY),
     "arm-topk": Study(ARM, 5, {name: (name,) for name in TOPK}),
     "arm-topk-sampled": Study(ARM, 5, {name: (name,) for name in TOPK}, ("--target-samples", "1")),
+    "arm-topk-paper": Study(ARM, 5, {name: (name,) for name in ("dfp", "dfp-no-topk")}),
     "arm-topk-constant": Study(ARM, 5, {name: (name,) for name in TOPK}, CONSTANT),
     "arm-topk-greedy": Study(ARM, 5, {name: (name,) for name in TOPK}, GREEDY),
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "can-topk": Study(CAN, 5, {name: (name,) for name in TOPK}),
     "square-topk": Study(SQUARE, 5, {name: (name,) for name in TOPK}),
+    "square-driftql": Study(SQUARE, 2, EIGHT, ("--chunk", "5")),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),
@@ -289,7 +299,7 @@ def draw(
             values = np.array([[row[column] for row in rows] for rows in seeds])[:, first:]
             turn, colour = divmod(number, len(COLOURS) - 1)  # black is the shared phase
             look = {"color": COLOURS[colour], "linestyle": ("-", "--", ":")[turn % 3]}
-            few = f" ({len(seeds)} seed{'s' * (len(seeds) > 1)})" if len(seeds) < most else ""
+            few = f" ({in_words(len(seeds))})" if len(seeds) < most else ""
             axes.plot(steps, values.mean(0), marker="o", markersize=4, label=variant + few, **look)
             if len(runs) <= MOST_BANDS:
                 band = values.min(0), values.max(0)
@@ -312,6 +322,10 @@ def draw(
     save(figure, path)
 
 
+def in_words(seeds: int) -> str:
+    return f"{seeds} seed{'s' * (seeds > 1)}"
+
+
 def shared_phase(runs: dict[str, list[list[dict]]]) -> list[list[dict]]:
     """The rows of the offline phase, seed by seed, if all variants have equal ones; [] if not."""
     phases = [
@@ -330,7 +344,7 @@ def shared_phase(runs: dict[str, list[list[dict]]]) -> list[list[dict]]:
 
 def draw_study(study: Study, runs: dict[str, list[list[dict]]], out: Path) -> None:
     """Draw the curves of a study beside its results."""
-    title = f"{study.env}, {max(map(len, runs.values()))} seeds"
+    title = f"{study.env}, {in_words(max(map(len, runs.values())))}"
     if len(runs) == 1:
         draw_curve(*next(iter(runs.values())), path=out.with_suffix(".png"), title=title)
     else:
