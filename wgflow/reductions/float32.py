@@ -115,7 +115,7 @@ def _sums(
 ) -> tuple[Tensor | float, Tensor]:
     """(reference [..., R], Σ_j e [b, 1, |b|²] [..., D + 2, R] in float64), e = w k exp(-reference)."""
 
-    def own(part: Columns) -> int | None:
+    def own(part: Columns) -> int | Tensor | None:
         return diagonal(first, part.span, rows.points.shape[-2])
 
     def logs(part: Columns) -> Tensor:
@@ -128,7 +128,9 @@ def _sums(
             e = kernel._values(distances(rows, part))
             if part.weights is not None:
                 e.mul_(part.weights)
-            if (left_out := own(part)) is not None:
+            left_out = own(part)
+            assert not isinstance(left_out, Tensor)
+            if left_out is not None:
                 e.diagonal(left_out, -2, -1).zero_()
             total.add(part.values, e.mT)
         sums = total.read()
