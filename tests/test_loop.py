@@ -16,7 +16,7 @@ from wgflow_rl.envs.guard import Guard
 from wgflow_rl.training import checkpoint, evaluators, loop
 from wgflow_rl.training.csv_table import read_rows
 from wgflow_rl.training.rollout import Collector, Evaluation
-from wgflow_rl.training.settings import from_command_line
+from wgflow_rl.training.settings import Settings, from_command_line
 from wgflow_rl.training.state import HELD_OUT, TrainingState
 from wgflow_rl.training.trained import load_agent
 from wgflow_rl.training.updates import TrainingDiverged
@@ -96,6 +96,28 @@ def test_evaluations_play_their_own_episodes_and_the_latest_of_the_best_is_kept(
     assert [float(rows[0][name]) for name in columns] == pytest.approx(expected)
     assert checkpoint.load(tmp_path / "run" / "checkpoints").state["best"] == [8, 0.5]
     assert saved(tmp_path / "run") == [8, 9, 12]
+
+
+@pytest.mark.parametrize("made", [0, 1, 2])
+def test_an_environment_that_cannot_be_made_leaves_no_other_open_and_no_folder(
+    tmp_path, monkeypatch, made
+):
+    opened, closed, make = [], [], Settings.make_env
+
+    def broken(self, **options):
+        if len(opened) == made:
+            raise OSError("no simulator")
+        env = make(self, **options)
+        opened.append(env)
+        env.close = lambda: closed.append(env)
+        return env
+
+    monkeypatch.setattr(Settings, "make_env", broken)
+    with pytest.raises(OSError, match="no simulator"):
+        run(tmp_path / "run")
+    assert len(opened) == made
+    assert sorted(map(id, closed)) == sorted(map(id, opened))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_evaluation_that_ends_late_has_the_phase_of_its_step(tmp_path, monkeypatch):

@@ -36,9 +36,9 @@ from wgflow_rl.utils.processes import without_main
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def make_pool(settings: Settings) -> list[gymnasium.Env]:
-    """Make the environments in which a run is evaluated."""
-    return [settings.make_env() for _ in range(min(EVAL_ENVS, settings.schedule.eval_episodes))]
+def pool_size(settings: Settings) -> int:
+    """The number of environments in which a run is evaluated."""
+    return min(EVAL_ENVS, settings.schedule.eval_episodes)
 
 
 def evaluate_step(
@@ -57,11 +57,10 @@ def evaluate_step(
 
 
 class InlineEvaluator:
-    """Evaluates the current policy at once, while training waits; for the duration of a `with` block."""
+    """Evaluates the current policy at once, while training waits."""
 
-    def __init__(self, state: TrainingState, guard: Guard):
-        self.state, self.guard = state, guard
-        self.pool = make_pool(state.settings)
+    def __init__(self, state: TrainingState, pool: Sequence[gymnasium.Env], guard: Guard):
+        self.state, self.pool, self.guard = state, pool, guard
 
     def submit(self, step: int) -> Future[Evaluation]:
         state, future = self.state, Future()
@@ -70,13 +69,6 @@ class InlineEvaluator:
         )
         future.set_result(result)
         return future
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for env in self.pool:
-            env.close()
 
 
 class AsyncEvaluator:
@@ -185,5 +177,5 @@ def evaluate_checkpoint(settings: Settings, step: int) -> Evaluation:
 @functools.cache
 def _agent_and_envs(settings: Settings) -> tuple[Agent, list[gymnasium.Env]]:
     plugins.load(settings.plugin, optional=True)
-    pool = make_pool(settings)
+    pool = [settings.make_env() for _ in range(pool_size(settings))]
     return build_for(pool[0], settings.agent), pool

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from wgflow_rl.agents import presets
 from wgflow_rl.training import checkpoint, matmul
-from wgflow_rl.training.evaluators import AsyncEvaluator, InlineEvaluator
+from wgflow_rl.training.evaluators import AsyncEvaluator, InlineEvaluator, pool_size
 from wgflow_rl.training.offline_phase import take_offline_phase
 from wgflow_rl.training.rollout import Evaluation
 from wgflow_rl.training.runlog import RunLog, check_folder
@@ -52,7 +52,9 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         settings = replace(settings, machine=machine)
         enter(matmul.using(machine.route))
         guard = enter(settings.make_guard())
-        envs = [enter(contextlib.closing(settings.make_env())) for _ in range(settings.envs)]
+        number = settings.envs + (0 if machine.async_eval else pool_size(settings))
+        every = [enter(contextlib.closing(settings.make_env())) for _ in range(number)]
+        envs, pool = every[: settings.envs], every[settings.envs :]
 
         state = TrainingState(settings, envs=envs, guard=guard, progress=progress)
         checkpoints = settings.folder / "checkpoints"
@@ -70,8 +72,10 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         log.config(as_json(settings))
         if inherited is not None:
             log.begin_with(inherited.evaluations, seconds=inherited.seconds)
-        evaluator = enter(
-            AsyncEvaluator(settings) if machine.async_eval else InlineEvaluator(state, guard)
+        evaluator = (
+            enter(AsyncEvaluator(settings))
+            if machine.async_eval
+            else InlineEvaluator(state, pool, guard)
         )
         bar = enter(
             tqdm(
