@@ -145,7 +145,6 @@ VALUES = {
     "regression, W = 0.03": (*REGRESSION, *led("0.03")),
     "dfp-ml-energy, one of 32, W = 0.1": ("dfp-ml-energy-no-topk", *led("0.1")),
 }
-EIGHT = {"driftql, 8 samples": VALUES["driftql, 8 samples"]}
 OTHERS = ("qc-bfn", "qc-fql", "bfn", "fql")
 NEWER = ("driftql", "fedit", "qam", "qam-e")
 
@@ -178,7 +177,9 @@ STUDIES = {
     "lift": Study(LIFT, 2, {"dfp-ml-energy": ("dfp-ml-energy",)}),
     "can-topk": Study(CAN, 5, {name: (name,) for name in TOPK}),
     "square-topk": Study(SQUARE, 5, {name: (name,) for name in TOPK}),
-    "square-driftql": Study(SQUARE, 2, EIGHT, ("--chunk", "5")),
+    "square-driftql": Study(
+        SQUARE, 2, {"driftql, 8 samples": VALUES["driftql, 8 samples"]}, ("--chunk", "5")
+    ),
     "lift-half": Study(LIFT, 2, {"dfp, energy:0.5": HALF}),
     "fields-pointmaze": Study(MAZE, 5, FIELDS),
     "improvements-pointmaze": Study(MAZE, 3, IMPROVEMENTS),

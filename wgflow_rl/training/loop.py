@@ -52,9 +52,10 @@ def run(settings: Settings, *, resume: bool = False, progress: bool = True) -> P
         settings = replace(settings, machine=machine)
         enter(matmul.using(machine.route))
         guard = enter(settings.make_guard())
-        number = settings.envs + (0 if machine.async_eval else pool_size(settings))
-        every = [enter(contextlib.closing(settings.make_env())) for _ in range(number)]
-        envs, pool = every[: settings.envs], every[settings.envs :]
+        # Before the folder exists: if one cannot be made, the others are closed and nothing is left behind.
+        envs = [enter(contextlib.closing(settings.make_env())) for _ in range(settings.envs)]
+        inline = 0 if machine.async_eval else pool_size(settings)
+        pool = [enter(contextlib.closing(settings.make_env())) for _ in range(inline)]
 
         state = TrainingState(settings, envs=envs, guard=guard, progress=progress)
         checkpoints = settings.folder / "checkpoints"
